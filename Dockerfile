@@ -1,0 +1,40 @@
+# neoxrun with CUDA.
+#
+#   docker build -t neoxrun .
+#   docker run --rm --gpus all --ipc=host -v "$PWD:/models" neoxrun generate 20B -i prompt.txt
+#
+# Checkpoints, prompts and outputs are in the folder mounted at /models, the working directory. Add
+# --user "$(id -u):$(id -g)" to own the outputs. --ipc=host gives NCCL the shared memory it needs between GPUs.
+
+# The small image is enough: torch's wheels bring cuBLAS, cuDNN and NCCL, at the versions they were built with.
+FROM nvidia/cuda:13.0.3-base-ubuntu24.04
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+# Ubuntu does not let pip install into the system's own Python.
+RUN python3 -m venv /opt/neoxrun
+ENV PATH=/opt/neoxrun/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# The packages come before the sources: a change to neoxrun then builds again in seconds.
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install --constraint constraints.txt torch megatron-core
+COPY . ./
+RUN pip install --constraint constraints.txt . \
+    && neoxrun --version
+
+# Nobody has to be root to generate text. The home folder takes caches, and is writable under any --user.
+RUN useradd --uid 10001 --create-home neoxrun \
+    && chmod 1777 /home/neoxrun \
+    && install --directory --owner=neoxrun --mode=1777 /models
+ENV HOME=/home/neoxrun USER=neoxrun
+USER neoxrun
+VOLUME /models
+WORKDIR /models
+
+ENTRYPOINT ["neoxrun"]
+CMD ["--help"]

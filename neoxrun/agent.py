@@ -1,0 +1,152 @@
+"""Starts a job's ranks on this host through torchrun, and says in one message how they ended.
+
+torchrun starts one process a rank, each in a session of its own, notices within a tenth of a second when one dies and
+ends the others. What this adds: Ctrl-C goes to the ranks, so that they can finish what they are writing, and the
+first cause of a failure becomes the message and the exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import get_args_parser
+from torch.distributed.run import run as torchrun
+
+from neoxrun import job as jobs
+from neoxrun.errors import Interrupted, RankError
+from neoxrun.job import Job
+
+_GRACE_SECONDS = 5
+_LAST_LINES = 15
+
+
+def main(folder: Path) -> int:
+    """Run the job of ``folder`` and return its exit code."""
+    job = jobs.load(folder)
+    logging.disable(logging.WARNING if job.verbosity < 1 else logging.NOTSET)
+    logs = Path(tempfile.mkdtemp(prefix="neoxrun-log-"))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
+    interrupts = _forward_interrupts(folder, job.interactive)
+    try:
+        torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))
+        return 0
+    except ChildFailedError as error:
+        failure = _cause(error.failures, jobs.failures(folder), logs)
+        print(failure.text, file=sys.stderr)
+        return failure.exit_code
+    except SignalException as error:
+        if interrupts:
+            print(Interrupted("interrupted").render(), file=sys.stderr)
+            return Interrupted.exit_code
+        return 128 + int(error.sigval)
+    except Exception as error:
+        # torchrun raises plain exceptions of many kinds when the hosts cannot meet.
+        print(_could_not_start(job, error).render(), file=sys.stderr)
+        if job.verbosity > 0:
+            raise
+        return RankError.exit_code
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
+    plan = job.plan
+    local = plan.tp * plan.pp * plan.replicas // plan.nnodes
+    # Rank 0 keeps stdout and stderr. The others' go to files, from which the last lines are shown if they die.
+    quiet = ",".join(f"{rank}:3" for rank in range(local) if job.node_rank or rank)
+    arguments = [
+        f"--nproc-per-node={local}",
+        f"--log-dir={logs}",
+        "--tee" if job.verbosity > 0 else "--redirects",
+        quiet,
+        "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
+    ]
+    if plan.nnodes == 1:
+        arguments += ["--standalone", "--local-addr=127.0.0.1"]
+    else:
+        host, _, port = (job.rendezvous or "").rpartition(":")
+        arguments += [
+            f"--nnodes={plan.nnodes}",
+            f"--node-rank={job.node_rank}",
+            f"--master-addr={host}",
+            f"--master-port={port}",
+        ]
+    return [*arguments, "-m", "neoxrun.worker", str(folder), "supervised"]
+
+
+def _forward_interrupts(folder: Path, interactive: bool) -> list[int]:
+    """Pass SIGINT on to the ranks; end them if they do not end by themselves. The list grows with every SIGINT."""
+    seen: list[int] = []
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        for process in jobs.processes(folder):
+            try:
+                os.kill(process, signal.SIGINT)
+            except ProcessLookupError:
+                continue
+        if not interactive:
+            signal.alarm(_GRACE_SECONDS)
+
+    def on_alarm(number: int, frame: FrameType | None) -> NoReturn:
+        raise SignalException("the ranks did not stop", signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGALRM, on_alarm)
+    return seen
+
+
+def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path) -> jobs.Failure:
+    """The failure that the others followed from.
+
+    What a rank said itself comes first, unless it only noticed that another was gone; then a rank that a signal killed
+    (torchrun ends the rest with SIGTERM); then one that ended without a word.
+    """
+    spoke = [left[rank] for rank in sorted(left) if not left[rank].lost_contact]
+    if spoke:
+        return spoke[0]
+    silent = {rank: failure for rank, failure in died.items() if rank not in left}
+    killed = [rank for rank, failure in silent.items() if failure.exitcode not in (0, 1, -signal.SIGTERM)]
+    for rank in [*killed, *silent]:
+        return jobs.failure_of(_death(rank, silent[rank], logs), rank)
+    return left[min(left)]
+
+
+def _death(rank: int, failure: ProcessFailure, logs: Path) -> RankError:
+    code = failure.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    text = f"rank {rank} on {socket.gethostname()} (process {failure.pid}) {how}"
+    lines: list[str] = []
+    for path in logs.glob(f"**/{failure.local_rank}/stderr.log"):
+        lines = path.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    if lines:
+        text += "\n    " + "\n    ".join(lines)
+    hint = "Records finished so far are kept; go on with --resume."
+    if code == -signal.SIGKILL:
+        hint = f"The system kills processes when memory runs out: see `dmesg`. {hint}"
+    return RankError(text, hint=hint)
+
+
+def _could_not_start(job: Job, error: Exception) -> RankError:
+    if job.plan.nnodes == 1:
+        return RankError(f"torchrun could not start the ranks: {error}")
+    return RankError(
+        f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
+        hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Checkpoint files: names on disk, merge rules, loading and saving."""

@@ -1,0 +1,189 @@
+"""Reading one weights file that nobody has to trust.
+
+Nothing in a file is executed (``weights_only``), tensors are views of the mapped file and not copies, and a
+file is checked to hold all the bytes that its directory promises before anything touches the mapping: a read
+beyond the end of a mapped file would kill the process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from neoxrun.errors import CheckpointError
+
+_AGAIN = "copy or download the file again"
+
+
+def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What numpy's random state in GPT-NeoX's mp_rank files needs: these build arrays, and nothing else."""
+    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    return [
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.uint32)),
+    ]
+
+
+def read_pickle(path: Path) -> Mapping[str, Any]:
+    """The dictionary that ``torch.save`` wrote to ``path``; its tensors are views of the mapped file.
+
+    Files of torch before 1.6 cannot be mapped: their tensors are in memory.
+
+    Raises:
+        CheckpointError: the file is damaged, is something else, or asks for code to be run.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+    _refuse_other_content(path, start)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(
+            f"{path.name} is not a file written by torch.save", where=str(path), hint=_AGAIN
+        )
+    mapped = start.startswith(b"PK\x03\x04")
+    records = _check_archive(path) if mapped else None
+    try:
+        with torch.serialization.safe_globals(_allowed_globals()):
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        # torch.load meets foreign bytes here: any exception type is possible, and each means the same to the
+        # user.
+        raise _unreadable(path, error) from error
+    if not isinstance(value, Mapping):
+        raise CheckpointError(
+            f"{path.name} does not hold named tensors but a {type(value).__name__}", where=str(path)
+        )
+    if records is not None:
+        _check_storages(path, value, records)
+    return value
+
+
+def _refuse_other_content(path: Path, start: bytes) -> None:
+    text = start.lstrip().lower()
+    if not start:
+        message = f"{path.name} is empty (0 bytes)"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        message = f"{path.name} is not a weights file: it looks like a web page, so its download failed"
+    elif text.startswith(b"version https://git-lfs"):
+        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
+    else:
+        return
+    raise CheckpointError(message, where=str(path), hint=_AGAIN)
+
+
+def _check_archive(path: Path) -> Counter[int]:
+    """Prove that every record that the archive's directory names lies whole within the file.
+
+    Returns:
+        The sizes of the records that hold tensor data.
+    """
+    damaged = CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=_AGAIN)
+    sizes: Counter[int] = Counter()
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            # From the back: each record has to end where the next one begins, the last one at the directory.
+            following = min(archive.start_dir, end)
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
+                file.seek(info.header_offset)
+                signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
+                first = info.header_offset + 30 + name + extra
+                if signature != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
+                    raise damaged
+                if first + info.file_size > following:
+                    raise damaged
+                following = info.header_offset
+                if "/data/" in info.filename:
+                    sizes[info.file_size] += 1
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+        raise damaged from error
+    return sizes
+
+
+def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int]) -> None:
+    """Prove that each storage is exactly one record: a longer one would show a neighbour's bytes."""
+    module = value.get("module")
+    tensors = module if isinstance(module, Mapping) else value
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors.values()
+        if isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.numel()
+    }
+    if Counter(storages.values()) - records:
+        raise CheckpointError(
+            f"{path.name} is damaged: its tensors do not have the sizes of its data",
+            where=str(path),
+            hint=_AGAIN,
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    names: list[str] = []
+    if zipfile.is_zipfile(path):
+        try:
+            with torch.serialization.safe_globals(_allowed_globals()):
+                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except Exception:
+            names = []  # the pickle cannot even be listed: the first error says why
+    if not names:
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+    if names:
+        return CheckpointError(
+            f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
+            where=str(path),
+            hint="a file of weights needs no code: do not use this file unless you know who wrote it",
+        )
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=_AGAIN)
+
+
+def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file (all, or those of ``names``), as views of the mapped file.
+
+    Raises:
+        CheckpointError: the file is damaged, or is something else.
+    """
+    with _open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+
+
+def safetensors_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged, or is something else.
+    """
+    with _open_safetensors(path) as file:
+        return list(file.keys())
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        _refuse_other_content(path, start)
+        return safetensors.safe_open(path, framework="pt", device="cpu")
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{path.name} is not a whole safetensors file: {error}", where=str(path), hint=_AGAIN
+        ) from error

@@ -1,0 +1,222 @@
+"""Loading: a rank's own slices of a checkpoint, layer by layer, straight to its device; and its proof.
+
+A target tensor is filled from the mapped file into fresh memory on the device. At any moment a rank holds its
+finished tensors and the mapping of one layer. The load ends with every target filled once and every tensor of
+the opened files used or named as not needed, or with a CheckpointError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.checkpoint.merge import (
+    Parameter,
+    Rule,
+    TensorKey,
+    contributors,
+    local_shape,
+    parameters,
+    pieces,
+)
+from neoxrun.checkpoint.source import Shard, Source, Stored
+from neoxrun.errors import CheckpointError
+from neoxrun.settings import ModelConfig
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def vocab_rows(checkpoint: Checkpoint, config: ModelConfig) -> int:
+    """Rows of the checkpoint's (padded) vocabulary over all shards. Reads names and shapes, no weights.
+
+    Raises:
+        CheckpointError: the embedding is missing, or its shards do not fit together.
+    """
+    return _vocab_rows(Source(checkpoint, config))
+
+
+def _vocab_rows(source: Source) -> int:
+    name, hidden = "word_embeddings.weight", source.config.hidden_size
+    rows: list[int] = []
+    for rank, shard in enumerate(source.open(0)):
+        stored = shard.get(name)
+        if stored is None:
+            raise _missing(source.checkpoint, 0, rank, [name])
+        shape = tuple(_tensor(stored).shape)
+        if len(shape) != 2 or shape[1] != hidden or 0 in shape:
+            raise CheckpointError(
+                f"{stored.name} has shape {list(shape)}, the configuration asks for [vocabulary, {hidden}]",
+                where=str(stored.file),
+                hint="use the configuration that belongs to this checkpoint",
+            )
+        if rows and shape[0] != rows[0]:
+            raise CheckpointError(
+                f"the shards of {stored.name} differ: rank 0 has {rows[0]} rows, rank {rank} has {shape[0]}",
+                where=str(stored.file),
+                hint="the files come from different checkpoints: copy or download them again",
+            )
+        rows.append(shape[0])
+    return sum(rows)
+
+
+def load(
+    checkpoint: Checkpoint,
+    targets: Mapping[TensorKey, tuple[int, ...]],
+    assign: Callable[[TensorKey, Tensor], None],
+    *,
+    config: ModelConfig,
+    tp_rank: int,
+    tp_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
+
+    Args:
+        checkpoint: what ``layout.find`` found.
+        targets: the tensors that this rank's pipeline stage needs, with this rank's shapes. A last stage
+            whose head is tied asks for ``TensorKey(0, "word_embeddings.weight")``.
+        assign: is given each target once, layer by layer, as a fresh tensor of ``dtype`` on ``device``.
+        config: the network.
+        tp_rank: this rank within its tensor-parallel group.
+        tp_size: ranks in that group. At the checkpoint's own size replicated tensors stay each rank's own.
+        device: where the tensors go.
+        dtype: what they are converted to.
+        progress: is given the bytes of each target as it is filled; they add up to the size of all targets.
+
+    Raises:
+        CheckpointError: a file is damaged or unsafe, or a tensor is missing, unexpected or of another shape
+            or type.
+    """
+    source = Source(checkpoint, config)
+    table = parameters(config, _vocab_rows(source))
+    for place in sorted({key.place for key in targets}):
+        shards = source.open(place)
+        wanted = [key for key in targets if key.place == place]
+        _prove(source, place, shards, table, {key.name for key in wanted})
+        for key in wanted:
+            parameter = table[key]
+            shape = local_shape(key.name, parameter, tp_size)
+            assert shape == tuple(targets[key]), (
+                f"{key}: the model wants {targets[key]}, its share is {shape}"
+            )
+            tensor = torch.empty(shape, dtype=dtype, device=device)
+            _fill(tensor, parameter, [shard[key.name].tensor for shard in shards], tp_rank, tp_size)
+            assign(key, tensor)
+            if progress is not None:
+                progress(tensor.numel() * tensor.element_size())
+        del shards
+
+
+def _fill(target: Tensor, parameter: Parameter, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:
+    """Write a rank's share of a tensor into ``target``; ``shards`` are what the source ranks hold of it."""
+    rule, dim = parameter.rule, parameter.rule.dim
+    if dim is not None:
+        filled = 0
+        for piece in pieces(parameter.shape[dim], len(shards), tp_size, tp_rank):
+            part = shards[piece.shard].narrow(dim, piece.start, piece.length)
+            target.narrow(dim, piece.at, piece.length).copy_(part)
+            filled += piece.length
+        target.narrow(dim, filled, target.shape[dim] - filled).zero_()  # vocabulary padding
+        return
+    ranks = contributors(rule, len(shards), tp_size, tp_rank)
+    if len(ranks) == 1:
+        target.copy_(shards[ranks[0]])
+        return
+    total = torch.zeros(parameter.shape, dtype=torch.float32)
+    for rank in ranks:
+        total += shards[rank]
+    target.copy_(total / len(ranks) if rule is Rule.MEAN else total)
+
+
+def _prove(
+    source: Source, place: int, shards: list[Shard], table: Mapping[TensorKey, Parameter], wanted: set[str]
+) -> None:
+    """Check that each source rank has the ``wanted`` tensors of a layer, in their shapes, and no others."""
+    for rank, shard in enumerate(shards):
+        if absent := sorted(wanted - shard.keys()):
+            raise _missing(source.checkpoint, place, rank, absent)
+        for name, stored in shard.items():
+            parameter = table.get(TensorKey(place, name))
+            if parameter is None or (name not in wanted and not _may_be_unused(place, name, source.config)):
+                raise CheckpointError(
+                    f"unexpected tensor {stored.name}: a model of this configuration has no use for it",
+                    where=str(stored.file),
+                    hint="compare the configuration's norm, bias, pos_emb and gpt_j_* options with it",
+                )
+            if not _fits(_tensor(stored), parameter, len(shards)):
+                raise _wrong_shape(name, shard, parameter, table, len(shards))
+
+
+def _may_be_unused(place: int, name: str, config: ModelConfig) -> bool:
+    if name.startswith("post_attention_layernorm."):
+        return config.gpt_j_residual and config.gpt_j_tied
+    # A last stage with a tied head takes the word embeddings alone; a first stage is checked by what it asks
+    # for.
+    return place == 0 and config.tie_embeddings and name == "position_embeddings.weight"
+
+
+def _tensor(stored: Stored) -> Tensor:
+    tensor = stored.tensor
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+        raise CheckpointError(
+            f"{stored.name} is not a tensor but {type(tensor).__name__}", where=str(stored.file)
+        )
+    if tensor.dtype not in _FLOATS:
+        raise CheckpointError(
+            f"{stored.name} has type {tensor.dtype}; weights have to be fp16, bf16 or fp32",
+            where=str(stored.file),
+            hint="quantised checkpoints are not supported: use the original weights",
+        )
+    return tensor
+
+
+def _fits(tensor: Tensor, parameter: Parameter, source_tp: int) -> bool:
+    """Whether ``tensor`` is one of ``source_tp`` equal shares of the parameter."""
+    shape, dim = list(tensor.shape), parameter.rule.dim
+    if dim is not None and dim < len(shape):
+        shape[dim] *= source_tp
+    return tuple(shape) == parameter.shape
+
+
+def _wrong_shape(
+    name: str, shard: Shard, parameter: Parameter, table: Mapping[TensorKey, Parameter], source_tp: int
+) -> CheckpointError:
+    stored, dim = shard[name], parameter.rule.dim
+    share = [-(-size // source_tp) if at == dim else size for at, size in enumerate(parameter.shape)]
+    hint = "use the configuration that belongs to this checkpoint"
+    # Two common causes can be told from the shapes: files of other ranks that are not there, and attention
+    # with fewer key and value heads, where the output projection is as it should be.
+    for ranks in range(source_tp + 1, 65):
+        if dim is not None and _fits(stored.tensor, parameter, ranks):
+            hint += (
+                f"; or tensor-parallel ranks are missing: files of {source_tp} are there, {ranks} would fit"
+            )
+    if name.startswith("attention.query_key_value."):
+        whole = table[TensorKey(2, "attention.dense.weight")]
+        dense = shard.get("attention.dense.weight")
+        if dense is not None and _fits(_tensor(dense), whole, source_tp):
+            hint = "the model seems to have grouped-query attention (num_kv_heads), which is not supported"
+    return CheckpointError(
+        f"{stored.name} has shape {list(stored.tensor.shape)}, the configuration asks for {share}",
+        where=str(stored.file),
+        hint=hint,
+    )
+
+
+def _missing(checkpoint: Checkpoint, place: int, rank: int, names: list[str]) -> CheckpointError:
+    if checkpoint.kind == "layers":
+        where = checkpoint.places[place][rank]
+    elif checkpoint.kind == "sequential":
+        where = checkpoint.files[rank]
+    else:
+        where = checkpoint.folder
+    return CheckpointError(
+        f"layer {place} has no {', '.join(names)}",
+        where=str(where),
+        hint="use the configuration that belongs to this checkpoint, or copy or download the file again",
+    )

@@ -1,0 +1,100 @@
+"""Writing GPT-NeoX layer files, split as GPT-NeoX splits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neoxrun.checkpoint import huggingface
+from neoxrun.checkpoint.merge import Parameter, TensorKey, contributors, local_shape, parameters
+from neoxrun.errors import CheckpointError, UsageError
+from neoxrun.parallel.partition import vocab_shard
+from neoxrun.settings import ModelConfig
+
+
+def save_layer_files(
+    tensors: Mapping[TensorKey, Tensor], folder: Path, *, tp: int, config: ModelConfig, tag: str
+) -> None:
+    """Write a whole model as ``folder/tag/layer_XX-model_YY-model_states.pt`` files and ``folder/latest``.
+
+    A vocabulary that does not divide over the ranks is padded with zero rows. A bias that GPT-NeoX's ranks
+    add up goes to rank 0, the others hold zeros: their sum is exact in every dtype.
+
+    Args:
+        tensors: every tensor of the model, whole (as at tensor-parallel size 1).
+        folder: the ``load`` folder; made if it is not there.
+        tp: tensor-parallel size to write.
+        config: the network.
+        tag: name of the checkpoint's own folder, ``global_step<N>``.
+
+    Raises:
+        CheckpointError: ``tensors`` are not those of ``config``.
+        UsageError: the model does not divide over ``tp`` ranks.
+    """
+    for what, size in (
+        ("num_attention_heads", config.num_attention_heads),
+        ("MLP width", config.intermediate_size),
+    ):
+        if size % tp:
+            raise UsageError(f"{what} {size} does not divide over {tp} tensor-parallel ranks")
+    embedding = tensors.get(TensorKey(0, "word_embeddings.weight"))
+    table = parameters(config, 0 if embedding is None else embedding.shape[0])
+    if wrong := sorted(table.keys() ^ tensors.keys()):
+        raise CheckpointError(f"missing or unexpected tensor: layer {wrong[0].place}, {wrong[0].name}")
+    target = folder / tag
+    target.mkdir(parents=True, exist_ok=True)
+    for place in sorted({key.place for key in table}):
+        keys = [key for key in table if key.place == place]
+        for rank in range(tp):
+            shard = {key.name: _share(tensors[key], key, table[key], tp, rank) for key in keys}
+            torch.save(shard, target / f"layer_{place:02d}-model_{rank:02d}-model_states.pt")
+    (folder / "latest").write_text(tag, encoding="utf-8")
+
+
+def _share(tensor: Tensor, key: TensorKey, parameter: Parameter, tp: int, rank: int) -> Tensor:
+    """A rank's part of a whole tensor, as a copy: of a view, torch.save would write the whole storage."""
+    if tuple(tensor.shape) != parameter.shape:
+        raise CheckpointError(
+            f"layer {key.place}, {key.name} has shape {list(tensor.shape)}, the configuration asks for "
+            f"{list(parameter.shape)}"
+        )
+    part = tensor.new_zeros(local_shape(key.name, parameter, tp), device="cpu")
+    dim = parameter.rule.dim
+    if dim is not None:
+        share = vocab_shard(parameter.shape[dim], tp, rank)
+        length = max(0, min(share.stop, parameter.shape[dim]) - share.start)
+        part.narrow(dim, 0, length).copy_(tensor.narrow(dim, min(share.start, parameter.shape[dim]), length))
+    elif tp == 1 or contributors(parameter.rule, 1, tp, rank):
+        part.copy_(tensor)
+    return part
+
+
+def from_huggingface(state_dict: Mapping[str, Tensor]) -> dict[TensorKey, Tensor]:
+    """The tensors of a Hugging Face GPTNeoXForCausalLM under GPT-NeoX's names; buffers are left out.
+
+    Args:
+        state_dict: of the model, or read from its files. A head that is tied to the embedding is left out.
+
+    Raises:
+        CheckpointError: a name that is not one of a GPTNeoXForCausalLM's.
+    """
+    names = [name for name in state_dict if not huggingface.is_buffer(name)]
+    num_layers = huggingface.count_layers(names)
+    embedding = state_dict.get("gpt_neox.embed_in.weight")
+    tensors = {}
+    for name in names:
+        key = huggingface.to_key(name, num_layers)
+        if key is None:
+            raise CheckpointError(f"unexpected tensor {name}: not a Hugging Face GPT-NeoX model")
+        tensor = state_dict[name]
+        tied = (
+            embedding is not None
+            and key.place == num_layers + 4
+            and tensor.data_ptr() == embedding.data_ptr()
+        )
+        if not tied:
+            tensors[key] = tensor
+    return tensors

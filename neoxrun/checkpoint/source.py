@@ -1,0 +1,137 @@
+"""One layer at a time out of a checkpoint of any kind, under GPT-NeoX-20B's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from neoxrun.checkpoint import huggingface
+from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_names
+from neoxrun.checkpoint.layout import Checkpoint, check_layers, listing
+from neoxrun.checkpoint.merge import IGNORED, TensorKey, canonical
+from neoxrun.errors import CheckpointError
+from neoxrun.settings import ModelConfig
+
+_SEQUENTIAL = re.compile(r"sequential\.(\d+)\.(.+)")
+
+
+class Stored(NamedTuple):
+    """A tensor as it lies in a file, and what the file calls it."""
+
+    tensor: Any
+    name: str
+    file: Path
+
+
+Shard = dict[str, Stored]  # canonical name -> what one source rank holds of a layer
+
+
+class Source:
+    """The layers of a checkpoint. Files are opened for one layer and dropped with it: no mapping outlives its
+    use.
+
+    Args:
+        checkpoint: where the files are.
+        config: the network that they should hold.
+
+    Raises:
+        CheckpointError: as ``read_pickle`` and ``read_safetensors``, or the files hold another network's
+            layers.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self._index: dict[TensorKey, tuple[Path, str]] = {}
+        if checkpoint.kind == "huggingface":
+            self._index = self._hugging_face_index()
+        elif checkpoint.kind == "sequential":
+            for path in checkpoint.files:
+                check_layers({place for place, _, _ in _sequential(path)}, config, path)
+
+    def open(self, place: int) -> list[Shard]:
+        """What each source rank holds of layer number ``place``, without the buffers that are recomputed."""
+        if self.checkpoint.kind == "layers":
+            return [_shard(path, read_pickle(path)) for path in self.checkpoint.places[place]]
+        if self.checkpoint.kind == "sequential":
+            return [
+                _shard(path, {name: tensor for at, name, tensor in _sequential(path) if at == place})
+                for path in self.checkpoint.files
+            ]
+        shard: Shard = {}
+        wanted: dict[Path, dict[str, str]] = {}
+        for key, (path, name) in self._index.items():
+            if key.place == place:
+                wanted.setdefault(path, {})[name] = key.name
+        for path, names in wanted.items():
+            tensors: Mapping[str, Tensor]
+            tensors = read_safetensors(path, list(names)) if _is_safetensors(path) else read_pickle(path)
+            shard |= {names[name]: Stored(tensors[name], name, path) for name in names}
+        return [shard]
+
+    def _hugging_face_index(self) -> dict[TensorKey, tuple[Path, str]]:
+        """Which file holds which tensor, from the files themselves."""
+        index: dict[TensorKey, tuple[Path, str]] = {}
+        for path in self.checkpoint.files:
+            for name in safetensors_names(path) if _is_safetensors(path) else list(read_pickle(path)):
+                if huggingface.is_buffer(name):
+                    continue
+                key = huggingface.to_key(name, self.config.num_layers)
+                if key is None:
+                    raise CheckpointError(f"unexpected tensor {name}", where=str(path))
+                if key in index:
+                    raise CheckpointError(
+                        f"the tensor {name} is in {index[key][0].name} as well (as {index[key][1]})",
+                        where=str(path),
+                    )
+                index[key] = path, name
+        if self.config.tie_embeddings:
+            # torch.save writes the tied head a second time; transformers reads the embedding alone.
+            index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
+        if not index:
+            raise CheckpointError("the checkpoint holds no tensors", where=str(self.checkpoint.folder))
+        check_layers({key.place for key in index}, self.config, self.checkpoint.folder)
+        return index
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _shard(path: Path, tensors: Mapping[str, Any]) -> Shard:
+    shard: Shard = {}
+    for name, tensor in tensors.items():
+        if name in IGNORED:
+            continue
+        key = canonical(str(name))
+        if key in shard:
+            raise CheckpointError(
+                f"the file holds {shard[key].name} and {name}, which are the same tensor", where=str(path)
+            )
+        shard[key] = Stored(tensor, str(name), path)
+    return shard
+
+
+def _sequential(path: Path) -> list[tuple[int, str, Any]]:
+    """Layer number, name and tensor of everything that a sequential file's ``module`` holds."""
+    module = read_pickle(path).get("module")
+    if not isinstance(module, Mapping) or not module:
+        raise CheckpointError(
+            f"{path.name} holds no weights: they are in layer_*-model_states.pt files, and none is there",
+            where=str(path),
+            hint="copy or download the layer files too",
+        )
+    tensors = []
+    unknown = []
+    for name, tensor in module.items():
+        if match := _SEQUENTIAL.fullmatch(str(name)):
+            tensors.append((int(match[1]), match[2], tensor))
+        else:
+            unknown.append(name)
+    if unknown:
+        raise CheckpointError(f"unexpected tensors: {listing(unknown)}", where=str(path))
+    return tensors

@@ -1,0 +1,97 @@
+"""The command line: parse, dispatch, and the one place where an exception becomes an exit code. No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from neoxrun import __version__, log
+from neoxrun.errors import Interrupted, NeoxrunError, UsageError
+
+# Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
+COMMANDS = ("generate", "plan")
+
+EXIT_CODES = """\
+exit codes:
+  0    everything that was asked for was done
+  1    a defect of neoxrun
+  2    usage or configuration
+  3    checkpoint
+  4    data, files and network
+  5    a rank died or ran out of memory
+  130  interrupted with Ctrl-C
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is an error like any other."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(message, hint=f"See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="neoxrun",
+        description="Run GPT-NeoX models (GPT-NeoX-20B, Pythia, Polyglot, own training runs) from their checkpoint "
+        "files, on any number of GPUs.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"neoxrun {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name in COMMANDS:
+        module = importlib.import_module(f"neoxrun.commands.{name}")
+        sub = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        sub.add_argument(
+            "-v",
+            "--verbose",
+            action="count",
+            default=0,
+            help="Show details, the other ranks' messages and the traceback of an error.",
+        )
+        sub.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    verbose = False
+    try:
+        args = build_parser().parse_args(argv)
+        verbose = args.verbose > 0
+        args.verbosity = -1 if args.quiet else args.verbose
+        log.set_up(args.verbosity, int(os.environ.get("RANK", "0")))
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except NeoxrunError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = Interrupted("interrupted")
+    except BrokenPipeError:
+        # The reader of stdout has gone, as `head` does. Nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        failure = NeoxrunError(
+            f"{type(error).__name__}: {error}",
+            hint="This is a defect of neoxrun: please report it, with the output of the same command and -v.",
+        )
+    print(failure.render(), file=sys.stderr)
+    return failure.exit_code

@@ -1,0 +1,182 @@
+"""Options that several commands share, and what they become."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from neoxrun import config, devices
+from neoxrun.errors import UsageError
+from neoxrun.launch import existing_world
+from neoxrun.log import log
+from neoxrun.placement import Requested
+from neoxrun.plan import Device, Plan, make_plan, vocab_size_for_planning
+from neoxrun.settings import Settings
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, what overrides it, and which devices and ranks to use."""
+    parser.add_argument(
+        "config",
+        nargs="*",
+        metavar="CONFIG",
+        help="GPT-NeoX configuration: a YAML file, or the name of a shipped one "
+        f"({', '.join(config.shipped_names())}). Several are merged, and the later wins. Default: 20B.",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="Set a configuration key. May be repeated; wins over the files.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="Folder of the weights: GPT-NeoX layer files, sequential files or a Hugging Face folder. "
+        "Default: the configuration's `load`.",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
+    )
+    ranks = parser.add_argument_group("devices and ranks")
+    ranks.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="Where to compute. Default: cuda where a GPU is visible, else cpu.",
+    )
+    ranks.add_argument(
+        "--gpus",
+        type=_gpu_list,
+        metavar="I,J,...",
+        help="GPUs to use, counted from 0 among the visible ones. Default: all visible.",
+    )
+    ranks.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16", "bf16"),
+        help="Number format. Default: the configuration's on a GPU; fp32, or bf16 where that does not fit, on the CPU.",
+    )
+    ranks.add_argument(
+        "--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan."
+    )
+    ranks.add_argument(
+        "--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan."
+    )
+    ranks.add_argument(
+        "--replicas", type=positive, metavar="N", help="Copies of the model. Default: decided by the plan."
+    )
+    ranks.add_argument(
+        "--nnodes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Number of hosts; start the same command on each. Default: 1.",
+    )
+    ranks.add_argument(
+        "--node-rank", type=natural, default=0, metavar="N", help="This host's number, from 0. Default: 0."
+    )
+    ranks.add_argument(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="Where the hosts meet: an address of host 0 and a free port there. Needed with --nnodes.",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that run the model."""
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="Build the model without a checkpoint, with random weights, to try sizes and speed; every record says so.",
+    )
+    parser.add_argument(
+        "--seed",
+        type=natural,
+        metavar="N",
+        help="Start of the random streams. Default: the configuration's, or 1234.",
+    )
+
+
+def is_first(args: argparse.Namespace) -> bool:
+    """Whether this process reads the input and writes the output: rank 0's, or the launcher of host 0."""
+    world = existing_world()
+    return (world.rank if world else args.node_rank) == 0
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that the configuration and its overrides make."""
+    settings = config.load(
+        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+    )
+    if getattr(args, "seed", None) is not None:
+        settings = replace(settings, seed=args.seed)
+    if settings.ignored:
+        log.debug("ignored, since they concern training only: " + ", ".join(settings.ignored))
+    return settings
+
+
+def devices_of(args: argparse.Namespace) -> list[Device]:
+    """The devices to plan for."""
+    if args.device == "cpu":
+        if args.gpus is not None:
+            raise UsageError("--gpus goes with --device cuda")
+        return [devices.cpu_device()]
+    gpus = devices.visible_gpus(args.gpus)
+    if gpus:
+        return gpus
+    if args.device == "cuda" or args.gpus is not None:
+        raise UsageError(
+            "no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu."
+        )
+    return [devices.cpu_device()]
+
+
+def plan_of(
+    args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None
+) -> Plan:
+    """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
+    if args.nnodes > 1 and not args.rdzv_endpoint:
+        raise UsageError(
+            "--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT."
+        )
+    if args.rdzv_endpoint and not args.rdzv_endpoint.rpartition(":")[2].isdigit():
+        raise UsageError(f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT")
+    if args.node_rank >= args.nnodes:
+        raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}")
+    world = existing_world()
+    nnodes = world.size // world.local_size if world else args.nnodes
+    requested = Requested(
+        tp=args.tp,
+        pp=args.pp,
+        replicas=args.replicas,
+        dtype=args.dtype,
+        batch_size=batch_size,
+        nnodes=nnodes,
+        world_size=world.size if world else None,
+    )
+    vocab_size, assumed = vocab_size_for_planning(settings)
+    return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number of 0 or more."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    return int(text)
+
+
+def _gpu_list(text: str) -> tuple[int, ...]:
+    numbers = tuple(natural(part.strip()) for part in text.split(","))
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
+    return numbers

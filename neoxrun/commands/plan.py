@@ -1,0 +1,115 @@
+"""``neoxrun plan``: what will run where, and what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+
+from neoxrun.commands import common
+from neoxrun.devices import parse_devices
+from neoxrun.errors import UsageError
+from neoxrun.explain import counted, human_bytes
+from neoxrun.plan import MARGIN, Plan, RankMemory
+
+HELP = "Show what will run where, and how much memory it needs."
+
+_WIDTH = 100
+_HEADINGS = ("stage", "layers", "weights", "KV cache", "workspace", "total")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options, after those of every command that runs a model."""
+    common.add_model_arguments(parser)
+    parser.add_argument(
+        "--devices",
+        metavar="COUNTxMEMORY",
+        help="Plan for these GPUs of one host, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or with --device cpu"
+        " for a host with that much memory, as in 64GB. The default is what is free here.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print the plan as one JSON object.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan on stdout."""
+    if args.devices is None:
+        found = common.devices_of(args)
+    elif args.gpus is not None:
+        raise UsageError("--gpus chooses among the GPUs of this machine, and --devices describes another")
+    else:
+        found = parse_devices(args.devices, args.device or "cuda")
+    settings = common.settings_of(args)
+    plan = common.plan_of(args, settings, found)
+    if args.json:
+        text = json.dumps(plan.to_json(), indent=2)
+    else:
+        text = render(plan, ", ".join(path.stem for path in settings.sources))
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def render(plan: Plan, name: str) -> str:
+    """The plan for people.
+
+    Args:
+        plan: what to show.
+        name: what to call the model.
+    """
+    noun = "GPU" if plan.device_kind == "cuda" else "CPU rank"
+    where = counted(plan.world_size, noun) + (f" of {plan.nnodes} hosts" if plan.nnodes > 1 else "")
+    facts = [
+        ("context", f"{plan.max_context} tokens at most"),
+        ("batch", f"{counted(plan.max_batch, 'sequence')} of that length at most, in each copy"),
+        ("KV cache", f"{human_bytes(plan.kv_bytes_per_token * plan.max_context)} for each such sequence"),
+        ("margin", f"{MARGIN:.0%} of the free memory is left alone"),
+        ("host memory", f"{human_bytes(plan.host_peak_bytes)} at most in each rank while it loads"),
+    ]
+    if plan.device_kind == "cpu":
+        ranks = plan.world_size // plan.nnodes
+        free = f"{human_bytes(plan.devices[0].free_bytes * ranks)} free, shared by {counted(ranks, 'rank')}"
+        facts.append(("", free))
+    lines = [
+        f"{name}: {plan.parameters:,} parameters in {plan.dtype}",
+        f"tensor parallel {plan.tp} x pipeline {plan.pp} x replicas {plan.replicas}, on {where}",
+        "",
+        *_table(plan),
+        "",
+        *(f"{label:<13}{text}" for label, text in facts),
+        "",
+        *(f"note: {note}" for note in plan.notes),
+        *([""] if plan.notes else []),
+        textwrap.fill(plan.reason, _WIDTH),
+    ]
+    return "\n".join(lines)
+
+
+def _table(plan: Plan) -> list[str]:
+    device = "device" if plan.replicas == 1 else "device of copy 1"
+    free = "free" if plan.device_kind == "cuda" else "share of free"
+    rows = [("rank", device, *_HEADINGS, free), *(_row(plan, device) for device in plan.devices)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 1 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(plan: Plan, rank: RankMemory) -> tuple[str, ...]:
+    device = f"GPU {rank.device}, {rank.device_name}" if plan.device_kind == "cuda" else rank.device_name
+    if plan.nnodes > 1:
+        device = f"host {rank.node}, {device}"
+    return (
+        str(rank.rank),
+        device,
+        str(rank.stage),
+        f"{rank.first_layer}-{rank.first_layer + rank.num_layers - 1}",
+        human_bytes(rank.weights_bytes),
+        human_bytes(rank.kv_cache_bytes),
+        human_bytes(rank.workspace_bytes),
+        human_bytes(rank.total_bytes),
+        human_bytes(rank.free_bytes),
+    )

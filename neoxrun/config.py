@@ -1,0 +1,248 @@
+"""GPT-NeoX YAML, as it is, to typed settings. No torch.
+
+Precedence: GPT-NeoX's default < configuration files in order < ``--set key=value`` < named flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from neoxrun import neox_keys, network
+from neoxrun.engine.request import SamplingParams
+from neoxrun.errors import ConfigError, UsageError
+from neoxrun.options import Options
+from neoxrun.sampling_params import sampling_value
+from neoxrun.settings import GenerationConfig, Precision, Settings, TokenizerConfig
+from neoxrun.yaml_source import Entry, read_file, read_override
+
+_SUFFIXES: Final = (".yml", ".yaml", ".json")
+_REQUIRED: Final = (
+    "num_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "seq_length",
+    "max_position_embeddings",
+)
+_SAMPLING: Final = (
+    "maximum_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+)
+_PRECISIONS: Final[dict[str, Precision]] = {
+    "fp16": "fp16",
+    "float16": "fp16",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "float32": "fp32",
+}
+# What lies in a checkpoint folder of any kind: GPT-NeoX's, one step of it, or Hugging Face's.
+_CHECKPOINT_FILES: Final = (
+    "latest",
+    "global_step*",
+    "*_model_states.pt",
+    "*-model_states.pt",
+    "*.safetensors*",
+    "*.bin*",
+)
+
+
+def shipped_dir() -> Path:
+    """The folder of the shipped configurations: inside the installed package, or of the checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def shipped_names() -> list[str]:
+    """The names of the shipped configurations, sorted."""
+    return sorted(path.stem for path in shipped_dir().glob("*.yml"))
+
+
+def load(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+) -> Settings:
+    """Read and merge configuration files.
+
+    Args:
+        sources: paths or names of shipped configurations; a later one wins where two give the same option.
+        overrides: ``key=value`` texts of ``--set``, values in YAML; they win over all files.
+        checkpoint: ``--checkpoint``, in place of ``load``.
+        tokenizer: ``--tokenizer``, in place of ``vocab_file``.
+
+    Raises:
+        ConfigError: a file that is missing or not YAML, an option that is unknown, impossible or unsupported.
+        UsageError: an override that is not ``key=value``.
+    """
+    paths = tuple(_find(source) for source in sources)
+    entries: dict[str, Entry] = {}
+    for path in paths:
+        entries |= read_file(path)
+    for text in overrides:
+        entry = read_override(text)
+        entries[entry.key] = entry
+    if checkpoint is not None:
+        entries["load"] = Entry("load", checkpoint, "--checkpoint")
+    if tokenizer is not None:
+        entries["vocab_file"] = Entry("vocab_file", tokenizer, "--tokenizer")
+    _check_names(entries)
+
+    options = Options(entries)
+    _check_required(options, paths)
+    network.check_supported(options)
+    folder, folder_places = options.path("load", _holds_checkpoint)
+    seed = _seed(options)
+    return Settings(
+        model=network.read(options),
+        tokenizer=_tokenizer(options),
+        checkpoint=folder,
+        iteration=options.integer("iteration", None, low=0),
+        precision=_precision(options),
+        generation=_generation(options, seed),
+        seed=seed,
+        sources=paths,
+        ignored=tuple(sorted(entries.keys() & neox_keys.IGNORED)),
+        checkpoint_looked_in=folder_places,
+    )
+
+
+def _find(source: str) -> Path:
+    """The file that a config argument means."""
+    path = Path(source)
+    candidates = (
+        [path] if path.suffix in _SUFFIXES else [path, *(Path(source + suffix) for suffix in _SUFFIXES)]
+    )
+    try:
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+    except OSError as error:  # a name too long for the file system, a folder that may not be entered
+        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+    name = path.stem if path.suffix in _SUFFIXES else path.name
+    if path.parent in (Path(), Path("configs")):
+        for shipped in shipped_names():
+            if shipped.lower() == name.lower():
+                return shipped_dir() / f"{shipped}.yml"
+    if path.is_dir():
+        raise ConfigError(
+            f"{source} is a folder, not a configuration file",
+            hint="name the configuration first, and a folder of weights with --checkpoint DIR",
+        )
+    if path.exists():  # a pipe, for example /dev/stdin
+        return path
+    close = difflib.get_close_matches(name.lower(), [shipped.lower() for shipped in shipped_names()], 1)
+    raise ConfigError(
+        f"there is no configuration {source}",
+        hint=f"did you mean {close[0]}?"
+        if close
+        else f"give a path, or one of: {', '.join(shipped_names())}",
+    )
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in _CHECKPOINT_FILES)
+
+
+def _check_names(entries: dict[str, Entry]) -> None:
+    for entry in entries.values():
+        if entry.key not in neox_keys.KNOWN:
+            close = difflib.get_close_matches(entry.key, neox_keys.KNOWN, 1)
+            raise ConfigError(
+                f"unknown option {entry.key}",
+                where=entry.where,
+                hint=f"did you mean {close[0]}?" if close else "GPT-NeoX has no such option: remove it",
+            )
+
+
+def _check_required(options: Options, paths: Sequence[Path]) -> None:
+    missing = [name for name in _REQUIRED if options.get(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the configuration does not give {', '.join(missing)}",
+            where=", ".join(str(path) for path in paths) or None,
+            hint="name the file that describes the model first: several files are merged, the later wins",
+        )
+
+
+def _precision(options: Options) -> Precision:
+    """``precision``, or whichever of the blocks ``fp16`` and ``bf16`` is enabled; fp32 without them."""
+    asked: dict[str, Precision] = {}
+    entry = options.get("precision")
+    if entry is not None:
+        asked["precision"] = _PRECISIONS[cast(str, options.choice("precision", None, _PRECISIONS))]
+        if entry.folder is None:  # --set wins over what files say
+            return asked["precision"]
+    for name, meaning in (("fp16", "fp16"), ("bf16", "bf16")):
+        block = options.get(name)
+        if block is None:
+            continue
+        value = block.value
+        enabled = value.get("enabled", value.get(name)) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(enabled, bool):
+            raise options.refusal(name, "a mapping with enabled: true or false")
+        if enabled:
+            # Until 2023 this block was bfloat16's too: Pythia 1B has {"enabled": true, "type": "bfloat16"}.
+            asked[name] = "bf16" if value.get("type") == "bfloat16" else cast(Precision, meaning)
+    if len(set(asked.values())) > 1:
+        raise ConfigError(
+            "the options for precision disagree: "
+            + ", ".join(f"{name} says {wish}" for name, wish in asked.items()),
+            where=options.where(*asked),
+            hint="keep one of them; --dtype on the command line decides without touching the file",
+        )
+    return next(iter(asked.values()), "fp32")
+
+
+def _seed(options: Options) -> int:
+    return int(_sampling_value(options, "seed", SamplingParams.seed))
+
+
+def _generation(options: Options, seed: int) -> GenerationConfig:
+    defaults = SamplingParams()
+    values = {name: _sampling_value(options, name, getattr(defaults, name)) for name in _SAMPLING}
+    input_file, _ = options.path("sample_input_file")
+    output_file = options.text("sample_output_file", None)
+    kind = options.choice("text_gen_type", None, ("unconditional", "input-file", "interactive"))
+    if kind is None:
+        kind = "unconditional" if input_file is None else "input-file"
+    return GenerationConfig(
+        sampling=SamplingParams(seed=seed, **values),
+        text_gen_type=cast(Literal["unconditional", "input-file", "interactive"], kind),
+        prompt_end=options.text("prompt_end", "\n"),
+        num_samples=options.integer("num_samples", None),
+        sample_input_file=input_file if kind == "input-file" else None,
+        sample_output_file=None if output_file is None else Path(output_file).absolute(),
+    )
+
+
+def _sampling_value(options: Options, name: str, default: object) -> Any:
+    entry = options.get(name)
+    if entry is None:
+        return default
+    try:
+        return sampling_value(name, entry.value)
+    except UsageError as error:
+        raise ConfigError(error.message, where=entry.where) from error
+
+
+def _tokenizer(options: Options) -> TokenizerConfig:
+    vocab_file, places = options.path("vocab_file")
+    merge_file, _ = options.path("merge_file")
+    return TokenizerConfig(
+        tokenizer_type=options.text("tokenizer_type", "GPT2BPETokenizer"),
+        vocab_file=vocab_file,
+        merge_file=merge_file,
+        looked_in=places,
+    )

@@ -1,0 +1,208 @@
+"""What is here to run on: GPUs as NVML sees them, and the host's memory and cores. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from neoxrun.errors import UsageError
+from neoxrun.memory import DeviceKind
+from neoxrun.plan import Device
+
+_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_ROOT = Path("/")
+
+
+def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
+    """Devices written as count x memory: ``2x48GB``, ``80GiB``, ``4x24GB,2x80GB``; ``64GB`` for a host.
+
+    GB is 10**9 bytes and GiB 2**30.
+
+    Raises:
+        UsageError: ``text`` is not of that form, or names several hosts.
+    """
+    devices: list[Device] = []
+    for part in text.split(","):
+        match = re.fullmatch(
+            r"\s*(?:(\d{1,4})\s*[x*]\s*)?(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt])(i?)b?\s*", part, re.IGNORECASE
+        )
+        count = int(match[1] or 1) if match else 0
+        size = int(float(match[2]) * (1024 if match[4] else 1000) ** _UNITS[match[3].upper()]) if match else 0
+        if not match or count < 1 or size < 1:
+            raise UsageError(
+                f"--devices {text!r} is not a count and a memory size",
+                hint="Write count x memory, as in 2x48GB, 80GiB or 4x24GB,2x80GB.",
+            )
+        name = f"{match[2]} {match[3].upper()}{match[4].lower()}B"
+        devices += [Device(kind, len(devices) + i, name, size, size) for i in range(count)]
+    if kind == "cpu" and len(devices) > 1:
+        raise UsageError(
+            f"--devices {text!r} names {len(devices)} devices, and the CPU is one",
+            hint="Give the host's memory, as in --device cpu --devices 64GB.",
+        )
+    return devices
+
+
+def visible_gpus(gpus: Sequence[int] | None = None) -> list[Device]:
+    """The GPUs that CUDA would show this process, through NVML; none where there is no driver.
+
+    ``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it: numbers, UUIDs or their beginnings, up to the first
+    that names nothing.
+
+    Args:
+        gpus: keep these only, counted among the visible ones.
+
+    Raises:
+        UsageError: one of ``gpus`` is not there, or the driver was updated under the running system.
+    """
+    devices = _nvml_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if gpus is None:
+        return devices
+    for index in gpus:
+        if not 0 <= index < len(devices):
+            raise UsageError(
+                f"GPU {index} was asked for, and {_counted(len(devices))} visible",
+                hint="See nvidia-smi and CUDA_VISIBLE_DEVICES; --gpus counts the visible ones from 0.",
+            )
+    return [devices[index] for index in dict.fromkeys(gpus)]
+
+
+def _nvml_gpus(visible: str | None) -> list[Device]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+            every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            uuids = chosen_uuids([_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in every], visible)
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+            return [_gpu(handle, index) for index, handle in enumerate(handles)]
+        finally:
+            pynvml.nvmlShutdown()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return []
+    except pynvml.NVMLError as error:
+        raise UsageError(
+            f"the NVIDIA driver does not tell what GPUs there are: {error}",
+            hint="See what nvidia-smi says (a new driver may need a reboot), or use --device cpu.",
+        ) from None
+
+
+def _counted(count: int) -> str:
+    return f"{count or 'no'} GPU{'s are' if count > 1 else ' is'}"
+
+
+def chosen_uuids(uuids: Sequence[str], visible: str | None) -> list[str]:
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names, in its order; None names all.
+
+    Args:
+        uuids: the machine's GPUs, in PCI bus order.
+        visible: the variable's value. Slices of a GPU (``MIG-...``) are taken at their word.
+    """
+    if visible is None:
+        return list(uuids)
+    chosen: list[str] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.isdecimal():
+            found = list(uuids[int(entry) : int(entry) + 1])
+        elif entry.startswith("MIG-"):
+            found = [entry]
+        else:
+            found = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
+        if len(found) != 1 or found[0] in chosen:
+            break
+        chosen += found
+    return chosen
+
+
+def _gpu(handle: Any, index: int) -> Device:
+    import pynvml
+
+    name = _text(pynvml.nvmlDeviceGetName(handle))
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total), int(memory.free)
+    except pynvml.NVMLError_NotSupported:  # GPUs that share the host's memory have none of their own to tell
+        host = cpu_device()
+        total, free = host.total_bytes, host.free_bytes
+    return Device("cuda", index, name, total, free)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def cpu_device(root: Path = _ROOT) -> Device:
+    """This host: memory that can still be had and cores that may be used, within its container's limits.
+
+    Args:
+        root: where ``proc`` and ``sys`` are found.
+    """
+    meminfo = dict(re.findall(r"^(\w+):\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE))
+    total = int(meminfo["MemTotal"]) * 1024
+    free = int(meminfo["MemAvailable"]) * 1024
+    cores = len(os.sched_getaffinity(0))
+    for group in _cgroups(root, "memory"):
+        limit = _number(group, "memory.max", "memory.limit_in_bytes")
+        used = _number(group, "memory.current", "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            total = min(total, limit)
+            free = min(free, max(0, limit - used + _reclaimable(group)))
+    for group in _cgroups(root, "cpu"):
+        quota = _cpu_quota(group)
+        if quota is not None:
+            cores = min(cores, max(1, int(quota)))
+    model = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo") or "", re.MULTILINE)
+    return Device("cpu", 0, model[1].strip() if model else "CPU", total, free, cores)
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control group and of those above it, for version 1 and 2.
+
+    Inside a container the kernel may give the host's path, which does not exist there; the mount point does.
+    """
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        yield from (
+            level for level in (folder, *folder.parents) if level.is_relative_to(top) and level.is_dir()
+        )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _number(group: Path, *names: str) -> int | None:
+    """The first of the files ``names`` that holds a number; ``max`` means no limit."""
+    texts = (_read(group / name) for name in names)
+    return next((int(text) for text in texts if text and text.strip().isdecimal()), None)
+
+
+def _reclaimable(group: Path) -> int:
+    """Page cache that the kernel drops before it runs out: it counts as used but is not lost."""
+    match = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat") or "", re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def _cpu_quota(group: Path) -> float | None:
+    """Cores' worth of time that the group may use, None without a limit."""
+    text = _read(group / "cpu.max")  # version 2: "<quota or max> <period>"
+    if text is not None:
+        quota, period = text.split()
+        return None if quota == "max" else int(quota) / int(period)
+    quota_v1, period_v1 = _number(group, "cpu.cfs_quota_us"), _number(group, "cpu.cfs_period_us")
+    return quota_v1 / period_v1 if quota_v1 is not None and period_v1 else None

@@ -1,0 +1,129 @@
+"""Carrying out messages on one rank: forward through the stages, and sampling at the end of the last.
+
+Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from neoxrun.engine.kv_cache import KVCache, cache_dtype
+from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve
+from neoxrun.engine.sampler import Sampled, Sampler
+from neoxrun.errors import RankError
+from neoxrun.model.attention import AttentionContext
+from neoxrun.model.gpt_neox import Stage
+
+
+class Runner:
+    """One rank's part of the work.
+
+    Args:
+        stage: this rank's share of the network, loaded.
+        cache_bytes: most bytes that the key-value cache may take on this rank.
+    """
+
+    def __init__(self, stage: Stage, cache_bytes: int) -> None:
+        self.stage = stage
+        self.mesh = stage.mesh
+        self.cache_bytes = cache_bytes
+        self._cache: KVCache | None = None
+        self._sampler = Sampler()
+
+    @torch.inference_mode()
+    def execute(self, message: Message) -> list[Sampled]:
+        """Carry out one message.
+
+        Returns:
+            On the leader, for ``Prefill`` and ``Decode``, the next token of each sequence; else an empty list.
+        """
+        match message:
+            case Prefill():
+                return self._prefill(message)
+            case Decode():
+                return self._decode(message)
+            case Move(source, target, length):
+                self._held().move(source, target, length)
+                if self.mesh.samples:
+                    self._sampler.move(source, target)
+            case Reserve(slots, length):
+                self._reserve(slots, length)
+            case Done():
+                pass
+        return []
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the cache holds, the same on every rank of the copy."""
+        return self._held().slots
+
+    def prefill_hidden(self, prompts: torch.Tensor, first_slot: int) -> torch.Tensor:
+        """Run whole sequences, ``[B, T]`` right-padded, through the stages: ``[B, T, H]`` on the last stage."""
+        batch, tokens = prompts.shape
+        positions = torch.arange(tokens, device=self.stage.device).expand(batch, tokens)
+        context = AttentionContext(self._held(), first_slot, positions, tokens, mask=None, prefill=True)
+        return self._forward(prompts, context)
+
+    def _reserve(self, slots: int, length: int) -> None:
+        config, mesh = self.stage.config, self.mesh
+        heads, layers = config.num_attention_heads // mesh.tp, len(self.stage.layers)
+        dtype = cache_dtype(self.stage.device, self.stage.dtype)
+        self._cache = None
+        per_slot = 2 * layers * heads * config.head_dim * length * dtype.itemsize
+        slots = mesh.minimum(min(slots, self.cache_bytes // per_slot))
+        if slots < 1:
+            raise RankError(
+                f"out of memory: the key-value cache of one sequence of {length} tokens takes "
+                f"{per_slot / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
+                hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
+            )
+        self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, dtype)
+
+    def _prefill(self, message: Prefill) -> list[Sampled]:
+        lengths = [len(prompt) for prompt in message.prompts]
+        width = max(lengths)
+        # Padding comes after a prompt, where causal attention keeps it out of the prompt's results.
+        padded = [[*prompt, *[0] * (width - len(prompt))] for prompt in message.prompts]
+        ids = torch.tensor(padded, device=self.stage.device)
+        x = self.prefill_hidden(ids, message.first_slot)
+        if self.mesh.samples:
+            for row, (length, params) in enumerate(zip(lengths, message.params, strict=True)):
+                self._sampler.admit(message.first_slot + row, ids[row, :length], params)
+        last = torch.tensor(lengths, device=x.device) - 1
+        return self._sample(x[torch.arange(len(last), device=x.device), last], message.first_slot)
+
+    def _decode(self, message: Decode) -> list[Sampled]:
+        device = self.stage.device
+        ids = torch.tensor(message.tokens, device=device).unsqueeze(1)
+        positions = torch.tensor(message.positions, device=device).unsqueeze(1)
+        longest = max(message.positions)
+        mask = None
+        if min(message.positions) < longest:
+            places = torch.arange(longest + 1, device=device)
+            mask = (places <= positions)[:, None, None, :]
+        context = AttentionContext(self._held(), 0, positions, longest + 1, mask, prefill=False)
+        return self._sample(self._forward(ids, context)[:, 0], first_slot=0)
+
+    def _forward(self, ids: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        x = None
+        if not self.mesh.first_stage:
+            shape = (*ids.shape, self.stage.config.hidden_size)
+            x = self.mesh.receive_activations(shape, self.stage.dtype)
+        x = self.stage(ids, x, context)
+        if not self.mesh.last_stage:
+            self.mesh.send_activations(x)
+        return x
+
+    def _sample(self, x: torch.Tensor, first_slot: int) -> list[Sampled]:
+        """``x``: ``[B, H]`` at the last token of each sequence."""
+        sampled: list[Sampled] = []
+        if self.mesh.last_stage:
+            logits = self.stage.logits(x)
+            if logits is not None:
+                sampled = self._sampler.sample(logits, first_slot)
+        received: list[Sampled] = self.mesh.sampler_to_leader(sampled)
+        return received if self.mesh.leads else []
+
+    def _held(self) -> KVCache:
+        assert self._cache is not None, "Reserve comes before any other message"
+        return self._cache

@@ -1,0 +1,149 @@
+"""Choosing the next token. Shapes: ``B`` sequences, ``V`` vocabulary.
+
+Each sequence is treated alone and has its own random stream, so that its tokens do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+
+from neoxrun.engine.request import SamplingParams
+from neoxrun.errors import RankError
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A chosen token, and its log-probability and the likeliest tokens' where they were asked for."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class _Slot:
+    params: SamplingParams
+    prompt: torch.Tensor
+    stream: random.Random
+    output: list[int] = field(default_factory=list)
+
+
+class Sampler:
+    """Chooses tokens for the sequences in the slots."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, _Slot] = {}
+
+    def admit(self, slot: int, prompt: torch.Tensor, params: SamplingParams) -> None:
+        """A new sequence enters ``slot``; ``prompt`` is int64 ``[T]`` on the logits' device."""
+        self._slots[slot] = _Slot(params, prompt, random.Random(params.seed))
+
+    def move(self, source: int, target: int) -> None:
+        """The sequence in ``source`` goes on in ``target``."""
+        self._slots[target] = self._slots.pop(source)
+
+    def sample(self, logits: torch.Tensor, first_slot: int) -> list[Sampled]:
+        """The next token of each sequence.
+
+        Args:
+            logits: fp32 ``[B, V]`` of the sequences in slots ``first_slot`` onwards.
+            first_slot: slot of the first row.
+
+        Raises:
+            RankError: a row holds NaN or nothing finite.
+        """
+        slots = [self._slots[first_slot + row] for row in range(len(logits))]
+        choices = [
+            choose(adjust(row, slot.params, slot.prompt, slot.output), slot.params, slot.stream)
+            if _is_special(slot.params)
+            else row.argmax()
+            for row, slot in zip(logits, slots, strict=True)
+        ]
+        tokens = torch.stack(choices)
+        finite = logits.amax(-1).isfinite().all()
+        *ids, sound = torch.cat((tokens, finite.view(1).to(tokens))).tolist()
+        if not sound:
+            raise RankError(
+                "the model's output is not a number",
+                hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
+            )
+        results = []
+        for row, slot, token in zip(logits, slots, ids, strict=True):
+            slot.output.append(token)
+            results.append(_with_logprobs(row, token, slot.params.logprobs))
+        return results
+
+
+def _is_special(params: SamplingParams) -> bool:
+    """Whether the choice is more than the likeliest token of the raw logits."""
+    return (
+        params.temperature > 0
+        or params.repetition_penalty != 1
+        or params.frequency_penalty != 0
+        or params.presence_penalty != 0
+        or bool(params.logit_bias)
+    )
+
+
+def _with_logprobs(logits: torch.Tensor, token: int, top: int | None) -> Sampled:
+    """Log-probabilities of the model itself: before penalties, temperature and filters."""
+    if top is None:
+        return Sampled(token)
+    logprobs = logits.log_softmax(-1)
+    values, ids = logprobs.topk(min(top, len(logprobs)))
+    likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Sampled(token, float(logprobs[token]), likeliest)
+
+
+def adjust(
+    logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]
+) -> torch.Tensor:
+    """Penalties and biases on a copy of one row ``[V]``.
+
+    The repetition penalty is Keskar et al.'s (CTRL, 2019), over prompt and output; frequency and presence penalties
+    are subtracted for tokens of the output only.
+    """
+    logits = logits.clone()
+    written = torch.tensor(output, dtype=torch.int64, device=logits.device)
+    if params.repetition_penalty != 1:
+        seen = torch.cat((prompt, written)).unique()
+        scores = logits[seen]
+        penalty = params.repetition_penalty
+        logits[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    if output and (params.frequency_penalty or params.presence_penalty):
+        ids, counts = written.unique(return_counts=True)
+        logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+    for token, bias in params.logit_bias.items():
+        logits[token] += bias
+    return logits
+
+
+def choose(logits: torch.Tensor, params: SamplingParams, stream: random.Random) -> torch.Tensor:
+    """One token of one row ``[V]``, as an int64 scalar tensor.
+
+    Sampling is by inversion: one uniform number against the cumulative probabilities in fp64, which gives the same
+    token for the same seed where logits differ only by rounding (other splits, other batches). As in GPT-NeoX, top-k
+    is applied before top-p, and top-p keeps the first token that reaches the limit.
+    """
+    if params.temperature == 0:
+        return logits.argmax()
+    logits = logits.double() / params.temperature
+    ids = None
+    if params.top_k or 0 < params.top_p < 1:
+        width = min(params.top_k or len(logits), len(logits))
+        logits, ids = logits.topk(width)
+    probabilities = logits.softmax(-1)
+    if 0 < params.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before > params.top_p, 0)
+    if params.min_p:
+        probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
+    cumulative = probabilities.cumsum(-1)
+    place = torch.searchsorted(cumulative, cumulative[-1:] * stream.random(), right=True)
+    # Rounding can put the point beyond the last token: the last one with a probability is meant.
+    last = probabilities.nonzero()[-1]
+    place = torch.minimum(place, last)[0]
+    return place if ids is None else ids[place]

@@ -1,0 +1,38 @@
+"""What ``neoxrun generate`` was asked for, on its way to the ranks. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from neoxrun.engine.request import SamplingParams
+from neoxrun.generation.prompts import Prompt
+
+Truncate = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """The work of one run.
+
+    Attributes:
+        prompts: answers to give, without those that an earlier run has given.
+        finished: how many those were.
+        output: the file of records; None is stdout.
+        plain_text: write the text alone instead of records (stdout).
+        resume: keep the records that ``output`` holds.
+        batch_size: most sequences at a time; None: what fits.
+        truncate: what to do with prompts that are too long.
+        dialogue: ask for prompts instead, with these parameters; ``prompt_end`` ends one.
+    """
+
+    prompts: list[Prompt]
+    finished: int = 0
+    output: Path | None = None
+    plain_text: bool = False
+    resume: bool = False
+    batch_size: int | None = None
+    truncate: Truncate | None = None
+    dialogue: SamplingParams | None = None
+    prompt_end: str = "\n"

@@ -1,0 +1,156 @@
+"""Reading prompts. No torch, so that a wrong file is found before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from neoxrun.engine.request import SamplingParams
+from neoxrun.errors import DataError, NeoxrunError
+from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
+
+_TEXT_KEYS = ("prompt", "context")
+_SAMPLES = ("n", "num_samples")
+_PARAMETERS = set(SAMPLING_NAMES)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One answer to give.
+
+    Attributes:
+        id: the record's id: the prompt's own, or its place in the input.
+        sample: which of several answers to the same prompt; None where one was asked for.
+        context: the text to continue; empty for unconditional generation.
+        params: how to sample; the seed is already this answer's own.
+    """
+
+    id: str | int
+    sample: int | None
+    context: str
+    params: SamplingParams
+
+    @property
+    def key(self) -> tuple[str | int, int | None]:
+        """What tells this answer from all others of a run."""
+        return self.id, self.sample
+
+
+def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: int) -> list[Prompt]:
+    """The prompts of a file or of stdin (``-``).
+
+    A ``.jsonl`` file has one object a line with ``prompt`` or ``context`` and, where wanted, ``id``, ``n`` and sampling
+    parameters; any other is text, one prompt between ``prompt_end`` and the next, with white space around it removed
+    and empty ones left out, as in GPT-NeoX.
+
+    Raises:
+        DataError: the file is missing, not UTF-8, malformed, or holds no prompt.
+    """
+    name = "standard input" if source == "-" else source
+    text = _read_text(source, name)
+    if source.endswith(".jsonl"):
+        prompts = list(_from_jsonl(text, name, params, num_samples))
+    else:
+        contexts = [part.strip() for part in text.split(prompt_end)]
+        prompts = [
+            prompt
+            for index, context in enumerate(c for c in contexts if c)
+            for prompt in answers(index, index, context, params, num_samples)
+        ]
+    if not prompts:
+        raise DataError(
+            f"there are no prompts in {name}",
+            hint="Write one prompt a line; lines of white space do not count.",
+        )
+    return prompts
+
+
+def answers(
+    identity: str | int, index: int, context: str, params: SamplingParams, num_samples: int
+) -> Iterator[Prompt]:
+    """``num_samples`` answers to one prompt, each with a seed of its own.
+
+    The seed is made of the run's seed, the prompt's place and the sample's number, so that an answer stays the same
+    whatever else is in the run and wherever it is resumed.
+    """
+    for sample in range(num_samples):
+        seed = params.seed + (index << 64) + (sample << 32)
+        yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed))
+
+
+def _read_text(source: str, name: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"the prompt file {source} does not exist", hint="Give a file with -i, or --prompt TEXT."
+        ) from None
+    except OSError as error:
+        raise DataError(f"the prompt file {source} cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}",
+            where=f"{name}:{line}",
+            hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
+        ) from None
+
+
+def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) -> Iterator[Prompt]:
+    seen: dict[str | int, int] = {}
+    index = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"this line is not JSON: {error.msg} (column {error.colno})", where=where
+            ) from None
+        if not isinstance(entry, dict):
+            raise DataError("this line is not a JSON object", where=where)
+        identity, context, own, count = _entry(entry, index, where, params, num_samples)
+        if identity in seen:
+            raise DataError(
+                f"the id {identity!r} is used twice, first in line {seen[identity]}",
+                where=where,
+                hint="Give every prompt an id of its own, or none.",
+            )
+        seen[identity] = number
+        # A seed of the prompt's own decides alone; the run's seed is told apart by the prompt's place.
+        yield from answers(identity, 0 if "seed" in entry else index, context, own, count)
+        index += 1
+
+
+def _entry(
+    entry: dict[str, Any], index: int, where: str, params: SamplingParams, num_samples: int
+) -> tuple[str | int, str, SamplingParams, int]:
+    texts = [key for key in _TEXT_KEYS if key in entry]
+    if len(texts) != 1 or not isinstance(entry[texts[0]], str):
+        raise DataError('a line needs one text under "prompt" or "context"', where=where)
+    identity = entry.get("id", index)
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        raise DataError(f'"id" is a text or a whole number, not {json.dumps(identity)}', where=where)
+    count = next((entry[key] for key in _SAMPLES if key in entry), num_samples)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise DataError(f'"n" is a whole number of 1 or more, not {json.dumps(count)}', where=where)
+    unknown = set(entry) - _PARAMETERS - {"id", *_TEXT_KEYS, *_SAMPLES}
+    if unknown:
+        raise DataError(
+            f'unknown key "{min(unknown)}"',
+            where=where,
+            hint=f"Known keys: id, prompt or context, n, {', '.join(sorted(_PARAMETERS))}.",
+        )
+    own = {key: value for key, value in entry.items() if key in _PARAMETERS}
+    try:
+        return identity, entry[texts[0]], update_sampling(params, own), count
+    except NeoxrunError as error:
+        raise DataError(error.message, where=where, hint=error.hint) from None

@@ -1,0 +1,170 @@
+"""The output file: one JSON object a line, written as soon as its request ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from neoxrun.errors import DataError
+from neoxrun.generation.prompts import Prompt
+
+Key = tuple[str | int, int | None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer. GPT-NeoX's fields, and more.
+
+    Attributes:
+        id: the prompt's id.
+        sample: which of several answers to the prompt, from 0; left out of the file where one was asked for.
+        context: the prompt's text.
+        text: the continuation; None where there is none.
+        length: tokens generated, the end-of-document token not counted.
+        finished: the model ended the answer itself (end of document or a stop string).
+        finish_reason: ``stop``, ``length`` (maximum_tokens reached), ``context`` (context full), ``aborted`` or
+            ``error`` (see ``message``).
+        message: what went wrong or deserves a look, or None.
+        duration_seconds: from the request's start to its end.
+        tokens: ids of the generated tokens, where log-probabilities were asked for.
+        logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for.
+        weights: ``random`` when no checkpoint was loaded; left out otherwise.
+    """
+
+    id: str | int
+    sample: int | None
+    context: str
+    text: str | None
+    length: int
+    finished: bool
+    finish_reason: str
+    message: str | None
+    duration_seconds: float
+    tokens: list[int] | None = None
+    logprobs: list[dict[str, Any]] | None = None
+    weights: str | None = None
+
+    def to_json(self) -> str:
+        """The record as a line, without the newline."""
+        values = asdict(self)
+        for optional in ("sample", "tokens", "logprobs", "weights"):
+            if values[optional] is None:
+                del values[optional]
+        return json.dumps(values, ensure_ascii=False)
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after the model is loaded.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if not existed:
+        path.unlink()
+
+
+def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
+    """Which answers of ``prompts`` an interrupted run has left in ``path``. A half-written last line does not count.
+
+    Raises:
+        DataError: a line is not a record, or a record belongs to another prompt.
+    """
+    if not path.exists():
+        return set()
+    contexts = {prompt.key: prompt.context for prompt in prompts}
+    done: set[Key] = set()
+    for number, line in enumerate(_whole_lines(path), start=1):
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+            key, context = (record["id"], record.get("sample")), record["context"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            raise DataError(
+                "this line is not an output record", where=where, hint="Give another -o."
+            ) from None
+        if contexts.get(key) != context:
+            raise DataError(
+                f"the record {record['id']!r} does not belong to these prompts",
+                where=where,
+                hint="--resume goes on with the same input and the same --num-samples; give another -o for others.",
+            )
+        done.add(key)
+    return done
+
+
+class RecordWriter:
+    """Appends records to a file, or to an open stream.
+
+    Args:
+        path: the file; None writes to ``stream``.
+        stream: used where ``path`` is None.
+        resume: keep what is there, less a half-written last line; otherwise the file starts empty.
+        plain_text: write each answer's text instead of the record.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, stream: IO[str], *, resume: bool, plain_text: bool = False) -> None:
+        self._path, self._plain_text = path, plain_text
+        self._file: IO[str] = stream
+        if path is None:
+            return
+        try:
+            keep = sum(len(line) for line in _whole_lines(path)) if resume and path.exists() else 0
+            self._file = path.open("a", encoding="utf-8")
+            os.truncate(path, keep) if path.is_file() else None
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    def write(self, record: Record) -> None:
+        """Write one record and hand it to the system, so that it outlives this process.
+
+        Raises:
+            DataError: the disk is full, or the reader of a pipe is gone.
+        """
+        line = (record.text or "") if self._plain_text else record.to_json()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
+
+    def close(self) -> None:
+        """Close the file; a stream stays open."""
+        if self._path is not None:
+            self._file.close()
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _unwritable(path: Path | None, error: OSError) -> DataError:
+    name = "standard output" if path is None else str(path)
+    return DataError(
+        f"{name} cannot be written: {error.strerror}",
+        hint="Give another file with -o. Records written so far are kept; go on with --resume.",
+    )
+
+
+def standard_output() -> IO[str]:
+    """This process's stdout under a number of its own, while descriptor 1 goes to stderr from now on.
+
+    So nothing that a library prints can get between the records.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(own, "w", encoding="utf-8")

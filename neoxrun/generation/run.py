@@ -1,0 +1,192 @@
+"""The work of ``neoxrun generate`` on the ranks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import IO
+
+from neoxrun.engine.engine import Engine, follow
+from neoxrun.engine.request import SamplingParams
+from neoxrun.errors import Interrupted
+from neoxrun.generation.options import GenerateOptions, Truncate
+from neoxrun.generation.prompts import Prompt, answers
+from neoxrun.generation.records import Record, RecordWriter
+from neoxrun.generation.text import TextGenerator
+from neoxrun.log import log
+from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.queue import WorkQueue
+from neoxrun.progress import GenerationBar
+from neoxrun.session import Session
+
+DEFAULT_SLOTS = 64
+_COLLECT_SECONDS = 0.05
+
+
+class StopFlag:
+    """Ctrl-C as a flag that is looked at between steps; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def install(self) -> None:
+        """Take over SIGINT."""
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:
+            raise KeyboardInterrupt
+        self.raised = True
+
+
+def run(session: Session, options: GenerateOptions, stdout: IO[str], show_progress: bool) -> None:
+    """Generate, as one of the ranks.
+
+    Raises:
+        Interrupted: Ctrl-C; every record finished so far is written.
+        DataError: the output cannot be written.
+    """
+    options = meshes.share_from_first(options)
+    if not session.mesh.leads:
+        follow(session.runner)
+        return
+    if options.dialogue is not None:
+        _converse(session, options, options.dialogue, stdout)
+    else:
+        _answer_all(session, options, stdout, show_progress)
+
+
+def text_generator(
+    session: Session, prompts: list[Prompt], batch_size: int | None, truncate: Truncate | None
+) -> tuple[Engine, TextGenerator]:
+    """An engine just large enough for ``prompts``, and the text layer around it."""
+    # A byte-level tokenizer gives at most one token a byte, which bounds the lengths without encoding everything.
+    longest = max(len(p.context.encode()) + 1 + p.params.maximum_tokens for p in prompts)
+    engine = Engine(
+        session.runner,
+        slots=max(1, min(batch_size or DEFAULT_SLOTS, len(prompts))),
+        length=min(longest, session.settings.model.max_context),
+        eos=session.tokenizer.eod,
+    )
+    vocab_size = session.runner.stage.vocab_size
+    texts = TextGenerator(
+        engine, session.tokenizer, vocab_size=vocab_size, truncate=truncate, weights=session.weights
+    )
+    return engine, texts
+
+
+def _answer_all(session: Session, options: GenerateOptions, stdout: IO[str], show_progress: bool) -> None:
+    prompts = options.prompts
+    queue = WorkQueue(session.mesh, len(prompts), "prompts")
+    engine, texts = text_generator(session, prompts, options.batch_size, options.truncate)
+    stop = StopFlag()
+    stop.install()
+    steps = texts.run(prompts[number] for number in queue.claims())
+    if session.mesh.replica == 0:
+        _collect_all(steps, queue, options, stop, stdout, show_progress)
+    else:
+        for records in steps:
+            for record in records:
+                queue.publish(record)
+            if stop.raised:
+                break
+        queue.close()
+    if stop.raised:
+        raise Interrupted("interrupted", hint="Finished records are kept; go on with --resume.")
+    engine.close()
+
+
+def _collect_all(
+    steps: Iterator[list[Record]],
+    queue: WorkQueue,
+    options: GenerateOptions,
+    stop: StopFlag,
+    stdout: IO[str],
+    show_progress: bool,
+) -> None:
+    """Write the records of this replica's steps, and those that the others send."""
+    bar = GenerationBar(len(options.prompts) + options.finished, options.finished, show_progress)
+    writer = RecordWriter(options.output, stdout, resume=options.resume, plain_text=options.plain_text)
+
+    def write(records: list[Record]) -> None:
+        for record in records:
+            if record.message is not None:
+                bar.say(f"prompt {record.id}: {record.message}")
+            writer.write(record)
+            bar.update(record.length)
+
+    collected = time.monotonic()
+    for records in steps:
+        write(records)
+        if stop.raised:
+            break
+        if queue.others_working and time.monotonic() - collected > _COLLECT_SECONDS:
+            write(queue.collect())
+            collected = time.monotonic()
+    while queue.others_working and not stop.raised:
+        write(queue.collect())
+        time.sleep(_COLLECT_SECONDS)
+    writer.close()
+    bar.close()
+
+
+def _converse(session: Session, options: GenerateOptions, params: SamplingParams, stdout: IO[str]) -> None:
+    """Ask for a prompt, stream its answer; Ctrl-C ends the answer, Ctrl-D the dialogue."""
+    engine = Engine(
+        session.runner, slots=1, length=session.settings.model.max_context, eos=session.tokenizer.eod
+    )
+    texts = TextGenerator(
+        engine,
+        session.tokenizer,
+        vocab_size=session.runner.stage.vocab_size,
+        truncate=options.truncate,
+        weights=session.weights,
+    )
+
+    def show(text: str) -> None:
+        stdout.write(text)
+        stdout.flush()
+
+    number = 0
+    while (context := _ask(options.prompt_end)) is not None:
+        if not context.strip():
+            continue
+        (prompt,) = answers(number, number, context, params, 1)
+        number += 1
+        stop = StopFlag()
+        stop.install()
+        failed = texts.add(prompt)
+        if failed is not None:
+            log.warning(failed.message)
+        while texts.busy:
+            texts.step(show)
+            if stop.raised:
+                texts.abort()
+        show("\n")
+    engine.close()
+
+
+def _ask(prompt_end: str) -> str | None:
+    """A prompt from stdin; None at its end. Ctrl-C drops the line that is being typed."""
+    terminal = sys.stdin.isatty()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    typed = ""
+    while True:
+        try:
+            if terminal:
+                print("> " if not typed else ". ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            typed = ""
+            continue
+        typed += line
+        if not line:
+            if terminal:
+                print(file=sys.stderr)
+            return typed.strip() or None
+        if prompt_end in typed:
+            return typed.split(prompt_end)[0].strip()

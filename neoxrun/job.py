@@ -1,0 +1,93 @@
+"""The job that a command hands to its ranks, and what each rank leaves behind.
+
+A job is a private folder: ``job.pickle`` (written and read by this program only), ``rank-N.pid`` while rank N runs,
+and ``rank-N.json`` where it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxrun.errors import NeoxrunError
+from neoxrun.plan import Plan
+from neoxrun.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank needs to know.
+
+    Attributes:
+        command: whose work it is: the name of a function in ``worker``'s table.
+        settings: configuration.
+        plan: which ranks there are.
+        options: the command's own options, picklable.
+        random_weights: build the model without a checkpoint.
+        verbosity: as for ``log.set_up``.
+        node_rank: this host's number among ``plan.nnodes``.
+        rendezvous: ``host:port`` where several hosts meet.
+        interactive: Ctrl-C belongs to the dialogue and does not end the job.
+    """
+
+    command: str
+    settings: Settings
+    plan: Plan
+    options: Any = None
+    random_weights: bool = False
+    verbosity: int = 0
+    node_rank: int = 0
+    rendezvous: str | None = None
+    interactive: bool = False
+
+    def save(self) -> Path:
+        """Write the job to a new private folder."""
+        folder = Path(tempfile.mkdtemp(prefix="neoxrun-"))
+        (folder / "job.pickle").write_bytes(pickle.dumps(self))
+        return folder
+
+
+def load(folder: Path) -> Job:
+    """The job of a folder that ``Job.save`` made."""
+    job: Job = pickle.loads((folder / "job.pickle").read_bytes())
+    return job
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a rank ended that did not finish its work."""
+
+    rank: int
+    exit_code: int
+    text: str
+    lost_contact: bool = False
+
+    def save(self, folder: Path) -> None:
+        """Leave the failure for the launcher."""
+        (folder / f"rank-{self.rank}.json").write_text(json.dumps(asdict(self)))
+
+
+def failures(folder: Path) -> dict[int, Failure]:
+    """What the ranks of a job folder left, by rank."""
+    found = (Failure(**json.loads(path.read_text())) for path in folder.glob("rank-*.json"))
+    return {failure.rank: failure for failure in found}
+
+
+def failure_of(error: NeoxrunError, rank: int, *, lost_contact: bool = False) -> Failure:
+    """An exception as a failure."""
+    return Failure(rank, error.exit_code, error.render(), lost_contact)
+
+
+def announce(folder: Path, rank: int) -> None:
+    """Write this process's id where the launcher finds it."""
+    (folder / f"rank-{rank}.pid").write_text(str(os.getpid()))
+
+
+def processes(folder: Path) -> list[int]:
+    """Process ids of the ranks of a job folder on this host."""
+    return [int(path.read_text()) for path in folder.glob("rank-*.pid")]

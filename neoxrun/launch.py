@@ -1,0 +1,113 @@
+"""From a job to running ranks. No torch here.
+
+- Ranks that torchrun or Slurm has already started are used as they are: this process becomes its rank.
+- A lone rank needs no torchrun: this process becomes the worker.
+- Otherwise this process becomes ``agent``, which starts the ranks through torchrun and watches them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from neoxrun.errors import UsageError
+from neoxrun.job import Job
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks that something else has started, as this process sees them."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
+    """The world that torchrun (RANK, WORLD_SIZE) or Slurm's srun (SLURM_PROCID) has made; None where there is none.
+
+    A batch script under Slurm, outside srun, has SLURM_PROCID too but only one process: that is no world.
+    """
+    env = environment
+    if "RANK" in env and "WORLD_SIZE" in env:
+        size = int(env["WORLD_SIZE"])
+        local_size = int(env.get("LOCAL_WORLD_SIZE", size))
+        return World(int(env["RANK"]), size, int(env.get("LOCAL_RANK", env["RANK"])), local_size)
+    size = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "SLURM_PROCID" in env and size > 1:
+        nodes = int(env.get("SLURM_STEP_NUM_NODES", "1"))
+        return World(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), -(-size // nodes))
+    return None
+
+
+def run(job: Job) -> NoReturn:
+    """Start the job's ranks. This process is replaced and does not return.
+
+    Raises:
+        UsageError: the world that exists has not the plan's number of ranks.
+    """
+    plan = job.plan
+    ranks = plan.tp * plan.pp * plan.replicas
+    world = existing_world()
+    environment = dict(os.environ)
+    # Several ranks on one host share its cores; one thread each is torchrun's own choice when nothing is set.
+    if world is not None:
+        if world.size != ranks:
+            raise UsageError(
+                f"{world.size} ranks are running, but the plan needs tp {plan.tp} x pp {plan.pp} x "
+                f"replicas {plan.replicas} = {ranks}",
+                hint=f"Start {ranks} processes, or give --tp, --pp and --replicas with a product of {world.size}.",
+            )
+        environment |= _rendezvous_of(world)
+        module = "neoxrun.worker"
+    elif ranks == 1:
+        module = "neoxrun.worker"
+    else:
+        if plan.device_kind == "cpu" and "OMP_NUM_THREADS" not in environment:
+            local = ranks // plan.nnodes
+            environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
+        module = "neoxrun.agent"
+    folder = job.save()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, str(folder)], environment)
+
+
+def _rendezvous_of(world: World) -> dict[str, str]:
+    """torchrun's environment variables for a world that Slurm made; torchrun's own are there already."""
+    env = os.environ
+    names = {
+        "RANK": str(world.rank),
+        "WORLD_SIZE": str(world.size),
+        "LOCAL_RANK": str(world.local_rank),
+        "LOCAL_WORLD_SIZE": str(world.local_size),
+    }
+    if "MASTER_ADDR" not in env:
+        names["MASTER_ADDR"] = _first_host(env.get("SLURM_STEP_NODELIST", ""))
+    if "MASTER_PORT" not in env:
+        # Outside the ephemeral range, and different for jobs that share a host.
+        names["MASTER_PORT"] = str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 10000)
+    return names
+
+
+def _first_host(nodelist: str) -> str:
+    """The first host of a Slurm node list such as ``gpu[07-09],big1``."""
+    if "[" not in nodelist:
+        return nodelist.split(",")[0] or "127.0.0.1"
+    try:
+        hosts = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        hosts = []
+    if not hosts:
+        raise UsageError(
+            f"Slurm's node list {nodelist!r} cannot be read with scontrol",
+            hint="Set MASTER_ADDR and MASTER_PORT to a host and a free port of the first node.",
+        )
+    return hosts[0]

@@ -1,0 +1,36 @@
+"""Messages for people, on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+log = logging.getLogger("neoxrun")
+
+
+def set_up(verbosity: int, rank: int = 0) -> None:
+    """Send log messages to stderr.
+
+    Args:
+        verbosity: -1 shows warnings only, 0 also what is being done, 1 and more also details.
+        rank: ranks beyond 0 mark their lines, and say only warnings unless details are asked for.
+    """
+    quiet = verbosity < 0 or (rank > 0 and verbosity < 1)
+    handler = logging.StreamHandler(sys.stderr)
+    prefix = f"[rank {rank}] " if rank else ""
+    handler.setFormatter(_Formatter(prefix))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbosity > 0 else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """``warning: ...`` for warnings; plain text for the rest."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        label = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"{self._prefix}{label}{record.getMessage()}"

@@ -1,0 +1,236 @@
+"""The GPT-NeoX network (Black et al., GPT-NeoX-20B, 2022), one pipeline stage of it on one tensor-parallel rank.
+
+Shapes: ``B`` batch, ``T`` new tokens, ``H`` hidden, ``N`` this rank's heads, ``D`` head dim, ``V`` vocabulary.
+Submodules carry the names of the checkpoint's tensors, so that the loader needs no table for the network.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from neoxrun.checkpoint.merge import TensorKey
+from neoxrun.model.attention import AttentionContext, attend
+from neoxrun.model.rotary import rotary_tables, rotate
+from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from neoxrun.parallel.mesh import Mesh
+from neoxrun.parallel.partition import stage_layers
+from neoxrun.settings import ModelConfig
+
+Rotary = tuple[torch.Tensor, torch.Tensor] | None
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization (Ba et al., 2016)."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``: ``[B, T, H]``."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalization (Zhang and Sennrich, 2019), computed in fp32 as GPT-NeoX does."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``: ``[B, T, H]``."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return (self.scale * wide).to(x.dtype)
+
+
+def _norm(config: ModelConfig) -> LayerNorm | RMSNorm:
+    kind = LayerNorm if config.norm == "layernorm" else RMSNorm
+    return kind(config.hidden_size, config.norm_epsilon)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; returns this rank's part of the output projection."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh, index: int) -> None:
+        super().__init__()
+        hidden, bias = config.hidden_size, config.use_bias_in_attn_linear
+        self.index = index
+        self.heads = config.num_attention_heads // mesh.tp
+        self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias)
+        self.dense = RowParallelLinear(mesh, hidden, hidden, bias, bias_in_partial=config.gpt_j_residual)
+
+    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
+        """``x``: ``[B, T, H]``."""
+        batch, tokens, _ = x.shape
+        # Rows of query_key_value are [q | k | v] head by head.
+        q, k, v = self.query_key_value(x).view(batch, tokens, self.heads, -1).chunk(3, dim=-1)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        return self.dense(attend(q, k, v, self.index, context))
+
+
+class MLP(nn.Module):
+    """The feed-forward network; returns this rank's part of its output."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
+        super().__init__()
+        hidden, wide, bias = config.hidden_size, config.intermediate_size, config.use_bias_in_mlp
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
+        self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias)
+        self.dense_4h_to_h = RowParallelLinear(
+            mesh, wide, hidden, bias, bias_in_partial=config.gpt_j_residual
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``: ``[B, T, H]``."""
+        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate=self.approximate))
+
+
+class Layer(nn.Module):
+    """A transformer layer, with GPT-J's parallel residual (one all-reduce) or the sequential one (two)."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh, index: int) -> None:
+        super().__init__()
+        self.mesh = mesh
+        self.parallel_residual = config.gpt_j_residual
+        self.input_layernorm = _norm(config)
+        self.tied = config.gpt_j_residual and config.gpt_j_tied
+        if not self.tied:
+            self.post_attention_layernorm = _norm(config)
+        self.attention = Attention(config, mesh, index)
+        self.mlp = MLP(config, mesh)
+
+    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
+        """``x``: ``[B, T, H]``, the same on every tensor-parallel rank."""
+        normed = self.input_layernorm(x)
+        attended = self.attention(normed, rotary, context)
+        if self.parallel_residual:
+            fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
+            return x + self.mesh.all_reduce(attended + fed)
+        x = x + self._whole(attended, self.attention.dense.bias)
+        return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
+
+    def _whole(self, partial: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        total = self.mesh.all_reduce(partial)
+        return total if bias is None else total + bias
+
+
+class Stage(nn.Module):
+    """One pipeline stage's share of the network, built without storage.
+
+    Args:
+        config: the network.
+        mesh: this rank's place.
+        vocab_size: rows of the embedding and the head, padding included.
+        device, dtype: where and in what the parameters will be.
+    """
+
+    def __init__(
+        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.config, self.mesh, self.vocab_size = config, mesh, vocab_size
+        self.device, self.dtype = device, dtype
+        layers = stage_layers(config.num_layers, mesh.pp, mesh.stage)
+        self.first_layer = layers.start
+        self.layers = nn.ModuleList(Layer(config, mesh, index) for index in range(len(layers)))
+        if mesh.first_stage or (mesh.last_stage and config.tie_embeddings):
+            self.word_embeddings = VocabParallelEmbedding(mesh, vocab_size, config.hidden_size)
+        if mesh.first_stage and config.pos_emb == "learned":
+            rows = config.max_position_embeddings
+            self.position_embeddings = nn.Parameter(
+                torch.empty(rows, config.hidden_size, device="meta"), requires_grad=False
+            )
+        if mesh.last_stage:
+            self.norm = _norm(config)
+            if not config.tie_embeddings:
+                self.final_linear = ColumnParallelLinear(
+                    mesh, config.hidden_size, mesh.tp * self._vocab_rows, bias=False
+                )
+        self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        if config.pos_emb == "rotary":
+            self._rotary = rotary_tables(config, config.max_context, device, dtype)
+
+    @property
+    def _vocab_rows(self) -> int:
+        return -(-self.vocab_size // self.mesh.tp)
+
+    def targets(self) -> dict[TensorKey, tuple[int, ...]]:
+        """The shapes of this stage's parameters, under the names they have in a checkpoint."""
+        return {key: tuple(self.get_parameter(name).shape) for key, name in self._names().items()}
+
+    def assign(self, key: TensorKey, tensor: torch.Tensor) -> None:
+        """Give one parameter its values."""
+        path, _, name = self._names()[key].rpartition(".")
+        setattr(self.get_submodule(path), name, nn.Parameter(tensor, requires_grad=False))
+
+    def randomize(self, seed: int) -> None:
+        """Fill every parameter with small random numbers (norms with ones): for sizing and timing only."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for key, shape in self.targets().items():
+            tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
+            if "norm" in key.name and not key.name.endswith("bias"):
+                tensor.fill_(1.0)
+            else:
+                tensor.normal_(0.0, 0.02, generator=generator)
+            self.assign(key, tensor)
+
+    def _names(self) -> dict[TensorKey, str]:
+        config, found = self.config, {}
+        for name, _ in self.named_parameters():
+            head, _, tail = name.partition(".")
+            if head == "layers":
+                index, _, tail = tail.partition(".")
+                key = TensorKey(2 + self.first_layer + int(index), tail)
+            elif head == "word_embeddings":
+                key = TensorKey(0, name)
+            elif head == "position_embeddings":
+                key = TensorKey(0, "position_embeddings.weight")
+            elif head == "norm":
+                key = TensorKey(config.num_layers + 3, name)
+            else:
+                key = TensorKey(config.num_layers + 4, name)
+            found[key] = name
+        return found
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor | None, context: AttentionContext) -> torch.Tensor:
+        """Run this stage's layers.
+
+        Args:
+            ids: int64 ``[B, T]`` token ids; read by the first stage only.
+            x: ``[B, T, H]`` from the previous stage; None on the first.
+            context: positions and cache.
+
+        Returns:
+            ``[B, T, H]`` for the next stage, or for ``logits`` on the last.
+        """
+        positions = context.positions
+        if x is None:
+            x = self.word_embeddings(ids)
+            if self.config.pos_emb == "learned":
+                x = x + self.position_embeddings[positions]
+        rotary = None
+        if self._rotary is not None:
+            cos, sin = self._rotary
+            rotary = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+        for layer in self.layers:
+            x = layer(x, rotary, context)
+        return x
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Scores of the next token, fp32 ``[..., V]``, on the sampling rank; None on the other ranks.
+
+        Args:
+            x: ``[..., H]``, output of the last stage's layers at the positions asked for.
+        """
+        x = self.norm(x)
+        head = self.word_embeddings.weight if self.config.tie_embeddings else self.final_linear.weight
+        scores = self.mesh.gather_last_dim(F.linear(x, head))
+        return None if scores is None else scores[..., : self.vocab_size].float()

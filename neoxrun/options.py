@@ -1,0 +1,143 @@
+"""Typed access to the options of a configuration. Every refusal names option, value, file and line."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from neoxrun.errors import ConfigError
+from neoxrun.yaml_source import Entry
+
+_LARGEST: Final = 2**31 - 1
+D = TypeVar("D")
+
+
+class Options:
+    """The merged options.
+
+    Every method takes the option's name and what to answer when it is not given. ``null`` counts as not given
+    where GPT-NeoX's own default is null (``default=None``), and is refused elsewhere.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = entries
+
+    def get(self, name: str) -> Entry | None:
+        """The option as it was written; None where it was not, or where it is null."""
+        entry = self._entries.get(name)
+        return None if entry is None or entry.value is None else entry
+
+    def where(self, *names: str) -> str | None:
+        """File and line of the first of these options that is given."""
+        return next((entry.where for name in names if (entry := self.get(name)) is not None), None)
+
+    def refusal(self, name: str, says: str, hint: str | None = None) -> ConfigError:
+        """The error that an option's value is not what it must be."""
+        entry = self._entries[name]
+        return ConfigError(f"{name} must be {says}, not {_show(entry.value)}", where=entry.where, hint=hint)
+
+    def unsupported(self, name: str, supported: str, value: object = None) -> ConfigError:
+        """The error for a value that GPT-NeoX knows, that changes the result, and that is not implemented.
+
+        Args:
+            name: the option.
+            supported: the values that are.
+            value: the part of the option's value that is meant, where it is not all of it.
+        """
+        entry = self._entries[name]
+        return ConfigError(
+            f"{name}: {_show(entry.value if value is None else value)} is not supported",
+            where=entry.where,
+            hint=f"supported: {supported}; an option that changes the result is never passed over",
+        )
+
+    def integer(self, name: str, default: D, *, low: int = 1) -> int | D:
+        """A whole number from ``low`` up."""
+        if not self._given(name, default):
+            return default
+        value = self._entries[name].value
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _LARGEST:
+            raise self.refusal(name, f"a whole number from {low} to {_LARGEST}")
+        return value
+
+    def number(self, name: str, default: D, *, most: float = math.inf) -> float | D:
+        """A finite number greater than 0 and at most ``most``."""
+        if not self._given(name, default):
+            return default
+        value = self._entries[name].value
+        limit = min(most, 1e30)  # NaN and infinity are beyond it too
+        says = "a number greater than 0" + (f" and at most {most:g}" if most < math.inf else "")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+            raise self.refusal(name, says)
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        if not self._given(name, default):
+            return default
+        value = self._entries[name].value
+        if not isinstance(value, bool):
+            raise self.refusal(name, "true or false")
+        return value
+
+    def text(self, name: str, default: D) -> str | D:
+        """A text that is not empty."""
+        if not self._given(name, default):
+            return default
+        value = self._entries[name].value
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self.refusal(name, "a text")
+        return value
+
+    def choice(self, name: str, default: D, supported: Collection[str]) -> str | D:
+        """One of a few words, in any case."""
+        if not self._given(name, default):
+            return default
+        value = self.text(name, "").lower()
+        if value not in supported:
+            raise self.unsupported(name, ", ".join(supported))
+        return value
+
+    def path(
+        self, name: str, accept: Callable[[Path], bool] = Path.exists
+    ) -> tuple[Path | None, tuple[Path, ...]]:
+        """Where the file or folder is that an option names, and every place where it was looked for.
+
+        A relative path is looked for in the folder of the configuration file that named it, so that a
+        configuration that lies with its checkpoint works from anywhere, then in the working directory, as in
+        GPT-NeoX. The first place that ``accept`` likes wins, then the first that exists; where there is none
+        it is the one in the working directory, and whoever opens it says that it is missing.
+        """
+        value = self.text(name, None)
+        if value is None:
+            return None, ()
+        folder = self._entries[name].folder
+        try:
+            relative = Path(value).expanduser()
+            here = relative.absolute()
+            places = (
+                (here,) if folder is None else tuple(dict.fromkeys(((folder / relative).absolute(), here)))
+            )
+            found = next(filter(accept, places), None) or next(filter(Path.exists, places), here)
+        except (OSError, RuntimeError) as error:  # a name too long for the file system, an unknown ~user
+            raise self.refusal(name, f"a usable path ({error})") from error
+        return found, places
+
+    def _given(self, name: str, default: object) -> bool:
+        """Whether the option has a value to look at; null is one unless it is GPT-NeoX's default."""
+        entry = self._entries.get(name)
+        return entry is not None and not (entry.value is None and default is None)
+
+
+def _show(value: object) -> str:
+    """A value for a message, as YAML has it where that is short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return (
+        value
+        if isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable()
+        else reprlib.repr(value)
+    )

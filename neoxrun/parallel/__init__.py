@@ -1,0 +1,1 @@
+"""Process groups, parallel layers and the transfers between ranks."""

@@ -1,0 +1,23 @@
+"""How a model is divided over ranks. Pure arithmetic, shared by planning, loading and the network.
+
+Rank order is GPT-NeoX's: tensor parallel varies fastest, then replicas (data parallel), then pipeline stages.
+"""
+
+from __future__ import annotations
+
+
+def stage_layers(num_layers: int, pipeline: int, stage: int) -> range:
+    """The transformer layers of pipeline stage ``stage`` of ``pipeline``; earlier stages take the remainder."""
+    base, extra = divmod(num_layers, pipeline)
+    first = stage * base + min(stage, extra)
+    return range(first, first + base + (stage < extra))
+
+
+def vocab_shard(vocab_size: int, tensor: int, rank: int) -> range:
+    """The vocabulary rows that tensor-parallel rank ``rank`` of ``tensor`` holds.
+
+    Every rank's share has the same number of rows, ``ceil(vocab_size / tensor)``; rows at or beyond ``vocab_size``
+    in the last shards are padding that holds zeros and is cut off the logits.
+    """
+    rows = -(-vocab_size // tensor)
+    return range(rank * rows, (rank + 1) * rows)

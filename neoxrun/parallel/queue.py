@@ -1,0 +1,74 @@
+"""One queue of work that all replicas pull from, and the way their results come back to rank 0."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+from neoxrun.parallel.mesh import Mesh
+
+
+class WorkQueue:
+    """Numbers 0 .. ``count - 1``, each claimed by one replica.
+
+    Used by the leaders of the replicas; a name tells the queues of one run apart. Without other ranks all of it is
+    local.
+    """
+
+    def __init__(self, mesh: Mesh, count: int, name: str) -> None:
+        self._mesh, self._count, self._name = mesh, count, name
+        self._store = mesh.store if mesh.replicas > 1 else None
+        self._claimed = 0
+        self._published = 0
+        self._collected = [0] * mesh.replicas
+        self._open = set(range(1, mesh.replicas))
+
+    def claims(self) -> Iterator[int]:
+        """The numbers that this replica is to work on, one by one, until all are claimed."""
+        while (number := self._claim()) < self._count:
+            yield number
+
+    def publish(self, result: Any) -> None:
+        """Send a result to rank 0 (from another replica)."""
+        self._send(pickle.dumps(result))
+
+    def close(self) -> None:
+        """Say that this replica has no more results (from another replica)."""
+        self._send(b"")
+
+    def collect(self) -> list[Any]:
+        """The results that have come from other replicas since the last call (on rank 0)."""
+        results = []
+        for replica in sorted(self._open):
+            while self._store is not None and self._store.check(
+                [self._key(replica, self._collected[replica])]
+            ):
+                key = self._key(replica, self._collected[replica])
+                data = self._store.get(key)
+                self._store.delete_key(key)
+                self._collected[replica] += 1
+                if not data:
+                    self._open.discard(replica)
+                    break
+                results.append(pickle.loads(data))
+        return results
+
+    @property
+    def others_working(self) -> bool:
+        """Whether results may yet come from other replicas (on rank 0)."""
+        return bool(self._open)
+
+    def _claim(self) -> int:
+        if self._store is not None:
+            return int(self._store.add(f"{self._name}/claimed", 1)) - 1
+        self._claimed += 1
+        return self._claimed - 1
+
+    def _send(self, data: bytes) -> None:
+        assert self._store is not None, "a lone replica keeps its results"
+        self._store.set(self._key(self._mesh.replica, self._published), data)
+        self._published += 1
+
+    def _key(self, replica: int, number: int) -> str:
+        return f"{self._name}/{replica}/{number}"

@@ -1,0 +1,80 @@
+"""Progress bars on stderr: a live bar on a terminal, nothing but a closing line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from neoxrun.log import log
+
+
+class LoadBar:
+    """Bytes of weights, with GB/s."""
+
+    def __init__(self, total_bytes: int, show: bool) -> None:
+        self._show = show
+        self._start = time.perf_counter()
+        self._bytes = 0
+        self._bar = tqdm(
+            total=total_bytes,
+            desc="loading",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=not (show and sys.stderr.isatty()),
+        )
+
+    def update(self, count: int) -> None:
+        """``count`` more bytes are loaded."""
+        self._bytes += count
+        self._bar.update(count)
+
+    def close(self) -> None:
+        """Say what was loaded, and how fast."""
+        self._bar.close()
+        seconds = time.perf_counter() - self._start
+        if self._show:
+            size = self._bytes / 1e9
+            log.info(f"loaded {size:.3g} GB of weights a rank in {seconds:.1f} s ({size / seconds:.2f} GB/s)")
+
+
+class GenerationBar:
+    """Prompts done, and tokens a second."""
+
+    def __init__(self, total: int, done: int, show: bool) -> None:
+        self._show = show
+        self._start = time.perf_counter()
+        self._tokens = self._prompts = 0
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc="prompts",
+            unit="prompt",
+            disable=not (show and sys.stderr.isatty()),
+        )
+
+    def update(self, tokens: int) -> None:
+        """One more prompt is done, with ``tokens`` tokens."""
+        self._tokens += tokens
+        self._prompts += 1
+        self._bar.set_postfix_str(f"{self._rate():.1f} tokens/s", refresh=False)
+        self._bar.update()
+
+    def say(self, text: str) -> None:
+        """A warning, above the bar."""
+        self._bar.clear()
+        log.warning(text)
+
+    def close(self) -> None:
+        """Say what was done, and how fast."""
+        self._bar.close()
+        if self._show:
+            seconds = time.perf_counter() - self._start
+            log.info(
+                f"{self._prompts} prompts, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s)"
+            )
+
+    def _rate(self) -> float:
+        return self._tokens / max(time.perf_counter() - self._start, 1e-9)

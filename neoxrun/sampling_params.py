@@ -1,0 +1,118 @@
+"""What a sampling parameter may be: one table for configuration, flags and the fields of a JSONL prompt."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from neoxrun.engine.request import SamplingParams
+from neoxrun.errors import UsageError
+
+SAMPLING_NAMES: Final = tuple(field.name for field in fields(SamplingParams))
+_INT_LIMIT: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Number:
+    """The numbers that a parameter takes, and how an error says so."""
+
+    kind: type[int] | type[float]
+    says: str
+    low: float = -math.inf
+    high: float = math.inf
+    exclusive: bool = False
+
+    def accepts(self, value: object) -> bool:
+        """Whether ``value`` is one of them; a whole number is a fine float, and True is not a number."""
+        allowed = (int, float) if self.kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        return (self.low < value if self.exclusive else self.low <= value) and value <= self.high
+
+
+_NUMBERS: Final[Mapping[str, _Number]] = {
+    "maximum_tokens": _Number(int, "a whole number of at least 1", 1, _INT_LIMIT),
+    "temperature": _Number(float, "a number of at least 0", 0, 1e6),
+    "top_k": _Number(int, "a whole number of at least 0", 0, _INT_LIMIT),
+    "top_p": _Number(float, "a number from 0 to 1", 0, 1),
+    "min_p": _Number(float, "a number from 0 to 1", 0, 1),
+    "repetition_penalty": _Number(float, "a number greater than 0", 0, 1e6, exclusive=True),
+    "frequency_penalty": _Number(float, "a finite number", -1e6, 1e6),
+    "presence_penalty": _Number(float, "a finite number", -1e6, 1e6),
+    "seed": _Number(int, "a whole number from 0 to 2**63 - 1", 0, 2**63 - 1),
+    "logprobs": _Number(int, "a whole number of at least 0, or null", 0, _INT_LIMIT),
+}
+
+
+def sampling_value(name: str, value: object) -> Any:
+    """``value`` as the field ``name`` of SamplingParams holds it.
+
+    Args:
+        name: a field of SamplingParams.
+        value: what a person wrote, as YAML, JSON or argparse gave it.
+
+    Raises:
+        UsageError: the value is not one that the parameter takes; the message names both.
+    """
+    if name == "stop":
+        return _stop(value)
+    if name == "logit_bias":
+        return _logit_bias(value)
+    if name == "ignore_eos":
+        if not isinstance(value, bool):
+            raise _refusal(name, value, "true or false")
+        return value
+    if name == "logprobs" and value is None:
+        return None
+    number = _NUMBERS[name]
+    if not number.accepts(value):
+        raise _refusal(name, value, number.says)
+    return number.kind(value)  # type: ignore[call-overload]
+
+
+def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> SamplingParams:
+    """``base`` with the named parameters replaced, every one of them checked.
+
+    Raises:
+        UsageError: an unknown name, or a value that the parameter does not take.
+    """
+    for name in changes:
+        if name not in SAMPLING_NAMES:
+            close = difflib.get_close_matches(name, SAMPLING_NAMES, 1)
+            raise UsageError(
+                f"{name} is not a sampling parameter",
+                hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(SAMPLING_NAMES)}",
+            )
+    return replace(base, **{name: sampling_value(name, value) for name, value in changes.items()})
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list | tuple) and all(isinstance(text, str) and text for text in texts):
+        return tuple(texts)
+    raise _refusal("stop", value, "a text, or a list of texts, none of them empty")
+
+
+def _logit_bias(value: object) -> dict[int, float]:
+    says = "a mapping from token ids to finite numbers"
+    if not isinstance(value, Mapping):
+        raise _refusal("logit_bias", value, says)
+    bias: dict[int, float] = {}
+    for token, amount in value.items():
+        # JSON has no integer keys: {"50256": -100} is how they are written there.
+        if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10:
+            token = int(token)
+        if not _NUMBERS["top_k"].accepts(token) or not _NUMBERS["presence_penalty"].accepts(amount):
+            raise _refusal("logit_bias", value, says)
+        bias[token] = float(amount)
+    return bias
+
+
+def _refusal(name: str, value: object, says: str) -> UsageError:
+    return UsageError(f"{name} must be {says}, not {reprlib.repr(value)}")

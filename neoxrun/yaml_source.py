@@ -1,0 +1,134 @@
+"""YAML text as values that remember where they were written. Plain data: no other object is ever built."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from neoxrun.errors import ConfigError, UsageError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One option as somebody wrote it.
+
+    Attributes:
+        key: the option's name, with underscores.
+        value: plain data: None, bool, int, float, str, list or dict.
+        where: ``file:line``, or the command-line flag.
+        folder: the configuration file's folder; None for a flag.
+    """
+
+    key: str
+    value: object
+    where: str
+    folder: Path | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, except that ``1e-5`` is the number that its writer meant, not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+# An explicit tag on a wrong value (`!!int x`) makes PyYAML's constructors fail each in its own way.
+_YAML_FAILURES = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def read_file(path: Path) -> dict[str, Entry]:
+    """Every top-level option of a YAML file; an empty file has none.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, is not a mapping, or names an option twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a UTF-8 text file", where=str(path)) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+
+    root, loader = _compose(text, str(path))
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(
+            "a configuration is a list of `option: value` pairs, and this file holds something else",
+            where=f"{path}:{root.start_mark.line + 1}",
+        )
+
+    entries: dict[str, Entry] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in root.value:
+        line = key_node.start_mark.line + 1
+        where = f"{path}:{line}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError("an option's name must be a word", where=where)
+        key = key_node.value.replace("-", "_")
+        if key in lines:
+            raise ConfigError(
+                f"{key} is given twice, in line {lines[key]} and in line {line}",
+                where=where,
+                hint="remove one of the two lines",
+            )
+        lines[key] = line
+        entries[key] = Entry(key, _construct(loader, value_node, where), where, path.parent)
+    return entries
+
+
+def read_override(text: str) -> Entry:
+    """The option of one ``--set key=value``; the value is read as YAML.
+
+    Raises:
+        UsageError: there is no ``=``.
+        ConfigError: the value is not YAML.
+    """
+    where = f"--set {text}"
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key:
+        raise UsageError(f"--set takes KEY=VALUE, not {text!r}", hint="for example --set seq_length=1024")
+    node, loader = _compose(value, where)
+    return Entry(key, None if node is None else _construct(loader, node, where), where)
+
+
+def _compose(text: str, source: str) -> tuple[yaml.Node | None, _Loader]:
+    """The one document of ``text`` as a tree of nodes with line numbers."""
+    try:
+        loader = _Loader(text)
+        return loader.get_single_node(), loader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
+        context = getattr(error, "context", None)
+        problem = f"{context}, {problem}" if context else problem
+        hint = None
+        if "\\t" in problem:
+            hint = "YAML does not take tabs as indentation: replace them by spaces"
+        where = f"{source}:{mark.line + 1}" if mark and not source.startswith("--set") else source
+        raise ConfigError(f"not valid YAML: {problem}", where=where, hint=hint) from error
+    except RecursionError as error:
+        raise ConfigError("not valid YAML: it is nested too deeply", where=source) from error
+
+
+def _construct(loader: _Loader, node: yaml.Node, where: str) -> object:
+    """The plain value of a node."""
+    try:
+        value: object = loader.construct_document(node)
+    except _YAML_FAILURES as error:
+        problem = getattr(error, "problem", None) or "the value cannot be read"
+        raise ConfigError(f"not valid YAML: {problem}", where=where) from error
+    return value

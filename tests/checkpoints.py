@@ -1,0 +1,156 @@
+"""Small checkpoints for tests, and loading all ranks of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from neoxrun.checkpoint.layout import Checkpoint, find
+from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.merge import TensorKey, local_shape, parameters
+from neoxrun.parallel.partition import stage_layers
+from neoxrun.settings import ModelConfig
+
+TINY = ModelConfig(
+    num_layers=2,
+    hidden_size=16,
+    num_attention_heads=4,
+    intermediate_size=64,
+    seq_length=8,
+    max_position_embeddings=8,
+    pos_emb="rotary",
+    rotary_pct=0.5,
+    gpt_j_residual=True,
+    tie_embeddings=False,
+    gelu="tanh",
+)
+
+
+def tiny(**changes) -> ModelConfig:
+    return dataclasses.replace(TINY, **changes)
+
+
+def fixture_config(folder: Path) -> ModelConfig:
+    """The few keys in which the reference checkpoints differ; reading configurations is tested elsewhere."""
+    keys = yaml.safe_load((folder / "config.yml").read_text())
+    return tiny(
+        num_layers=3,
+        hidden_size=64,
+        intermediate_size=256,
+        seq_length=64,
+        max_position_embeddings=64,
+        gpt_j_residual=keys["gpt_j_residual"],
+        rotary_pct=keys["rotary_pct"],
+        model_parallel_size=keys["model_parallel_size"],
+    )
+
+
+def random_model(
+    config: ModelConfig, rows: int, *, seed: int = 0, dtype=torch.float32
+) -> dict[TensorKey, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.randn(parameter.shape, generator=generator).to(dtype)
+        for key, parameter in parameters(config, rows).items()
+    }
+
+
+def stage_places(config: ModelConfig, pp: int, stage: int) -> set[int]:
+    places = {layer + 2 for layer in stage_layers(config.num_layers, pp, stage)}
+    if stage == 0:
+        places.add(0)
+    if stage == pp - 1:
+        places |= {config.num_layers + 3, config.num_layers + 4}
+    return places
+
+
+def load_rank(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    tp: int,
+    rank: int,
+    *,
+    pp: int = 1,
+    dtype=torch.float32,
+    progress=None,
+) -> dict[TensorKey, Tensor]:
+    """What tensor-parallel rank ``rank`` holds over all pipeline stages; a tensor loaded twice fails."""
+    table = parameters(config, vocab_rows(checkpoint, config))
+    loaded: dict[TensorKey, Tensor] = {}
+
+    def assign(key: TensorKey, tensor: Tensor) -> None:
+        assert key not in loaded, f"{key} was filled twice"
+        loaded[key] = tensor
+
+    for stage in range(pp):
+        places = stage_places(config, pp, stage)
+        targets = {
+            key: local_shape(key.name, parameter, tp)
+            for key, parameter in table.items()
+            if key.place in places
+        }
+        load(
+            checkpoint,
+            targets,
+            assign,
+            config=config,
+            tp_rank=rank,
+            tp_size=tp,
+            device=torch.device("cpu"),
+            dtype=dtype,
+            progress=progress,
+        )
+    assert loaded.keys() == table.keys(), "the stages together hold the whole model"
+    return loaded
+
+
+def load_all(
+    folder: Path, config: ModelConfig, tp: int, *, pp: int = 1, dtype=torch.float32
+) -> list[dict[TensorKey, Tensor]]:
+    checkpoint = find(folder, config)
+    return [load_rank(checkpoint, config, tp, rank, pp=pp, dtype=dtype) for rank in range(tp)]
+
+
+def raw_shards(folder: Path) -> list[dict[TensorKey, Tensor]]:
+    """Each source rank's tensors of a GPT-NeoX folder, read plainly: no neoxrun code but the key."""
+    (step,) = folder.glob("global_step*")
+    shards: dict[int, dict[TensorKey, Tensor]] = {}
+    for path in sorted(step.glob("layer_*-model_*-model_states.pt")):
+        place, rank = int(path.name[6:8]), int(path.name[15:17])
+        for name, tensor in torch.load(path, weights_only=True).items():
+            shards.setdefault(rank, {})[TensorKey(place, _old(name))] = tensor
+    if not shards:
+        for path in sorted(step.glob("mp_rank_*.pt")):
+            for name, tensor in torch.load(path, weights_only=True)["module"].items():
+                _, place, rest = name.split(".", 2)
+                shards.setdefault(int(path.name[8:10]), {})[TensorKey(int(place), _old(rest))] = tensor
+    return [
+        {key: tensor for key, tensor in shards[rank].items() if "inv_freq" not in key.name}
+        for rank in sorted(shards)
+    ]
+
+
+def _old(name: str) -> str:
+    return name.replace("linear1", "dense_h_to_4h").replace("linear2", "dense_4h_to_h")
+
+
+def join(shards: list[Mapping[TensorKey, Tensor]], *, parallel_residual: bool) -> dict[TensorKey, Tensor]:
+    """The whole model from its ranks' tensors, rule by rule as GPT-NeoX computes with them."""
+    whole = {}
+    for key in shards[0]:
+        parts = [shard[key] for shard in shards]
+        name = key.name
+        if name in ("attention.dense.weight", "mlp.dense_4h_to_h.weight"):
+            whole[key] = torch.cat(parts, dim=1)
+        elif name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias"):
+            whole[key] = torch.stack(parts).sum(0) if parallel_residual else parts[0]
+        elif "norm" in name or name == "position_embeddings.weight":
+            whole[key] = torch.stack(parts).mean(0)
+        else:
+            whole[key] = torch.cat(parts, dim=0)
+    return whole

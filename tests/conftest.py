@@ -1,0 +1,19 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference checkpoints and data that the project's own CI has beside the checkout."""
+    folder = Path(os.environ.get("NEOXRUN_SHARED", ROOT.parent / "shared"))
+    if not (folder / "fixtures").is_dir():
+        pytest.skip(f"no reference checkpoints at {folder} (set NEOXRUN_SHARED to their folder)")
+    return folder
