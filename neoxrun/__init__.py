@@ -1,3 +1,28 @@
-"""Run GPT-NeoX models from their checkpoint files on any tensor x pipeline split."""
+"""Run GPT-NeoX models from their checkpoint files on any tensor x pipeline split.
+
+``LLM`` and ``SamplingParams`` are the Python API; ``neoxrun --help`` lists the commands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neoxrun.engine.request import SamplingParams as SamplingParams
+    from neoxrun.llm import LLM as LLM
 
 __version__ = "0.1.0"
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line must answer without torch."""
+    if name == "LLM":
+        from neoxrun.llm import LLM
+
+        return LLM
+    if name == "SamplingParams":
+        from neoxrun.engine.request import SamplingParams
+
+        return SamplingParams
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,7 +39,7 @@ def main(folder: Path) -> int:
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
     interrupts = _forward_interrupts(folder, job.interactive)
     try:
-        torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))
+        torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
         failure = _cause(error.failures, jobs.failures(folder), logs)

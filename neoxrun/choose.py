@@ -1,7 +1,7 @@
 """From devices to a split: on GPUs by the rules of ``placement``, on the CPU by the configuration.
 
-On the CPU all ranks share the memory and cores of one host, so that splitting gains nothing: the configuration's own
-sizes are followed where every rank has a core, else there is one rank.
+On the CPU all ranks share the memory and cores of one host, so that splitting gains nothing: the
+configuration's own sizes are followed where every rank has a core, else there is one rank.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from neoxrun.explain import (
     human_bytes,
     uneven,
 )
-from neoxrun.placement import Case, Device, Requested, Search, Split, lay_out_cpu
+from neoxrun.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
 from neoxrun.settings import Precision, Settings
-
-MARGIN = 0.06  # of the free memory, left alone for fragmentation and for what others come to use
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,6 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def _usable(free_bytes: int) -> int:
-    return int(free_bytes * (1 - MARGIN))
-
-
 def choose_gpus(
     settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int
 ) -> Choice:
@@ -59,7 +53,7 @@ def choose_gpus(
     context = requested.context or settings.model.max_context
     case = Case(settings.model, vocab_size, requested.dtype or settings.precision, "cuda", context)
     freest = sorted(devices, key=lambda device: -device.free_bytes)
-    refused = gpus_refused(Search(case, requested, len(freest)), _usable(freest[-1].free_bytes))
+    refused = gpus_refused(Search(case, requested, len(freest)), usable_bytes(freest[-1].free_bytes))
     if refused:
         raise refused
     searches: list[tuple[Search, int]] = []
@@ -67,14 +61,16 @@ def choose_gpus(
         search = Search(case, requested, sum(device.free_bytes >= least for device in devices))
         if search.options:
             searches.append((search, least))
-    found = [(search, split, least) for search, least in searches if (split := search.choose(_usable(least)))]
+    found = [
+        (search, split, least) for search, least in searches if (split := search.choose(usable_bytes(least)))
+    ]
     if not found:
-        search, least = min(searches, key=lambda pair: pair[0].smallest_need / pair[1])
-        raise gpus_too_small(search, _usable(least), least, requested.dtype or "bf16")
+        search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
+        raise gpus_too_small(search, least, requested.dtype or "bf16")
 
     def merit(choice: tuple[Search, Split, int]) -> tuple[int, int, int]:
         search, split, least = choice
-        return min(case.tokens(split, _usable(least)), search.wanted_tokens), -split.pp, split.replicas
+        return min(case.tokens(split, usable_bytes(least)), search.wanted_tokens), -split.pp, split.replicas
 
     search, split, least = max(found, key=merit)
     kept = freest[: search.per_host]
@@ -92,9 +88,9 @@ def choose_gpus(
         case,
         split,
         sorted(used, key=lambda device: device.index),
-        _usable(used[-1].free_bytes),
+        usable_bytes(used[-1].free_bytes),
         seen,
-        partial(gpu_reason, search, split, _usable(least)),
+        partial(gpu_reason, search, split, usable_bytes(least)),
         tuple(notes),
     )
 
@@ -122,7 +118,7 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
     for tokens in (context, Search(cases[0], requested, 1).least_tokens):
         for case, split in itertools.product(cases, splits):
             ranks = split.world // requested.nnodes
-            usable = _usable(host.free_bytes) // ranks
+            usable = usable_bytes(host.free_bytes) // ranks
             if case.tokens(split, usable) < tokens:
                 continue
             notes = []
@@ -140,4 +136,4 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
             )
     split = splits[-1]
     ranks = split.world // requested.nnodes
-    raise host_too_small(cases[-1], split, ranks, _usable(host.free_bytes), host.free_bytes)
+    raise host_too_small(cases[-1], split, ranks, host.free_bytes)

@@ -49,9 +49,6 @@ def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
 def visible_gpus(gpus: Sequence[int] | None = None) -> list[Device]:
     """The GPUs that CUDA would show this process, through NVML; none where there is no driver.
 
-    ``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it: numbers, UUIDs or their beginnings, up to the first
-    that names nothing.
-
     Args:
         gpus: keep these only, counted among the visible ones.
 
@@ -99,6 +96,8 @@ def _counted(count: int) -> str:
 def chosen_uuids(uuids: Sequence[str], visible: str | None) -> list[str]:
     """The GPUs that ``CUDA_VISIBLE_DEVICES`` names, in its order; None names all.
 
+    As CUDA has it, the list ends at the first entry that names no GPU, and naming one twice hides all.
+
     Args:
         uuids: the machine's GPUs, in PCI bus order.
         visible: the variable's value. Slices of a GPU (``MIG-...``) are taken at their word.
@@ -113,7 +112,9 @@ def chosen_uuids(uuids: Sequence[str], visible: str | None) -> list[str]:
             found = [entry]
         else:
             found = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
-        if len(found) != 1 or found[0] in chosen:
+        if found and found[0] in chosen:
+            return []
+        if len(found) != 1:
             break
         chosen += found
     return chosen

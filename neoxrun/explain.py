@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from neoxrun.errors import UsageError
 from neoxrun.memory import model_parameters
-from neoxrun.placement import Case, Requested, Search, Split
+from neoxrun.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
 from neoxrun.settings import DTYPE_BYTES, ModelConfig, Precision
 
 _MOST_GPUS_SUGGESTED = 64
@@ -121,17 +122,21 @@ def gpus_refused(search: Search, usable: int) -> UsageError | None:
     return uneven(asked, here, hint)
 
 
-def gpus_too_small(search: Search, usable: int, free: int, host_dtype: Precision) -> UsageError:
+def _free_for(need: int) -> int:
+    """Free memory of which ``need`` bytes may be used."""
+    return math.ceil(need / (1 - MARGIN))
+
+
+def gpus_too_small(search: Search, free: int, host_dtype: Precision) -> UsageError:
     """The error for a model that does not fit, with the nearest that would.
 
     Args:
         search: the possible splits.
-        usable: bytes of every GPU that may be used.
-        free: bytes that are free on it.
+        free: bytes that are free on each GPU.
         host_dtype: number format in which the model would run on the CPU.
     """
     case, split = search.case, search.options[-1]
-    need = search.smallest_need
+    need, usable = search.smallest_need, usable_bytes(free)
     where = counted(split.copy, "GPU") + (f" as tp {split.tp} x pp {split.pp}" if split.copy > 1 else "")
     message = (
         f"the model does not fit on {where}: {weights_text(case)}, workspace and the cache of one sequence"
@@ -154,19 +159,19 @@ def gpus_too_small(search: Search, usable: int, free: int, host_dtype: Precision
         more = next((count for count in counts if Search(case, whole, count).choose(usable)), None)
         if more:
             ways.append(f"{more}x{free / 1e9:.4g}GB")
-        ways.append(f"{split.copy}x{-(-need * free // usable // 10**9)}GB")
-    host = replace(case, kind="cpu", dtype=host_dtype).rank_bytes(Split(1, 1), case.context) * free // usable
-    ways.append(f"--device cpu with {human_bytes(host)} of free host memory, in {host_dtype}")
+        ways.append(f"{split.copy}x{math.ceil(_free_for(need) / 1e9)}GB")
+    host = replace(case, kind="cpu", dtype=host_dtype).rank_bytes(Split(1, 1), case.context)
+    ways.append(f"--device cpu with {human_bytes(_free_for(host))} of free host memory, in {host_dtype}")
     return UsageError(message, hint=f"What would do: {', or '.join(ways)}.")
 
 
-def host_too_small(case: Case, split: Split, ranks: int, usable: int, free: int) -> UsageError:
+def host_too_small(case: Case, split: Split, ranks: int, free: int) -> UsageError:
     """The error for a model that does not fit into a host's memory, which its ``ranks`` share."""
-    need = ranks * case.rank_bytes(split, case.context)
+    need, usable = ranks * case.rank_bytes(split, case.context), usable_bytes(free)
     return UsageError(
-        f"the model does not fit in host memory: {weights_text(case)}, workspace and the cache of one sequence"
-        f" of {case.context} tokens need {human_bytes(need)} in {counted(ranks, 'rank')}, and"
+        f"the model does not fit in host memory: {weights_text(case)}, workspace and the cache of one"
+        f" sequence of {case.context} tokens need {human_bytes(need)} in {counted(ranks, 'rank')}, and"
         f" {human_bytes(usable)} of {human_bytes(free)} free can be used:"
         f" {human_bytes(need - usable)} too little",
-        hint=f"What would do: {human_bytes(need * free // usable)} of free host memory, or a smaller model.",
+        hint=f"What would do: {human_bytes(_free_for(need))} of free host memory, or a smaller model.",
     )

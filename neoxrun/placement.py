@@ -29,6 +29,9 @@ COMFORTABLE = 8
 MIN_CONTEXT = 256  # a model that cannot hold this many tokens is not worth starting
 
 
+MARGIN = 0.05  # of the free memory, left alone for fragmentation and for what others come to use
+
+
 @dataclass(frozen=True)
 class Device:
     """One GPU, or the host.
@@ -208,6 +211,11 @@ class Search:
             return apart, split.pp, -self.case.tokens(split, usable)
 
         return min(splits, key=distance, default=None)
+
+
+def usable_bytes(free_bytes: int) -> int:
+    """What of a device's free memory a plan may fill."""
+    return int(free_bytes * (1 - MARGIN))
 
 
 def tensor_sizes(model: ModelConfig) -> list[int]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neoxrun.choose import MARGIN, Choice, choose_cpu, choose_gpus
+from neoxrun.choose import Choice, choose_cpu, choose_gpus
 from neoxrun.errors import UsageError
 from neoxrun.explain import size_notes
 from neoxrun.memory import DeviceKind, cache_value_bytes, host_peak_bytes, model_parameters, prefill_tokens
-from neoxrun.placement import Device, Requested, check_request
+from neoxrun.placement import MARGIN, Device, Requested, check_request
 from neoxrun.settings import Precision, Settings
 
 __all__ = ["MARGIN", "Device", "Plan", "RankMemory", "Requested", "make_plan", "vocab_size_for_planning"]

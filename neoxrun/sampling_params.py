@@ -50,7 +50,7 @@ _NUMBERS: Final[Mapping[str, _Number]] = {
 }
 
 
-def sampling_value(name: str, value: object) -> Any:
+def sampling_value(name: str, value: Any) -> Any:
     """``value`` as the field ``name`` of SamplingParams holds it.
 
     Args:
@@ -73,7 +73,7 @@ def sampling_value(name: str, value: object) -> Any:
     number = _NUMBERS[name]
     if not number.accepts(value):
         raise _refusal(name, value, number.says)
-    return number.kind(value)  # type: ignore[call-overload]
+    return number.kind(value)
 
 
 def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> SamplingParams:

@@ -149,6 +149,9 @@ def join(shards: list[Mapping[TensorKey, Tensor]], *, parallel_residual: bool) -
             whole[key] = torch.cat(parts, dim=1)
         elif name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias"):
             whole[key] = torch.stack(parts).sum(0) if parallel_residual else parts[0]
+            assert parallel_residual or all(torch.equal(part, parts[0]) for part in parts), (
+                f"{key} is replicated"
+            )
         elif "norm" in name or name == "position_embeddings.weight":
             whole[key] = torch.stack(parts).mean(0)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import struct
 import zipfile
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def test_a_record_shorter_than_its_tensor_is_refused(folder, layer):
         for name, data in records:
             archive.writestr(name, data[: len(data) // 2] if name.endswith("/data/3") else data)
     assert "do not have the sizes of its data" in refusal(folder)
+
+    # The same archive with a directory that claims the full size.
+    content = bytearray(layer.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/3"))
+    size = struct.unpack_from("<I", content, entry + 24)[0]
+    struct.pack_into("<II", content, entry + 20, 2 * size, 2 * size)
+    layer.write_bytes(content)
+    assert "damaged or was cut short" in refusal(folder)
 
 
 def test_a_compressed_archive_is_refused(folder, layer):

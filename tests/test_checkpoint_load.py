@@ -14,6 +14,7 @@ from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import load, vocab_rows
 from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.checkpoint.save import save_layer_files
+from neoxrun.errors import CheckpointError
 
 FIXTURES = [
     "tp1",
@@ -84,6 +85,7 @@ def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
     model = random_model(config, vocab, dtype=dtype)
     folder = tmp_path_factory.mktemp("saved")
     save_layer_files(model, folder, tp=source, config=config, tag="global_step1")
+    assert join(raw_shards(folder), parallel_residual=config.gpt_j_residual).keys() == model.keys()
     loaded = join(load_all(folder, config, target, dtype=dtype), parallel_residual=config.gpt_j_residual)
     for key, tensor in model.items():
         rows = tensor.shape[0]
@@ -156,6 +158,21 @@ def test_ignored_and_unused_tensors(tmp_path):
     )
     assert loaded.keys() == keys.keys()
     assert torch.equal(loaded[target], state[target.name])
+
+
+def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path):
+    save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step1")
+    with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias"):
+        load(
+            find(tmp_path, TINY),
+            {TensorKey(5, "norm.weight"): (16,)},
+            lambda key, tensor: None,
+            config=TINY,
+            tp_rank=0,
+            tp_size=1,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
 
 
 def test_vocab_rows_are_counted_over_all_shards(tmp_path):

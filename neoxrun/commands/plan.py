@@ -99,7 +99,8 @@ def _table(plan: Plan) -> list[str]:
 
 
 def _row(plan: Plan, rank: RankMemory) -> tuple[str, ...]:
-    device = f"GPU {rank.device}, {rank.device_name}" if plan.device_kind == "cuda" else rank.device_name
+    device = f"GPU {rank.device}" if plan.device_kind == "cuda" else "CPU"
+    device += f", {rank.device_name}"
     if plan.nnodes > 1:
         device = f"host {rank.node}, {device}"
     return (

@@ -5,6 +5,8 @@ Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from neoxrun.engine.kv_cache import KVCache, cache_dtype
@@ -64,6 +66,18 @@ class Runner:
         context = AttentionContext(self._held(), first_slot, positions, tokens, mask=None, prefill=True)
         return self._forward(prompts, context)
 
+    def decode_hidden(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Run one token of each sequence in slots 0, 1, ... at its position: ``[B, 1, H]`` on the last stage."""
+        device = self.stage.device
+        ids = torch.tensor(tokens, device=device).unsqueeze(1)
+        places = torch.tensor(positions, device=device).unsqueeze(1)
+        length = max(positions) + 1
+        mask = None
+        if min(positions) + 1 < length:
+            mask = (torch.arange(length, device=device) <= places)[:, None, None, :]
+        context = AttentionContext(self._held(), 0, places, length, mask, prefill=False)
+        return self._forward(ids, context)
+
     def _reserve(self, slots: int, length: int) -> None:
         config, mesh = self.stage.config, self.mesh
         heads, layers = config.num_attention_heads // mesh.tp, len(self.stage.layers)
@@ -93,23 +107,14 @@ class Runner:
         return self._sample(x[torch.arange(len(last), device=x.device), last], message.first_slot)
 
     def _decode(self, message: Decode) -> list[Sampled]:
-        device = self.stage.device
-        ids = torch.tensor(message.tokens, device=device).unsqueeze(1)
-        positions = torch.tensor(message.positions, device=device).unsqueeze(1)
-        longest = max(message.positions)
-        mask = None
-        if min(message.positions) < longest:
-            places = torch.arange(longest + 1, device=device)
-            mask = (places <= positions)[:, None, None, :]
-        context = AttentionContext(self._held(), 0, positions, longest + 1, mask, prefill=False)
-        return self._sample(self._forward(ids, context)[:, 0], first_slot=0)
+        return self._sample(self.decode_hidden(message.tokens, message.positions)[:, 0], first_slot=0)
 
     def _forward(self, ids: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         x = None
         if not self.mesh.first_stage:
             shape = (*ids.shape, self.stage.config.hidden_size)
             x = self.mesh.receive_activations(shape, self.stage.dtype)
-        x = self.stage(ids, x, context)
+        x = self.stage.forward(ids, x, context)
         if not self.mesh.last_stage:
             self.mesh.send_activations(x)
         return x

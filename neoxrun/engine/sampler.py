@@ -109,12 +109,12 @@ def adjust(
     logits = logits.clone()
     written = torch.tensor(output, dtype=torch.int64, device=logits.device)
     if params.repetition_penalty != 1:
-        seen = torch.cat((prompt, written)).unique()
+        seen = torch.unique(torch.cat((prompt, written)))
         scores = logits[seen]
         penalty = params.repetition_penalty
         logits[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     if output and (params.frequency_penalty or params.presence_penalty):
-        ids, counts = written.unique(return_counts=True)
+        ids, counts = torch.unique(written, return_counts=True)
         logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
     for token, bias in params.logit_bias.items():
         logits[token] += bias

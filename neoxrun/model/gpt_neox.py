@@ -73,7 +73,7 @@ class Attention(nn.Module):
         q, k, v = self.query_key_value(x).view(batch, tokens, self.heads, -1).chunk(3, dim=-1)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        return self.dense(attend(q, k, v, self.index, context))
+        return self.dense.forward(attend(q, k, v, self.index, context))
 
 
 class MLP(nn.Module):
@@ -90,7 +90,7 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, H]``."""
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate=self.approximate))
+        return self.dense_4h_to_h.forward(F.gelu(self.dense_h_to_4h(x), approximate=self.approximate))
 
 
 class Layer(nn.Module):

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by torchrun, not by this.
 _TIMEOUT = timedelta(days=7)
@@ -44,7 +46,7 @@ class Mesh:
     device: torch.device
     tp_group: dist.ProcessGroup | None = None
     copy_group: dist.ProcessGroup | None = None
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def rank(self) -> int:
@@ -186,7 +188,7 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     else:
         backend = "gloo"
     _pin_loopback()
-    store, rank, world = next(dist.rendezvous("env://", timeout=_MEETING))
+    store, rank, world = next(rendezvous("env://", timeout=_MEETING))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
     with warnings.catch_warnings():
         # Four notices about optional training kernels.
@@ -204,7 +206,7 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
         device=device,
         tp_group=parallel_state.get_tensor_model_parallel_group(),
         copy_group=parallel_state.get_model_parallel_group(),
-        store=dist.PrefixStore("neoxrun", store),
+        store=PrefixStore("neoxrun", store),
     )
 
 

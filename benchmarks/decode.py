@@ -1,0 +1,143 @@
+"""Decode speed beside Hugging Face transformers, on the same weights, in turns in one process.
+
+    python benchmarks/decode.py --shapes pythia-160m pythia-410m --dtypes fp32 bf16 --batches 1 16
+
+For each case it prints the tokens a second of both (median of the rounds), the median of the ratios round by round,
+and the floor: a decode step reads every weight once, so no step is faster than the bytes of the weights over the
+memory bandwidth, which is measured here by a matrix-vector product of one large matrix in the same type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from shapes import SHAPES, make
+from transformers import AutoModelForCausalLM
+
+import neoxrun
+from neoxrun import config
+from neoxrun.engine.engine import Engine
+from neoxrun.engine.request import SamplingParams
+from neoxrun.parallel.mesh import single
+from neoxrun.session import DTYPES, open_session
+
+PROMPT_TOKENS = 32
+
+
+def main() -> None:
+    """Measure every case and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["pythia-160m", "pythia-410m"], choices=SHAPES)
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of each sequence (64)")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each case (5)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--keep", type=Path, help="folder to keep the models in; default: a temporary one")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    print(f"{_machine(device)}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end="")
+    print(f"neoxrun {neoxrun.__version__}; {PROMPT_TOKENS} prompt and {args.tokens} new tokens")
+    print("| shape | dtype | batch | neoxrun tok/s | transformers tok/s | ratio | floor tok/s | of the floor |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        for shape in args.shapes:
+            for dtype in args.dtypes:
+                folder = make(shape, (args.keep or Path(temporary)) / f"{shape}-{dtype}", DTYPES[dtype])
+                for batch in args.batches:
+                    print(_case(folder, shape, dtype, batch, args.tokens, args.rounds, device), flush=True)
+
+
+def _case(
+    folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds: int, device: torch.device
+) -> str:
+    prompts = torch.randint(1, 256, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
+    ours = _neoxrun(folder, shape, dtype, prompts, tokens, device)
+    theirs = _transformers(folder, dtype, prompts, tokens, device)
+    ours(), theirs()
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    mine, other = (statistics.median(batch * tokens / pair[side] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
+    floor = batch / (_weight_bytes(folder, dtype) / _bandwidth(DTYPES[dtype], device))
+    return (
+        f"| {shape} | {dtype} | {batch} | {mine:.1f} | {other:.1f} | {ratio:.2f} | {floor:.0f} | {mine / floor:.0%} |"
+    )
+
+
+def _neoxrun(
+    folder: Path, shape: str, dtype: str, prompts: torch.Tensor, tokens: int, device: torch.device
+) -> Callable[[], float]:
+    settings = config.load([shape, str(folder / "config.yml")])
+    session = open_session(settings, single(device), dtype, random_weights=False, show_progress=False)  # type: ignore[arg-type]
+    params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
+    engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
+
+    def once() -> float:
+        start = time.perf_counter()
+        for number, prompt in enumerate(prompts.tolist()):
+            engine.add(number, prompt, params)
+        while engine.step():
+            pass
+        return time.perf_counter() - start
+
+    return once
+
+
+def _transformers(
+    folder: Path, dtype: str, prompts: torch.Tensor, tokens: int, device: torch.device
+) -> Callable[[], float]:
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=DTYPES[dtype]).to(device).eval()
+    ids = prompts.to(device)
+    mask = torch.ones_like(ids)
+
+    def once() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(
+                ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0
+            )
+        assert out.shape[1] == PROMPT_TOKENS + tokens
+        return time.perf_counter() - start
+
+    return once
+
+
+def _weight_bytes(folder: Path, dtype: str) -> int:
+    """Bytes that a decode step reads: all weights but the word embedding, of which it reads single rows."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=DTYPES[dtype])
+    read = sum(p.numel() for name, p in model.named_parameters() if "embed_in" not in name)
+    return read * DTYPES[dtype].itemsize
+
+
+def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
+    """Bytes a second of a matrix-vector product of a 512 MB matrix."""
+    rows = 2**29 // dtype.itemsize // 4096
+    matrix = torch.ones(rows, 4096, dtype=dtype, device=device)
+    vector = torch.ones(1, 4096, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        (vector @ matrix.t()).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return matrix.numel() * dtype.itemsize / best
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")),
+        platform.machine(),
+    )
+    return f"{model}, {torch.get_num_threads()} cores"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The Python API: a model, and texts from it.
+
+    from neoxrun import LLM, SamplingParams
+
+    with LLM("demo") as llm:
+        for record in llm.generate(["import os"], SamplingParams(maximum_tokens=20)):
+            print(record.text)
+
+One process runs the whole model. Under torchrun, every process builds the same ``LLM`` with sizes whose product is
+the number of processes, makes the same calls, and gets the same answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+
+from neoxrun import config
+from neoxrun.engine.engine import follow
+from neoxrun.engine.request import SamplingParams
+from neoxrun.generation.options import Truncate
+from neoxrun.generation.prompts import Prompt, answers
+from neoxrun.generation.records import Record
+from neoxrun.generation.run import text_generator
+from neoxrun.parallel import mesh as meshes
+from neoxrun.session import open_session
+from neoxrun.settings import Precision
+
+
+class LLM:
+    """A loaded model.
+
+    Args:
+        configuration: GPT-NeoX YAML files or names of shipped configurations; the later win.
+        overrides: ``key=value`` texts, as ``--set`` takes them.
+        checkpoint: folder of the weights; the configuration's ``load`` otherwise.
+        tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
+        tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
+        device: ``cuda`` or ``cpu``; None takes a GPU where there is one.
+        dtype: number format; None takes the configuration's on a GPU and fp32 on the CPU.
+        random_weights: build the model without a checkpoint.
+
+    Raises:
+        NeoxrunError: see ``errors``: nothing is half-loaded afterwards.
+        ValueError: ``tp * pp`` is not the number of processes.
+    """
+
+    def __init__(
+        self,
+        configuration: str | Sequence[str],
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str | None = None,
+        tokenizer: str | None = None,
+        tp: int = 1,
+        pp: int = 1,
+        device: str | None = None,
+        dtype: Precision | None = None,
+        random_weights: bool = False,
+    ) -> None:
+        sources = [configuration] if isinstance(configuration, str) else configuration
+        settings = config.load(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        place = torch.device("cpu")
+        if device == "cuda" or (device is None and torch.cuda.is_available()):
+            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        dtype = dtype or (settings.precision if place.type == "cuda" else "fp32")
+        mesh = meshes.connect(tp, pp, 1, place)
+        self._session = open_session(
+            settings, mesh, dtype, random_weights=random_weights, show_progress=False
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        params: SamplingParams | None = None,
+        *,
+        batch_size: int | None = None,
+        truncate: Truncate | None = None,
+    ) -> list[Record]:
+        """Continue each prompt.
+
+        Args:
+            prompts: texts; an empty one is continued from nothing.
+            params: how to sample; None takes the configuration's parameters. Prompt ``i`` has its own random stream,
+                made of ``params.seed`` and ``i``.
+            batch_size: most prompts at a time; None: what fits, at most 64.
+            truncate: side at which prompts too long for the context are cut; None makes them error records.
+
+        Returns:
+            One record for each prompt, in the order of the prompts.
+        """
+        session = self._session
+        params = params or session.settings.generation.sampling
+        asked: list[Prompt] = [next(answers(i, i, text, params, 1)) for i, text in enumerate(prompts)]
+        if not asked:
+            return []
+        records: list[Record] = []
+        if session.mesh.leads:
+            engine, texts = text_generator(session, asked, batch_size, truncate)
+            records = [record for step in texts.run(asked) for record in step]
+            engine.close()
+        else:
+            follow(session.runner)
+        records = meshes.share_from_first(records)
+        return sorted(records, key=lambda record: int(record.id))
+
+    def close(self) -> None:
+        """Leave the other processes, if there are any."""
+        meshes.disconnect()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

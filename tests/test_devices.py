@@ -1,0 +1,212 @@
+"""What is seen of the machine: sizes that people write, CUDA's environment variable, limits of containers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neoxrun.devices import chosen_uuids, cpu_device, parse_devices, visible_gpus
+from neoxrun.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("2x48GB", [48 * 10**9] * 2),
+        ("80GiB", [80 * 2**30]),
+        ("1X24gb", [24 * 10**9]),
+        ("2 x 1.5 GB", [1_500_000_000] * 2),
+        ("3*512MiB", [2**29] * 3),
+        ("2x24G, 1x80GB", [24 * 10**9, 24 * 10**9, 80 * 10**9]),
+    ],
+)
+def test_sizes_that_people_write(text, sizes):
+    devices = parse_devices(text)
+    assert [device.total_bytes for device in devices] == sizes
+    assert [device.free_bytes for device in devices] == sizes
+    assert [device.index for device in devices] == list(range(len(sizes)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2",
+        "two",
+        "x48GB",
+        "0x48GB",
+        "2x0GB",
+        "2x48",
+        "-1x48GB",
+        "2x48GB,",
+        "2x48 parsecs",
+        "9" * 400 + "GB",
+    ],
+)
+def test_nonsense_is_refused(text):
+    with pytest.raises(UsageError, match="not a count and a memory size"):
+        parse_devices(text)
+
+
+def test_the_cpu_is_one_device():
+    assert parse_devices("64GB", "cpu")[0].kind == "cpu"
+    with pytest.raises(UsageError, match="the CPU is one"):
+        parse_devices("2x64GB", "cpu")
+
+
+UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "chosen"),
+    [
+        (None, [0, 1, 2]),
+        ("", []),
+        ("-1", []),
+        ("2,0", [2, 0]),
+        (" 1 , 2 ", [1, 2]),
+        ("0,7,1", [0]),
+        ("0,-1,1", [0]),
+        ("GPU-bb", [2]),
+        ("GPU-aa22,0", [1, 0]),
+        ("GPU-aa", []),
+        ("0,0", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible, chosen):
+    """CUDA's own answers, as torch.cuda.device_count() gave them on a GPU."""
+    assert chosen_uuids(UUIDS, visible) == [UUIDS[index] for index in chosen]
+
+
+def test_a_slice_of_a_gpu_is_taken_at_its_word():
+    assert chosen_uuids(UUIDS, "MIG-1234") == ["MIG-1234"]
+
+
+HAS_DRIVER = Path("/dev/nvidiactl").exists()
+
+
+@pytest.mark.skipif(HAS_DRIVER, reason="this machine has an NVIDIA driver")
+def test_no_driver_means_no_gpus():
+    assert visible_gpus() == []
+    with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible"):
+        visible_gpus([0])
+
+
+@pytest.mark.skipif(not HAS_DRIVER, reason="this machine has no NVIDIA driver")
+def test_gpus_are_those_that_torch_sees():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch is built without CUDA")
+    gpus = visible_gpus()
+    seen = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    assert sorted(gpu.name for gpu in gpus) == sorted(seen)
+    assert all(0 < gpu.free_bytes <= gpu.total_bytes for gpu in gpus)
+
+
+GIB = 2**30
+
+
+def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
+    """A machine of 32 GiB, 30 of them available, with these control-group files."""
+    tree = {
+        "proc/meminfo": f"MemTotal: {32 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {30 * 2**20} kB\n",
+        "proc/self/cgroup": cgroup,
+        **{f"sys/fs/cgroup/{name}": content for name, content in files.items()},
+    }
+    for name, content in tree.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "total", "free"),
+    [
+        pytest.param("", {}, 32, 30, id="no control groups"),
+        pytest.param(
+            "0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 32, 30, id="v2 without limit"
+        ),
+        pytest.param(
+            "0::/\n",
+            {"memory.max": f"{8 * GIB}\n", "memory.current": f"{3 * GIB}\n"},
+            8,
+            5,
+            id="v2 container",
+        ),
+        pytest.param(
+            "0::/\n",
+            {
+                "memory.max": f"{8 * GIB}\n",
+                "memory.current": f"{7 * GIB}\n",
+                "memory.stat": f"anon 5\ninactive_file {4 * GIB}\nactive_file 7\n",
+            },
+            8,
+            5,
+            id="page cache is not lost",
+        ),
+        pytest.param(
+            "0::/user.slice/job\n",
+            {
+                "user.slice/memory.max": f"{6 * GIB}\n",
+                "user.slice/memory.current": f"{2 * GIB}\n",
+                "user.slice/job/memory.max": "max\n",
+                "user.slice/job/memory.current": f"{GIB}\n",
+            },
+            6,
+            4,
+            id="v2, limit of a group above",
+        ),
+        pytest.param(
+            "4:memory:/job\n0::/\n",
+            {
+                "memory/job/memory.limit_in_bytes": f"{8 * GIB}\n",
+                "memory/job/memory.usage_in_bytes": f"{GIB}\n",
+            },
+            8,
+            7,
+            id="v1",
+        ),
+        pytest.param(
+            "4:memory:/docker/0123\n",
+            {"memory/memory.limit_in_bytes": f"{8 * GIB}\n", "memory/memory.usage_in_bytes": f"{GIB}\n"},
+            8,
+            7,
+            id="v1, the host's path",
+        ),
+        pytest.param(
+            "4:memory:/\n",
+            {"memory/memory.limit_in_bytes": "9223372036854771712\n", "memory/memory.usage_in_bytes": "5\n"},
+            32,
+            30,
+            id="v1 without limit",
+        ),
+    ],
+)
+def test_memory_is_what_the_container_leaves(tmp_path, cgroup, files, total, free):
+    device = cpu_device(machine(tmp_path, cgroup, files))
+    assert (device.total_bytes, device.free_bytes) == (total * GIB, free * GIB)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "most"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 10**6),
+        ("0::/\n", {"cpu.max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 10**6),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+)
+def test_cores_are_those_that_may_be_used(tmp_path, cgroup, files, most):
+    allowed = len(os.sched_getaffinity(0))
+    assert cpu_device(machine(tmp_path, cgroup, files)).cores == min(allowed, most)
+
+
+def test_this_host():
+    device = cpu_device()
+    assert 0 < device.free_bytes <= device.total_bytes
+    assert 1 <= device.cores <= (os.cpu_count() or 1)
