@@ -49,11 +49,12 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
 
 
 def _write_tokenizer(path: Path) -> None:
-    """A tokenizer with one id a byte: the measurements count tokens and do not read them."""
+    """A tokenizer as large as the models', of single bytes and unused words: the tokens are counted, not read."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|endoftext|>": 0} | {letter: 1 + i for i, letter in enumerate(alphabet)}
+    vocabulary |= {f"<{i}>": i for i in range(len(vocabulary), VOCABULARY)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

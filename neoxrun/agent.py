@@ -7,6 +7,7 @@ first cause of a failure becomes the message and the exit code.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -34,16 +35,19 @@ _LAST_LINES = 15
 def main(folder: Path) -> int:
     """Run the job of ``folder`` and return its exit code."""
     job = jobs.load(folder)
-    logging.disable(logging.WARNING if job.verbosity < 1 else logging.NOTSET)
+    if job.verbosity < 1:
+        _silence_torchrun()
     logs = Path(tempfile.mkdtemp(prefix="neoxrun-log-"))
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
-    interrupts = _forward_interrupts(folder, job.interactive)
+    interrupts: list[int] = []
     try:
+        _forward_interrupts(folder, job.interactive, interrupts)
         torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
         failure = _cause(error.failures, jobs.failures(folder), logs)
-        print(failure.text, file=sys.stderr)
+        if failure.text:
+            print(failure.text, file=sys.stderr)
         return failure.exit_code
     except SignalException as error:
         if interrupts:
@@ -83,20 +87,31 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
             f"--master-addr={host}",
             f"--master-port={port}",
         ]
-    return [*arguments, "-m", "neoxrun.worker", str(folder), "supervised"]
+    return [*arguments, "-m", "neoxrun.start", "rank", str(folder), str(os.getpid())]
 
 
-def _forward_interrupts(folder: Path, interactive: bool) -> list[int]:
-    """Pass SIGINT on to the ranks; end them if they do not end by themselves. The list grows with every SIGINT."""
-    seen: list[int] = []
+def _silence_torchrun() -> None:
+    """Leave out what torchrun says of its own doings, and of a rank's end, which ``_cause`` says better."""
+    logging.disable(logging.WARNING)
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(
+        lambda record: not str(record.msg).startswith("failed (exitcode")
+    )
+
+
+def _forward_interrupts(folder: Path, interactive: bool, seen: list[int]) -> None:
+    """Pass SIGINT on to the ranks that answer it; end all if there are none, or if these do not end.
+
+    ``seen`` grows with every SIGINT.
+    """
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        for process in jobs.processes(folder):
-            try:
+        leaders = jobs.processes(folder)
+        if not leaders:  # nothing has been begun that would be worth finishing
+            raise SignalException("interrupted while loading", signal.SIGTERM)
+        for process in leaders:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGINT)
-            except ProcessLookupError:
-                continue
         if not interactive:
             signal.alarm(_GRACE_SECONDS)
 
@@ -105,7 +120,6 @@ def _forward_interrupts(folder: Path, interactive: bool) -> list[int]:
 
     signal.signal(signal.SIGINT, on_interrupt)
     signal.signal(signal.SIGALRM, on_alarm)
-    return seen
 
 
 def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path) -> jobs.Failure:
@@ -147,6 +161,3 @@ def _could_not_start(job: Job, error: Exception) -> RankError:
         hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
     )
 
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

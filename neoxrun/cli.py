@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Sequence
 
 from neoxrun import __version__, log
-from neoxrun.errors import Interrupted, NeoxrunError, UsageError
+from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
+from neoxrun.launch import existing_world
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
 COMMANDS = ("generate", "plan")
@@ -24,6 +25,7 @@ exit codes:
   4    data, files and network
   5    a rank died or ran out of memory
   130  interrupted with Ctrl-C
+  141  the reader of stdout has gone
 """
 
 
@@ -70,11 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     verbose = False
+    speaks = True
     try:
+        world = existing_world()
+        # The other ranks of a host meet the same error.
+        speaks = world is None or world.local_rank == 0
         args = build_parser().parse_args(argv)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
-        log.set_up(args.verbosity, int(os.environ.get("RANK", "0")))
+        log.set_up(args.verbosity, world.rank if world else 0)
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -83,15 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         failure = Interrupted("interrupted")
     except BrokenPipeError:
-        # The reader of stdout has gone, as `head` does. Nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_stdout()
+        return READER_GONE
+    except OSError as error:
+        _drop_stdout()
+        failure = system_refusal(error)
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        failure = NeoxrunError(
-            f"{type(error).__name__}: {error}",
-            hint="This is a defect of neoxrun: please report it, with the output of the same command and -v.",
-        )
-    print(failure.render(), file=sys.stderr)
+        failure = defect(error)
+    if speaks:
+        print(failure.render(), file=sys.stderr)
     return failure.exit_code
+
+
+def _drop_stdout() -> None:
+    """Nothing more can be written there: not even what Python still holds back."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,10 +12,14 @@ code  meaning
 4     data, files and network
 5     a rank died, or ran out of memory
 130   interrupted with Ctrl-C
+141   the reader of stdout has gone, as `head` does; nothing is said
 ====  =======================================================================
 """
 
 from __future__ import annotations
+
+READER_GONE = 141
+"""Exit code of a command whose stdout nobody reads any more; the shell has it for every other program too."""
 
 
 class NeoxrunError(Exception):
@@ -25,6 +29,9 @@ class NeoxrunError(Exception):
         message: what is wrong, one sentence without a final full stop.
         where: ``file`` or ``file:line`` that the message is about.
         hint: what to do about it.
+
+    Attributes:
+        shared: every rank raises this same error, so that one of them may report it for all.
     """
 
     exit_code = 1
@@ -34,6 +41,7 @@ class NeoxrunError(Exception):
         self.message = message
         self.where = where
         self.hint = hint
+        self.shared = False
 
     def render(self) -> str:
         """The text for the terminal: ``error: ...``, ``  --> where``, a blank line and ``hint: ...``."""
@@ -43,6 +51,21 @@ class NeoxrunError(Exception):
         if self.hint:
             text += f"\n\nhint: {self.hint}"
         return text
+
+
+def system_refusal(error: OSError) -> DataError:
+    """The system's own error, for what no other message covers."""
+    return DataError(
+        f"the system says: {error.strerror or error}", where=None if error.filename is None else str(error.filename)
+    )
+
+
+def defect(error: Exception) -> NeoxrunError:
+    """The message for an exception that should not have been possible."""
+    return NeoxrunError(
+        f"{type(error).__name__}: {error}",
+        hint="This is a defect of neoxrun: please report it, with the output of the same command and -v.",
+    )
 
 
 class UsageError(NeoxrunError):

@@ -1,7 +1,7 @@
 """The job that a command hands to its ranks, and what each rank leaves behind.
 
-A job is a private folder: ``job.pickle`` (written and read by this program only), ``rank-N.pid`` while rank N runs,
-and ``rank-N.json`` where it failed.
+A job is a private folder: ``job.pickle`` (written and read by this program only), ``rank-N.pid`` as soon as rank N
+answers Ctrl-C itself, and ``rank-N.json`` where it failed.
 """
 
 from __future__ import annotations
@@ -60,11 +60,20 @@ def load(folder: Path) -> Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank ended that did not finish its work."""
+    """How a rank ended that did not finish its work.
+
+    Attributes:
+        rank: which.
+        exit_code: what the command ends with.
+        text: for the user; empty where nothing is to be said.
+        shared: every rank failed in the same way.
+        lost_contact: it only noticed that another rank was gone.
+    """
 
     rank: int
     exit_code: int
     text: str
+    shared: bool = False
     lost_contact: bool = False
 
     def save(self, folder: Path) -> None:
@@ -80,14 +89,14 @@ def failures(folder: Path) -> dict[int, Failure]:
 
 def failure_of(error: NeoxrunError, rank: int, *, lost_contact: bool = False) -> Failure:
     """An exception as a failure."""
-    return Failure(rank, error.exit_code, error.render(), lost_contact)
+    return Failure(rank, error.exit_code, error.render(), error.shared, lost_contact)
 
 
 def announce(folder: Path, rank: int) -> None:
-    """Write this process's id where the launcher finds it."""
+    """Tell the launcher that this process answers Ctrl-C itself."""
     (folder / f"rank-{rank}.pid").write_text(str(os.getpid()))
 
 
 def processes(folder: Path) -> list[int]:
-    """Process ids of the ranks of a job folder on this host."""
+    """Process ids of the ranks on this host that have announced themselves."""
     return [int(path.read_text()) for path in folder.glob("rank-*.pid")]

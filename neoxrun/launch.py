@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from neoxrun.errors import UsageError
 from neoxrun.job import Job
+from neoxrun.start import hold_interrupts
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,29 @@ def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
     """The world that torchrun (RANK, WORLD_SIZE) or Slurm's srun (SLURM_PROCID) has made; None where there is none.
 
     A batch script under Slurm, outside srun, has SLURM_PROCID too but only one process: that is no world.
+
+    Raises:
+        UsageError: a variable that should hold a number does not.
     """
-    env = environment
-    if "RANK" in env and "WORLD_SIZE" in env:
-        size = int(env["WORLD_SIZE"])
-        local_size = int(env.get("LOCAL_WORLD_SIZE", size))
-        return World(int(env["RANK"]), size, int(env.get("LOCAL_RANK", env["RANK"])), local_size)
-    size = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
-    if "SLURM_PROCID" in env and size > 1:
-        nodes = int(env.get("SLURM_STEP_NUM_NODES", "1"))
-        return World(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), -(-size // nodes))
+
+    def number(name: str, default: int | None = None) -> int:
+        text = environment.get(name)
+        if text is None and default is not None:
+            return default
+        if text is None or not text.isdecimal():
+            raise UsageError(
+                f"the environment variable {name} is {'not set' if text is None else repr(text)}, "
+                "and ranks that have been started need its number",
+                hint="torchrun and srun set it. Unset RANK and WORLD_SIZE to start the ranks from here.",
+            )
+        return int(text)
+
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        rank, size = number("RANK"), number("WORLD_SIZE")
+        return World(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
+    if "SLURM_PROCID" in environment and number("SLURM_STEP_NUM_TASKS", 1) > 1:
+        size, nodes = number("SLURM_STEP_NUM_TASKS"), number("SLURM_STEP_NUM_NODES", 1)
+        return World(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), -(-size // nodes))
     return None
 
 
@@ -54,7 +68,8 @@ def run(job: Job) -> NoReturn:
     plan = job.plan
     ranks = plan.tp * plan.pp * plan.replicas
     world = existing_world()
-    environment = dict(os.environ)
+    # The plan counts GPUs as NVML does; CUDA must count them alike.
+    environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     # Several ranks on one host share its cores; one thread each is torchrun's own choice when nothing is set.
     if world is not None:
         if world.size != ranks:
@@ -64,18 +79,19 @@ def run(job: Job) -> NoReturn:
                 hint=f"Start {ranks} processes, or give --tp, --pp and --replicas with a product of {world.size}.",
             )
         environment |= _rendezvous_of(world)
-        module = "neoxrun.worker"
+        role = "worker"
     elif ranks == 1:
-        module = "neoxrun.worker"
+        role = "worker"
     else:
         if plan.device_kind == "cpu" and "OMP_NUM_THREADS" not in environment:
             local = ranks // plan.nnodes
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
-        module = "neoxrun.agent"
+        role = "agent"
     folder = job.save()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", module, str(folder)], environment)
+    hold_interrupts()
+    os.execve(sys.executable, [sys.executable, "-m", "neoxrun.start", role, str(folder)], environment)
 
 
 def _rendezvous_of(world: World) -> dict[str, str]:

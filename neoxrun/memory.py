@@ -15,6 +15,10 @@ from neoxrun.settings import DTYPE_BYTES, ModelConfig, Precision
 
 DeviceKind = Literal["cuda", "cpu"]
 
+MAX_BATCH: dict[DeviceKind, int] = {
+    "cuda": 256,
+    "cpu": 64,
+}  # sequences at a time, unless --batch-size says more
 LOGIT_ROWS = 256  # most positions whose logits exist at one time: one of each sequence
 
 # What a process takes of a GPU beside its tensors: context, kernels and cuBLAS's workspaces took 727 MB on an

@@ -9,13 +9,19 @@ from typing import Any
 from neoxrun.choose import Choice, choose_cpu, choose_gpus
 from neoxrun.errors import UsageError
 from neoxrun.explain import size_notes
-from neoxrun.memory import DeviceKind, cache_value_bytes, host_peak_bytes, model_parameters, prefill_tokens
+from neoxrun.memory import (
+    MAX_BATCH,
+    DeviceKind,
+    cache_value_bytes,
+    host_peak_bytes,
+    model_parameters,
+    prefill_tokens,
+)
 from neoxrun.placement import MARGIN, Device, Requested, check_request
 from neoxrun.settings import Precision, Settings
 
 __all__ = ["MARGIN", "Device", "Plan", "RankMemory", "Requested", "make_plan", "vocab_size_for_planning"]
 
-MAX_BATCH: dict[DeviceKind, int] = {"cuda": 256, "cpu": 64}
 _GPT2_VOCABULARY, _NEOX_VOCABULARY = 50257, 50277
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from types import TracebackType
 
 from tqdm import tqdm
 
@@ -31,11 +32,16 @@ class LoadBar:
         self._bytes += count
         self._bar.update(count)
 
-    def close(self) -> None:
-        """Say what was loaded, and how fast."""
+    def __enter__(self) -> LoadBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say what was loaded, and how fast; after an error only leave its message a line of its own."""
         self._bar.close()
         seconds = time.perf_counter() - self._start
-        if self._show:
+        if self._show and error is None:
             size = self._bytes / 1e9
             log.info(f"loaded {size:.3g} GB of weights a rank in {seconds:.1f} s ({size / seconds:.2f} GB/s)")
 
@@ -67,7 +73,12 @@ class GenerationBar:
         self._bar.clear()
         log.warning(text)
 
-    def close(self) -> None:
+    def __enter__(self) -> GenerationBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Say what was done, and how fast."""
         self._bar.close()
         if self._show:

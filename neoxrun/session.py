@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,13 @@ from neoxrun.checkpoint import layout
 from neoxrun.checkpoint import load as loading
 from neoxrun.devices import cpu_device
 from neoxrun.engine.runner import Runner
-from neoxrun.errors import CheckpointError, ConfigError, NeoxrunError, RankError
+from neoxrun.errors import CheckpointError, NeoxrunError, RankError
 from neoxrun.log import log
+from neoxrun.memory import stage_needs
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.placement import usable_bytes
 from neoxrun.progress import LoadBar
 from neoxrun.settings import Precision, Settings
 from neoxrun.tokenizer import Tokenizer
@@ -23,8 +26,8 @@ from neoxrun.tokenizer import load as load_tokenizer
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-# Of the memory free after loading, the share that the cache may take; the rest is for activations.
-_CACHE_SHARE = 0.8
+# Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
+_PADDING, _WIDEST_TRAINING = 128, 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Session:
         runner: this rank's part of the model.
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
+        max_context: most tokens of a sequence.
     """
 
     settings: Settings
@@ -44,14 +48,29 @@ class Session:
     runner: Runner
     tokenizer: Tokenizer
     weights: str | None
+    max_context: int
 
 
 def open_session(
-    settings: Settings, mesh: Mesh, dtype: Precision, *, random_weights: bool, show_progress: bool
+    settings: Settings,
+    mesh: Mesh,
+    dtype: Precision,
+    *,
+    random_weights: bool,
+    show_progress: bool,
+    max_context: int | None = None,
 ) -> Session:
     """Build and load this rank's part of the model.
 
     Every rank calls it; when it fails on one, it fails on all with that one's error.
+
+    Args:
+        settings: the configuration.
+        mesh: this rank's place.
+        dtype: number format of the weights.
+        random_weights: do not load a checkpoint.
+        show_progress: say how loading goes.
+        max_context: keep sequences shorter than the model allows.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not those of the configuration.
@@ -61,7 +80,15 @@ def open_session(
     session: Session | None = None
     failure: NeoxrunError | None = None
     try:
-        session = _open(settings, mesh, dtype, random_weights, show_progress)
+        runner, tokenizer = _open(settings, mesh, dtype, random_weights, show_progress)
+        session = Session(
+            settings,
+            mesh,
+            runner,
+            tokenizer,
+            weights="random" if random_weights else None,
+            max_context=max_context or settings.model.max_context,
+        )
     except NeoxrunError as error:
         failure = error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
@@ -70,6 +97,7 @@ def open_session(
             raise
     for found in meshes.gather_from_all(failure):
         if found is not None:
+            found.shared = True
             raise found
     assert session is not None
     return session
@@ -98,59 +126,66 @@ def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device
 
 def _open(
     settings: Settings, mesh: Mesh, dtype: Precision, random_weights: bool, show_progress: bool
-) -> Session:
+) -> tuple[Runner, Tokenizer]:
     config = settings.model
     tokenizer = load_tokenizer(settings.tokenizer)
     if random_weights:
         vocab_size = config.padded_vocab_size(tokenizer.vocab_size)
         stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
         stage.randomize(settings.seed)
-        log.warning("the weights are random (--random-weights): the text means nothing")
+        if mesh.rank == 0:
+            log.warning("the weights are random (--random-weights): the text means nothing")
     else:
         stage = _loaded(settings, mesh, dtype, tokenizer, show_progress)
-    runner = Runner(stage, _cache_bytes(mesh))
-    return Session(settings, mesh, runner, tokenizer, "random" if random_weights else None)
+    return Runner(stage, _cache_bytes(mesh, stage, dtype)), tokenizer
 
 
 def _loaded(
     settings: Settings, mesh: Mesh, dtype: Precision, tokenizer: Tokenizer, show_progress: bool
 ) -> Stage:
     config = settings.model
-    if settings.checkpoint is None:
-        raise ConfigError(
-            "the configuration names no checkpoint",
-            hint="Set `load` in the configuration, or give --checkpoint DIR.",
-        )
-    checkpoint = layout.find(settings.checkpoint, config, settings.iteration)
+    checkpoint = layout.of(settings)
+    for warning in checkpoint.warnings if mesh.rank == 0 else ():
+        log.warning(warning)
     vocab_size = loading.vocab_rows(checkpoint, config)
-    if vocab_size < tokenizer.vocab_size:
+    ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
+    padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
+    if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the checkpoint's vocabulary has {vocab_size}",
             where=str(settings.tokenizer.vocab_file),
             hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )
     stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
-    bar = LoadBar(0, show_progress)
-    loading.load(
-        checkpoint,
-        stage.targets(),
-        stage.assign,
-        config=config,
-        tp_rank=mesh.tp_rank,
-        tp_size=mesh.tp,
-        device=mesh.device,
-        dtype=DTYPES[dtype],
-        progress=bar.update,
-    )
-    bar.close()
+    with LoadBar(0, show_progress) as bar:
+        loading.load(
+            checkpoint,
+            stage.targets(),
+            stage.assign,
+            config=config,
+            tp_rank=mesh.tp_rank,
+            tp_size=mesh.tp,
+            device=mesh.device,
+            dtype=DTYPES[dtype],
+            progress=bar.update,
+        )
     return stage
 
 
-def _cache_bytes(mesh: Mesh) -> int:
-    """Bytes that this rank's key-value cache may take."""
+def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:
+    """Bytes that this rank's key-value cache may take: what is free now, less the workspace of a forward pass."""
     if mesh.device.type == "cuda":
         free = torch.cuda.mem_get_info(mesh.device)[0]
     else:
         # All ranks of the host take from the same memory.
-        free = cpu_device().free_bytes // (mesh.tp * mesh.pp * mesh.replicas)
-    return int(free * _CACHE_SHARE)
+        free = cpu_device().free_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needs = stage_needs(
+        stage.config,
+        stage.vocab_size,
+        tensor=mesh.tp,
+        pipeline=mesh.pp,
+        dtype=dtype,
+        kind="cuda" if mesh.device.type == "cuda" else "cpu",
+        context=stage.config.max_context,
+    )
+    return max(0, usable_bytes(free) - needs[mesh.stage].workspace_bytes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,16 +17,23 @@ import torch.distributed as dist
 
 from neoxrun import job as jobs
 from neoxrun import log
-from neoxrun.errors import Interrupted, NeoxrunError, RankError, UsageError
+from neoxrun.errors import (
+    READER_GONE,
+    Interrupted,
+    NeoxrunError,
+    RankError,
+    UsageError,
+    defect,
+    system_refusal,
+)
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run as generate
 from neoxrun.job import Failure, Job
 from neoxrun.parallel import mesh as meshes
 from neoxrun.session import Session, device_of, open_session, out_of_memory
 
-WORK: dict[str, Callable[[Session, Any, IO[str], bool], None]] = {"generate": generate}
-
-_PR_SET_PDEATHSIG = 1
+Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
+WORK: dict[str, Work] = {"generate": generate}
 
 
 def main(folder: Path, *, supervised: bool) -> int:
@@ -39,33 +47,34 @@ def main(folder: Path, *, supervised: bool) -> int:
     job = jobs.load(folder)
     log.set_up(job.verbosity, rank)
     stdout = standard_output()
+    announce: Callable[[], None] = lambda: None  # noqa: E731
     if supervised:
-        # A rank does not outlive its launcher, however that ended.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        jobs.announce(folder, rank)
+        announce = partial(jobs.announce, folder, rank)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     if rank:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failure = _attempt(job, rank, stdout)
+    failure = _attempt(job, rank, stdout, announce)
     if failure is None:
         return 0
     if supervised:
         failure.save(folder)
-    else:
+    elif failure.text and (rank == 0 or not failure.shared):
         print(failure.text if rank == 0 else f"[rank {rank}] {failure.text}", file=sys.stderr)
     return failure.exit_code
 
 
-def _attempt(job: Job, rank: int, stdout: IO[str]) -> Failure | None:
+def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
     """Do the work; how it failed, or None."""
     try:
-        _work(job, rank, stdout)
+        _work(job, rank, stdout, announce)
     except NeoxrunError as error:
         return jobs.failure_of(error, rank)
     except KeyboardInterrupt:
         return jobs.failure_of(Interrupted("interrupted"), rank)
+    except BrokenPipeError:
+        return Failure(rank, READER_GONE, "")
     except Exception as error:
         known = out_of_memory(error, rank)
         if known is not None:
@@ -75,27 +84,30 @@ def _attempt(job: Job, rank: int, stdout: IO[str]) -> Failure | None:
         if isinstance(error, dist.DistError) or "Connection" in str(error) or "gloo" in str(error):
             lost = RankError(f"rank {rank} lost contact with another rank: {error}")
             return jobs.failure_of(lost, rank, lost_contact=True)
-        defect = NeoxrunError(
-            f"{type(error).__name__}: {error}",
-            where=f"rank {rank}",
-            hint="This is a defect of neoxrun: please report it, with the output of the same command and -v.",
-        )
-        return jobs.failure_of(defect, rank)
+        if isinstance(error, OSError):
+            return jobs.failure_of(system_refusal(error), rank)
+        unexpected = defect(error)
+        unexpected.where = f"rank {rank}"
+        return jobs.failure_of(unexpected, rank)
     return None
 
 
-def _work(job: Job, rank: int, stdout: IO[str]) -> None:
+def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
     mesh = meshes.connect(plan.tp, plan.pp, plan.replicas, device)
-    try:
-        _agree(job)
-        show_progress = rank == 0 and job.verbosity >= 0
-        session = open_session(
-            job.settings, mesh, plan.dtype, random_weights=job.random_weights, show_progress=show_progress
-        )
-        WORK[job.command](session, job.options, stdout, show_progress)
-    finally:
+    _agree(job)
+    show_progress = rank == 0 and job.verbosity >= 0
+    session = open_session(
+        job.settings,
+        mesh,
+        plan.dtype,
+        random_weights=job.random_weights,
+        show_progress=show_progress,
+        max_context=plan.max_context,
+    )
+    WORK[job.command](session, job.options, stdout, show_progress, announce)
+    with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
     meshes.disconnect()
 
@@ -110,11 +122,9 @@ def _agree(job: Job) -> None:
     mine = (job.command, plan.tp, plan.pp, plan.replicas, plan.dtype, job.settings.model)
     for rank, other in enumerate(meshes.gather_from_all(mine)):
         if other != mine:
-            raise UsageError(
+            differing = UsageError(
                 f"rank {rank} was started with another command, configuration or split than this one",
                 hint="Give every host the same command line; --tp, --pp, --replicas and --dtype fix the split.",
             )
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), supervised=sys.argv[2:] == ["supervised"]))
+            differing.shared = True
+            raise differing

@@ -15,8 +15,8 @@ from typing import Literal
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.merge import places
-from neoxrun.errors import CheckpointError
-from neoxrun.settings import ModelConfig
+from neoxrun.errors import CheckpointError, ConfigError
+from neoxrun.settings import ModelConfig, Settings
 
 Kind = Literal["layers", "sequential", "huggingface"]
 
@@ -73,6 +73,29 @@ def _download_hint(
     if "20b" in name:
         return "get the weights with `neoxrun download`, or name their folder with --checkpoint DIR"
     return otherwise
+
+
+def of(settings: Settings) -> Checkpoint:
+    """The checkpoint that a configuration names.
+
+    Raises:
+        ConfigError: it names none.
+        CheckpointError: see ``find``.
+    """
+    if settings.checkpoint is None:
+        raise ConfigError(
+            "the configuration names no checkpoint",
+            hint="Set `load` in the configuration, or give --checkpoint DIR.",
+        )
+    folder = settings.checkpoint
+    others = [place for place in settings.checkpoint_looked_in if place != folder]
+    if others and not folder.exists():
+        raise CheckpointError(
+            f"the checkpoint folder {folder} does not exist, nor {listing(others)}",
+            where=str(folder),
+            hint=_download_hint(folder),
+        )
+    return find(folder, settings.model, settings.iteration)
 
 
 def find(folder: Path, config: ModelConfig, iteration: int | None = None) -> Checkpoint:

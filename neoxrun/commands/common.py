@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from neoxrun import config, devices
+from neoxrun import config, devices, tokenizer
+from neoxrun.checkpoint import layout
 from neoxrun.errors import UsageError
 from neoxrun.launch import existing_world
 from neoxrun.log import log
@@ -104,6 +105,11 @@ def is_first(args: argparse.Namespace) -> bool:
     return (world.rank if world else args.node_rank) == 0
 
 
+def is_alone(args: argparse.Namespace) -> bool:
+    """Whether no other process of this job is started by somebody else."""
+    return existing_world() is None and args.nnodes == 1
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the configuration and its overrides make."""
     settings = config.load(
@@ -123,6 +129,10 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
             raise UsageError("--gpus goes with --device cuda")
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
+    world = existing_world()
+    if world is not None and len(gpus) == 1:
+        # Slurm can show each process just its own GPU; the others of this host have the same.
+        return gpus * world.local_size
     if gpus:
         return gpus
     if args.device == "cuda" or args.gpus is not None:
@@ -157,6 +167,19 @@ def plan_of(
     )
     vocab_size, assumed = vocab_size_for_planning(settings)
     return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)
+
+
+def check_files(settings: Settings, *, random_weights: bool) -> None:
+    """Find now what the ranks would find missing or damaged seconds later.
+
+    Raises:
+        CheckpointError: the checkpoint's files are not all there.
+        ConfigError: no checkpoint or no tokenizer is named.
+        DataError: the tokenizer cannot be read.
+    """
+    if not random_weights:
+        layout.of(settings)
+    tokenizer.load(settings.tokenizer)
 
 
 def positive(text: str) -> int:

@@ -163,19 +163,21 @@ def run(args: argparse.Namespace) -> int:
     sampling = _sampling(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
     if args.interactive:
-        if args.output or args.resume or args.num_samples:
-            raise UsageError("--interactive goes with neither -o, --resume nor --num-samples")
+        if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
+            raise UsageError("--interactive goes with neither -o, --resume, --num-samples nor --replicas")
+        args.replicas = 1
         options = GenerateOptions(
             [], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults)
         )
     elif leading:
         options = _options(args, defaults, sampling)
-        if not options.prompts:
+        if not options.prompts and common.is_alone(args):
             log.info(f"all {options.finished} records are in {options.output} already")
             return 0
     else:
         options = GenerateOptions([])
     plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    common.check_files(settings, random_weights=args.random_weights)
     if leading:
         for note in plan.notes:
             log.info(note)
@@ -226,6 +228,7 @@ def _prompts(
     """The prompts, and where their records go by default; None is stdout."""
     wanted = args.num_samples or defaults.num_samples
     if args.prompt is not None:
+        reading.check_unicode(args.prompt)
         return list(reading.answers(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or defaults.sample_input_file
     if source is not None:

@@ -130,7 +130,9 @@ def choose(logits: torch.Tensor, params: SamplingParams, stream: random.Random) 
     """
     if params.temperature == 0:
         return logits.argmax()
-    logits = logits.double() / params.temperature
+    logits = logits.double()
+    # The largest first becomes 0: divided by a temperature next to nothing it would overflow.
+    logits = (logits - logits.max()) / params.temperature
     ids = None
     if params.top_k or 0 < params.top_p < 1:
         width = min(params.top_k or len(logits), len(logits))

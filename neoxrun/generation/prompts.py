@@ -82,6 +82,20 @@ def answers(
         yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed))
 
 
+def check_unicode(text: str, where: str | None = None) -> None:
+    """Refuse half a UTF-16 pair, which no tokenizer and no output file can hold.
+
+    Raises:
+        DataError: there is one in ``text``.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the character {text[error.start]!r} is not valid Unicode", where=where
+        ) from None
+
+
 def _read_text(source: str, name: str) -> str:
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
@@ -113,10 +127,13 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"this line is not JSON: {error.msg} (column {error.colno})", where=where
+                f"this line is not JSON: {error.msg} (column {error.colno})",
+                where=where,
+                hint='A .jsonl file has an object a line, such as {"prompt": "import os"}.',
             ) from None
         if not isinstance(entry, dict):
             raise DataError("this line is not a JSON object", where=where)
+        check_unicode(json.dumps(entry, ensure_ascii=False), where)
         identity, context, own, count = _entry(entry, index, where, params, num_samples)
         if identity in seen:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -118,12 +119,12 @@ class RecordWriter:
 
     def __init__(self, path: Path | None, stream: IO[str], *, resume: bool, plain_text: bool = False) -> None:
         self._path, self._plain_text = path, plain_text
-        self._file: IO[str] = stream
+        self._descriptor = stream.fileno()
         if path is None:
             return
         try:
             keep = sum(len(line) for line in _whole_lines(path)) if resume and path.exists() else 0
-            self._file = path.open("a", encoding="utf-8")
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.truncate(path, keep) if path.is_file() else None
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -132,19 +133,33 @@ class RecordWriter:
         """Write one record and hand it to the system, so that it outlives this process.
 
         Raises:
-            DataError: the disk is full, or the reader of a pipe is gone.
+            DataError: the disk is full, for example; the records before this one are whole.
+            BrokenPipeError: the reader of a pipe is gone.
         """
         line = (record.text or "") if self._plain_text else record.to_json()
+        left = memoryview(f"{line}\n".encode())
+        written = 0
         try:
-            self._file.write(line + "\n")
-            self._file.flush()
+            while left:
+                count = os.write(self._descriptor, left)
+                left = left[count:]
+                written += count
+        except BrokenPipeError:
+            raise
         except OSError as error:
+            if written:
+                self._take_back(written)
             raise _unwritable(self._path, error) from None
+
+    def _take_back(self, count: int) -> None:
+        """Drop the piece of a record that went into the file before it was full."""
+        with contextlib.suppress(OSError):  # it is no file
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - count)
 
     def close(self) -> None:
         """Close the file; a stream stays open."""
         if self._path is not None:
-            self._file.close()
+            os.close(self._descriptor)
 
 
 def _whole_lines(path: Path) -> list[bytes]:
@@ -152,11 +167,12 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 def _unwritable(path: Path | None, error: OSError) -> DataError:
-    name = "standard output" if path is None else str(path)
-    return DataError(
-        f"{name} cannot be written: {error.strerror}",
-        hint="Give another file with -o. Records written so far are kept; go on with --resume.",
-    )
+    if path is None:
+        return DataError(f"standard output cannot be written: {error.strerror}")
+    hint = "Give another file with -o."
+    if path.is_file():
+        hint += " Records written so far are kept; go on with --resume."
+    return DataError(f"{path} cannot be written: {error.strerror}", hint=hint)
 
 
 def standard_output() -> IO[str]:

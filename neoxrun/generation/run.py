@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO
 
@@ -17,13 +17,14 @@ from neoxrun.generation.prompts import Prompt, answers
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.generation.text import TextGenerator
 from neoxrun.log import log
+from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.progress import GenerationBar
 from neoxrun.session import Session
 
-DEFAULT_SLOTS = 64
 _COLLECT_SECONDS = 0.05
+_LAST_SECONDS = 3
 
 
 class StopFlag:
@@ -42,21 +43,34 @@ class StopFlag:
         self.raised = True
 
 
-def run(session: Session, options: GenerateOptions, stdout: IO[str], show_progress: bool) -> None:
+def run(
+    session: Session,
+    options: GenerateOptions,
+    stdout: IO[str],
+    show_progress: bool,
+    announce: Callable[[], None],
+) -> None:
     """Generate, as one of the ranks.
+
+    Args:
+        session: this rank's part of the model.
+        options: the work; rank 0's counts.
+        stdout: where records go that go to no file.
+        show_progress: keep a bar on stderr.
+        announce: called when Ctrl-C is taken over, by the ranks that lead a copy.
 
     Raises:
         Interrupted: Ctrl-C; every record finished so far is written.
         DataError: the output cannot be written.
+        BrokenPipeError: nobody reads stdout any more.
     """
     options = meshes.share_from_first(options)
     if not session.mesh.leads:
         follow(session.runner)
-        return
-    if options.dialogue is not None:
-        _converse(session, options, options.dialogue, stdout)
-    else:
-        _answer_all(session, options, stdout, show_progress)
+    elif options.dialogue is not None:
+        _converse(session, options, options.dialogue, stdout, announce)
+    elif options.prompts:
+        _answer_all(session, options, stdout, show_progress, announce)
 
 
 def text_generator(
@@ -67,8 +81,10 @@ def text_generator(
     longest = max(len(p.context.encode()) + 1 + p.params.maximum_tokens for p in prompts)
     engine = Engine(
         session.runner,
-        slots=max(1, min(batch_size or DEFAULT_SLOTS, len(prompts))),
-        length=min(longest, session.settings.model.max_context),
+        slots=min(
+            batch_size or MAX_BATCH["cuda" if session.mesh.device.type == "cuda" else "cpu"], len(prompts)
+        ),
+        length=min(longest, session.max_context),
         eos=session.tokenizer.eod,
     )
     vocab_size = session.runner.stage.vocab_size
@@ -78,15 +94,23 @@ def text_generator(
     return engine, texts
 
 
-def _answer_all(session: Session, options: GenerateOptions, stdout: IO[str], show_progress: bool) -> None:
+def _answer_all(
+    session: Session,
+    options: GenerateOptions,
+    stdout: IO[str],
+    show_progress: bool,
+    announce: Callable[[], None],
+) -> None:
     prompts = options.prompts
     queue = WorkQueue(session.mesh, len(prompts), "prompts")
     engine, texts = text_generator(session, prompts, options.batch_size, options.truncate)
     stop = StopFlag()
     stop.install()
+    announce()
     steps = texts.run(prompts[number] for number in queue.claims())
     if session.mesh.replica == 0:
-        _collect_all(steps, queue, options, stop, stdout, show_progress)
+        with GenerationBar(len(prompts) + options.finished, options.finished, show_progress) as bar:
+            _collect_all(steps, queue, options, stop, stdout, bar)
     else:
         for records in steps:
             for record in records:
@@ -94,9 +118,10 @@ def _answer_all(session: Session, options: GenerateOptions, stdout: IO[str], sho
             if stop.raised:
                 break
         queue.close()
-    if stop.raised:
-        raise Interrupted("interrupted", hint="Finished records are kept; go on with --resume.")
     engine.close()
+    if stop.raised and session.mesh.replica == 0:
+        hint = "Finished records are kept; go on with --resume." if options.output else None
+        raise Interrupted("interrupted", hint=hint)
 
 
 def _collect_all(
@@ -105,10 +130,9 @@ def _collect_all(
     options: GenerateOptions,
     stop: StopFlag,
     stdout: IO[str],
-    show_progress: bool,
+    bar: GenerationBar,
 ) -> None:
     """Write the records of this replica's steps, and those that the others send."""
-    bar = GenerationBar(len(options.prompts) + options.finished, options.finished, show_progress)
     writer = RecordWriter(options.output, stdout, resume=options.resume, plain_text=options.plain_text)
 
     def write(records: list[Record]) -> None:
@@ -126,18 +150,24 @@ def _collect_all(
         if queue.others_working and time.monotonic() - collected > _COLLECT_SECONDS:
             write(queue.collect())
             collected = time.monotonic()
-    while queue.others_working and not stop.raised:
+    waited = 0.0
+    while queue.others_working and waited < _LAST_SECONDS:
         write(queue.collect())
         time.sleep(_COLLECT_SECONDS)
+        if stop.raised:  # the others have been interrupted too, and send what they have finished
+            waited += _COLLECT_SECONDS
     writer.close()
-    bar.close()
 
 
-def _converse(session: Session, options: GenerateOptions, params: SamplingParams, stdout: IO[str]) -> None:
+def _converse(
+    session: Session,
+    options: GenerateOptions,
+    params: SamplingParams,
+    stdout: IO[str],
+    announce: Callable[[], None],
+) -> None:
     """Ask for a prompt, stream its answer; Ctrl-C ends the answer, Ctrl-D the dialogue."""
-    engine = Engine(
-        session.runner, slots=1, length=session.settings.model.max_context, eos=session.tokenizer.eod
-    )
+    engine = Engine(session.runner, slots=1, length=session.max_context, eos=session.tokenizer.eod)
     texts = TextGenerator(
         engine,
         session.tokenizer,
@@ -151,6 +181,9 @@ def _converse(session: Session, options: GenerateOptions, params: SamplingParams
         stdout.flush()
 
     number = 0
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    announce()
     while (context := _ask(options.prompt_end)) is not None:
         if not context.strip():
             continue

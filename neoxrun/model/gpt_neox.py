@@ -12,7 +12,7 @@ from torch import nn
 
 from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.model.attention import AttentionContext, attend
-from neoxrun.model.rotary import rotary_tables, rotate
+from neoxrun.model.rotary import rotary_tables, rotate_
 from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers
@@ -70,9 +70,10 @@ class Attention(nn.Module):
         """``x``: ``[B, T, H]``."""
         batch, tokens, _ = x.shape
         # Rows of query_key_value are [q | k | v] head by head.
-        q, k, v = self.query_key_value(x).view(batch, tokens, self.heads, -1).chunk(3, dim=-1)
+        qkv = self.query_key_value(x).view(batch, tokens, self.heads, 3, -1)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            rotate_(qkv[..., :2, :], *rotary)
+        q, k, v = qkv.unbind(3)
         return self.dense.forward(attend(q, k, v, self.index, context))
 
 
@@ -219,7 +220,7 @@ class Stage(nn.Module):
         rotary = None
         if self._rotary is not None:
             cos, sin = self._rotary
-            rotary = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+            rotary = cos[positions][:, :, None, None], sin[positions][:, :, None, None]
         for layer in self.layers:
             x = layer(x, rotary, context)
         return x

@@ -24,15 +24,15 @@ def rotary_tables(
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the first ``R`` dims of each head.
+def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Turn the first ``R`` dims of each head, in place.
 
     Args:
-        x: queries or keys, ``[B, T, N, D]``.
-        cos, sin: ``[B, T, 1, R]`` or ``[1, T, 1, R]``, the tables at the tokens' positions.
+        x: queries and keys together, ``[B, T, N, 2, D]``: one pass over both halves the number of operations, which
+            is what a decode step of a small model costs.
+        cos, sin: ``[B, T, 1, 1, R]``, the tables at the tokens' positions.
     """
-    dims = cos.shape[-1]
-    turned, rest = x[..., :dims], x[..., dims:]
+    turned = x[..., : cos.shape[-1]]
     first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+    swapped = torch.cat((-second, first), dim=-1)
+    turned.mul_(cos).addcmul_(swapped, sin)
