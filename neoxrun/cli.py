@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from neoxrun import __version__, log
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
-from neoxrun.launch import existing_world
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
 COMMANDS = ("generate", "plan")
@@ -74,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     speaks = True
     try:
+        from neoxrun.launch import existing_world  # within reach of Ctrl-C
+
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxrun.errors import NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.plan import Plan
 from neoxrun.settings import Settings
 
@@ -46,9 +46,19 @@ class Job:
     interactive: bool = False
 
     def save(self) -> Path:
-        """Write the job to a new private folder."""
-        folder = Path(tempfile.mkdtemp(prefix="neoxrun-"))
-        (folder / "job.pickle").write_bytes(pickle.dumps(self))
+        """Write the job to a new private folder.
+
+        Raises:
+            DataError: there is no room for temporary files.
+        """
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="neoxrun-"))
+            (folder / "job.pickle").write_bytes(pickle.dumps(self))
+        except OSError as error:
+            raise DataError(
+                f"temporary files cannot be written: {error.strerror}",
+                hint="Make room in the folder for temporary files, or set TMPDIR to another.",
+            ) from error
         return folder
 
 

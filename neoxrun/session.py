@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 from dataclasses import dataclass
 
 import torch
@@ -113,8 +115,9 @@ def out_of_memory(error: BaseException, rank: int) -> RankError | None:
     )
     if not wanting:
         return None
+    wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
     return RankError(
-        f"out of memory on rank {rank}: {text.splitlines()[0] if text else 'allocation failed'}",
+        f"out of memory on rank {rank}" + (f", which asked for {wanted[1]} more" if wanted else ""),
         hint="Lower --batch-size, spread the model over more devices (--tp, --pp), or see `neoxrun plan`.",
     )
 
@@ -137,6 +140,9 @@ def _open(
             log.warning("the weights are random (--random-weights): the text means nothing")
     else:
         stage = _loaded(settings, mesh, dtype, tokenizer, show_progress)
+    shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    log.debug(f"shard of {shard:.1f} MB, peak host memory {peak:.1f} MB")
     return Runner(stage, _cache_bytes(mesh, stage, dtype)), tokenizer
 
 

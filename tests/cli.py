@@ -21,7 +21,7 @@ NEOXRUN = Path(sys.executable).parent / "neoxrun"
 DEMO = ROOT / "configs" / "demo"
 
 # What the world around a test must not decide.
-_FOREIGN = re.compile(r"^(SLURM_|RANK$|WORLD_SIZE$|LOCAL_|MASTER_|TORCHELASTIC_|PYTHON|OMP_)")
+_FOREIGN = re.compile(r"^(SLURM_|RANK$|WORLD_SIZE$|LOCAL_|MASTER_|TORCHELASTIC_|OMP_)")
 _MARK = "NEOXRUN_TEST_MARK"
 # An error, its place and its hint: one line each, and nothing after them.
 _ERROR = re.compile(r"^error: (?P<message>.+)\n(  --> (?P<where>.+)\n)?(\nhint: (?P<hint>.+)\n)?\Z", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Small models run on a split of ranks, and what they gave: in this process, or by torchrun running this file."""
+"""Small models on a split of ranks, and what they gave: in this process, or by torchrun running this file."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Answer:
     """Logits ``[T, V]`` of each prompt, and the greedy tokens after it.
 
     ``whole``: one prefill of all prompts together. ``cached``: the last tokens through the cache, all prompts
-    together. ``alone``: the same, the first prompt by itself. ``batched_tokens`` and ``alone_tokens``: from the
-    engine, all prompts with fewer slots than prompts, and the first prompt by itself.
+    together. ``alone``: the same, the first prompt by itself. ``batched_tokens`` and ``alone_tokens``: of the
+    engine, for all prompts with fewer slots than prompts, and for the first prompt by itself.
     """
 
     whole: list[Tensor]

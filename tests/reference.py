@@ -1,7 +1,7 @@
 """GPT-NeoX written out plainly: fp64, one sequence, no cache, one loop over tensor-parallel ranks.
 
-What the real network is compared with, where neither Hugging Face nor a stored answer has the option. Facts from
-shared/neox-format.md; nothing of neoxrun's network is used.
+What the real network is compared with, where neither Hugging Face nor a stored answer has the option.
+Nothing of neoxrun's network is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Weights = Mapping[TensorKey, Tensor]
 def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor:
     """Scores after each token, ``[T, V]``.
 
-    ``shards`` holds what each tensor-parallel rank has; a whole model is one shard. Every rank uses its own norms.
+    ``shards`` holds what each tensor-parallel rank has; a whole model is one shard. Each has its own norms.
     """
     layers, heads = config.num_layers, config.num_attention_heads // len(shards)
     ranks = [{key: tensor.double() for key, tensor in shard.items()} for shard in shards]
