@@ -73,10 +73,10 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     arguments = [
         f"--nproc-per-node={local}",
         f"--log-dir={logs}",
-        "--tee" if job.verbosity > 0 else "--redirects",
-        quiet,
         "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
     ]
+    if quiet:
+        arguments += ["--tee" if job.verbosity > 0 else "--redirects", quiet]
     if plan.nnodes == 1:
         arguments += ["--standalone", "--local-addr=127.0.0.1"]
     else:
@@ -160,4 +160,3 @@ def _could_not_start(job: Job, error: Exception) -> RankError:
         f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
         hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
     )
-

@@ -1,13 +1,13 @@
 """From devices to a split: on GPUs by the rules of ``placement``, on the CPU by the configuration.
 
 On the CPU all ranks share the memory and cores of one host, so that splitting gains nothing: the
-configuration's own sizes are followed where every rank has a core, else there is one rank.
+configuration's tensor-parallel size is kept where every rank has a core (the checkpoint is then computed
+rank by rank, as it was trained), else there is one rank. Pipeline stages would only wait for each other.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,13 +102,12 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
         UsageError: what is asked for cannot be laid on the hosts, or the model does not fit.
     """
     model = settings.model
-    own = (model.model_parallel_size, max(1, model.pipe_parallel_size))
     if requested.tp or requested.pp:
         sizes = [(requested.tp or 1, requested.pp or 1)]
-    elif host.cores and math.prod(own) > host.cores:
+    elif host.cores and model.model_parallel_size > host.cores:
         sizes = [(1, 1)]
     else:
-        sizes = [own, (1, 1)]
+        sizes = [(model.model_parallel_size, 1), (1, 1)]
     splits = [split for tp, pp in sizes if (split := lay_out_cpu(model, tp, pp, requested))]
     if not splits:
         raise uneven(requested, counted(requested.nnodes, "host"))

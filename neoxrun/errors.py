@@ -56,7 +56,8 @@ class NeoxrunError(Exception):
 def system_refusal(error: OSError) -> DataError:
     """The system's own error, for what no other message covers."""
     return DataError(
-        f"the system says: {error.strerror or error}", where=None if error.filename is None else str(error.filename)
+        f"the system says: {error.strerror or error}",
+        where=None if error.filename is None else str(error.filename),
     )
 
 

@@ -79,7 +79,7 @@ def cpu_reason(case: Case, split: Split, requested: Requested, cores: int, batch
     elif split.copy == 1:
         text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
     else:
-        text = "The split is the configuration's own"
+        text = "The split keeps the configuration's tensor-parallel size"
         if cores:
             text += f", as {counted(cores, 'core')} are enough for its {split.copy} ranks"
     text += f": {weights_text(case)} and room for {counted(batch, 'sequence')} of {context} tokens."

@@ -164,7 +164,7 @@ def _loaded(
         )
     stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
     with LoadBar(0, show_progress) as bar:
-        loading.load(
+        averaged = loading.load(
             checkpoint,
             stage.targets(),
             stage.assign,
@@ -174,6 +174,11 @@ def _loaded(
             device=mesh.device,
             dtype=DTYPES[dtype],
             progress=bar.update,
+        )
+    if averaged and mesh.rank == 0:
+        log.warning(
+            f"the norms of the checkpoint's {checkpoint.source_tp} tensor-parallel ranks differ and are averaged, "
+            f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
         )
     return stage
 

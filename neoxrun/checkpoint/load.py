@@ -73,7 +73,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     progress: Callable[[int], None] | None = None,
-) -> None:
+) -> bool:
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
 
     Args:
@@ -88,12 +88,16 @@ def load(
         dtype: what they are converted to.
         progress: is given the bytes of each target as it is filled; they add up to the size of all targets.
 
+    Returns:
+        Whether tensors that the source ranks should share differed and were averaged: an approximation.
+
     Raises:
         CheckpointError: a file is damaged or unsafe, or a tensor is missing, unexpected or of another shape
             or type.
     """
     source = Source(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
+    averaged = False
     for place in sorted({key.place for key in targets}):
         shards = source.open(place)
         wanted = [key for key in targets if key.place == place]
@@ -105,11 +109,15 @@ def load(
                 f"{key}: the model wants {targets[key]}, its share is {shape}"
             )
             tensor = torch.empty(shape, dtype=dtype, device=device)
-            _fill(tensor, parameter, [shard[key.name].tensor for shard in shards], tp_rank, tp_size)
+            stored = [shard[key.name].tensor for shard in shards]
+            _fill(tensor, parameter, stored, tp_rank, tp_size)
+            if parameter.rule is Rule.MEAN and tp_size != len(stored):
+                averaged |= any(not torch.equal(stored[0], other) for other in stored[1:])
             assign(key, tensor)
             if progress is not None:
                 progress(tensor.numel() * tensor.element_size())
-        del shards
+        del shards, stored
+    return averaged
 
 
 def _fill(target: Tensor, parameter: Parameter, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:

@@ -91,9 +91,7 @@ def check_unicode(text: str, where: str | None = None) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"the character {text[error.start]!r} is not valid Unicode", where=where
-        ) from None
+        raise DataError(f"the character {text[error.start]!r} is not valid Unicode", where=where) from None
 
 
 def _read_text(source: str, name: str) -> str:

@@ -1,0 +1,62 @@
+"""The Python API: the same answers as the command's, in the order of the prompts, on every process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import python_api
+from cli import neoxrun, records_of
+from python_api import PARAMS, TEXTS
+from ranks import torchrun
+
+from neoxrun import LLM, SamplingParams
+from neoxrun.errors import ConfigError
+
+
+def plain(record: dict) -> dict:
+    """What has to be the same at every split."""
+    logprobs = [round(entry["logprob"], 3) for entry in record["logprobs"]]
+    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {
+        "l": logprobs
+    }
+
+
+@pytest.fixture(scope="module")
+def right() -> list[dict]:
+    with LLM("demo", device="cpu") as llm:
+        return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
+
+
+def test_one_process(right):
+    assert [record["context"] for record in right] == TEXTS
+    with LLM("demo", device="cpu") as llm:
+        assert llm.generate([]) == []
+        for size in (1, 2):
+            records = llm.generate(TEXTS, PARAMS, batch_size=size)
+            assert [plain(json.loads(record.to_json())) for record in records] == right
+        (record,) = llm.generate(["def f("])
+        assert record.length == 96, "without parameters, the configuration's are taken"
+        (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3))
+        assert (record.finish_reason, record.text) == ("error", None)
+        (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
+        assert record.length == 3
+    with pytest.raises(ConfigError, match="no-such-model"):
+        LLM("no-such-model")
+
+
+def test_the_command_gives_the_same(right, tmp_path):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
+    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1, "--tp", 1)
+    neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
+    found = sorted(records_of(output), key=lambda record: record["id"])
+    assert [plain(record) for record in found] == right
+
+
+def test_every_process_gets_all_answers(right, tmp_path):
+    torchrun(python_api.__file__, 2, 1, tmp_path, ranks=2)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for path in files:
+        assert [plain(record) for record in records_of(path)] == right, path.name
