@@ -1,23 +1,19 @@
 """Starts a job's ranks on this host through torchrun, and says in one message how they ended.
 
 torchrun starts one process a rank, each in a session of its own, notices within a tenth of a second when one dies and
-ends the others. What this adds: Ctrl-C goes to the ranks, so that they can finish what they are writing, and the
-first cause of a failure becomes the message and the exit code.
+ends the others. What this adds: the first cause of a failure becomes the message and the exit code. Ctrl-C is
+answered in ``start``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -25,7 +21,7 @@ from torch.distributed.run import get_args_parser
 from torch.distributed.run import run as torchrun
 
 from neoxrun import job as jobs
-from neoxrun.errors import Interrupted, RankError
+from neoxrun.errors import RankError
 from neoxrun.job import Job
 
 _GRACE_SECONDS = 5
@@ -37,11 +33,9 @@ def main(folder: Path) -> int:
     job = jobs.load(folder)
     if job.verbosity < 1:
         _silence_torchrun()
-    logs = Path(tempfile.mkdtemp(prefix="neoxrun-log-"))
+    logs = folder / "logs"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
-    interrupts: list[int] = []
     try:
-        _forward_interrupts(folder, job.interactive, interrupts)
         torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
@@ -50,9 +44,6 @@ def main(folder: Path) -> int:
             print(failure.text, file=sys.stderr)
         return failure.exit_code
     except SignalException as error:
-        if interrupts:
-            print(Interrupted("interrupted").render(), file=sys.stderr)
-            return Interrupted.exit_code
         return 128 + int(error.sigval)
     except Exception as error:
         # torchrun raises plain exceptions of many kinds when the hosts cannot meet.
@@ -62,7 +53,6 @@ def main(folder: Path) -> int:
         return RankError.exit_code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(logs, ignore_errors=True)
 
 
 def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
@@ -96,30 +86,6 @@ def _silence_torchrun() -> None:
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(
         lambda record: not str(record.msg).startswith("failed (exitcode")
     )
-
-
-def _forward_interrupts(folder: Path, interactive: bool, seen: list[int]) -> None:
-    """Pass SIGINT on to the ranks that answer it; end all if there are none, or if these do not end.
-
-    ``seen`` grows with every SIGINT.
-    """
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        leaders = jobs.processes(folder)
-        if not leaders:  # nothing has been begun that would be worth finishing
-            raise SignalException("interrupted while loading", signal.SIGTERM)
-        for process in leaders:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGINT)
-        if not interactive:
-            signal.alarm(_GRACE_SECONDS)
-
-    def on_alarm(number: int, frame: FrameType | None) -> NoReturn:
-        raise SignalException("the ranks did not stop", signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    signal.signal(signal.SIGALRM, on_alarm)
 
 
 def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path) -> jobs.Failure:

@@ -10,46 +10,91 @@ one line, a rank does not outlive its launcher, and a broken installation is nam
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import importlib
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from neoxrun import job as jobs
 from neoxrun.errors import Interrupted, NeoxrunError
 
 _PR_SET_PDEATHSIG = 1
+_GRACE_SECONDS = 5
 
 
 def main(arguments: Sequence[str]) -> int:
     """Become what the arguments say, and return the exit code."""
     role, folder = arguments[0], Path(arguments[1])
-    if role == "rank":
-        _end_with(int(arguments[2]))
     failure: NeoxrunError
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        module = importlib.import_module("neoxrun.agent" if role == "agent" else "neoxrun.worker")
-        code: int = module.main(folder) if role == "agent" else module.main(folder, supervised=role == "rank")
-        return code
+        if role == "agent":
+            threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
+        else:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if role == "rank":
+            _end_with(int(arguments[2]))
+        body = _load(role)
     except KeyboardInterrupt:
         failure = Interrupted("interrupted")
-    except (ImportError, OSError, MemoryError) as error:
-        failure = NeoxrunError(
-            f"a library cannot be loaded: {error or type(error).__name__}",
-            hint="Install neoxrun anew into a fresh environment; `python -c 'import torch'` shows more.",
-        )
+    except NeoxrunError as error:
+        failure = error
+    else:
+        return body(folder)
     shutil.rmtree(folder, ignore_errors=True)
     print(failure.render(), file=sys.stderr)
     return failure.exit_code
 
 
+def _load(role: str) -> Callable[[Path], int]:
+    """Import what the role needs."""
+    try:
+        if role == "agent":
+            from neoxrun import agent
+
+            return agent.main
+        from neoxrun import worker
+    except (ImportError, OSError, MemoryError) as error:
+        raise NeoxrunError(
+            f"a library cannot be loaded: {str(error) or type(error).__name__}",
+            hint="Install neoxrun anew into a fresh environment; `python -c 'import torch'` shows more.",
+        ) from error
+    return partial(worker.main, supervised=role == "rank")
+
+
 def hold_interrupts() -> None:
     """Keep Ctrl-C back until ``main`` of the program that replaces this one can answer it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _answer_interrupts(folder: Path) -> None:
+    """Answer Ctrl-C in the agent: a thread, since torchrun can be deep in a call that does not look at signals.
+
+    The ranks that answer Ctrl-C themselves are told, and get a while to finish what they are writing. If there are
+    none, or they do not end, this process does, and the system ends the ranks with it.
+    """
+    interactive = jobs.load(folder).interactive
+    end: float | None = None
+    while end is None or signal.sigtimedwait({signal.SIGINT}, max(0, end - time.monotonic())):
+        if end is None:
+            signal.sigwait({signal.SIGINT})
+        leaders = jobs.processes(folder)
+        if not leaders:
+            break
+        for process in leaders:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGINT)
+        if not interactive:
+            end = end or time.monotonic() + _GRACE_SECONDS
+    shutil.rmtree(folder, ignore_errors=True)
+    print(Interrupted("interrupted").render(), file=sys.stderr, flush=True)
+    os._exit(Interrupted.exit_code)
 
 
 def _end_with(parent: int) -> None:

@@ -46,7 +46,7 @@ def main(folder: Path, *, supervised: bool) -> int:
     rank = int(os.environ.get("RANK", "0"))
     job = jobs.load(folder)
     log.set_up(job.verbosity, rank)
-    stdout = standard_output()
+    stdout = standard_output(job.verbosity > 0)
     announce: Callable[[], None] = lambda: None  # noqa: E731
     if supervised:
         announce = partial(jobs.announce, folder, rank)

@@ -1,4 +1,4 @@
-"""The Python API under torchrun: every rank saves what it was given. Arguments: tp, pp, folder for the answers."""
+"""The Python API under torchrun: every rank saves what it was given. Arguments: tp, pp, folder to save in."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from cli import neoxrun, records_of
 from python_api import PARAMS, TEXTS
 from ranks import torchrun
 
-from neoxrun import LLM, SamplingParams
+from neoxrun import LLM, SamplingParams, config
 from neoxrun.errors import ConfigError
 
 
@@ -35,8 +35,9 @@ def test_one_process(right):
         for size in (1, 2):
             records = llm.generate(TEXTS, PARAMS, batch_size=size)
             assert [plain(json.loads(record.to_json())) for record in records] == right
-        (record,) = llm.generate(["def f("])
-        assert record.length == 96, "without parameters, the configuration's are taken"
+        configured = config.load(["demo"]).generation.sampling
+        (record,), (same,) = llm.generate(TEXTS[:1]), llm.generate(TEXTS[:1], configured)
+        assert record.text == same.text, "without parameters, the configuration's are taken"
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3))
         assert (record.finish_reason, record.text) == ("error", None)
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
@@ -48,7 +49,8 @@ def test_one_process(right):
 def test_the_command_gives_the_same(right, tmp_path):
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
-    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1, "--tp", 1)
+    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
+    flags += ("--repetition-penalty", 1, "--tp", 1)
     neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
     found = sorted(records_of(output), key=lambda record: record["id"])
     assert [plain(record) for record in found] == right

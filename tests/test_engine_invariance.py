@@ -1,4 +1,4 @@
-"""A request's answer depends on the request alone: not on its batch, the split, or an interruption.
+"""A request's answer depends on the request alone: not on its batch, the split or an interruption.
 
 Greedy and sampled, in fp32, on the demo model; the splits through the real command.
 """
@@ -48,8 +48,8 @@ def prompts(tmp_path_factory) -> Path:
 
 
 def generate(prompts: Path, output: Path, *arguments: object) -> None:
-    fixed = ("--seed", 7, "--temperature", 0, "--dtype", "fp32", "-o", output)
-    neoxrun("generate", "demo", "-i", prompts, *fixed, *arguments).check_success()
+    flags = ("--seed", 7, "--temperature", 0, "--top-p", 0, "--repetition-penalty", 1, "--dtype", "fp32")
+    neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags, *arguments).check_success()
 
 
 def answers(path: Path) -> dict[tuple, dict]:

@@ -175,12 +175,14 @@ def _unwritable(path: Path | None, error: OSError) -> DataError:
     return DataError(f"{path} cannot be written: {error.strerror}", hint=hint)
 
 
-def standard_output() -> IO[str]:
-    """This process's stdout under a number of its own, while descriptor 1 goes to stderr from now on.
+def standard_output(verbose: bool) -> IO[str]:
+    """This process's stdout under a number of its own.
 
-    So nothing that a library prints can get between the records.
+    Descriptor 1 goes to stderr from now on, or nowhere unless ``verbose``: what a library prints (gloo says who is
+    connected) must not get between the records.
     """
     sys.stdout.flush()
     own = os.dup(1)
-    os.dup2(2, 1)
+    elsewhere = 2 if verbose else os.open(os.devnull, os.O_WRONLY)
+    os.dup2(elsewhere, 1)
     return os.fdopen(own, "w", encoding="utf-8")

@@ -8,6 +8,7 @@ Every group carries two backends on CUDA, NCCL for GPU tensors and gloo for CPU 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import warnings
@@ -190,6 +191,8 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     _pin_loopback()
     store, rank, world = next(rendezvous("env://", timeout=_MEETING))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
+    # A CUDA build of torch on a host with a CUDA compiler and no GPU remarks on that when megatron-core is imported.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Four notices about optional training kernels.
         warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex.*")

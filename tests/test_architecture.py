@@ -1,0 +1,182 @@
+"""The order of the modules: who may import whom, and which packages each of them may use.
+
+``LAYERS`` is the table of docs/architecture.md, from the bottom up. A module imports only what stands before it: in an
+earlier layer, or earlier in its own. Imports inside functions count too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "neoxrun"
+
+# Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's modules may use torch.
+LAYERS = (
+    ("base", "both", "errors log progress"),
+    ("values", "both", "engine.request parallel.partition settings sampling_params"),
+    ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
+    ("planning", "both", "memory placement explain choose plan devices"),
+    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout"),
+    ("prompts and records", "both", "generation.prompts generation.options generation.records"),
+    ("hand-over", "both", "job start"),
+    ("commands", "command", "launch commands.common commands.plan commands.generate cli __main__"),
+    ("parallel", "rank", "parallel.mesh parallel.layers parallel.queue"),
+    ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
+    ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
+    ("engine", "rank", "engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
+    ("session", "rank", "session generation.text generation.run"),
+    ("ranks", "rank", "agent worker"),
+    ("Python API", "rank", "llm neoxrun"),
+)
+ORDER = [module for _, _, modules in LAYERS for module in modules.split()]
+SIDE = {module: side for _, side, modules in LAYERS for module in modules.split()}
+
+# Imports against the order, each with its reason.
+EXCEPTIONS = {
+    ("cli", "neoxrun"): "the version number, which stands in the package itself",
+    ("start", "agent"): "a process becomes what its arguments name, by a late import",
+    ("start", "worker"): "a process becomes what its arguments name, by a late import",
+}
+
+# The only modules that import a package, and the package's name on the index where it is another.
+IMPORTERS = {
+    "megatron": "parallel.mesh",
+    "numpy": "checkpoint.files",
+    "pynvml": "devices",
+    "safetensors": "checkpoint.files",
+    "tokenizers": "tokenizer",
+    "tqdm": "progress",
+    "yaml": "yaml_source",
+}
+INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
+
+SPEAKS = {"agent", "cli", "generation.run", "start", "worker"}  # to people, on stderr, beside the log
+USES_STDOUT = {"cli", "commands.plan", "generation.records", "launch"}  # stdout is data
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, under its name without ``neoxrun.``."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+        found[name or "neoxrun"] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Everything that a module imports, anywhere in it: modules of ours by short name, others by package."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if whole.removeprefix("neoxrun.") in trees() else str(node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            # Each name that is written out in the call; one that ends with a dot begins the names of a package.
+            written = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            for text in (part for part in written if isinstance(part, str) and part.startswith("neoxrun.")):
+                within = [f"neoxrun.{name}" for name in trees() if f"neoxrun.{name}".startswith(text)]
+                names |= set(within) if text.endswith(".") else {text}
+    return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
+
+
+@cache
+def edges() -> dict[str, set[str]]:
+    """Who imports whom among our modules, less the exceptions."""
+    return {
+        name: {other for other in imported(tree) if other in trees() and (name, other) not in EXCEPTIONS}
+        for name, tree in trees().items()
+    }
+
+
+def is_empty(tree: ast.Module) -> bool:
+    """Whether there is nothing but a docstring."""
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body)
+
+
+def test_every_module_has_one_place() -> None:
+    assert len(ORDER) == len(set(ORDER))
+    assert set(ORDER) == {name for name, tree in trees().items() if not is_empty(tree)}
+
+
+def test_imports_run_downward() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name in ORDER
+        for other in edges()[name]
+        if ORDER.index(other) >= ORDER.index(name) or SIDE[other] not in ("both", SIDE[name])
+    ]
+    assert not wrong, "against the order in LAYERS: " + "; ".join(sorted(wrong))
+
+
+def test_every_exception_is_needed() -> None:
+    assert all(other in imported(trees()[name]) for name, other in EXCEPTIONS)
+
+
+def test_documented_order_is_this_one() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| (both|command|rank) \| ([^|]+) \|$", text, re.MULTILINE)
+    documented = tuple((name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows)
+    assert documented == LAYERS
+    assert [int(number) for number, *_ in rows] == list(range(1, len(LAYERS) + 1))
+
+
+@pytest.mark.parametrize("package", sorted(IMPORTERS))
+def test_a_package_has_one_importer(package: str) -> None:
+    assert {name for name, tree in trees().items() if package in imported(tree)} == {IMPORTERS[package]}
+
+
+def test_only_ranks_import_torch() -> None:
+    assert {SIDE[name] for name, tree in trees().items() if "torch" in imported(tree)} == {"rank"}
+
+
+def test_what_is_imported_is_what_is_depended_on() -> None:
+    foreign = {name for tree in trees().values() for name in imported(tree)} - trees().keys()
+    foreign -= sys.stdlib_module_names
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    depended = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    assert {INDEX_NAMES.get(name, name) for name in foreign} == depended
+
+
+def test_command_imports_no_torch() -> None:
+    """Really so: every module of the command's side, and a whole `neoxrun plan`, in a fresh interpreter."""
+    modules = [f"neoxrun.{name}" for name in ORDER if SIDE[name] != "rank"]
+    program = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+from neoxrun.cli import main
+assert main(["plan", "20B", "--devices", "2x48GB"]) == 0
+print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    assert "tokenizers" in loaded
+    assert not loaded & {"torch", "transformers", "megatron", "numpy", "safetensors"}
+
+
+def test_few_modules_speak() -> None:
+    calls = {
+        (name, ast.unparse(node))
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    }
+    assert {name for name, _ in calls} == SPEAKS
+    assert [call for _, call in calls if "file=sys.stderr" not in call] == []
+    touches = {name for name, tree in trees().items() if re.search(r"\bsys\.stdout\b", ast.unparse(tree))}
+    assert touches == USES_STDOUT
