@@ -87,6 +87,9 @@ def run(job: Job) -> NoReturn:
             local = ranks // plan.nnodes
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
         role = "agent"
+    if job.verbosity < 1:
+        # c10d warns of host names that it cannot look up, among other things of no use here.
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     folder = job.save()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import resource
@@ -163,7 +164,8 @@ def _loaded(
             hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )
     stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
-    with LoadBar(0, show_progress) as bar:
+    total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.dtype.itemsize
+    with LoadBar(total, show_progress) as bar:
         averaged = loading.load(
             checkpoint,
             stage.targets(),

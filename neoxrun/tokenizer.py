@@ -225,7 +225,7 @@ def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, P
     if merge_file is None:
         raise ConfigError(
             f"tokenizer_type {kind} needs a merge_file beside the vocab_file {path}",
-            hint="set merge_file in the configuration, or with --set merge_file=FILE",
+            hint="set merge_file=FILE; or, for a Hugging Face tokenizer.json, tokenizer_type=HFTokenizer (both with --set)",
         )
     return path, merge_file
 

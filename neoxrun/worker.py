@@ -82,7 +82,11 @@ def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None])
         if job.verbosity > 0:
             traceback.print_exc()
         if isinstance(error, dist.DistError) or "Connection" in str(error) or "gloo" in str(error):
-            lost = RankError(f"rank {rank} lost contact with another rank: {error}")
+            lost = RankError(
+                f"rank {rank} lost contact with another rank: {error}",
+                hint="If none of them died, the hosts cannot reach each other: GLOO_SOCKET_IFNAME and "
+                "NCCL_SOCKET_IFNAME name the network interface to use.",
+            )
             return jobs.failure_of(lost, rank, lost_contact=True)
         if isinstance(error, OSError):
             return jobs.failure_of(system_refusal(error), rank)

@@ -85,7 +85,9 @@ class Running:
         cwd: Path = ROOT,
         stdin: int | None = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
         preexec: Callable[[], None] | None = None,
+        process_group: int | None = 0,
     ) -> None:
         self.mark = uuid.uuid4().hex
         environment = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
@@ -97,9 +99,9 @@ class Running:
             env=environment,
             stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             preexec_fn=preexec,
-            process_group=0,
+            process_group=process_group,
         )
 
     def finish(self, data: str | None = None, timeout: float = 120) -> Result:

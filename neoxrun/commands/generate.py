@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--interactive",
         action="store_true",
-        help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D leaves.",
+        help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D leaves. Default: as the "
+        "configuration's `text_gen_type` says.",
     )
     source.add_argument(
         "-o",
@@ -162,7 +163,10 @@ def run(args: argparse.Namespace) -> int:
     defaults = settings.generation
     sampling = _sampling(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
-    if args.interactive:
+    dialogue = args.interactive or (
+        defaults.text_gen_type == "interactive" and args.input is None and args.prompt is None
+    )
+    if dialogue:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
             raise UsageError("--interactive goes with neither -o, --resume, --num-samples nor --replicas")
         args.replicas = 1
@@ -191,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
             verbosity=args.verbosity,
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,
-            interactive=args.interactive,
+            interactive=dialogue,
         )
     )
 

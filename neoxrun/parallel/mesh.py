@@ -8,9 +8,12 @@ Every group carries two backends on CUDA, NCCL for GPU tensors and gloo for CPU 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import socket
+import struct
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +27,8 @@ from torch.distributed.rendezvous import rendezvous
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by torchrun, not by this.
 _TIMEOUT = timedelta(days=7)
 _MEETING = timedelta(minutes=10)
+_SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address
+_ELSEWHERE = "192.0.2.1"  # an address that belongs to no host (RFC 5737)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
         backend = "cpu:gloo,cuda:nccl"
     else:
         backend = "gloo"
-    _pin_loopback()
+    _choose_interface()
     store, rank, world = next(rendezvous("env://", timeout=_MEETING))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
     # A CUDA build of torch on a host with a CUDA compiler and no GPU remarks on that when megatron-core is imported.
@@ -198,7 +203,8 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
         warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex.*")
         from megatron.core import parallel_state
 
-    parallel_state.initialize_model_parallel(tp, pp)
+    minutes = int(_TIMEOUT.total_seconds()) // 60
+    parallel_state.initialize_model_parallel(tp, pp, distributed_timeout_minutes=minutes)
     return Mesh(
         tp=tp,
         pp=pp,
@@ -219,8 +225,38 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def _pin_loopback() -> None:
-    """On one host, keep gloo on the loopback interface: a host name that resolves wrongly must not matter."""
+def _choose_interface() -> None:
+    """Tell gloo which network interface to use, unless the user has.
+
+    By itself it takes the one that this host's name resolves to, which on many systems is the loopback interface
+    even where there are several hosts.
+    """
     one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    if one_host and any(name == "lo" for _, name in socket.if_nameindex()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    name = _interface_towards("localhost" if one_host else os.environ["MASTER_ADDR"])
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _interface_towards(host: str) -> str | None:
+    """The interface that reaches ``host``; None where that is not known."""
+    if host == "localhost" or host.startswith("127."):
+        return _interface_of("127.0.0.1")
+    # A host's own name often means its loopback interface: then the one that leads outside is taken.
+    for target in (host, _ELSEWHERE):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))  # looks up the route, sends nothing
+            address = str(probe.getsockname()[0])
+            if not address.startswith("127."):
+                return _interface_of(address)
+    return None
+
+
+def _interface_of(address: str) -> str | None:
+    """The interface that has an IPv4 address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            with contextlib.suppress(OSError):  # it has none
+                if fcntl.ioctl(any_socket, _SIOCGIFADDR, request)[20:24] == socket.inet_aton(address):
+                    return name
+    return None
