@@ -55,9 +55,7 @@ def main() -> None:
                     print(_case(folder, shape, dtype, batch, args.tokens, args.rounds, device), flush=True)
 
 
-def _case(
-    folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds: int, device: torch.device
-) -> str:
+def _case(folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds: int, device: torch.device) -> str:
     prompts = torch.randint(1, 256, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
     ours = _neoxrun(folder, shape, dtype, prompts, tokens, device)
     theirs = _transformers(folder, dtype, prompts, tokens, device)
@@ -132,10 +130,9 @@ def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")),
-        platform.machine(),
-    )
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.machine()
     return f"{model}, {torch.get_num_threads()} cores"
 
 

@@ -67,7 +67,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder to keep the models in; default: a temporary one")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("| shape | dtype | weights MB | neoxrun s | transformers s | ratio | neoxrun MB | transformers MB | tp 2 MB |")
+    print("| shape | dtype | weights MB | neoxrun s | transformers s | ratio | neoxrun MB | transformers MB ", end="")
+    print("| tp 2 MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         for shape in args.shapes:

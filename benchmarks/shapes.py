@@ -42,9 +42,7 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
     state = from_huggingface(network.state_dict())
     save_layer_files(state, folder / "neox", tp=1, config=model, tag="global_step0")
     _write_tokenizer(folder / "tokenizer.json")
-    (folder / "config.yml").write_text(
-        f"load: {folder}/neox\nvocab_file: {folder}/tokenizer.json\n", encoding="utf-8"
-    )
+    (folder / "config.yml").write_text(f"load: {folder}/neox\nvocab_file: {folder}/tokenizer.json\n", encoding="utf-8")
     return folder
 
 

@@ -42,9 +42,7 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def choose_gpus(
-    settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int
-) -> Choice:
+def choose_gpus(settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int) -> Choice:
     """Place on the GPUs, each taken for as small as the smallest; those too small are left out.
 
     Raises:
@@ -61,9 +59,7 @@ def choose_gpus(
         search = Search(case, requested, sum(device.free_bytes >= least for device in devices))
         if search.options:
             searches.append((search, least))
-    found = [
-        (search, split, least) for search, least in searches if (split := search.choose(usable_bytes(least)))
-    ]
+    found = [(search, split, least) for search, least in searches if (split := search.choose(usable_bytes(least)))]
     if not found:
         search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
         raise gpus_too_small(search, least, requested.dtype or "bf16")

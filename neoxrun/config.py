@@ -121,9 +121,7 @@ def load(
 def _find(source: str) -> Path:
     """The file that a config argument means."""
     path = Path(source)
-    candidates = (
-        [path] if path.suffix in _SUFFIXES else [path, *(Path(source + suffix) for suffix in _SUFFIXES)]
-    )
+    candidates = [path] if path.suffix in _SUFFIXES else [path, *(Path(source + suffix) for suffix in _SUFFIXES)]
     try:
         for candidate in candidates:
             if candidate.is_file():
@@ -145,9 +143,7 @@ def _find(source: str) -> Path:
     close = difflib.get_close_matches(name.lower(), [shipped.lower() for shipped in shipped_names()], 1)
     raise ConfigError(
         f"there is no configuration {source}",
-        hint=f"did you mean {close[0]}?"
-        if close
-        else f"give a path, or one of: {', '.join(shipped_names())}",
+        hint=f"did you mean {close[0]}?" if close else f"give a path, or one of: {', '.join(shipped_names())}",
     )
 
 
@@ -197,8 +193,7 @@ def _precision(options: Options) -> Precision:
             asked[name] = "bf16" if value.get("type") == "bfloat16" else cast(Precision, meaning)
     if len(set(asked.values())) > 1:
         raise ConfigError(
-            "the options for precision disagree: "
-            + ", ".join(f"{name} says {wish}" for name, wish in asked.items()),
+            "the options for precision disagree: " + ", ".join(f"{name} says {wish}" for name, wish in asked.items()),
             where=options.where(*asked),
             hint="keep one of them; --dtype on the command line decides without touching the file",
         )

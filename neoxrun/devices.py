@@ -10,7 +10,7 @@ from typing import Any
 
 from neoxrun.errors import UsageError
 from neoxrun.memory import DeviceKind
-from neoxrun.plan import Device
+from neoxrun.placement import Device
 
 _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _ROOT = Path("/")
@@ -175,9 +175,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         folder = top / path.lstrip("/")
-        yield from (
-            level for level in (folder, *folder.parents) if level.is_relative_to(top) and level.is_dir()
-        )
+        yield from (level for level in (folder, *folder.parents) if level.is_relative_to(top) and level.is_dir())
 
 
 def _read(path: Path) -> str | None:

@@ -149,9 +149,9 @@ def gpus_too_small(search: Search, free: int, host_dtype: Precision) -> UsageErr
     here = Search(case, replace(whole, nnodes=search.requested.nnodes), search.per_host).choose(usable)
     if here:
         ways.append(f"--tp {here.tp} --pp {here.pp} --replicas {here.replicas}")
-    half = Search(
-        replace(case, dtype="bf16"), replace(search.requested, context=case.context), search.per_host
-    ).choose(usable)
+    half = Search(replace(case, dtype="bf16"), replace(search.requested, context=case.context), search.per_host).choose(
+        usable
+    )
     if case.dtype == "fp32" and half:
         ways.append("--dtype bf16")
     if not here:

@@ -68,9 +68,7 @@ class LLM:
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         dtype = dtype or (settings.precision if place.type == "cuda" else "fp32")
         mesh = meshes.connect(tp, pp, 1, place)
-        self._session = open_session(
-            settings, mesh, dtype, random_weights=random_weights, show_progress=False
-        )
+        self._session = open_session(settings, mesh, dtype, random_weights=random_weights, show_progress=False)
 
     def generate(
         self,
@@ -86,7 +84,7 @@ class LLM:
             prompts: texts; an empty one is continued from nothing.
             params: how to sample; None takes the configuration's parameters. Prompt ``i`` has its own random stream,
                 made of ``params.seed`` and ``i``.
-            batch_size: most prompts at a time; None: what fits, at most 64.
+            batch_size: most prompts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
             truncate: side at which prompts too long for the context are cut; None makes them error records.
 
         Returns:

@@ -157,15 +157,9 @@ def stage_needs(
         needs.append(
             RankNeed(
                 layers=layers,
-                weights_bytes=stage_parameters(model, vocab_size, tensor, pipeline, stage)
-                * DTYPE_BYTES[dtype],
-                workspace_bytes=runtime
-                + _workspace_bytes(model, vocab_size, tensor, pipeline, stage, dtype, context),
-                kv_bytes_per_token=2
-                * len(layers)
-                * model.hidden_size
-                // tensor
-                * cache_value_bytes(dtype, kind),
+                weights_bytes=stage_parameters(model, vocab_size, tensor, pipeline, stage) * DTYPE_BYTES[dtype],
+                workspace_bytes=runtime + _workspace_bytes(model, vocab_size, tensor, pipeline, stage, dtype, context),
+                kv_bytes_per_token=2 * len(layers) * model.hidden_size // tensor * cache_value_bytes(dtype, kind),
             )
         )
     return tuple(needs)

@@ -93,9 +93,7 @@ def read(options: Options) -> ModelConfig:
     positions = options.integer("max_position_embeddings", 0)
     if positions < seq_length:
         raise options.refusal("max_position_embeddings", f"at least seq_length ({seq_length})")
-    norm = cast(
-        Literal["layernorm", "rmsnorm"], options.choice("norm", "layernorm", ("layernorm", "rmsnorm"))
-    )
+    norm = cast(Literal["layernorm", "rmsnorm"], options.choice("norm", "layernorm", ("layernorm", "rmsnorm")))
     layernorm_epsilon = options.number("layernorm_epsilon", 1e-5)
     rms_norm_epsilon = options.number("rms_norm_epsilon", 1e-8)
     pos_emb = cast(

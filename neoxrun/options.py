@@ -101,9 +101,7 @@ class Options:
             raise self.unsupported(name, ", ".join(supported))
         return value
 
-    def path(
-        self, name: str, accept: Callable[[Path], bool] = Path.exists
-    ) -> tuple[Path | None, tuple[Path, ...]]:
+    def path(self, name: str, accept: Callable[[Path], bool] = Path.exists) -> tuple[Path | None, tuple[Path, ...]]:
         """Where the file or folder is that an option names, and every place where it was looked for.
 
         A relative path is looked for in the folder of the configuration file that named it, so that a
@@ -118,9 +116,7 @@ class Options:
         try:
             relative = Path(value).expanduser()
             here = relative.absolute()
-            places = (
-                (here,) if folder is None else tuple(dict.fromkeys(((folder / relative).absolute(), here)))
-            )
+            places = (here,) if folder is None else tuple(dict.fromkeys(((folder / relative).absolute(), here)))
             found = next(filter(accept, places), None) or next(filter(Path.exists, places), here)
         except (OSError, RuntimeError) as error:  # a name too long for the file system, an unknown ~user
             raise self.refusal(name, f"a usable path ({error})") from error
@@ -136,8 +132,4 @@ def _show(value: object) -> str:
     """A value for a message, as YAML has it where that is short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return (
-        value
-        if isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable()
-        else reprlib.repr(value)
-    )
+    return value if isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable() else reprlib.repr(value)

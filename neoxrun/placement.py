@@ -224,9 +224,7 @@ def tensor_sizes(model: ModelConfig) -> list[int]:
     return [size for size in range(1, common + 1) if common % size == 0]
 
 
-def lay_out(
-    tp: int, pp: int, requested: Requested, replicas: Iterable[int], per_host: int | None
-) -> Split | None:
+def lay_out(tp: int, pp: int, requested: Requested, replicas: Iterable[int], per_host: int | None) -> Split | None:
     """``tp x pp`` with the first of ``replicas`` that keeps to ``requested`` and can be laid on the hosts.
 
     Every host gets equally many ranks, at most ``per_host``, and no tensor-parallel group crosses hosts.
@@ -261,9 +259,7 @@ def check_request(model: ModelConfig, requested: Requested) -> None:
     for name in ("tp", "pp", "replicas", "batch_size", "context", "nnodes"):
         value = getattr(requested, name)
         if value is not None and value < 1:
-            raise UsageError(
-                f"--{name.replace('_', '-')} {value} is not possible", hint="It must be at least 1."
-            )
+            raise UsageError(f"--{name.replace('_', '-')} {value} is not possible", hint="It must be at least 1.")
     possible = tensor_sizes(model)
     if requested.tp is not None and requested.tp not in possible:
         heads, inner = model.num_attention_heads, model.intermediate_size

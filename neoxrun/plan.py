@@ -157,9 +157,7 @@ def make_plan(
     model = settings.model
     check_request(model, requested)
     if not devices:
-        raise UsageError(
-            "no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu."
-        )
+        raise UsageError("no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.")
     if devices[0].kind == "cpu":
         choice = choose_cpu(settings, devices[0], requested, vocab_size)
     else:
@@ -186,17 +184,12 @@ def make_plan(
         reason=choice.why(batch, context),
         notes=tuple(notes),
         devices=_rank_table(choice, batch * context),
-        host_peak_bytes=host_peak_bytes(
-            model, vocab_size, case.needs(split), split.tp, case.dtype, case.kind
-        ),
+        host_peak_bytes=host_peak_bytes(model, vocab_size, case.needs(split), split.tp, case.dtype, case.kind),
         max_context=context,
         max_batch=batch,
         prefill_tokens=prefill_tokens(case.context),
         parameters=model_parameters(model, vocab_size),
-        kv_bytes_per_token=2
-        * model.num_layers
-        * model.hidden_size
-        * cache_value_bytes(case.dtype, case.kind),
+        kv_bytes_per_token=2 * model.num_layers * model.hidden_size * cache_value_bytes(case.dtype, case.kind),
         vocab_size=vocab_size,
         vocab_assumed=vocab_assumed,
     )

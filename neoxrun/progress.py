@@ -47,24 +47,24 @@ class LoadBar:
 
 
 class GenerationBar:
-    """Prompts done, and tokens a second."""
+    """Answers done, and tokens a second."""
 
     def __init__(self, total: int, done: int, show: bool) -> None:
         self._show = show
         self._start = time.perf_counter()
-        self._tokens = self._prompts = 0
+        self._tokens = self._answers = 0
         self._bar = tqdm(
             total=total,
             initial=done,
-            desc="prompts",
-            unit="prompt",
+            desc="answers",
+            unit="answer",
             disable=not (show and sys.stderr.isatty()),
         )
 
     def update(self, tokens: int) -> None:
-        """One more prompt is done, with ``tokens`` tokens."""
+        """One more answer is done, with ``tokens`` tokens."""
         self._tokens += tokens
-        self._prompts += 1
+        self._answers += 1
         self._bar.set_postfix_str(f"{self._rate():.1f} tokens/s", refresh=False)
         self._bar.update()
 
@@ -83,9 +83,8 @@ class GenerationBar:
         self._bar.close()
         if self._show:
             seconds = time.perf_counter() - self._start
-            log.info(
-                f"{self._prompts} prompts, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s)"
-            )
+            answers = "1 answer" if self._answers == 1 else f"{self._answers} answers"
+            log.info(f"{answers}, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s)")
 
     def _rate(self) -> float:
         return self._tokens / max(time.perf_counter() - self._start, 1e-9)

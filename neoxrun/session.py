@@ -82,12 +82,18 @@ def open_session(
     """
     session: Session | None = None
     failure: NeoxrunError | None = None
+    warnings: list[str] = []
     try:
-        runner, tokenizer = _open(settings, mesh, dtype, random_weights, show_progress)
+        tokenizer = load_tokenizer(settings.tokenizer)
+        if random_weights:
+            warnings.append("the weights are random (--random-weights): the text means nothing")
+            stage = _random(settings, mesh, dtype, tokenizer)
+        else:
+            stage = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
         session = Session(
             settings,
             mesh,
-            runner,
+            Runner(stage, _cache_bytes(mesh, stage, dtype)),
             tokenizer,
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
@@ -98,10 +104,14 @@ def open_session(
         failure = out_of_memory(error, mesh.rank)
         if failure is None:
             raise
-    for found in meshes.gather_from_all(failure):
-        if found is not None:
-            found.shared = True
-            raise found
+    said: dict[str, None] = {}
+    for other_failure, other_warnings in meshes.gather_from_all((failure, warnings)):
+        if other_failure is not None:
+            other_failure.shared = True
+            raise other_failure
+        said |= dict.fromkeys(other_warnings)
+    for warning in said if mesh.rank == 0 else ():
+        log.warning(warning)
     assert session is not None
     return session
 
@@ -128,32 +138,24 @@ def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device
     return torch.device("cuda", gpus[local_rank]) if kind == "cuda" else torch.device("cpu")
 
 
-def _open(
-    settings: Settings, mesh: Mesh, dtype: Precision, random_weights: bool, show_progress: bool
-) -> tuple[Runner, Tokenizer]:
-    config = settings.model
-    tokenizer = load_tokenizer(settings.tokenizer)
-    if random_weights:
-        vocab_size = config.padded_vocab_size(tokenizer.vocab_size)
-        stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
-        stage.randomize(settings.seed)
-        if mesh.rank == 0:
-            log.warning("the weights are random (--random-weights): the text means nothing")
-    else:
-        stage = _loaded(settings, mesh, dtype, tokenizer, show_progress)
-    shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    log.debug(f"shard of {shard:.1f} MB, peak host memory {peak:.1f} MB")
-    return Runner(stage, _cache_bytes(mesh, stage, dtype)), tokenizer
+def _random(settings: Settings, mesh: Mesh, dtype: Precision, tokenizer: Tokenizer) -> Stage:
+    vocab_size = settings.model.padded_vocab_size(tokenizer.vocab_size)
+    stage = Stage(settings.model, mesh, vocab_size, mesh.device, DTYPES[dtype])
+    stage.randomize(settings.seed)
+    return stage
 
 
 def _loaded(
-    settings: Settings, mesh: Mesh, dtype: Precision, tokenizer: Tokenizer, show_progress: bool
+    settings: Settings,
+    mesh: Mesh,
+    dtype: Precision,
+    tokenizer: Tokenizer,
+    show_progress: bool,
+    warnings: list[str],
 ) -> Stage:
     config = settings.model
     checkpoint = layout.of(settings)
-    for warning in checkpoint.warnings if mesh.rank == 0 else ():
-        log.warning(warning)
+    warnings.extend(checkpoint.warnings)
     vocab_size = loading.vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
@@ -177,11 +179,14 @@ def _loaded(
             dtype=DTYPES[dtype],
             progress=bar.update,
         )
-    if averaged and mesh.rank == 0:
-        log.warning(
+    if averaged:
+        warnings.append(
             f"the norms of the checkpoint's {checkpoint.source_tp} tensor-parallel ranks differ and are averaged, "
             f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
         )
+    shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    log.debug(f"shard of {shard:.1f} MB, peak host memory {peak:.1f} MB")
     return stage
 
 

@@ -1,4 +1,4 @@
-"""The typed, frozen settings that a GPT-NeoX configuration becomes. No torch, no YAML: see ``config`` for the reading."""
+"""The typed, frozen settings that a GPT-NeoX configuration becomes. No torch, no YAML: ``config`` reads them."""
 
 from __future__ import annotations
 

@@ -44,9 +44,7 @@ class Tokenizer:
         library.no_truncation()
         self._library = library
         self._skip_special = skip_special
-        self._special = frozenset(
-            token for token, added in library.get_added_tokens_decoder().items() if added.special
-        )
+        self._special = frozenset(token for token, added in library.get_added_tokens_decoder().items() if added.special)
         self._pieces: dict[int, bytes] = {}
 
     @property
@@ -72,6 +70,16 @@ class Tokenizer:
             return self._library.encode(text).ids
         except (UnicodeError, TypeError) as error:
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
+
+    def most_tokens(self, text: str) -> int:
+        """How many ids ``text`` and the token that an empty text begins with can have, found without encoding.
+
+        A token stands for a byte at the least, of the text as the tokenizer normalizes it; the 20B's NFC makes some
+        texts longer. One more for a space that some tokenizers put before a text.
+        """
+        if self._library.normalizer is not None:
+            text = self._library.normalizer.normalize_str(text)
+        return len(text.encode()) + 1 + self._library.num_special_tokens_to_add(False)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
@@ -225,7 +233,7 @@ def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, P
     if merge_file is None:
         raise ConfigError(
             f"tokenizer_type {kind} needs a merge_file beside the vocab_file {path}",
-            hint="set merge_file=FILE; or, for a Hugging Face tokenizer.json, tokenizer_type=HFTokenizer (both with --set)",
+            hint="--set merge_file=FILE; or, for a Hugging Face tokenizer.json, --set tokenizer_type=HFTokenizer",
         )
     return path, merge_file
 
@@ -266,9 +274,7 @@ def _text(path: Path, config: TokenizerConfig, what: str = "tokenizer file") -> 
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file", where=str(path), hint=hint) from error
     except OSError as error:
-        raise DataError(
-            f"the {what} {path} cannot be read: {error.strerror}", where=str(path), hint=hint
-        ) from error
+        raise DataError(f"the {what} {path} cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     if not text.strip():
         raise DataError(f"the {what} {path} is empty", where=str(path), hint=hint)
     if text.lstrip().startswith("<"):
@@ -299,11 +305,14 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
 
 def _hint(path: Path) -> str:
     """How to get a tokenizer that is not there or not whole."""
-    released = re.search(r"pythia-[\d.]+[mb](?:-deduped)?", str(path).lower())
-    if released is None and "20b" not in str(path).lower():
+    name = str(path).lower()
+    if released := re.search(r"pythia-[\d.]+[mb](?:-deduped)?", name):
+        place = f"of EleutherAI/{released[0]} from the Hugging Face hub"
+    elif "20b" in name:
+        place = "20B_tokenizer.json from https://the-eye.eu/public/AI/models/GPT-NeoX-20B/slim_weights/"
+    else:
         return "name the model's own tokenizer with --tokenizer FILE"
-    command = "neoxrun download" if released is None else f"neoxrun download {released[0]}"
-    return f"get it with `{command}`, or name it with --tokenizer FILE"
+    return f"get the tokenizer {place}, or name it with --tokenizer FILE"
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -50,7 +50,7 @@ class Result:
     @property
     def records(self) -> list[dict]:
         """stdout as output records."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        return [json.loads(line) for line in self.out.split("\n") if line]
 
     def check_success(self) -> Result:
         """It ended well and no library said anything."""
@@ -195,7 +195,7 @@ def records_of(path: Path) -> list[dict]:
     """The records of an output file; every line must be whole."""
     text = path.read_text(encoding="utf-8")
     assert not text or text.endswith("\n"), "a half-written line"
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def answers_of(records: list[dict]) -> list[tuple]:

@@ -1,7 +1,7 @@
 """The order of the modules: who may import whom, and which packages each of them may use.
 
-``LAYERS`` is the table of docs/architecture.md, from the bottom up. A module imports only what stands before it: in an
-earlier layer, or earlier in its own. Imports inside functions count too.
+``LAYERS`` is the table of docs/architecture.md, from the bottom up. A module imports only what stands before
+it: in an earlier layer, or earlier in its own. Imports inside functions count too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "neoxrun"
 
-# Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's modules may use torch.
+# Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
     ("base", "both", "errors log progress"),
     ("values", "both", "engine.request parallel.partition settings sampling_params"),
@@ -68,7 +68,11 @@ def trees() -> dict[str, ast.Module]:
     """The syntax tree of every module, under its name without ``neoxrun.``."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+        name = (
+            ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+            .removesuffix("__init__")
+            .removesuffix(".")
+        )
         found[name or "neoxrun"] = ast.parse(path.read_text(encoding="utf-8"), str(path))
     return found
 
@@ -85,12 +89,14 @@ def imported(tree: ast.Module) -> set[str]:
                 whole = f"{node.module}.{alias.name}"
                 names.add(whole if whole.removeprefix("neoxrun.") in trees() else str(node.module))
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            # Each name that is written out in the call; one that ends with a dot begins the names of a package.
+            # Each name that is written out in the call; one that ends with a dot stands for a package.
             written = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
             for text in (part for part in written if isinstance(part, str) and part.startswith("neoxrun.")):
                 within = [f"neoxrun.{name}" for name in trees() if f"neoxrun.{name}".startswith(text)]
                 names |= set(within) if text.endswith(".") else {text}
-    return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
+    return {
+        name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names
+    }
 
 
 @cache
@@ -129,7 +135,9 @@ def test_every_exception_is_needed() -> None:
 def test_documented_order_is_this_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \| (both|command|rank) \| ([^|]+) \|$", text, re.MULTILINE)
-    documented = tuple((name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows)
+    documented = tuple(
+        (name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows
+    )
     assert documented == LAYERS
     assert [int(number) for number, *_ in rows] == list(range(1, len(LAYERS) + 1))
 

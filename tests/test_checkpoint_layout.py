@@ -75,9 +75,9 @@ def test_latest_missing_wrong_or_empty(folder):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("20B_checkpoints", "`neoxrun download`"),
-        ("pythia-160m", "`neoxrun download pythia-160m`"),
-        ("pythia-2.8b-deduped", "`neoxrun download pythia-2.8b-deduped`"),
+        ("20B_checkpoints", "slim_weights"),
+        ("pythia-160m", "EleutherAI/pythia-160m"),
+        ("pythia-2.8b-deduped", "EleutherAI/pythia-2.8b-deduped"),
         ("mine", "--checkpoint DIR"),
     ],
 )

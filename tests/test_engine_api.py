@@ -6,7 +6,7 @@ import json
 
 import pytest
 import python_api
-from cli import neoxrun, records_of
+from cli import DEMO, neoxrun, records_of
 from python_api import PARAMS, TEXTS
 from ranks import torchrun
 
@@ -62,3 +62,16 @@ def test_every_process_gets_all_answers(right, tmp_path):
     assert len(files) == 4
     for path in files:
         assert [plain(record) for record in records_of(path)] == right, path.name
+
+
+def test_a_tokenizer_that_makes_a_text_longer(tmp_path):
+    """GPT-NeoX-20B's does: NFC writes some characters as two, and a prompt has more tokens than bytes then."""
+    content = json.loads((DEMO / "tokenizer.json").read_text())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content | {"normalizer": {"type": "NFC"}}))
+    text = "\u0958" * 60
+    with LLM("demo", tokenizer=str(path), device="cpu") as llm:
+        alone = llm.generate([text], SamplingParams(maximum_tokens=5))
+        together = llm.generate([text, "x" * 400], SamplingParams(maximum_tokens=5))
+    assert alone[0].length == 5, alone[0].message
+    assert together[0].text == alone[0].text

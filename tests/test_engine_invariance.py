@@ -15,9 +15,10 @@ PROMPTS = [
     "import os",
     "class Queue:\n    def __init__(self, name):\n        self.name = name\n\n    def put(self, item):\n",
     "",
-    "# 日本語 🎉\n",
+    "# 日本語 🎉\u2028\n",
     "def read_file(path):",
     "for i in range(10):\n    print(i)\n" * 6,
+    "import os",
 ]
 KINDS = {
     "greedy": {},
@@ -42,8 +43,10 @@ def prompts(tmp_path_factory) -> Path:
         for number, prompt in enumerate(PROMPTS)
         for place, (kind, params) in enumerate(KINDS.items())
     ]
+    seeded = {"prompt": PROMPTS[0], "temperature": 1.0, "maximum_tokens": 8, "seed": 5}
+    lines += [{"id": "seeded", **seeded}, {"id": "seeded-too", **seeded}]
     path = tmp_path_factory.mktemp("invariance") / "prompts.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return path
 
 
@@ -86,12 +89,15 @@ def right(prompts, tmp_path_factory) -> Path:
 
 def test_there_is_something_to_get_wrong(right):
     found = answers(right)
-    assert len(found) == len(PROMPTS) * (len(KINDS) + 1)
+    assert len(found) == len(PROMPTS) * (len(KINDS) + 1) + 2
     assert len({record["text"] for record in found.values()}) > 0.9 * len(found), "the answers differ"
     assert {record["finish_reason"] for record in found.values()} >= {"length", "stop"}
     for number in range(len(PROMPTS)):
         first, second = (found[f"two-{number}", sample]["text"] for sample in (0, 1))
         assert first != second, "each sample has its own random stream"
+    first, last = (found[f"free-{number}", None]["text"] for number in (0, len(PROMPTS) - 1))
+    assert first[:9] != last[:9], "each prompt has its own random stream"
+    assert found["seeded", None]["text"] == found["seeded-too", None]["text"], "unless it names its seed"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,14 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
     assert {int(choose(logits, params, stream)) for _ in range(200)} == kept
 
 
+@pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
+def test_a_token_that_was_filtered_out_is_never_chosen(place, monkeypatch):
+    """Not even by the smallest and the largest number that a stream gives."""
+    monkeypatch.setattr(random.Random, "random", lambda self: place)
+    params = SamplingParams(temperature=1, min_p=0.5)
+    assert int(choose(torch.tensor([-9.0, 1.0, -9.0]), params, random.Random())) == 1
+
+
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
 def test_top_k_of_one_is_the_likeliest(logits, seed, warmth):
     best = max(range(len(logits)), key=logits.__getitem__)

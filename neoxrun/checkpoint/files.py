@@ -53,9 +53,7 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
     _refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(
-            f"{path.name} is not a file written by torch.save", where=str(path), hint=_AGAIN
-        )
+        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=_AGAIN)
     mapped = start.startswith(b"PK\x03\x04")
     records = _check_archive(path) if mapped else None
     try:
@@ -66,9 +64,7 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         # user.
         raise _unreadable(path, error) from error
     if not isinstance(value, Mapping):
-        raise CheckpointError(
-            f"{path.name} does not hold named tensors but a {type(value).__name__}", where=str(path)
-        )
+        raise CheckpointError(f"{path.name} does not hold named tensors but a {type(value).__name__}", where=str(path))
     if records is not None:
         _check_storages(path, value, records)
     return value

@@ -79,9 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _rotary(theirs: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Share, base and type of the rotary embedding, as transformers 4 and 5 spell them."""
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    share = rope.get(
-        "partial_rotary_factor", theirs.get("rotary_pct", theirs.get("partial_rotary_factor", 0.25))
-    )
+    share = rope.get("partial_rotary_factor", theirs.get("rotary_pct", theirs.get("partial_rotary_factor", 0.25)))
     base = rope.get("rope_theta", theirs.get("rotary_emb_base", theirs.get("rope_theta", 10000)))
     return share, base, rope.get("rope_type", rope.get("type", "default"))
 

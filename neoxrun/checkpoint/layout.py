@@ -67,12 +67,12 @@ def _download_hint(
     """What to do about weights that are not in ``folder``; ``otherwise`` where its name tells no model."""
     name = "/".join(folder.absolute().parts[-2:]).lower()
     if match := re.search(r"pythia-[\d.]+[mb](?:-deduped)?", name):
-        return (
-            f"get the weights with `neoxrun download {match[0]}`, or name their folder with --checkpoint DIR"
-        )
-    if "20b" in name:
-        return "get the weights with `neoxrun download`, or name their folder with --checkpoint DIR"
-    return otherwise
+        place = f"of EleutherAI/{match[0]} from the Hugging Face hub"
+    elif "20b" in name:
+        place = "of GPT-NeoX-20B from https://the-eye.eu/public/AI/models/GPT-NeoX-20B/slim_weights/"
+    else:
+        return otherwise
+    return f"get the weights {place}, or name their folder with --checkpoint DIR"
 
 
 def of(settings: Settings) -> Checkpoint:
@@ -112,9 +112,7 @@ def find(folder: Path, config: ModelConfig, iteration: int | None = None) -> Che
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise CheckpointError(
-            f"the checkpoint folder {folder} {what}", where=str(folder), hint=_download_hint(folder)
-        )
+        raise CheckpointError(f"the checkpoint folder {folder} {what}", where=str(folder), hint=_download_hint(folder))
     names = _names(folder)
     if not names:
         raise CheckpointError(
@@ -151,9 +149,7 @@ def _names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read the folder {folder}: {error.strerror}", where=str(folder)
-        ) from error
+        raise CheckpointError(f"cannot read the folder {folder}: {error.strerror}", where=str(folder)) from error
 
 
 def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
@@ -161,9 +157,7 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
     if iteration is not None:
         chosen = folder / f"global_step{iteration}"
         if not chosen.is_dir():
-            raise CheckpointError(
-                f"there is no checkpoint of iteration {iteration}", where=str(chosen), hint=there
-            )
+            raise CheckpointError(f"there is no checkpoint of iteration {iteration}", where=str(chosen), hint=there)
         return chosen
     latest = folder / "latest"
     if not latest.exists():
@@ -314,9 +308,7 @@ def _hugging_face(folder: Path, config: ModelConfig, names: list[str]) -> Checkp
     _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
     files = tuple(folder / name for name in shards)
     warnings = (warning,) if warning else ()
-    return Checkpoint(
-        "huggingface", folder, folder.absolute().name, 1, files, _sizes(files), warnings=warnings
-    )
+    return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, _sizes(files), warnings=warnings)
 
 
 def _refuse_missing(folder: Path, missing: list[str]) -> None:

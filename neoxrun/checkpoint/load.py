@@ -105,9 +105,7 @@ def load(
         for key in wanted:
             parameter = table[key]
             shape = local_shape(key.name, parameter, tp_size)
-            assert shape == tuple(targets[key]), (
-                f"{key}: the model wants {targets[key]}, its share is {shape}"
-            )
+            assert shape == tuple(targets[key]), f"{key}: the model wants {targets[key]}, its share is {shape}"
             tensor = torch.empty(shape, dtype=dtype, device=device)
             stored = [shard[key.name].tensor for shard in shards]
             _fill(tensor, parameter, stored, tp_rank, tp_size)
@@ -171,9 +169,7 @@ def _may_be_unused(place: int, name: str, config: ModelConfig) -> bool:
 def _tensor(stored: Stored) -> Tensor:
     tensor = stored.tensor
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-        raise CheckpointError(
-            f"{stored.name} is not a tensor but {type(tensor).__name__}", where=str(stored.file)
-        )
+        raise CheckpointError(f"{stored.name} is not a tensor but {type(tensor).__name__}", where=str(stored.file))
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(
             f"{stored.name} has type {tensor.dtype}; weights have to be fp16, bf16 or fp32",
@@ -201,9 +197,7 @@ def _wrong_shape(
     # with fewer key and value heads, where the output projection is as it should be.
     for ranks in range(source_tp + 1, 65):
         if dim is not None and _fits(stored.tensor, parameter, ranks):
-            hint += (
-                f"; or tensor-parallel ranks are missing: files of {source_tp} are there, {ranks} would fit"
-            )
+            hint += f"; or tensor-parallel ranks are missing: files of {source_tp} are there, {ranks} would fit"
     if name.startswith("attention.query_key_value."):
         whole = table[TensorKey(2, "attention.dense.weight")]
         dense = shard.get("attention.dense.weight")

@@ -90,9 +90,7 @@ def parameters(config: ModelConfig, vocab_rows: int) -> dict[TensorKey, Paramete
     mlp = config.use_bias_in_mlp
     layer = {
         **_norm("input_layernorm", config),
-        **_linear(
-            "attention.query_key_value", 3 * hidden, hidden, Rule.CAT_0, Rule.CAT_0 if attention else None
-        ),
+        **_linear("attention.query_key_value", 3 * hidden, hidden, Rule.CAT_0, Rule.CAT_0 if attention else None),
         **_linear("attention.dense", hidden, hidden, Rule.CAT_1, row_bias if attention else None),
         **_norm("post_attention_layernorm", config),
         **_linear("mlp.dense_h_to_4h", inner, hidden, Rule.CAT_0, Rule.CAT_0 if mlp else None),
@@ -119,9 +117,7 @@ def local_shape(name: str, parameter: Parameter, tp_size: int) -> tuple[int, ...
     """
     shape, dim = list(parameter.shape), parameter.rule.dim
     if dim is not None:
-        assert name in VOCABULARY or shape[dim] % tp_size == 0, (
-            f"{name} {shape} does not divide over {tp_size} ranks"
-        )
+        assert name in VOCABULARY or shape[dim] % tp_size == 0, f"{name} {shape} does not divide over {tp_size} ranks"
         shape[dim] = len(vocab_shard(shape[dim], tp_size, 0))
     return tuple(shape)
 

@@ -90,11 +90,7 @@ def from_huggingface(state_dict: Mapping[str, Tensor]) -> dict[TensorKey, Tensor
         if key is None:
             raise CheckpointError(f"unexpected tensor {name}: not a Hugging Face GPT-NeoX model")
         tensor = state_dict[name]
-        tied = (
-            embedding is not None
-            and key.place == num_layers + 4
-            and tensor.data_ptr() == embedding.data_ptr()
-        )
+        tied = embedding is not None and key.place == num_layers + 4 and tensor.data_ptr() == embedding.data_ptr()
         if not tied:
             tensors[key] = tensor
     return tensors

@@ -30,7 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="Set a configuration key. May be repeated; wins over the files.",
+        help="Set a configuration key; wins over the files. May be repeated. Default: none.",
     )
     parser.add_argument(
         "--checkpoint",
@@ -58,12 +58,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "fp16", "bf16"),
         help="Number format. Default: the configuration's on a GPU; fp32, or bf16 where that does not fit, on the CPU.",
     )
-    ranks.add_argument(
-        "--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan."
-    )
-    ranks.add_argument(
-        "--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan."
-    )
+    ranks.add_argument("--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan.")
+    ranks.add_argument("--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan.")
     ranks.add_argument(
         "--replicas", type=positive, metavar="N", help="Copies of the model. Default: decided by the plan."
     )
@@ -80,7 +76,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument(
         "--rdzv-endpoint",
         metavar="HOST:PORT",
-        help="Where the hosts meet: an address of host 0 and a free port there. Needed with --nnodes.",
+        help="Where the hosts meet: an address of host 0 and a free port there. Needed with --nnodes. Default: none.",
     )
 
 
@@ -112,9 +108,7 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the configuration and its overrides make."""
-    settings = config.load(
-        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
-    )
+    settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=args.seed)
     if settings.ignored:
@@ -136,20 +130,14 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
     if gpus:
         return gpus
     if args.device == "cuda" or args.gpus is not None:
-        raise UsageError(
-            "no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu."
-        )
+        raise UsageError("no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.")
     return [devices.cpu_device()]
 
 
-def plan_of(
-    args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None
-) -> Plan:
+def plan_of(args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None) -> Plan:
     """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
     if args.nnodes > 1 and not args.rdzv_endpoint:
-        raise UsageError(
-            "--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT."
-        )
+        raise UsageError("--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT.")
     if args.rdzv_endpoint and not args.rdzv_endpoint.rpartition(":")[2].isdigit():
         raise UsageError(f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT")
     if args.node_rank >= args.nnodes:

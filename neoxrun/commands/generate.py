@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`sample_input_file`; without it, write freely from nothing.",
     )
     what.add_argument(
-        "--prompt", metavar="TEXT", help="Continue this text; without -o the answer goes to stdout."
+        "--prompt",
+        metavar="TEXT",
+        help="Continue this text; without -o the answer goes to stdout. Default: none.",
     )
     what.add_argument(
         "--interactive",
@@ -75,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=common.positive,
         metavar="N",
-        help="Work on at most this many prompts at a time. Default: what fits, at most 64.",
+        help="Work on at most this many prompts at a time. Default: what fits, at most 256 on GPUs and 64 on the CPU.",
     )
     source.add_argument(
         "-n",
@@ -84,13 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Answers to each prompt. Default: 1; 10 when writing freely.",
     )
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_sampling_arguments(
+        parser.add_argument_group("sampling", "What the configuration says of these wins over the defaults.")
+    )
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--maximum-tokens", type=int, metavar="N", help="Most tokens of an answer. Default: 64."
-    )
+    group.add_argument("--maximum-tokens", type=int, metavar="N", help="Most tokens of an answer. Default: 64.")
     group.add_argument(
         "--temperature",
         type=float,
@@ -148,9 +150,7 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="ID=VALUE",
         help="Add VALUE to the logit of token ID. May be repeated. Default: none.",
     )
-    group.add_argument(
-        "--ignore-eos", action="store_true", default=None, help="Go on past the end of a document."
-    )
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="Go on past the end of a document.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -170,9 +170,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
             raise UsageError("--interactive goes with neither -o, --resume, --num-samples nor --replicas")
         args.replicas = 1
-        options = GenerateOptions(
-            [], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults)
-        )
+        options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
     elif leading:
         options = _options(args, defaults, sampling)
         if not options.prompts and common.is_alone(args):
@@ -200,9 +198,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def _options(
-    args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams
-) -> GenerateOptions:
+def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams) -> GenerateOptions:
     prompts, default_output = _prompts(args, defaults, sampling)
     named = args.output or defaults.sample_output_file or default_output
     output = None if named is None or str(named) == "-" else Path(named)
@@ -251,9 +247,7 @@ def _prompts(
 
 
 def _sampling(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    given: dict[str, Any] = {
-        name: value for name in SAMPLING_NAMES if (value := getattr(args, name, None)) is not None
-    }
+    given: dict[str, Any] = {name: value for name in SAMPLING_NAMES if (value := getattr(args, name, None)) is not None}
     given.pop("seed", None)
     if args.stop:
         given["stop"] = [_unescape(text) for text in args.stop]
@@ -267,17 +261,13 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(value)
     except ValueError:
-        raise UsageError(
-            f"--logit-bias {text} is not ID=VALUE", hint="For example --logit-bias 187=-100."
-        ) from None
+        raise UsageError(f"--logit-bias {text} is not ID=VALUE", hint="For example --logit-bias 187=-100.") from None
 
 
 def _prompt_end(args: argparse.Namespace, defaults: GenerationConfig) -> str:
     end = defaults.prompt_end if args.prompt_end is None else _unescape(args.prompt_end)
     if not end:
-        raise UsageError(
-            "--prompt-end is empty", hint=r"Give the text between two prompts, for example '\n---\n'."
-        )
+        raise UsageError("--prompt-end is empty", hint=r"Give the text between two prompts, for example '\n---\n'.")
     return end
 
 

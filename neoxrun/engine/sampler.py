@@ -98,9 +98,7 @@ def _with_logprobs(logits: torch.Tensor, token: int, top: int | None) -> Sampled
     return Sampled(token, float(logprobs[token]), likeliest)
 
 
-def adjust(
-    logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]
-) -> torch.Tensor:
+def adjust(logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]) -> torch.Tensor:
     """Penalties and biases on a copy of one row ``[V]``.
 
     The repetition penalty is Keskar et al.'s (CTRL, 2019), over prompt and output; frequency and presence penalties

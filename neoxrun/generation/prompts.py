@@ -117,7 +117,8 @@ def _read_text(source: str, name: str) -> str:
 def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) -> Iterator[Prompt]:
     seen: dict[str | int, int] = {}
     index = 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON allows U+2028 and its like within a text.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{name}:{number}"

@@ -91,9 +91,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
             record = json.loads(line)
             key, context = (record["id"], record.get("sample")), record["context"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-            raise DataError(
-                "this line is not an output record", where=where, hint="Give another -o."
-            ) from None
+            raise DataError("this line is not an output record", where=where, hint="Give another -o.") from None
         if contexts.get(key) != context:
             raise DataError(
                 f"the record {record['id']!r} does not belong to these prompts",

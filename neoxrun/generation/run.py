@@ -77,20 +77,15 @@ def text_generator(
     session: Session, prompts: list[Prompt], batch_size: int | None, truncate: Truncate | None
 ) -> tuple[Engine, TextGenerator]:
     """An engine just large enough for ``prompts``, and the text layer around it."""
-    # A byte-level tokenizer gives at most one token a byte, which bounds the lengths without encoding everything.
-    longest = max(len(p.context.encode()) + 1 + p.params.maximum_tokens for p in prompts)
+    longest = max(session.tokenizer.most_tokens(p.context) + p.params.maximum_tokens for p in prompts)
     engine = Engine(
         session.runner,
-        slots=min(
-            batch_size or MAX_BATCH["cuda" if session.mesh.device.type == "cuda" else "cpu"], len(prompts)
-        ),
+        slots=min(batch_size or MAX_BATCH["cuda" if session.mesh.device.type == "cuda" else "cpu"], len(prompts)),
         length=min(longest, session.max_context),
         eos=session.tokenizer.eod,
     )
     vocab_size = session.runner.stage.vocab_size
-    texts = TextGenerator(
-        engine, session.tokenizer, vocab_size=vocab_size, truncate=truncate, weights=session.weights
-    )
+    texts = TextGenerator(engine, session.tokenizer, vocab_size=vocab_size, truncate=truncate, weights=session.weights)
     return engine, texts
 
 

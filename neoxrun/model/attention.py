@@ -34,9 +34,7 @@ class AttentionContext:
     prefill: bool
 
 
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, context: AttentionContext
-) -> torch.Tensor:
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, context: AttentionContext) -> torch.Tensor:
     """Store the new keys and values, and attend.
 
     Args:

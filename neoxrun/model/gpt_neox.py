@@ -85,9 +85,7 @@ class MLP(nn.Module):
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.use_bias_in_mlp
         self.approximate = "tanh" if config.gelu == "tanh" else "none"
         self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias)
-        self.dense_4h_to_h = RowParallelLinear(
-            mesh, wide, hidden, bias, bias_in_partial=config.gpt_j_residual
-        )
+        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias, bias_in_partial=config.gpt_j_residual)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, H]``."""

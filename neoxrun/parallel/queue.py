@@ -41,9 +41,7 @@ class WorkQueue:
         """The results that have come from other replicas since the last call (on rank 0)."""
         results = []
         for replica in sorted(self._open):
-            while self._store is not None and self._store.check(
-                [self._key(replica, self._collected[replica])]
-            ):
+            while self._store is not None and self._store.check([self._key(replica, self._collected[replica])]):
                 key = self._key(replica, self._collected[replica])
                 data = self._store.get(key)
                 self._store.delete_key(key)

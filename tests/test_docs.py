@@ -1,0 +1,181 @@
+"""What README and docs say is what there is: commands, options, keys, fields, files and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from neoxrun import cli, config, errors
+from neoxrun.generation.records import Record
+from neoxrun.sampling_params import SAMPLING_NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+
+
+def blocks(page: str, language: str = r"\w*") -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def section(page: str, title: str) -> str:
+    """What stands under a heading."""
+    return re.split(r"^## ", page.split(f"## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The first column of a table, its heading left out."""
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")]
+    return rows[1:]
+
+
+def written(cells: list[str]) -> set[str]:
+    """Everything between backticks."""
+    return set(re.findall(r"`([^`]+)`", " ".join(cells)))
+
+
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Every `neoxrun` command in a block, from the program's name on, however it is started."""
+    for name, page in PAGES.items():
+        for line in "".join(blocks(page, "(?:sh|console)")).splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True) if "neoxrun " in line else []
+            if "neoxrun" in words and not line.startswith(("{", "docker build")):
+                arguments = words[len(words) - words[::-1].index("neoxrun") :]
+                yield f"{name}: {line}", arguments[: arguments.index("<")] if "<" in arguments else arguments
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of one command."""
+    (commands,) = [
+        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    return commands.choices[command]
+
+
+def options_of(command: str) -> list[argparse.Action]:
+    """The command's options, less argparse's own --help."""
+    return [action for action in parser_of(command)._actions if not isinstance(action, argparse._HelpAction)]
+
+
+@pytest.mark.parametrize(("line", "arguments"), list(command_lines()))
+def test_command_lines_parse(line: str, arguments: list[str]) -> None:
+    args = cli.build_parser().parse_args(arguments)
+    for source in args.config:
+        path = Path(source)
+        if path.parent == Path("configs") or not path.suffix:
+            assert path.stem in config.shipped_names()
+    for name in re.findall(r"(?:configs|tests|docs)/[\w./-]+", line):
+        assert (ROOT / name).exists()
+
+
+def test_every_shipped_configuration_is_read() -> None:
+    named = set(re.findall(r"pythia-\d+\.?\d*[mb]\b", README)) | {"20B", "demo"}
+    assert named <= set(config.shipped_names())
+    for name in config.shipped_names():
+        assert config.load([name]).checkpoint is not None
+
+
+def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:
+    for name, page in PAGES.items():
+        prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+        planned = section(page, "Limits today") if "## Limits today" in page else ""
+        for command in re.findall(r"`neoxrun (\w+)[^`]*`", prose.replace(planned, "") if planned else prose):
+            assert command in cli.COMMANDS, f"{name}: neoxrun {command}"
+    wished = re.findall(r"`neoxrun (\w+)`", section(README, "Limits today"))
+    assert wished
+    assert not set(wished) & set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_and_links_exist(page: str) -> None:
+    text = PAGES[page]
+    links = [
+        link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))
+    ]
+    for link in links:
+        path, _, heading = link.partition("#")
+        assert not path or ((ROOT / page).parent / path).exists(), link
+        titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+        assert not heading or heading in titles, link
+    folders = r"(?:neoxrun|configs|scripts|tests|docs|benchmarks)/[\w./-]*"
+    for name in re.findall(rf"`({folders})`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_files_table_has_every_folder() -> None:
+    named = {name.split("/")[0] for name in written(first_cells(section(README, "Files")))}
+    folders = {"neoxrun", "configs", "scripts", "tests", "benchmarks"}
+    assert named == folders
+    inside = {
+        name.split("/")[1] for name in written(first_cells(section(README, "Files"))) if name.count("/") == 2
+    }
+    packages = {path.parent.name for path in (ROOT / "neoxrun").glob("*/__init__.py")}
+    assert inside == packages
+
+
+def test_exit_codes_are_the_same_everywhere() -> None:
+    shown = {
+        int(code): meaning for code, meaning in re.findall(r"^ +(\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)
+    }
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", section(README, "Exit codes"), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == shown
+    assert {
+        int(code) for code in re.findall(r"^(\d+) {2,}", errors.__doc__ or "", re.MULTILINE)
+    } == shown.keys()
+    raised = {kind.exit_code for kind in [errors.NeoxrunError, *errors.NeoxrunError.__subclasses__()]}
+    assert raised | {0, errors.READER_GONE} == shown.keys()
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_whole_sentences_with_defaults(command: str) -> None:
+    for action in options_of(command):
+        name = "/".join(action.option_strings) or action.dest
+        text = action.help or ""
+        assert text.endswith("."), f"{command} {name}: {text}"
+        assert text[0].isupper(), f"{command} {name}: {text}"
+        takes_value = action.nargs != 0
+        assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
+
+
+def test_guide_has_every_option() -> None:
+    documented = written(first_cells(section(GUIDE, "Options")))
+    options = [action for action in options_of("generate") if action.option_strings]
+    missing = [action.option_strings for action in options if not documented & set(action.option_strings)]
+    assert not missing
+    assert documented <= {name for action in options for name in action.option_strings}
+    short = written(first_cells(section(README, "Prompts, options and records")))
+    assert short <= documented
+
+
+def test_guide_has_every_key_of_a_prompt() -> None:
+    documented = written(first_cells(section(GUIDE, "Prompts")))
+    assert documented == {"prompt", "context", "id", "n", "num_samples", *SAMPLING_NAMES}
+
+
+def test_guide_has_every_field_of_a_record() -> None:
+    documented = written(first_cells(section(GUIDE, "Records")))
+    assert documented == {field.name for field in fields(Record)}
+
+
+def test_python_example_runs() -> None:
+    (program,) = blocks(README, "python")
+    shown = re.findall(r"^# (.+)$", program, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program, "README.md", "exec"), {})
+    lines = printed.getvalue().splitlines()
+    # The text may differ where another processor rounds differently; what kind of lines they are may not.
+    assert [line.split("'")[0] for line in lines] == [line.split("'")[0] for line in shown]
