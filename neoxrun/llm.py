@@ -22,10 +22,11 @@ from neoxrun import config
 from neoxrun.engine.engine import follow
 from neoxrun.engine.request import SamplingParams
 from neoxrun.generation.options import Truncate
-from neoxrun.generation.prompts import Prompt, answers
+from neoxrun.generation.prompts import Prompt, answers, check_unicode
 from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
 from neoxrun.parallel import mesh as meshes
+from neoxrun.sampling_params import update_sampling
 from neoxrun.session import open_session
 from neoxrun.settings import Precision
 
@@ -89,9 +90,16 @@ class LLM:
 
         Returns:
             One record for each prompt, in the order of the prompts.
+
+        Raises:
+            UsageError: a parameter has a value that it does not take.
+            DataError: a prompt is not valid Unicode.
         """
         session = self._session
         params = params or session.settings.generation.sampling
+        params = update_sampling(params, vars(params))
+        for text in prompts:
+            check_unicode(text)
         asked: list[Prompt] = [next(answers(i, i, text, params, 1)) for i, text in enumerate(prompts)]
         if not asked:
             return []

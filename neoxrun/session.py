@@ -16,6 +16,7 @@ from neoxrun.checkpoint import load as loading
 from neoxrun.devices import cpu_device
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
+from neoxrun.explain import human_bytes
 from neoxrun.log import log
 from neoxrun.memory import stage_needs
 from neoxrun.model.gpt_neox import Stage
@@ -126,9 +127,13 @@ def out_of_memory(error: BaseException, rank: int) -> RankError | None:
     )
     if not wanting:
         return None
-    wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
+    match = re.search(r"tried to allocate ([\d.]+) (\w+)", text, re.IGNORECASE)
+    wanted = ""
+    if match:
+        amount = human_bytes(int(match[1])) if match[2] == "bytes" else f"{match[1]} {match[2]}"
+        wanted = f", which asked for {amount} more"
     return RankError(
-        f"out of memory on rank {rank}" + (f", which asked for {wanted[1]} more" if wanted else ""),
+        f"out of memory on rank {rank}{wanted}",
         hint="Lower --batch-size, spread the model over more devices (--tp, --pp), or see `neoxrun plan`.",
     )
 

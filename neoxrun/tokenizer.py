@@ -72,10 +72,10 @@ class Tokenizer:
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
 
     def most_tokens(self, text: str) -> int:
-        """How many ids ``text`` and the token that an empty text begins with can have, found without encoding.
+        """How many ids ``text``, or the token in place of an empty one, can have: found without encoding.
 
-        A token stands for a byte at the least, of the text as the tokenizer normalizes it; the 20B's NFC makes some
-        texts longer. One more for a space that some tokenizers put before a text.
+        A token stands for at least a byte of the text as the tokenizer normalizes it, which may make it longer
+        (NFC, as the 20B's). One more is for a space that some tokenizers put before a text.
         """
         if self._library.normalizer is not None:
             text = self._library.normalizer.normalize_str(text)

@@ -81,9 +81,7 @@ def read_corpus() -> Corpus:
         if text.strip():
             documents.append(text)
     if len(documents) < HELD_OUT_EVERY:
-        raise SystemExit(
-            f"error: only {len(documents)} Python files in {folder}: is the standard library complete?"
-        )
+        raise SystemExit(f"error: only {len(documents)} Python files in {folder}: is the standard library complete?")
     held_out = documents[::HELD_OUT_EVERY]
     train = [text for index, text in enumerate(documents) if index % HELD_OUT_EVERY]
     return Corpus(train, held_out, platform.python_version())
@@ -215,9 +213,7 @@ def fit(
 
 
 @torch.no_grad()
-def write_samples(
-    model: GPTNeoXForCausalLM, tokenizer: Tokenizer, tokens: int, device: str, seed: int
-) -> str:
+def write_samples(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, tokens: int, device: str, seed: int) -> str:
     """Greedy and sampled continuations of prompt.txt and of an empty document."""
     model.eval()
     torch.manual_seed(seed)
@@ -230,9 +226,7 @@ def write_samples(
             ("temperature 0.5, top-p 0.9", {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}),
             ("temperature 0.7", {"do_sample": True, "temperature": 0.7, "top_k": 0}),
         ):
-            answer = model.generate(
-                given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, **how
-            )
+            answer = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, **how)
             parts.append(f"===== {title}: {prompt!r}\n{tokenizer.decode(answer[0].tolist())}\n")
     return "\n".join(parts)
 
@@ -323,9 +317,7 @@ def stage_export(args: argparse.Namespace) -> None:
     (DEMO / "README.md").write_text(text, encoding="utf-8")
     print(f"saved {tag} in {DEMO}: {size:.2f} MB")
     if size > 8:
-        raise SystemExit(
-            "error: the demo model is larger than 8 MB: make the network in configs/demo.yml smaller"
-        )
+        raise SystemExit("error: the demo model is larger than 8 MB: make the network in configs/demo.yml smaller")
 
 
 def parse_args() -> argparse.Namespace:
@@ -337,9 +329,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--stage", choices=["train", "export", "both"], default="both", help="What to do of the two stages.")
-    add(
-        "--out", type=Path, default=ROOT / "build" / "demo", help="Folder that train writes and export reads."
-    )
+    add("--out", type=Path, default=ROOT / "build" / "demo", help="Folder that train writes and export reads.")
     add("--device", default=device, help="Device that trains, cpu or cuda.")
     add("--steps", type=int, default=2500, help="Number of optimizer steps.")
     add("--batch", type=int, default=64, help="Number of sequences in each step.")

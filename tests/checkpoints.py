@@ -50,9 +50,7 @@ def fixture_config(folder: Path) -> ModelConfig:
     )
 
 
-def random_model(
-    config: ModelConfig, rows: int, *, seed: int = 0, dtype=torch.float32
-) -> dict[TensorKey, Tensor]:
+def random_model(config: ModelConfig, rows: int, *, seed: int = 0, dtype=torch.float32) -> dict[TensorKey, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.randn(parameter.shape, generator=generator).to(dtype)
@@ -89,11 +87,7 @@ def load_rank(
 
     for stage in range(pp):
         places = stage_places(config, pp, stage)
-        targets = {
-            key: local_shape(key.name, parameter, tp)
-            for key, parameter in table.items()
-            if key.place in places
-        }
+        targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.place in places}
         load(
             checkpoint,
             targets,
@@ -130,8 +124,7 @@ def raw_shards(folder: Path) -> list[dict[TensorKey, Tensor]]:
                 _, place, rest = name.split(".", 2)
                 shards.setdefault(int(path.name[8:10]), {})[TensorKey(int(place), _old(rest))] = tensor
     return [
-        {key: tensor for key, tensor in shards[rank].items() if "inv_freq" not in key.name}
-        for rank in sorted(shards)
+        {key: tensor for key, tensor in shards[rank].items() if "inv_freq" not in key.name} for rank in sorted(shards)
     ]
 
 
@@ -149,9 +142,7 @@ def join(shards: list[Mapping[TensorKey, Tensor]], *, parallel_residual: bool) -
             whole[key] = torch.cat(parts, dim=1)
         elif name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias"):
             whole[key] = torch.stack(parts).sum(0) if parallel_residual else parts[0]
-            assert parallel_residual or all(torch.equal(part, parts[0]) for part in parts), (
-                f"{key} is replicated"
-            )
+            assert parallel_residual or all(torch.equal(part, parts[0]) for part in parts), f"{key} is replicated"
         elif "norm" in name or name == "position_embeddings.weight":
             whole[key] = torch.stack(parts).mean(0)
         else:

@@ -84,9 +84,7 @@ def _teacher_forced(runner: Runner, prompts: list[list[int]]) -> list[Tensor]:
         places = [len(start) + step for start in starts]
         tokens = [prompt[place] for prompt, place in zip(prompts, places, strict=True)]
         hidden = runner.decode_hidden(tokens, places)
-        rows = [
-            torch.cat((row, new)) for row, new in zip(rows, _logits(runner, hidden, len(rows)), strict=True)
-        ]
+        rows = [torch.cat((row, new)) for row, new in zip(rows, _logits(runner, hidden, len(rows)), strict=True)]
     return rows
 
 

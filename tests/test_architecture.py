@@ -68,11 +68,7 @@ def trees() -> dict[str, ast.Module]:
     """The syntax tree of every module, under its name without ``neoxrun.``."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        name = (
-            ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-            .removesuffix("__init__")
-            .removesuffix(".")
-        )
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
         found[name or "neoxrun"] = ast.parse(path.read_text(encoding="utf-8"), str(path))
     return found
 
@@ -94,9 +90,7 @@ def imported(tree: ast.Module) -> set[str]:
             for text in (part for part in written if isinstance(part, str) and part.startswith("neoxrun.")):
                 within = [f"neoxrun.{name}" for name in trees() if f"neoxrun.{name}".startswith(text)]
                 names |= set(within) if text.endswith(".") else {text}
-    return {
-        name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names
-    }
+    return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
 
 
 @cache
@@ -135,9 +129,7 @@ def test_every_exception_is_needed() -> None:
 def test_documented_order_is_this_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \| (both|command|rank) \| ([^|]+) \|$", text, re.MULTILINE)
-    documented = tuple(
-        (name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows
-    )
+    documented = tuple((name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows)
     assert documented == LAYERS
     assert [int(number) for number, *_ in rows] == list(range(1, len(LAYERS) + 1))
 

@@ -142,9 +142,7 @@ def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path, form):
     assert f"{os.system.__module__}.system" in message
     assert "nothing was executed" in message
     # The payload is a working one: a careless reader does run it.
-    (pickle.loads if form == "pickle" else lambda _: torch.load(layer, weights_only=False))(
-        layer.read_bytes()
-    )
+    (pickle.loads if form == "pickle" else lambda _: torch.load(layer, weights_only=False))(layer.read_bytes())
     assert proof.exists()
 
 
@@ -152,9 +150,7 @@ def test_sequential_files_with_code_or_without_weights(tmp_path):
     path = tmp_path / "mp_rank_00_model_states.pt"
     torch.save({"module": None, "iteration": 1}, path)
     assert "holds no weights" in refusal(tmp_path)
-    torch.save(
-        {"module": {"sequential.0.word_embeddings.weight": torch.ones(8, 16)}, "args": Payload("false")}, path
-    )
+    torch.save({"module": {"sequential.0.word_embeddings.weight": torch.ones(8, 16)}, "args": Payload("false")}, path)
     assert "system" in refusal(tmp_path)
 
 

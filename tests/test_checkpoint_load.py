@@ -30,9 +30,7 @@ FIXTURES = [
 def assert_same(actual, expected, **tolerance):
     assert actual.keys() == expected.keys()
     for key, tensor in expected.items():
-        torch.testing.assert_close(
-            actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance
-        )
+        torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -48,9 +46,7 @@ def test_reference_checkpoints_at_any_split(shared, name, tp, pp):
     else:
         for rank in ranks[1:]:
             norms = {key for key in rank if "norm" in key.name}
-            assert all(torch.equal(rank[key], ranks[0][key]) for key in norms), (
-                "merged norms are the same on all ranks"
-            )
+            assert all(torch.equal(rank[key], ranks[0][key]) for key in norms), "merged norms are the same on all ranks"
         expected = join(shards, parallel_residual=config.gpt_j_residual)
         assert_same(join(ranks, parallel_residual=config.gpt_j_residual), expected, rtol=0, atol=1e-6)
 
@@ -79,9 +75,7 @@ def test_reference_checkpoints_at_any_split(shared, name, tp, pp):
 def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
     tmp_path_factory, heads, head_dim, inner, vocab, source, target, dtype, options
 ):
-    config = tiny(
-        hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=heads * inner, **options
-    )
+    config = tiny(hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=heads * inner, **options)
     model = random_model(config, vocab, dtype=dtype)
     folder = tmp_path_factory.mktemp("saved")
     save_layer_files(model, folder, tp=source, config=config, tag="global_step1")
@@ -120,9 +114,7 @@ def test_means_are_taken_in_fp32(tmp_path):
     for rank in range(4):
         path = tmp_path / f"global_step1/layer_05-model_{rank:02d}-model_states.pt"
         # 60000 x 4 is beyond fp16; the mean is not.
-        torch.save(
-            {"norm.weight": torch.full((16,), 60000.0).half(), "norm.bias": torch.zeros(16).half()}, path
-        )
+        torch.save({"norm.weight": torch.full((16,), 60000.0).half(), "norm.bias": torch.zeros(16).half()}, path)
     (rank,) = load_all(tmp_path, config, 1, dtype=torch.float16)
     assert (rank[TensorKey(5, "norm.weight")] == 60000).all()
 

@@ -1,4 +1,4 @@
-"""Checkpoint files that are damaged, foreign or unsafe, through the command: they are found when the ranks open them."""
+"""Checkpoint files that are damaged, foreign or unsafe: what the ranks find when they open them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import termios
 import time
 
 import pytest
-from cli import Running, neoxrun, running
+from cli import Running, neoxrun
 
 LONG = ["--temperature", "0", "--maximum-tokens", "400", "--ignore-eos"]
 
@@ -30,9 +30,7 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-        self.command = Running(
-            *arguments, stdin=slave, stdout=slave, stderr=slave, preexec=control, process_group=None
-        )
+        self.command = Running(*arguments, stdin=slave, stdout=slave, stderr=slave, preexec=control, process_group=None)
         os.close(slave)
         self._seen = ""
 
@@ -60,22 +58,32 @@ class Terminal:
 @pytest.mark.parametrize("tp", ["1", "2"])
 def test_dialogue_at_a_terminal(tp):
     with contextlib.closing(Terminal("generate", "demo", "--interactive", "--tp", tp, "-q", *LONG)) as terminal:
-        terminal.read_until("^> ")
+        terminal.read_until(r"^> ")
 
         terminal.type("import os\n")
-        terminal.read_until(r"import \w+\n")  # the answer streams
+        start = terminal.read_until(r"import \w+\n")  # the answer comes while it is being made
         terminal.type("\x03")
-        rest = terminal.read_until(r"\n> ", within=5)
-        assert "import" in rest or len(rest) < 500
+        assert len(terminal.read_until(r"\n> ", within=5)) < 600, "Ctrl-C stops the answer"
 
         terminal.type("a line that Ctrl-C drops\x03")
         terminal.read_until(r"\n> ", within=5)
 
-        terminal.type("class Queue:\n")
-        terminal.read_until(r"\w+", within=10)
+        terminal.type("import os\n")
+        assert terminal.read_until(r"import \w+\n", within=10) == start, "the first answer left nothing behind"
         terminal.type("\x03")
         terminal.read_until(r"\n> ", within=5)
 
         terminal.type("\x04")
         assert terminal.command.process.wait(10) == 0
         terminal.command.check_all_gone()
+
+
+def test_dialogue_through_pipes():
+    """No prompt signs where nobody types; --prompt-end lets a prompt have several lines; a last one needs no end."""
+    short = ("--tp", "1", "-q", "--temperature", "0", "--maximum-tokens", "5")
+    text = "import os\nimport sys\n;;\n\n;;\nclass Queue:"
+    result = neoxrun("generate", "demo", "--interactive", *short, "--prompt-end", ";;", stdin=text).check_success()
+    assert result.err == ""
+    prompts = ["import os\nimport sys", "class Queue:"]
+    answers = [neoxrun("generate", "demo", "--prompt", prompt, *short).check_success().out for prompt in prompts]
+    assert result.out == "".join(answers)

@@ -60,13 +60,12 @@ def test_file_size_limit_keeps_whole_records(prompts, tmp_path):
     assert 0 < len(records_of(output)) < 8
 
 
-@pytest.mark.parametrize("tp", ["1", "2"])
-def test_reader_of_stdout_leaves(tp, prompts):
+def test_reader_of_stdout_leaves(prompts):
     """As with `| head -1`: the run ends with the exit code of every program that this happens to, and says nothing."""
     reader, writer = os.pipe()
-    with running("generate", "demo", "-i", prompts, "-o", "-", "--tp", tp, *LARGE, stdout=writer) as command:
+    with running("generate", "demo", "-i", prompts, "-o", "-", "--tp", "2", *LARGE, stdout=writer) as command:
         os.close(writer)
-        with open(reader, "rb") as lines:
+        with os.fdopen(reader, "rb") as lines:
             assert lines.readline().endswith(b"}\n")
         result = command.finish()
         command.check_all_gone()
@@ -78,19 +77,18 @@ def test_no_memory_for_the_weights():
     result = neoxrun(
         *("generate", "demo", "--random-weights", "--prompt", "x", "--tp", "1", "-q", "--device", "cpu"),
         *("--set", "num_layers=12", "--set", "hidden_size=2048", "--set", "num_attention_heads=16"),
-        preexec=at_most(resource.RLIMIT_AS, 2 * 1024**3),
+        preexec=at_most(resource.RLIMIT_AS, 1024**3),
     )
-    result.check_error(5, "out of memory on rank 0", "bytes", "neoxrun plan")
+    result.check_error(5, "out of memory on rank 0, which asked for 50.3 MB more", "neoxrun plan")
 
 
-@pytest.mark.parametrize("tp", ["1", "2"])
-def test_no_memory_for_the_cache(tp):
+def test_no_memory_for_the_cache():
     result = neoxrun(
-        *("generate", "demo", "--prompt", "x", "--tp", tp, "--device", "cpu", "--maximum-tokens", "800000"),
+        *("generate", "demo", "--prompt", "x", "--tp", "2", "--device", "cpu", "--maximum-tokens", "800000"),
         *("--set", "seq_length=1000000", "--set", "max_position_embeddings=1000000"),
         preexec=at_most(resource.RLIMIT_AS, 4 * 1024**3),
     )
-    result.check_error(5, "out of memory")
+    result.check_error(5, "out of memory on rank", "which asked for 1.84 GB more")
 
 
 def test_no_memory_for_the_libraries():
@@ -103,7 +101,9 @@ def test_no_memory_for_the_libraries():
 
 
 def test_no_room_for_temporary_files(tmp_path):
-    result = neoxrun("generate", "demo", "--prompt", "x", env={"TMPDIR": str(tmp_path)}, preexec=at_most(resource.RLIMIT_FSIZE, 0))
+    result = neoxrun(
+        "generate", "demo", "--prompt", "x", env={"TMPDIR": str(tmp_path)}, preexec=at_most(resource.RLIMIT_FSIZE, 0)
+    )
     result.check_error(4, "temporary files cannot be written", "TMPDIR")
 
 

@@ -447,9 +447,7 @@ LINES = st.builds(
     st.sampled_from([": ", ":", "", " : &b ", ": !!float ", ": !!timestamp ", ": !!set "]),
     st.one_of(
         st.text(max_size=12),
-        st.sampled_from(
-            ["1e3", "{}", "[[[global], 2]]", "-.inf", "'", "*a", "[*b]", "{<<: *b}", "2001-99-99", "1:99"]
-        ),
+        st.sampled_from(["1e3", "{}", "[[[global], 2]]", "-.inf", "'", "*a", "[*b]", "{<<: *b}", "2001-99-99", "1:99"]),
         st.integers().map(str),
     ),
 )
@@ -457,9 +455,7 @@ LINES = st.builds(
 
 @settings(max_examples=250, deadline=None)
 @given(st.one_of(st.text(), st.lists(LINES, max_size=4).map("\n".join)))
-def test_any_text_gives_settings_or_a_clear_error(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_text_gives_settings_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "fuzz.yml").write_bytes(text.encode("utf-8", "replace"))
     base = write(folder, SMALL, "base.yml")

@@ -92,9 +92,7 @@ def twin(tmp_path_factory):
         )
     )  # fmt: skip
     settings = config.load([str(folder / "config.yml")])
-    save_layer_files(
-        from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1"
-    )
+    save_layer_files(from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1")
     return settings, model
 
 

@@ -127,9 +127,7 @@ def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
     ("cgroup", "files", "total", "free"),
     [
         pytest.param("", {}, 32, 30, id="no control groups"),
-        pytest.param(
-            "0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 32, 30, id="v2 without limit"
-        ),
+        pytest.param("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 32, 30, id="v2 without limit"),
         pytest.param(
             "0::/\n",
             {"memory.max": f"{8 * GIB}\n", "memory.current": f"{3 * GIB}\n"},

@@ -59,9 +59,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of one command."""
-    (commands,) = [
-        action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    ]
+    (commands,) = [action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return commands.choices[command]
 
 
@@ -102,9 +100,7 @@ def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_and_links_exist(page: str) -> None:
     text = PAGES[page]
-    links = [
-        link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))
-    ]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))]
     for link in links:
         path, _, heading = link.partition("#")
         assert not path or ((ROOT / page).parent / path).exists(), link
@@ -119,22 +115,16 @@ def test_files_table_has_every_folder() -> None:
     named = {name.split("/")[0] for name in written(first_cells(section(README, "Files")))}
     folders = {"neoxrun", "configs", "scripts", "tests", "benchmarks"}
     assert named == folders
-    inside = {
-        name.split("/")[1] for name in written(first_cells(section(README, "Files"))) if name.count("/") == 2
-    }
+    inside = {name.split("/")[1] for name in written(first_cells(section(README, "Files"))) if name.count("/") == 2}
     packages = {path.parent.name for path in (ROOT / "neoxrun").glob("*/__init__.py")}
     assert inside == packages
 
 
 def test_exit_codes_are_the_same_everywhere() -> None:
-    shown = {
-        int(code): meaning for code, meaning in re.findall(r"^ +(\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)
-    }
+    shown = {int(code): meaning for code, meaning in re.findall(r"^ +(\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", section(README, "Exit codes"), re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == shown
-    assert {
-        int(code) for code in re.findall(r"^(\d+) {2,}", errors.__doc__ or "", re.MULTILINE)
-    } == shown.keys()
+    assert {int(code) for code in re.findall(r"^(\d+) {2,}", errors.__doc__ or "", re.MULTILINE)} == shown.keys()
     raised = {kind.exit_code for kind in [errors.NeoxrunError, *errors.NeoxrunError.__subclasses__()]}
     assert raised | {0, errors.READER_GONE} == shown.keys()
 

@@ -11,15 +11,13 @@ from python_api import PARAMS, TEXTS
 from ranks import torchrun
 
 from neoxrun import LLM, SamplingParams, config
-from neoxrun.errors import ConfigError
+from neoxrun.errors import ConfigError, DataError, UsageError
 
 
 def plain(record: dict) -> dict:
     """What has to be the same at every split."""
     logprobs = [round(entry["logprob"], 3) for entry in record["logprobs"]]
-    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {
-        "l": logprobs
-    }
+    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {"l": logprobs}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +40,10 @@ def test_one_process(right):
         assert (record.finish_reason, record.text) == ("error", None)
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
         assert record.length == 3
+        with pytest.raises(UsageError, match="temperature"):
+            llm.generate(TEXTS, SamplingParams(temperature=-1.0))
+        with pytest.raises(DataError, match="Unicode"):
+            llm.generate(["\ud83c"])
     with pytest.raises(ConfigError, match="no-such-model"):
         LLM("no-such-model")
 
@@ -65,7 +67,7 @@ def test_every_process_gets_all_answers(right, tmp_path):
 
 
 def test_a_tokenizer_that_makes_a_text_longer(tmp_path):
-    """GPT-NeoX-20B's does: NFC writes some characters as two, and a prompt has more tokens than bytes then."""
+    """GPT-NeoX-20B's does: NFC writes some characters as two, so that tokens can be more than bytes."""
     content = json.loads((DEMO / "tokenizer.json").read_text())
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(content | {"normalizer": {"type": "NFC"}}))

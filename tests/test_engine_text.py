@@ -52,9 +52,7 @@ def answers(draw) -> tuple[list[int], tuple[str, ...]]:
     script = draw(scripts())
     text = TOKENIZER.decode(script).replace("\ufffd", "")
     inside = st.tuples(st.integers(0, len(text)), st.integers(1, 6)).map(lambda p: text[p[0] : p[0] + p[1]])
-    stops = draw(
-        st.lists((inside | st.sampled_from(["stop", "END", "\n", "語", "zzz"])).filter(len), max_size=3)
-    )
+    stops = draw(st.lists((inside | st.sampled_from(["stop", "END", "\n", "語", "zzz"])).filter(len), max_size=3))
     return script, tuple(stops)
 
 
@@ -86,9 +84,7 @@ def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case)
 def test_text_streams_as_soon_as_it_is_certain():
     script = TOKENIZER.encode("one two stops")
     record, pieces = recite(script, SamplingParams(maximum_tokens=len(script)))
-    assert pieces == [TOKENIZER.decode([token]) for token in script], (
-        "nothing is held back without stop strings"
-    )
+    assert pieces == [TOKENIZER.decode([token]) for token in script], "nothing is held back without stop strings"
     _, pieces = recite(script, SamplingParams(maximum_tokens=len(script), stop=("stop!",)))
     shown = ""
     for count, piece in enumerate(pieces, start=1):

@@ -54,7 +54,5 @@ def test_peak_is_the_shard_and_one_layer_and_the_interpreter(folder, tp):
     layer = max(path.stat().st_size for path in folder.glob("global_step1/layer_*")) * 2
     for shard, peak in found:
         bound = float(shard) * 1e6 + layer + BESIDE
-        assert float(peak) * 1e6 < bound, (
-            f"{peak} MB for a shard of {shard} MB: over the bound of {bound / 1e6:.0f}"
-        )
+        assert float(peak) * 1e6 < bound, f"{peak} MB for a shard of {shard} MB: over the bound of {bound / 1e6:.0f}"
         assert float(peak) > float(shard), "the peak holds at least the shard: is the figure read too early?"

@@ -36,9 +36,7 @@ def test_wheel_holds_every_module_and_shipped_file(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     shipped = {
-        f"neoxrun/{path.relative_to(ROOT).as_posix()}"
-        for path in (ROOT / "configs").rglob("*")
-        if path.is_file()
+        f"neoxrun/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*") if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -64,9 +62,7 @@ def test_installed_package_finds_its_configs(wheel: Path, tmp_path: Path) -> Non
     """The unpacked wheel alone, without the checkout: the name `demo` leads to files inside the package."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    program = (
-        "from neoxrun import config; s = config.load(['demo']); print(s.checkpoint, s.tokenizer.vocab_file)"
-    )
+    program = "from neoxrun import config; s = config.load(['demo']); print(s.checkpoint, s.tokenizer.vocab_file)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program],
         cwd="/",
@@ -91,12 +87,8 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} has no version in constraints.txt"
-        assert requirement.specifier.contains(pins[name]), (
-            f"constraints.txt: {name}=={pins[name]} is not {requirement}"
-        )
-    assert not [name for name in pins if re.match("nvidia-c|cuda|triton", name)], (
-        "CUDA packages depend on the machine"
-    )
+        assert requirement.specifier.contains(pins[name]), f"constraints.txt: {name}=={pins[name]} is not {requirement}"
+    assert not [name for name in pins if re.match("nvidia-c|cuda|triton", name)], "CUDA packages depend on the machine"
 
 
 @pytest.mark.parametrize(

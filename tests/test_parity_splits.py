@@ -186,8 +186,7 @@ def distance(ours: list[Tensor], right: list[Tensor]) -> float:
         assert len(mine) == len(theirs), "one row a token"
         assert mine.shape[1] - theirs.shape[1] in (0, theirs.shape[1] % 2), "one column a word"
     return max(
-        float((mine[:, : theirs.shape[1]] - theirs).abs().max())
-        for mine, theirs in zip(ours, right, strict=True)
+        float((mine[:, : theirs.shape[1]] - theirs).abs().max()) for mine, theirs in zip(ours, right, strict=True)
     )
 
 

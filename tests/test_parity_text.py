@@ -10,7 +10,7 @@ from cli import neoxrun
 SPLITS = {
     "tp1": (),
     "tp1_full_rotary_erf": (),
-    "tp1_sequential_residual": ("--pp", 2),
+    "tp1_sequential_residual": (),
     "tp2_native": ("--tp", 2),
     "tp2_sequential": ("--tp", 2),
     "upstream_tp2_pp2": ("--tp", 2, "--pp", 2),

@@ -34,9 +34,7 @@ def settings_for(
         "gpt_j_residual": True,
         "tie_embeddings": False,
     }
-    model = ModelConfig(
-        layers, hidden, heads, model_parallel_size=tp, pipe_parallel_size=pp, **(defaults | options)
-    )
+    model = ModelConfig(layers, hidden, heads, model_parallel_size=tp, pipe_parallel_size=pp, **(defaults | options))
     return Settings(
         model=model,
         tokenizer=TokenizerConfig("HFTokenizer", None, None),
@@ -66,9 +64,7 @@ PUBLISHED = {
 NEOX_20B = PUBLISHED["20B"][0]
 
 
-def planned(
-    name: str, devices: str | list[Device], kind: str = "cuda", cores: int = 0, **requested: object
-) -> Plan:
+def planned(name: str, devices: str | list[Device], kind: str = "cuda", cores: int = 0, **requested: object) -> Plan:
     settings = PUBLISHED[name][0]
     here = parse_devices(devices, kind) if isinstance(devices, str) else devices
     here = [replace(device, cores=cores) for device in here]
@@ -255,9 +251,7 @@ def test_notes_say_what_differs_from_the_configuration():
     assert "pipe_parallel_size: 4 -> 1, 2 cores seen" in planned("20B", "256GB", "cpu", 2).notes
     assert not any("parallel_size" in note for note in planned("20B", "8x24GB", tp=4, pp=2).notes)
     assert "1 GPU of 5 not used" in planned("20B", "5x24GB").notes
-    assert (
-        "batch size: 64 -> 20, what fits at 2048 tokens each" in planned("20B", "2x48GB", batch_size=64).notes
-    )
+    assert "batch size: 64 -> 20, what fits at 2048 tokens each" in planned("20B", "2x48GB", batch_size=64).notes
     assert any("50432 assumed" in note for note in planned("20B", "2x48GB").notes)
     assert any("4 ranks share 2 cores" in note for note in planned("20B", "256GB", "cpu", 2, tp=4).notes)
 

@@ -67,9 +67,7 @@ class Machine:
         assert len(self.owners) <= self.slots
 
     def decode(self, message: Decode, sequences: list[Sequence]) -> None:
-        assert [sequence.request_id for sequence in sequences] == self.owners, (
-            "all run, in the order of slots"
-        )
+        assert [sequence.request_id for sequence in sequences] == self.owners, "all run, in the order of slots"
         for slot, (token, position) in enumerate(zip(message.tokens, message.positions, strict=True)):
             assert position == len(self.cache[slot]), "the new token comes after what the cache holds"
             self.cache[slot].append(token)
@@ -105,9 +103,7 @@ def test_every_request_runs_once_to_its_own_end(requests, slots, later, length):
 
     def add(number: int) -> None:
         free = scheduler.free
-        params = SamplingParams(
-            maximum_tokens=requests[number].maximum_tokens, ignore_eos=requests[number].ignore_eos
-        )
+        params = SamplingParams(maximum_tokens=requests[number].maximum_tokens, ignore_eos=requests[number].ignore_eos)
         scheduler.add(Sequence(number, list(tokens[number]), params))
         assert scheduler.free == free - 1
 

@@ -82,9 +82,7 @@ def test_a_tokenizer_that_is_not_byte_level_streams_too(tmp_path: Path) -> None:
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "▁b"]
     merges = [("▁", "a"), ("▁", "b")]
     library = Library(
-        models.BPE(
-            {piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True
-        )
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True)
     )
     library.pre_tokenizer = pre_tokenizers.Metaspace()
     library.decoder = decoders.Sequence(
@@ -106,8 +104,7 @@ def test_padding_and_truncation_of_the_file_do_not_touch_prompts(tmp_path: Path)
     library.save(str(tmp_path / "t.json"))
     text = "def main(argument):"
     assert (
-        tokenizer.load(hugging_face(tmp_path / "t.json")).encode(text)
-        == Library.from_file(str(DEMO)).encode(text).ids
+        tokenizer.load(hugging_face(tmp_path / "t.json")).encode(text) == Library.from_file(str(DEMO)).encode(text).ids
     )
 
 

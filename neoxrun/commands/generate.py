@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
     elif leading:
         options = _options(args, defaults, sampling)
         if not options.prompts and common.is_alone(args):
+            records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
             log.info(f"all {options.finished} records are in {options.output} already")
             return 0
     else:
