@@ -40,13 +40,11 @@ def main(arguments: Sequence[str]) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if role == "rank":
             _end_with(int(arguments[2]))
-        body = _load(role)
+        return _load(role)(folder)
     except KeyboardInterrupt:
         failure = Interrupted("interrupted")
     except NeoxrunError as error:
         failure = error
-    else:
-        return body(folder)
     shutil.rmtree(folder, ignore_errors=True)
     print(failure.render(), file=sys.stderr)
     return failure.exit_code

@@ -56,6 +56,7 @@ def main(folder: Path, *, supervised: bool) -> int:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     failure = _attempt(job, rank, stdout, announce)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
         return 0
     if supervised:

@@ -92,6 +92,12 @@ class Running:
         self.mark = uuid.uuid4().hex
         environment = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", _MARK: self.mark, **(env or {})}
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
+            if preexec is not None:
+                preexec()
+
         self._start = time.monotonic()
         self.process = subprocess.Popen(
             [*(command or [str(NEOXRUN)]), *map(str, arguments)],
@@ -100,7 +106,7 @@ class Running:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            preexec_fn=preexec,
+            preexec_fn=prepare,
             process_group=process_group,
         )
 
