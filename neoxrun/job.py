@@ -6,6 +6,7 @@ answers Ctrl-C itself, and ``rank-N.json`` where it failed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -87,8 +88,9 @@ class Failure:
     lost_contact: bool = False
 
     def save(self, folder: Path) -> None:
-        """Leave the failure for the launcher."""
-        (folder / f"rank-{self.rank}.json").write_text(json.dumps(asdict(self)))
+        """Leave the failure for the launcher, if that still wants to know."""
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"rank-{self.rank}.json").write_text(json.dumps(asdict(self)))
 
 
 def failures(folder: Path) -> dict[int, Failure]:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from neoxrun import job as jobs
 from neoxrun.errors import Interrupted, NeoxrunError
@@ -32,22 +33,21 @@ _GRACE_SECONDS = 5
 def main(arguments: Sequence[str]) -> int:
     """Become what the arguments say, and return the exit code."""
     role, folder = arguments[0], Path(arguments[1])
-    failure: NeoxrunError
+    if role == "agent":
+        threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
+    else:
+        # Not an exception: libraries catch more than they should while they are imported.
+        signal.signal(signal.SIGINT, lambda number, frame: _leave(folder))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if role == "rank":
+        _end_with(int(arguments[2]))
     try:
-        if role == "agent":
-            threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
-        else:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if role == "rank":
-            _end_with(int(arguments[2]))
-        return _load(role)(folder)
-    except KeyboardInterrupt:
-        failure = Interrupted("interrupted")
+        body = _load(role)
     except NeoxrunError as error:
-        failure = error
-    shutil.rmtree(folder, ignore_errors=True)
-    print(failure.render(), file=sys.stderr)
-    return failure.exit_code
+        shutil.rmtree(folder, ignore_errors=True)
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    return body(folder)
 
 
 def _load(role: str) -> Callable[[Path], int]:
@@ -90,8 +90,14 @@ def _answer_interrupts(folder: Path) -> None:
                 os.kill(process, signal.SIGINT)
         if not interactive:
             end = end or time.monotonic() + _GRACE_SECONDS
+    _leave(folder)
+
+
+def _leave(folder: Path) -> NoReturn:
+    """End this process because of Ctrl-C, wherever it is."""
     shutil.rmtree(folder, ignore_errors=True)
-    print(Interrupted("interrupted").render(), file=sys.stderr, flush=True)
+    line_end = "\n" if os.isatty(2) else ""
+    os.write(2, f"{line_end}{Interrupted('interrupted').render()}\n".encode())  # print may be under way
     os._exit(Interrupted.exit_code)
 
 
