@@ -106,7 +106,7 @@ def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs:
 
 def _death(rank: int, failure: ProcessFailure, logs: Path) -> RankError:
     code = failure.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     text = f"rank {rank} on {socket.gethostname()} (process {failure.pid}) {how}"
     lines: list[str] = []
     for path in logs.glob(f"**/{failure.local_rank}/stderr.log"):
@@ -126,3 +126,11 @@ def _could_not_start(job: Job, error: Exception) -> RankError:
         f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
         hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
     )
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have no name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

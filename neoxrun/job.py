@@ -90,7 +90,7 @@ class Failure:
     def save(self, folder: Path) -> None:
         """Leave the failure for the launcher, if that still wants to know."""
         with contextlib.suppress(FileNotFoundError):
-            (folder / f"rank-{self.rank}.json").write_text(json.dumps(asdict(self)))
+            _write(folder / f"rank-{self.rank}.json", json.dumps(asdict(self)))
 
 
 def failures(folder: Path) -> dict[int, Failure]:
@@ -106,9 +106,16 @@ def failure_of(error: NeoxrunError, rank: int, *, lost_contact: bool = False) ->
 
 def announce(folder: Path, rank: int) -> None:
     """Tell the launcher that this process answers Ctrl-C itself."""
-    (folder / f"rank-{rank}.pid").write_text(str(os.getpid()))
+    _write(folder / f"rank-{rank}.pid", str(os.getpid()))
 
 
 def processes(folder: Path) -> list[int]:
     """Process ids of the ranks on this host that have announced themselves."""
     return [int(path.read_text()) for path in folder.glob("rank-*.pid")]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that its readers see whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)

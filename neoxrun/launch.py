@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from neoxrun.devices import cpu_device
 from neoxrun.errors import UsageError
 from neoxrun.job import Job
 from neoxrun.start import hold_interrupts
@@ -70,7 +71,6 @@ def run(job: Job) -> NoReturn:
     world = existing_world()
     # The plan counts GPUs as NVML does; CUDA must count them alike.
     environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    # Several ranks on one host share its cores; one thread each is torchrun's own choice when nothing is set.
     if world is not None:
         if world.size != ranks:
             raise UsageError(
@@ -83,10 +83,11 @@ def run(job: Job) -> NoReturn:
     elif ranks == 1:
         role = "worker"
     else:
-        if plan.device_kind == "cpu" and "OMP_NUM_THREADS" not in environment:
-            local = ranks // plan.nnodes
-            environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
         role = "agent"
+    if plan.device_kind == "cpu":
+        # The ranks of a host share its cores, and a container may have fewer of them than torch would see.
+        cores = cpu_device().cores // (ranks // plan.nnodes)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
     if job.verbosity < 1:
         # c10d warns of host names that it cannot look up, among other things of no use here.
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -106,8 +106,10 @@ class LLM:
         records: list[Record] = []
         if session.mesh.leads:
             engine, texts = text_generator(session, asked, batch_size, truncate)
-            records = [record for step in texts.run(asked) for record in step]
-            engine.close()
+            try:
+                records = [record for step in texts.run(asked) for record in step]
+            finally:
+                engine.close()
         else:
             follow(session.runner)
         records = meshes.share_from_first(records)

@@ -84,13 +84,14 @@ def open_session(
     session: Session | None = None
     failure: NeoxrunError | None = None
     warnings: list[str] = []
+    model: object = "random weights"
     try:
         tokenizer = load_tokenizer(settings.tokenizer)
         if random_weights:
             warnings.append("the weights are random (--random-weights): the text means nothing")
             stage = _random(settings, mesh, dtype, tokenizer)
         else:
-            stage = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
+            stage, model = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
         session = Session(
             settings,
             mesh,
@@ -106,11 +107,20 @@ def open_session(
         if failure is None:
             raise
     said: dict[str, None] = {}
-    for other_failure, other_warnings in meshes.gather_from_all((failure, warnings)):
+    others = meshes.gather_from_all((failure, model, warnings))
+    for other_failure, _, other_warnings in others:
         if other_failure is not None:
             other_failure.shared = True
             raise other_failure
         said |= dict.fromkeys(other_warnings)
+    for rank, (_, other_model, _) in enumerate(others):
+        if other_model != others[0][1]:
+            differing = CheckpointError(
+                f"rank {rank} has another checkpoint or tokenizer than rank 0",
+                hint="Give every host the same files, and the same `latest` or --set iteration=N.",
+            )
+            differing.shared = True
+            raise differing
     for warning in said if mesh.rank == 0 else ():
         log.warning(warning)
     assert session is not None
@@ -157,7 +167,8 @@ def _loaded(
     tokenizer: Tokenizer,
     show_progress: bool,
     warnings: list[str],
-) -> Stage:
+) -> tuple[Stage, object]:
+    """The stage, and what tells the model's files from those of another."""
     config = settings.model
     checkpoint = layout.of(settings)
     warnings.extend(checkpoint.warnings)
@@ -192,7 +203,7 @@ def _loaded(
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak:.1f} MB")
-    return stage
+    return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
 
 
 def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:

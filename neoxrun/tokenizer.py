@@ -71,16 +71,6 @@ class Tokenizer:
         except (UnicodeError, TypeError) as error:
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
 
-    def most_tokens(self, text: str) -> int:
-        """How many ids ``text``, or the token in place of an empty one, can have: found without encoding.
-
-        A token stands for at least a byte of the text as the tokenizer normalizes it, which may make it longer
-        (NFC, as the 20B's). One more is for a space that some tokenizers put before a text.
-        """
-        if self._library.normalizer is not None:
-            text = self._library.normalizer.normalize_str(text)
-        return len(text.encode()) + 1 + self._library.num_special_tokens_to_add(False)
-
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
 

@@ -124,7 +124,11 @@ def _agree(job: Job) -> None:
         UsageError: they are not.
     """
     plan = job.plan
-    mine = (job.command, plan.tp, plan.pp, plan.replicas, plan.dtype, job.settings.model)
+    settings = job.settings
+    mine = (
+        (job.command, job.random_weights, plan.tp, plan.pp, plan.replicas, plan.dtype),
+        (settings.model, settings.iteration, settings.seed, plan.max_context),
+    )
     for rank, other in enumerate(meshes.gather_from_all(mine)):
         if other != mine:
             differing = UsageError(

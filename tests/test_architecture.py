@@ -33,7 +33,7 @@ LAYERS = (
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
     ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
     ("engine", "rank", "engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
-    ("session", "rank", "session generation.text generation.run"),
+    ("session", "rank", "session generation.interrupt generation.text generation.dialogue generation.run"),
     ("ranks", "rank", "agent worker"),
     ("Python API", "rank", "llm neoxrun"),
 )
@@ -59,7 +59,7 @@ IMPORTERS = {
 }
 INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
 
-SPEAKS = {"agent", "cli", "generation.run", "start", "worker"}  # to people, on stderr, beside the log
+SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
 USES_STDOUT = {"cli", "commands.generate", "commands.plan", "generation.records", "launch"}  # stdout is data
 
 

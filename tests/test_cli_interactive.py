@@ -82,9 +82,9 @@ def test_dialogue_at_a_terminal(tp):
 def test_dialogue_through_pipes():
     """No prompt signs where nobody types; --prompt-end lets a prompt have several lines; a last one needs no end."""
     short = ("--tp", "1", "-q", "--temperature", "0", "--maximum-tokens", "5")
-    text = "import os\nimport sys\n;;\n\n;;\nclass Queue:"
+    text = "import os\nimport sys\n;;\n\n;;\nclass Queue:;;import re;;def f("
     result = neoxrun("generate", "demo", "--interactive", *short, "--prompt-end", ";;", stdin=text).check_success()
     assert result.err == ""
-    prompts = ["import os\nimport sys", "class Queue:"]
+    prompts = ["import os\nimport sys", "class Queue:", "import re", "def f("]
     answers = [neoxrun("generate", "demo", "--prompt", prompt, *short).check_success().out for prompt in prompts]
     assert result.out == "".join(answers)

@@ -70,10 +70,32 @@ def test_error_of_all_ranks_is_said_once(tmp_path):
     assert (second.code, second.out, second.err) == (3, "", "")
 
 
-def test_ranks_of_different_commands():
-    first, second = ranks(of_second=("--set", "rotary_emb_base=500"))
+@pytest.mark.parametrize("other", [("--set", "rotary_emb_base=500"), ("--random-weights",)])
+def test_ranks_of_different_commands(other):
+    first, second = ranks(of_second=other)
     first.check_error(2, "rank 1 was started with another command, configuration or split", "same command line")
     assert (second.code, second.err) == (2, "")
+
+
+def test_ranks_with_different_checkpoints(tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(DEMO, folder)
+    (folder / "global_step5000").rename(folder / "global_step6000")
+    (folder / "latest").write_text("global_step6000")
+    first, second = ranks(of_second=("--checkpoint", str(folder)))
+    first.check_error(3, "rank 1 has another checkpoint or tokenizer than rank 0")
+    assert (second.code, second.err) == (3, "")
+
+
+def test_resume_of_a_complete_file(tmp_path):
+    """Nothing is left to do, and both ranks end; a half-written line goes."""
+    output = tmp_path / "out.jsonl"
+    neoxrun(*WORK, "-o", output, "--tp", "1", stdin=PROMPTS).check_success()
+    whole = output.read_bytes()
+    output.write_bytes(whole + b'{"id": 3, "con')
+    for result in ranks("-o", output, "--resume"):
+        assert (result.code, result.err) == (0, "")
+    assert output.read_bytes() == whole
 
 
 def test_slurm(alone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 
 from neoxrun import config, devices, tokenizer
@@ -124,7 +125,7 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
     world = existing_world()
-    if world is not None and len(gpus) == 1:
+    if world is not None and len(gpus) == 1 and "SLURM_PROCID" in os.environ:
         # Slurm can show each process just its own GPU; the others of this host have the same.
         return gpus * world.local_size
     if gpus:

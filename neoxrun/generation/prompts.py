@@ -130,6 +130,8 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
                 where=where,
                 hint='A .jsonl file has an object a line, such as {"prompt": "import os"}.',
             ) from None
+        except (ValueError, RecursionError):
+            raise DataError("this line is JSON of a depth or with a number beyond reason", where=where) from None
         if not isinstance(entry, dict):
             raise DataError("this line is not a JSON object", where=where)
         check_unicode(json.dumps(entry, ensure_ascii=False), where)

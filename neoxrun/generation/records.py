@@ -90,9 +90,10 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
         try:
             record = json.loads(line)
             key, context = (record["id"], record.get("sample")), record["context"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            expected = contexts.get(key)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError("this line is not an output record", where=where, hint="Give another -o.") from None
-        if contexts.get(key) != context:
+        if expected is None or expected != context:
             raise DataError(
                 f"the record {record['id']!r} does not belong to these prompts",
                 where=where,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import IO
 
 from neoxrun.engine.engine import Engine, follow
-from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import Interrupted
+from neoxrun.generation.dialogue import converse
+from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions, Truncate
-from neoxrun.generation.prompts import Prompt, answers
+from neoxrun.generation.prompts import Prompt
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.generation.text import TextGenerator
-from neoxrun.log import log
 from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
@@ -25,22 +23,6 @@ from neoxrun.session import Session
 
 _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3
-
-
-class StopFlag:
-    """Ctrl-C as a flag that is looked at between steps; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def install(self) -> None:
-        """Take over SIGINT."""
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.raised:
-            raise KeyboardInterrupt
-        self.raised = True
 
 
 def run(
@@ -65,11 +47,14 @@ def run(
         BrokenPipeError: nobody reads stdout any more.
     """
     options = meshes.share_from_first(options)
-    if not session.mesh.leads:
+    if options.dialogue is None and not options.prompts:  # an earlier run has given all answers
+        if session.mesh.rank == 0:
+            RecordWriter(options.output, stdout, resume=options.resume).close()
+    elif not session.mesh.leads:
         follow(session.runner)
     elif options.dialogue is not None:
-        _converse(session, options, options.dialogue, stdout, announce)
-    elif options.prompts:
+        converse(session, options, options.dialogue, stdout, announce)
+    else:
         _answer_all(session, options, stdout, show_progress, announce)
 
 
@@ -77,7 +62,7 @@ def text_generator(
     session: Session, prompts: list[Prompt], batch_size: int | None, truncate: Truncate | None
 ) -> tuple[Engine, TextGenerator]:
     """An engine just large enough for ``prompts``, and the text layer around it."""
-    longest = max(session.tokenizer.most_tokens(p.context) + p.params.maximum_tokens for p in prompts)
+    longest = max(len(session.tokenizer.encode(p.context)) + 1 + p.params.maximum_tokens for p in prompts)
     engine = Engine(
         session.runner,
         slots=min(batch_size or MAX_BATCH["cuda" if session.mesh.device.type == "cuda" else "cpu"], len(prompts)),
@@ -109,12 +94,12 @@ def _answer_all(
     else:
         for records in steps:
             for record in records:
-                queue.publish(record)
+                queue.publish(asdict(record))
             if stop.raised:
                 break
-        queue.close()
+        queue.close(interrupted=stop.raised)
     engine.close()
-    if stop.raised and session.mesh.replica == 0:
+    if (stop.raised or queue.interrupted) and session.mesh.replica == 0:
         hint = "Finished records are kept; go on with --resume." if options.output else None
         raise Interrupted("interrupted", hint=hint)
 
@@ -130,7 +115,7 @@ def _collect_all(
     """Write the records of this replica's steps, and those that the others send."""
     writer = RecordWriter(options.output, stdout, resume=options.resume, plain_text=options.plain_text)
 
-    def write(records: list[Record]) -> None:
+    def write(records: Iterable[Record]) -> None:
         for record in records:
             if record.message is not None:
                 bar.say(f"prompt {record.id}: {record.message}")
@@ -143,78 +128,12 @@ def _collect_all(
         if stop.raised:
             break
         if queue.others_working and time.monotonic() - collected > _COLLECT_SECONDS:
-            write(queue.collect())
+            write(Record(**values) for values in queue.collect())
             collected = time.monotonic()
     waited = 0.0
     while queue.others_working and waited < _LAST_SECONDS:
-        write(queue.collect())
+        write(Record(**values) for values in queue.collect())
         time.sleep(_COLLECT_SECONDS)
         if stop.raised:  # the others have been interrupted too, and send what they have finished
             waited += _COLLECT_SECONDS
     writer.close()
-
-
-def _converse(
-    session: Session,
-    options: GenerateOptions,
-    params: SamplingParams,
-    stdout: IO[str],
-    announce: Callable[[], None],
-) -> None:
-    """Ask for a prompt, stream its answer; Ctrl-C ends the answer, Ctrl-D the dialogue."""
-    engine = Engine(session.runner, slots=1, length=session.max_context, eos=session.tokenizer.eod)
-    texts = TextGenerator(
-        engine,
-        session.tokenizer,
-        vocab_size=session.runner.stage.vocab_size,
-        truncate=options.truncate,
-        weights=session.weights,
-    )
-
-    def show(text: str) -> None:
-        stdout.write(text)
-        stdout.flush()
-
-    number = 0
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    announce()
-    while (context := _ask(options.prompt_end)) is not None:
-        if not context.strip():
-            continue
-        (prompt,) = answers(number, number, context, params, 1)
-        number += 1
-        stop = StopFlag()
-        stop.install()
-        failed = texts.add(prompt)
-        if failed is not None:
-            log.warning(failed.message)
-        while texts.busy:
-            texts.step(show)
-            if stop.raised:
-                texts.abort()
-        show("\n")
-    engine.close()
-
-
-def _ask(prompt_end: str) -> str | None:
-    """A prompt from stdin; None at its end. Ctrl-C drops the line that is being typed."""
-    terminal = sys.stdin.isatty()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    typed = ""
-    while True:
-        try:
-            if terminal:
-                print("> " if not typed else ". ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            typed = ""
-            continue
-        typed += line
-        if not line:
-            if terminal:
-                print(file=sys.stderr)
-            return typed.strip() or None
-        if prompt_end in typed:
-            return typed.split(prompt_end)[0].strip()

@@ -84,12 +84,18 @@ class TextGenerator:
                 records.append(record)
         return records
 
-    def abort(self) -> list[Record]:
-        """End every answer under way: their records, with what there is of the text."""
+    def abort(self, on_text: Callable[[str], None] | None = None) -> list[Record]:
+        """End every answer under way: their records, with what there is of the text.
+
+        Args:
+            on_text: is given the text that was held back.
+        """
         records = []
         for number, answer in list(self._active.items()):
             self._engine.drop(number)
             answer.text += answer.decoder.flush()
+            if on_text is not None:
+                on_text(answer.text[answer.shown :])
             records.append(self._record(number, "aborted"))
         return records
 

@@ -24,7 +24,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-# An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by torchrun, not by this.
+# An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by what started it
+# (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this.
 _TIMEOUT = timedelta(days=7)
 _MEETING = timedelta(minutes=10)
 _SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address

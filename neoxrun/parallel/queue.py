@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +13,10 @@ class WorkQueue:
     """Numbers 0 .. ``count - 1``, each claimed by one replica.
 
     Used by the leaders of the replicas; a name tells the queues of one run apart. Without other ranks all of it is
-    local.
+    local. Results are JSON: the store that carries them listens on the network and knows no passwords.
+
+    Attributes:
+        interrupted: whether another replica has given up before its work was done (on rank 0).
     """
 
     def __init__(self, mesh: Mesh, count: int, name: str) -> None:
@@ -23,6 +26,7 @@ class WorkQueue:
         self._published = 0
         self._collected = [0] * mesh.replicas
         self._open = set(range(1, mesh.replicas))
+        self.interrupted = False
 
     def claims(self) -> Iterator[int]:
         """The numbers that this replica is to work on, one by one, until all are claimed."""
@@ -30,12 +34,12 @@ class WorkQueue:
             yield number
 
     def publish(self, result: Any) -> None:
-        """Send a result to rank 0 (from another replica)."""
-        self._send(pickle.dumps(result))
+        """Send a result, made of JSON values, to rank 0 (from another replica)."""
+        self._send({"result": result})
 
-    def close(self) -> None:
-        """Say that this replica has no more results (from another replica)."""
-        self._send(b"")
+    def close(self, *, interrupted: bool) -> None:
+        """Say that this replica has no more results, and whether it gave up before its end (from another replica)."""
+        self._send({"closed": True, "interrupted": interrupted})
 
     def collect(self) -> list[Any]:
         """The results that have come from other replicas since the last call (on rank 0)."""
@@ -43,13 +47,14 @@ class WorkQueue:
         for replica in sorted(self._open):
             while self._store is not None and self._store.check([self._key(replica, self._collected[replica])]):
                 key = self._key(replica, self._collected[replica])
-                data = self._store.get(key)
+                message = json.loads(self._store.get(key))
                 self._store.delete_key(key)
                 self._collected[replica] += 1
-                if not data:
+                if "closed" in message:
                     self._open.discard(replica)
+                    self.interrupted |= message["interrupted"]
                     break
-                results.append(pickle.loads(data))
+                results.append(message["result"])
         return results
 
     @property
@@ -63,10 +68,9 @@ class WorkQueue:
         self._claimed += 1
         return self._claimed - 1
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         assert self._store is not None, "a lone replica keeps its results"
-        # torch's stub says str, but bytes are what the store takes and gives back.
-        self._store.set(self._key(self._mesh.replica, self._published), data)  # type: ignore[arg-type]
+        self._store.set(self._key(self._mesh.replica, self._published), json.dumps(message))
         self._published += 1
 
     def _key(self, replica: int, number: int) -> str:
