@@ -168,7 +168,7 @@ class TextGenerator:
         message = answer.message
         tokens = [sampled.token for sampled in answer.sampled]
         unknown = next((t for t in tokens if t >= self._tokenizer.vocab_size), None)
-        if unknown is not None and message is None:
+        if unknown is not None and message is None and self._weights is None:
             message = f"the model generated id {unknown}, which the tokenizer does not have"
         wanted = answer.prompt.params.logprobs is not None
         return Record(

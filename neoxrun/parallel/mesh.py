@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -199,7 +200,7 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
     # A CUDA build of torch on a host with a CUDA compiler and no GPU remarks on that when megatron-core is imported.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _nothing_compiled():
         # Four notices about optional training kernels.
         warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex.*")
         from megatron.core import parallel_state
@@ -224,6 +225,20 @@ def disconnect() -> None:
     """Leave the process groups."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """While megatron-core is imported: it hands training kernels, none of them used here, to ``torch.compile``.
+
+    That alone loads the compiler, which takes seconds and a hundred megabytes in every rank.
+    """
+    compiler = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
 
 
 def _choose_interface() -> None:
