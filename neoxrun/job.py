@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,10 +53,13 @@ class Job:
         Raises:
             DataError: there is no room for temporary files.
         """
+        folder = None
         try:
             folder = Path(tempfile.mkdtemp(prefix="neoxrun-"))
             (folder / "job.pickle").write_bytes(pickle.dumps(self))
         except OSError as error:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             raise DataError(
                 f"temporary files cannot be written: {error.strerror}",
                 hint="Make room in the folder for temporary files, or set TMPDIR to another.",

@@ -112,6 +112,7 @@ def test_no_room_for_temporary_files(tmp_path):
         "generate", "demo", "--prompt", "x", env={"TMPDIR": str(tmp_path)}, preexec=at_most(resource.RLIMIT_FSIZE, 0)
     )
     result.check_error(4, "temporary files cannot be written", "TMPDIR")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_is_the_installed_one():
