@@ -60,7 +60,7 @@ IMPORTERS = {
 INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
 
 SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
-USES_STDOUT = {"cli", "commands.generate", "commands.plan", "generation.records", "launch"}  # stdout is data
+USES_STDOUT = {"cli", "commands.generate", "commands.plan", "generation.records", "launch", "start"}  # stdout is data
 
 
 @cache
