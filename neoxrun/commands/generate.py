@@ -203,7 +203,8 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams) -> GenerateOptions:
     prompts, default_output = _prompts(args, defaults, sampling)
     named = args.output or defaults.sample_output_file or default_output
-    output = None if named is None or str(named) == "-" else Path(named)
+    # The ranks keep stdout under another number, so that its names must not be opened there.
+    output = None if named is None or str(named) in ("-", "/dev/stdout", "/dev/fd/1") else Path(named)
     finished: set[records.Key] = set()
     if output is not None:
         if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):

@@ -83,6 +83,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
     """
     if not path.exists():
         return set()
+    _check_torn_line(path)
     contexts = {prompt.key: prompt.context for prompt in prompts}
     done: set[Key] = set()
     for number, line in enumerate(_whole_lines(path), start=1):
@@ -159,6 +160,14 @@ class RecordWriter:
         """Close the file; a stream stays open."""
         if self._path is not None:
             os.close(self._descriptor)
+
+
+def _check_torn_line(path: Path) -> None:
+    """Refuse a file whose last line has no end and does not begin as a record does: it is not ours to cut."""
+    start = b'{"id": '
+    torn = path.read_bytes().rpartition(b"\n")[2][: len(start)]
+    if not start.startswith(torn):
+        raise DataError("the last line is not an output record", where=str(path), hint="Give another -o.")
 
 
 def _whole_lines(path: Path) -> list[bytes]:
