@@ -19,3 +19,8 @@ def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path):
     path.write_bytes(content)
     neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("flag", ["-i", "-o"])
+def test_empty_file_name(flag):
+    neoxrun("generate", "demo", flag, "").check_error(2, "need the name of a file")

@@ -160,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NeoxrunError: the command line, the configuration, the prompts or the output are wrong.
     """
+    if "" in (args.input, args.output):
+        raise UsageError("-i and -o need the name of a file", hint="Is a shell variable empty? - is stdin or stdout.")
     settings = common.settings_of(args)
     defaults = settings.generation
     sampling = _sampling(args, replace(defaults.sampling, seed=settings.seed))
