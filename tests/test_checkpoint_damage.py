@@ -215,6 +215,24 @@ def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer):
         assert str(layer) in message
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["mlp.dense_4h_to_h.weight", "post_attention_layernorm.bias", "attention.dense.bias"])
+def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value):
+    """At the checkpoint's own split, and where slices are joined, summed or averaged."""
+    change(layer, lambda state: state[name].view(-1)[3:5].fill_(value))
+    for tp in (1, 2, 4):
+        message = refusal(folder, tp=tp)
+        assert f"{name} holds NaN or infinity in 2 of its " in message
+        assert str(layer) in message
+
+
+def test_numbers_that_the_number_format_does_not_hold(folder, layer):
+    change(layer, lambda state: state["mlp.dense_4h_to_h.weight"][0, 0].fill_(1e5))
+    load_all(folder, TINY, 2, dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"):
+        load_all(folder, TINY, 2, dtype=torch.float16)
+
+
 def test_shards_of_the_vocabulary_that_disagree(folder):
     path = folder / "global_step1/layer_00-model_01-model_states.pt"
     torch.save({"word_embeddings.weight": torch.ones(30, 16)}, path)

@@ -49,6 +49,12 @@ def without_a_tensor(path: Path) -> None:
     torch.save(state, path)
 
 
+def not_a_number(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["attention.dense.weight"][5, 5] = float("nan")
+    torch.save(state, path)
+
+
 def a_web_page(path: Path) -> None:
     path.write_text("<!DOCTYPE html>\n<html><body>Too many requests</body></html>\n")
 
@@ -57,6 +63,7 @@ DAMAGES = {
     "cut off": (cut_off, "damaged or was cut short", "copy or download"),
     "other shape": (other_shape, "mlp.dense_4h_to_h.weight", "[192, 10]", "[192, 384]"),
     "tensor missing": (without_a_tensor, "attention.dense.bias"),
+    "not a number": (not_a_number, "attention.dense.weight holds NaN or infinity in 1 of its", "earlier iteration"),
     "web page": (a_web_page, "looks like a web page", "copy or download"),
 }
 

@@ -92,8 +92,8 @@ def load(
         Whether tensors that the source ranks should share differed and were averaged: an approximation.
 
     Raises:
-        CheckpointError: a file is damaged or unsafe, or a tensor is missing, unexpected or of another shape
-            or type.
+        CheckpointError: a file is damaged or unsafe, or a tensor is missing, unexpected, of another shape
+            or type, or not made of finite numbers.
     """
     source = Source(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
@@ -102,6 +102,7 @@ def load(
         shards = source.open(place)
         wanted = [key for key in targets if key.place == place]
         _prove(source, place, shards, table, {key.name for key in wanted})
+        extremes = []
         for key in wanted:
             parameter = table[key]
             shape = local_shape(key.name, parameter, tp_size)
@@ -111,9 +112,14 @@ def load(
             _fill(tensor, parameter, stored, tp_rank, tp_size)
             if parameter.rule is Rule.MEAN and tp_size != len(stored):
                 averaged |= any(not torch.equal(stored[0], other) for other in stored[1:])
+            extremes.append(torch.stack(tensor.aminmax()))  # NaN where one of the numbers is
             assign(key, tensor)
             if progress is not None:
                 progress(tensor.numel() * tensor.element_size())
+        # Looked at once a layer, since each look waits for the device.
+        for key, finite in zip(wanted, torch.stack(extremes).isfinite().all(1).tolist(), strict=True):
+            if not finite:
+                raise _not_finite(key.name, shards, dtype)
         del shards, stored
     return averaged
 
@@ -207,6 +213,24 @@ def _wrong_shape(
         f"{stored.name} has shape {list(stored.tensor.shape)}, the configuration asks for {share}",
         where=str(stored.file),
         hint=hint,
+    )
+
+
+def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> CheckpointError:
+    for stored in (shard[name] for shard in shards):
+        count = int(stored.tensor.isfinite().logical_not().sum())
+        if count:
+            return CheckpointError(
+                f"{stored.name} holds NaN or infinity in {count} of its {stored.tensor.numel()} numbers",
+                where=str(stored.file),
+                hint="copy or download the file again; if it was saved so, take the checkpoint of an earlier iteration",
+            )
+    stored = shards[0][name]
+    short = str(dtype).removeprefix("torch.")
+    return CheckpointError(
+        f"{stored.name} holds numbers that are too large for {short}",
+        where=str(stored.file),
+        hint="try --dtype bf16 or --dtype fp32",
     )
 
 
