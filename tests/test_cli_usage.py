@@ -58,6 +58,7 @@ USAGE = {
     "two sources": (demo(*PROMPT, "-i", "good.txt"), "--prompt"),
     "not a number": (demo(*PROMPT, "--tp", "two"), "'two' is not a whole number of 1 or more"),
     "impossible value": (demo(*PROMPT, "--temperature", "-1"), "temperature must be a number of at least 0"),
+    "bias of no token": (demo(*PROMPT, "--logit-bias", "2048=1"), "--logit-bias 2048", "ids 0 to 2047"),
     "malformed bias": (demo(*PROMPT, "--logit-bias", "a=1"), "--logit-bias a=1"),
     "empty separator": (demo("-i", "good.txt", "--prompt-end", ""), "--prompt-end is empty"),
     "input is output": (demo("-i", "good.txt", "-o", "good.txt"), "is the input"),

@@ -18,8 +18,9 @@ from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.job import Job
 from neoxrun.log import log
+from neoxrun.plan import vocab_size_for_planning
 from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
-from neoxrun.settings import GenerationConfig
+from neoxrun.settings import GenerationConfig, Settings
 
 HELP = "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely."
 
@@ -184,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
         options = GenerateOptions([])
     plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
+    _check_bias(sampling, settings)
     if leading:
         for note in plan.notes:
             log.info(note)
@@ -267,6 +269,11 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token), float(value)
     except ValueError:
         raise UsageError(f"--logit-bias {text} is not ID=VALUE", hint="For example --logit-bias 187=-100.") from None
+
+
+def _check_bias(sampling: SamplingParams, settings: Settings) -> None:
+    if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
+        raise UsageError(f"--logit-bias {largest}=...: the model has no such token, but ids 0 to {size - 1}")
 
 
 def _prompt_end(args: argparse.Namespace, defaults: GenerationConfig) -> str:

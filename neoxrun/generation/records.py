@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -72,11 +73,13 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         raise _unwritable(path, error) from None
     if not existed:
-        path.unlink()
+        path.resolve().unlink()  # a link that named no file yet stays
 
 
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
-    """Which answers of ``prompts`` an interrupted run has left in ``path``. A half-written last line does not count.
+    """Which answers of ``prompts`` an earlier run has left in ``path``.
+
+    Neither a half-written last line nor an error counts: those are to be given again.
 
     Raises:
         DataError: a line is not a record, or a record belongs to another prompt.
@@ -100,7 +103,8 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
                 where=where,
                 hint="--resume goes on with the same input and the same --num-samples; give another -o for others.",
             )
-        done.add(key)
+        if not _is_error(record):
+            done.add(key)
     return done
 
 
@@ -110,8 +114,8 @@ class RecordWriter:
     Args:
         path: the file; None writes to ``stream``.
         stream: used where ``path`` is None.
-        resume: keep what is there, less a half-written last line; otherwise the file starts empty.
-        plain_text: write each answer's text instead of the record.
+        resume: keep what is there, less a half-written last line and the errors; otherwise the file starts empty.
+        plain_text: write each answer's text instead of the record; nothing for an error.
 
     Raises:
         DataError: the file cannot be written.
@@ -123,7 +127,7 @@ class RecordWriter:
         if path is None:
             return
         try:
-            keep = sum(len(line) for line in _whole_lines(path)) if resume and path.exists() else 0
+            keep = _drop_errors(path) if resume and path.exists() else 0
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.truncate(path, keep) if path.is_file() else None
         except OSError as error:
@@ -136,7 +140,9 @@ class RecordWriter:
             DataError: the disk is full, for example; the records before this one are whole.
             BrokenPipeError: the reader of a pipe is gone.
         """
-        line = (record.text or "") if self._plain_text else record.to_json()
+        line = record.text if self._plain_text else record.to_json()
+        if line is None:
+            return
         left = memoryview(f"{line}\n".encode())
         written = 0
         try:
@@ -168,6 +174,30 @@ def _check_torn_line(path: Path) -> None:
     torn = path.read_bytes().rpartition(b"\n")[2][: len(start)]
     if not start.startswith(torn):
         raise DataError("the last line is not an output record", where=str(path), hint="Give another -o.")
+
+
+def _is_error(record: dict[str, Any]) -> bool:
+    return record.get("finish_reason") == "error"
+
+
+def _drop_errors(path: Path) -> int:
+    """Take the error records out of a file of records; how many bytes of it are whole records then.
+
+    The file is replaced as a whole, so that no record is lost if this is interrupted.
+    """
+    lines = _whole_lines(path)
+    kept = [line for line in lines if not _is_error(json.loads(line))]
+    if len(kept) < len(lines):
+        path = path.resolve()  # a link goes on to name the file
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        try:
+            unfinished.write_bytes(b"".join(kept))
+            shutil.copymode(path, unfinished)
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+    return sum(map(len, kept))
 
 
 def _whole_lines(path: Path) -> list[bytes]:

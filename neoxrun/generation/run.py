@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import IO
 
 from neoxrun.engine.engine import Engine, follow
-from neoxrun.errors import Interrupted
+from neoxrun.errors import DataError, Interrupted
+from neoxrun.explain import counted
 from neoxrun.generation.dialogue import converse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions, Truncate
@@ -43,7 +44,7 @@ def run(
 
     Raises:
         Interrupted: Ctrl-C; every record finished so far is written.
-        DataError: the output cannot be written.
+        DataError: the output cannot be written; or all is done, and prompts became error records (on rank 0).
         BrokenPipeError: nobody reads stdout any more.
     """
     options = meshes.share_from_first(options)
@@ -88,9 +89,10 @@ def _answer_all(
     stop.install()
     announce()
     steps = texts.run(prompts[number] for number in queue.claims())
+    failed: set[str | int] = set()
     if session.mesh.replica == 0:
         with GenerationBar(len(prompts) + options.finished, options.finished, show_progress) as bar:
-            _collect_all(steps, queue, options, stop, stdout, bar)
+            failed = _collect_all(steps, queue, options, stop, stdout, bar)
     else:
         for records in steps:
             for record in records:
@@ -102,6 +104,12 @@ def _answer_all(
     if (stop.raised or queue.interrupted) and session.mesh.replica == 0:
         hint = "Finished records are kept; go on with --resume." if options.output else None
         raise Interrupted("interrupted", hint=hint)
+    if failed:
+        count = len({prompt.id for prompt in prompts})
+        hint = "The warnings above say why, and so do their records; --resume tries them again."
+        raise DataError(
+            f"{len(failed)} of {counted(count, 'prompt')} could not be answered", hint=hint if options.output else None
+        )
 
 
 def _collect_all(
@@ -111,14 +119,21 @@ def _collect_all(
     stop: StopFlag,
     stdout: IO[str],
     bar: GenerationBar,
-) -> None:
-    """Write the records of this replica's steps, and those that the others send."""
+) -> set[str | int]:
+    """Write the records of this replica's steps, and those that the others send.
+
+    Returns:
+        The ids of the prompts that could not be answered.
+    """
+    failed: set[str | int] = set()
     writer = RecordWriter(options.output, stdout, resume=options.resume, plain_text=options.plain_text)
 
     def write(records: Iterable[Record]) -> None:
         for record in records:
             if record.message is not None:
                 bar.say(f"prompt {record.id}: {record.message}")
+            if record.finish_reason == "error":
+                failed.add(record.id)
             writer.write(record)
             bar.update(record.length)
 
@@ -137,3 +152,4 @@ def _collect_all(
         if stop.raised:  # the others have been interrupted too, and send what they have finished
             waited += _COLLECT_SECONDS
     writer.close()
+    return failed
