@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import TINY, load_all, random_model, raw_shards, tiny
+from checkpoints import TINY, fixture_config, load_all, random_model, raw_shards, tiny
 from safetensors.torch import save_file
 
 from neoxrun.checkpoint.files import read_pickle
@@ -257,10 +257,34 @@ def test_grouped_query_files_are_recognised(folder):
     assert "grouped-query attention" in refusal(folder)
 
 
-def test_a_whole_missing_rank_is_guessed_from_the_shapes(folder):
-    for path in folder.rglob("*-model_01-*.pt"):
-        path.unlink()
-    assert "tensor-parallel ranks are missing: files of 1 are there, 2 would fit" in refusal(folder)
+def test_a_transposed_weight_is_recognised(folder):
+    for path in folder.rglob("layer_02-*.pt"):
+        state = torch.load(path, weights_only=True)
+        name = "attention.query_key_value.weight"
+        torch.save(state | {name: state[name].t().contiguous()}, path)
+    assert "has shape [16, 24], the configuration asks for [24, 16]" in refusal(folder)
+    assert "hint: the tensor is transposed" in refusal(folder)
+
+
+@pytest.mark.parametrize(("tp", "kept"), [(2, 1), (4, 1), (4, 3)])
+def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path, tp, kept):
+    save_layer_files(random_model(TINY, 64), tmp_path, tp=tp, config=TINY, tag="global_step1")
+    missing = [f"model_{rank:02d}" for rank in range(kept, tp)]
+    for path in tmp_path.rglob("*.pt"):
+        if any(name in path.name for name in missing):
+            path.unlink()
+    message = refusal(tmp_path)
+    assert f"all files of {tp - kept} of the {tp} tensor-parallel ranks are missing: " in message
+    assert ", ".join(f"layer_*-{name}-*" for name in missing) in message
+    assert str(tmp_path / "global_step1") in message
+
+
+def test_a_missing_sequential_rank(shared, tmp_path):
+    folder = shared / "fixtures/tp2_sequential"
+    config = fixture_config(folder)
+    for path in folder.glob("global_step*/mp_rank_00_*"):
+        (tmp_path / path.name).symlink_to(path)
+    assert "all files of 1 of the 2 tensor-parallel ranks are missing: mp_rank_01_*" in refusal(tmp_path, config)
 
 
 def test_the_other_norm(folder):

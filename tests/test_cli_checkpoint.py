@@ -77,6 +77,13 @@ def test_damaged_shard(damage, folder):
     result.check_error(3, *says, where=str(path))
 
 
+def test_all_files_of_a_rank_missing(folder):
+    for path in folder.rglob("*-model_01-*"):
+        path.unlink()
+    result = neoxrun("generate", "demo", "--checkpoint", folder, "--tp", "1", *PROMPT)
+    result.check_error(3, "ranks are missing: layer_*-model_01-*", where=str(folder / "global_step5000"))
+
+
 def test_malicious_pickle_is_refused_by_every_rank(folder, tmp_path):
     path = folder / "global_step5000" / SHARD
     state = torch.load(path, weights_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.checkpoint.layout import Checkpoint, listing
 from neoxrun.checkpoint.merge import (
     Parameter,
     Rule,
@@ -26,6 +26,7 @@ from neoxrun.checkpoint.source import Shard, Source, Stored
 from neoxrun.errors import CheckpointError
 from neoxrun.settings import ModelConfig
 
+_WIDEST = 64  # tensor-parallel ranks of a checkpoint
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -33,9 +34,36 @@ def vocab_rows(checkpoint: Checkpoint, config: ModelConfig) -> int:
     """Rows of the checkpoint's (padded) vocabulary over all shards. Reads names and shapes, no weights.
 
     Raises:
-        CheckpointError: the embedding is missing, or its shards do not fit together.
+        CheckpointError: the embedding is missing, its shards do not fit together, or those of whole tensor-parallel
+            ranks are not there.
     """
-    return _vocab_rows(Source(checkpoint, config))
+    source = Source(checkpoint, config)
+    rows = _vocab_rows(source)
+    _refuse_missing_ranks(source, rows)
+    return rows
+
+
+def _refuse_missing_ranks(source: Source, rows: int) -> None:
+    """Tell from the shapes of the first layer that all files of some ranks are missing, which no name tells."""
+    checkpoint, table = source.checkpoint, parameters(source.config, rows)
+    if checkpoint.kind == "huggingface":
+        return
+    there = checkpoint.source_tp
+    divided = [
+        (stored.tensor, parameter)
+        for name, stored in source.open(2)[0].items()
+        if (parameter := table.get(TensorKey(2, name))) and parameter.rule.dim is not None
+        if isinstance(stored.tensor, Tensor)
+    ]
+    for ranks in range(there + 1, _WIDEST + 1):
+        if divided and all(_fits(tensor, parameter, ranks) for tensor, parameter in divided):
+            pattern = "layer_*-model_{:02d}-*" if checkpoint.kind == "layers" else "mp_rank_{:02d}_*"
+            missing = [pattern.format(rank) for rank in range(there, ranks)]
+            raise CheckpointError(
+                f"all files of {ranks - there} of the {ranks} tensor-parallel ranks are missing: {listing(missing)}",
+                where=str(checkpoint.folder),
+                hint="copy or download these files too",
+            )
 
 
 def _vocab_rows(source: Source) -> int:
@@ -199,12 +227,11 @@ def _wrong_shape(
     stored, dim = shard[name], parameter.rule.dim
     share = [-(-size // source_tp) if at == dim else size for at, size in enumerate(parameter.shape)]
     hint = "use the configuration that belongs to this checkpoint"
-    # Two common causes can be told from the shapes: files of other ranks that are not there, and attention
-    # with fewer key and value heads, where the output projection is as it should be.
-    for ranks in range(source_tp + 1, 65):
-        if dim is not None and _fits(stored.tensor, parameter, ranks):
-            hint += f"; or tensor-parallel ranks are missing: files of {source_tp} are there, {ranks} would fit"
-    if name.startswith("attention.query_key_value."):
+    # Two causes can be told from the shapes: a matrix that something has transposed, and attention with fewer key and
+    # value heads, where the output projection is as it should be.
+    if list(stored.tensor.shape) == share[::-1] != share:
+        hint = "the tensor is transposed: GPT-NeoX keeps a weight as [outputs, inputs]"
+    elif name.startswith("attention.query_key_value."):
         whole = table[TensorKey(2, "attention.dense.weight")]
         dense = shard.get("attention.dense.weight")
         if dense is not None and _fits(_tensor(dense), whole, source_tp):
