@@ -23,6 +23,7 @@ from torch.distributed.run import run as torchrun
 from neoxrun import job as jobs
 from neoxrun.errors import RankError
 from neoxrun.job import Job
+from neoxrun.log import waiting
 
 _GRACE_SECONDS = 5
 _LAST_LINES = 15
@@ -35,8 +36,14 @@ def main(folder: Path) -> int:
         _silence_torchrun()
     logs = folder / "logs"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
+    arguments = get_args_parser().parse_args(_torchrun_arguments(job, folder, logs))
     try:
-        torchrun(get_args_parser().parse_args(_torchrun_arguments(job, folder, logs)))  # type: ignore[no-untyped-call]
+        with waiting(
+            f"waiting for all {job.plan.nnodes} hosts to meet at {job.rendezvous}",
+            lambda text: print(text, file=sys.stderr),
+            still=lambda: job.plan.nnodes > 1 and not any(logs.glob("*")),  # torchrun writes there as ranks start
+        ):
+            torchrun(arguments)  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
         failure = _cause(error.failures, jobs.failures(folder), logs)

@@ -8,8 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import IO
 
-from neoxrun import __version__, log
+from neoxrun import __version__, log, streams
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
@@ -33,6 +34,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, hint=f"See `{self.prog} --help`.")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        """So is help that cannot be written, which argparse takes no notice of."""
+        streams.check_stdout()
+        sys.stdout.write(message)
+        sys.stdout.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     speaks = True
     try:
+        streams.open_closed()
         from neoxrun.launch import existing_world  # within reach of Ctrl-C
 
         world = existing_world()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ from typing import NoReturn
 from neoxrun.devices import cpu_device
 from neoxrun.errors import UsageError
 from neoxrun.job import Job
+from neoxrun.log import log
 from neoxrun.start import hold_interrupts
+
+_RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,15 @@ def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
 
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank, size = number("RANK"), number("WORLD_SIZE")
-        return World(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
+        world = World(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
+        if not (rank < size and world.local_rank < world.local_size <= size):
+            raise UsageError(
+                f"the environment says rank {rank} of {size}, on this host {world.local_rank} of {world.local_size}: "
+                "there is no such rank",
+                hint="See RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, or unset them to start the ranks from "
+                "here.",
+            )
+        return world
     if "SLURM_PROCID" in environment and number("SLURM_STEP_NUM_TASKS", 1) > 1:
         size, nodes = number("SLURM_STEP_NUM_TASKS"), number("SLURM_STEP_NUM_NODES", 1)
         return World(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), -(-size // nodes))
@@ -80,10 +92,12 @@ def run(job: Job) -> NoReturn:
             )
         environment |= _rendezvous_of(world)
         role = "worker"
-    elif ranks == 1:
-        role = "worker"
     else:
-        role = "agent"
+        for name in sorted(_RANK_NAMES & environment.keys()):
+            if name in ("RANK", "WORLD_SIZE"):
+                log.warning(f"{name}={environment[name]} is ignored: a rank has RANK and WORLD_SIZE")
+            del environment[name]
+        role = "worker" if ranks == 1 else "agent"
     if plan.device_kind == "cpu":
         # The ranks of a host share its cores, and a container may have fewer of them than torch would see.
         cores = cpu_device().cores // (ranks // plan.nnodes)
@@ -95,7 +109,11 @@ def run(job: Job) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     hold_interrupts()
-    os.execve(sys.executable, [sys.executable, "-m", "neoxrun.start", role, str(folder)], environment)
+    try:
+        os.execve(sys.executable, [sys.executable, "-m", "neoxrun.start", role, str(folder)], environment)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _rendezvous_of(world: World) -> dict[str, str]:
@@ -109,10 +127,21 @@ def _rendezvous_of(world: World) -> dict[str, str]:
     }
     if "MASTER_ADDR" not in env:
         names["MASTER_ADDR"] = _first_host(env.get("SLURM_STEP_NODELIST", ""))
-    if "MASTER_PORT" not in env:
+    port = env.get("MASTER_PORT")
+    if port is not None and not is_port(port):
+        raise UsageError(
+            f"the environment variable MASTER_PORT is {port!r}, not the number of a port",
+            hint="Set it to a free port of the first host, the same for all ranks.",
+        )
+    if port is None:
         # Outside the ephemeral range, and different for jobs that share a host.
         names["MASTER_PORT"] = str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 10000)
     return names
+
+
+def is_port(text: str) -> bool:
+    """Whether ``text`` is the number of a port."""
+    return text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 2**16
 
 
 def _first_host(nodelist: str) -> str:

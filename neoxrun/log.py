@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import threading
+from collections.abc import Callable, Iterator
+
+_PATIENCE_SECONDS = 5
 
 log = logging.getLogger("neoxrun")
 
@@ -22,6 +27,30 @@ def set_up(verbosity: int, rank: int = 0) -> None:
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbosity > 0 else logging.INFO)
+
+
+@contextlib.contextmanager
+def waiting(text: str, say: Callable[[str], object], still: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Say what is being waited for if it takes long, and again after twice that time, and so on.
+
+    Args:
+        text: what is being waited for.
+        say: shows a text.
+        still: whether the wait is not over yet; asked before ``text`` is said.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        pause = _PATIENCE_SECONDS
+        while not over.wait(pause) and still():
+            say(text)
+            pause *= 2
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class _Formatter(logging.Formatter):

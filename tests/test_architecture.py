@@ -21,7 +21,7 @@ PACKAGE = ROOT / "neoxrun"
 
 # Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
-    ("base", "both", "errors log progress"),
+    ("base", "both", "errors log streams progress"),
     ("values", "both", "engine.request parallel.partition settings sampling_params"),
     ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
     ("planning", "both", "memory placement explain choose plan devices"),
@@ -60,7 +60,9 @@ IMPORTERS = {
 INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
 
 SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
-USES_STDOUT = {"cli", "commands.generate", "commands.plan", "generation.records", "launch", "start"}  # stdout is data
+USES_STDOUT = {  # stdout is data
+    *("cli", "commands.generate", "commands.plan", "generation.records", "launch", "start", "streams"),
+}
 
 
 @cache

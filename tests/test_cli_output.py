@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from cli import neoxrun, records_of
@@ -48,6 +50,39 @@ def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path):
     path.write_bytes(content)
     neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("closed", [(0, 1, 2), (1,)])
+def test_streams_that_are_closed_and_not_needed(closed, tmp_path):
+    """What is opened next must not take their numbers."""
+    (tmp_path / "in.txt").write_text("import os\n")
+    work = ("generate", "demo", "-i", tmp_path / "in.txt", "--tp", "2", "--maximum-tokens", "2")
+    result = neoxrun(*work, preexec=lambda: [os.close(number) for number in closed]).check_success()
+    assert result.out == ""
+    assert ("1 answer" in result.err) == (2 not in closed)
+    assert [record["id"] for record in records_of(tmp_path / "in.txt.output.jsonl")] == [0]
+
+
+CLOSED = {
+    "help": (1, ("--help",), "standard output is closed"),
+    "plan": (1, ("plan", "demo"), "standard output is closed"),
+    "text": (1, ("generate", "demo", "--prompt", "import os"), "standard output is closed"),
+    "dialogue": (1, ("generate", "demo", "--interactive"), "standard output is closed"),
+    "prompts": (0, ("generate", "demo", "-i", "-"), "no prompts in standard input"),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_stream_that_is_closed_and_needed(case, tmp_path):
+    number, arguments, says = CLOSED[case]
+    result = neoxrun(*arguments, preexec=lambda: os.close(number), env={"TMPDIR": str(tmp_path)})
+    result.check_error(4, says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_into_a_full_device():
+    with Path("/dev/full").open("w") as full:
+        neoxrun("--help", stdout=full.fileno()).check_error(4, "No space left on device")
 
 
 @pytest.mark.parametrize("flag", ["-i", "-o"])

@@ -71,6 +71,7 @@ USAGE = {
     "too few GPUs": (demo(*PROMPT, "--gpus", "0,1"), "GPU 0", "no GPU is visible"),
     "GPUs of a CPU": (demo(*PROMPT, "--gpus", "0", "--device", "cpu"), "--gpus"),
     "hosts that cannot meet": (demo(*PROMPT, "--nnodes", "2"), "--rdzv-endpoint"),
+    "no such port": (demo(*PROMPT, "--nnodes", "2", "--rdzv-endpoint", "host:99999"), "host:99999 is not HOST:PORT"),
     "no such host number": (
         demo(*PROMPT, "--nnodes", "2", "--node-rank", "2", "--rdzv-endpoint", "a:1"),
         "--node-rank 2",
@@ -98,6 +99,9 @@ WORLDS = {
     "not the plan's size": ({"RANK": "0", "WORLD_SIZE": "3"}, ("--tp", "2"), "3 ranks"),
     "all three given": ({"RANK": "0", "WORLD_SIZE": "2"}, ("--tp", "1", "--pp", "1", "--replicas", "1"), "2 ranks"),
     "no number": ({"RANK": "zero", "WORLD_SIZE": "2"}, (), "RANK is 'zero'"),
+    "no such rank": ({"RANK": "2", "WORLD_SIZE": "2"}, (), "rank 2 of 2"),
+    "no rank of the host": ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "0"}, (), "on this host 1 of 0"),
+    "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "high"}, ("--tp", "2"), "MASTER_PORT is 'high'"),
     "Slurm without its number": ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (), "SLURM_LOCALID is not set"),
 }
 
@@ -106,6 +110,11 @@ WORLDS = {
 def test_ranks_that_exist_already(case):
     environment, arguments, says = WORLDS[case]
     neoxrun(*demo(*PROMPT, *arguments), env=environment).check_error(2, says)
+
+
+def test_network_interface_that_is_not_there():
+    result = neoxrun(*demo(*PROMPT, "--tp", "2"), env={"GLOO_SOCKET_IFNAME": "lo,eth77"})
+    result.check_error(2, "GLOO_SOCKET_IFNAME names eth77", "are lo")
 
 
 def test_only_one_rank_of_a_host_speaks():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -168,12 +167,26 @@ def test_two_hosts(hosts, alone):
     check_hosts(*both(first, second), alone)
 
 
-def test_ctrl_c_while_waiting_for_the_other_host():
-    with running(
-        *WORK[:-1], "--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"
-    ) as waiting:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            waiting.process.wait(5)
-        waiting.interrupt()
-        waiting.finish(timeout=5).check_error(130, "interrupted")
-        waiting.check_all_gone()
+@pytest.mark.parametrize("number", [0, 1])
+def test_waiting_for_the_other_host_is_said(number):
+    endpoint = f"127.0.0.1:{free_port()}"
+    where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
+    with running("generate", "demo", "--prompt", "import os", *where) as command:
+        assert command.process.stderr.readline().decode() == f"waiting for all 2 hosts to meet at {endpoint}\n"
+        command.interrupt()
+        command.finish(timeout=5).check_error(130, "interrupted")
+        command.check_all_gone()
+
+
+def test_waiting_for_another_rank_is_said():
+    port = str(free_port())
+    with running(*WORK, env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": port}) as command:
+        said = f"[rank 1] warning: waiting for all 2 ranks to meet at 127.0.0.1:{port}\n"
+        assert command.process.stderr.readline().decode() == said
+
+
+def test_what_is_left_of_other_ranks_is_ignored(alone):
+    leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
+    result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
+    assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has RANK and WORLD_SIZE\n"
+    assert answers_of(result.records) == alone

@@ -9,7 +9,7 @@ from dataclasses import replace
 from neoxrun import config, devices, tokenizer
 from neoxrun.checkpoint import layout
 from neoxrun.errors import UsageError
-from neoxrun.launch import existing_world
+from neoxrun.launch import existing_world, is_port
 from neoxrun.log import log
 from neoxrun.placement import Requested
 from neoxrun.plan import Device, Plan, make_plan, vocab_size_for_planning
@@ -139,8 +139,12 @@ def plan_of(args: argparse.Namespace, settings: Settings, found: list[Device], b
     """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
     if args.nnodes > 1 and not args.rdzv_endpoint:
         raise UsageError("--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT.")
-    if args.rdzv_endpoint and not args.rdzv_endpoint.rpartition(":")[2].isdigit():
-        raise UsageError(f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT")
+    if args.rdzv_endpoint is not None:
+        address, _, port = args.rdzv_endpoint.rpartition(":")
+        if not address or not is_port(port):
+            raise UsageError(
+                f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT", hint="Ports are numbers from 1 to 65535."
+            )
     if args.node_rank >= args.nnodes:
         raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}")
     world = existing_world()

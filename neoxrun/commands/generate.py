@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neoxrun import launch
+from neoxrun import launch, streams
 from neoxrun.commands import common
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
@@ -174,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
             raise UsageError("--interactive goes with neither -o, --resume, --num-samples nor --replicas")
         args.replicas = 1
+        streams.check_stdout()
         options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
     elif leading:
         options = _options(args, defaults, sampling)
@@ -210,6 +211,8 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
     # The ranks keep stdout under another number, so that its names must not be opened there.
     output = None if named is None or str(named) in ("-", "/dev/stdout", "/dev/fd/1") else Path(named)
     finished: set[records.Key] = set()
+    if output is None:
+        streams.check_stdout()
     if output is not None:
         if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):
             raise UsageError(f"the output {output} is the input", hint="Give another file with -o.")

@@ -7,6 +7,7 @@ import json
 import sys
 import textwrap
 
+from neoxrun import streams
 from neoxrun.commands import common
 from neoxrun.devices import parse_devices
 from neoxrun.errors import UsageError
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan on stdout."""
+    streams.check_stdout()
     if args.devices is None:
         found = common.devices_of(args)
     elif args.gpus is not None:

@@ -25,6 +25,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from neoxrun.errors import UsageError
+from neoxrun.log import log, waiting
+
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by what started it
 # (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this.
 _TIMEOUT = timedelta(days=7)
@@ -183,6 +186,7 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     """Join the other ranks, as the environment of torchrun names them.
 
     Raises:
+        UsageError: GLOO_SOCKET_IFNAME names an interface that this host does not have.
         ValueError: the number of ranks started is not ``tp * pp * replicas``.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -196,7 +200,9 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     else:
         backend = "gloo"
     _choose_interface()
-    store, rank, world = next(rendezvous("env://", timeout=_MEETING))
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    with waiting(f"waiting for all {world} ranks to meet at {place}", log.warning):
+        store, rank, world = next(rendezvous("env://", timeout=_MEETING))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
     # A CUDA build of torch on a host with a CUDA compiler and no GPU remarks on that when megatron-core is imported.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -247,10 +253,19 @@ def _choose_interface() -> None:
     By itself it takes the one that this host's name resolves to, which on many systems is the loopback interface
     even where there are several hosts.
     """
+    if chosen := os.environ.get("GLOO_SOCKET_IFNAME"):
+        there = [interface for _, interface in socket.if_nameindex()]
+        if missing := set(chosen.split(",")) - set(there):
+            raise UsageError(
+                f"GLOO_SOCKET_IFNAME names {min(missing)}, and the network interfaces of {socket.gethostname()} are "
+                f"{', '.join(there)}",
+                hint="Name the one that reaches the other hosts, or unset it.",
+            )
+        return
     one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     name = _interface_towards("localhost" if one_host else os.environ["MASTER_ADDR"])
     if name is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def _interface_towards(host: str) -> str | None:
