@@ -37,16 +37,16 @@ class _Number:
 
 
 _NUMBERS: Final[Mapping[str, _Number]] = {
-    "maximum_tokens": _Number(int, "a whole number of at least 1", 1, _INT_LIMIT),
-    "temperature": _Number(float, "a number of at least 0", 0, 1e6),
-    "top_k": _Number(int, "a whole number of at least 0", 0, _INT_LIMIT),
+    "maximum_tokens": _Number(int, "a whole number from 1 to 2**31 - 1", 1, _INT_LIMIT),
+    "temperature": _Number(float, "a number from 0 to 1000000", 0, 1e6),
+    "top_k": _Number(int, "a whole number from 0 to 2**31 - 1", 0, _INT_LIMIT),
     "top_p": _Number(float, "a number from 0 to 1", 0, 1),
     "min_p": _Number(float, "a number from 0 to 1", 0, 1),
-    "repetition_penalty": _Number(float, "a number greater than 0", 0, 1e6, exclusive=True),
-    "frequency_penalty": _Number(float, "a finite number", -1e6, 1e6),
-    "presence_penalty": _Number(float, "a finite number", -1e6, 1e6),
+    "repetition_penalty": _Number(float, "a number greater than 0 and at most 1000000", 0, 1e6, exclusive=True),
+    "frequency_penalty": _Number(float, "a number from -1000000 to 1000000", -1e6, 1e6),
+    "presence_penalty": _Number(float, "a number from -1000000 to 1000000", -1e6, 1e6),
     "seed": _Number(int, "a whole number from 0 to 2**63 - 1", 0, 2**63 - 1),
-    "logprobs": _Number(int, "a whole number of at least 0, or null", 0, _INT_LIMIT),
+    "logprobs": _Number(int, "a whole number from 0 to 2**31 - 1, or null", 0, _INT_LIMIT),
 }
 
 

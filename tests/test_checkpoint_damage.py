@@ -129,20 +129,23 @@ class Payload:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("form", ["zip", "zip of protocol 4", "legacy", "pickle", "pickle of protocol 4"])
+@pytest.mark.filterwarnings("error")
 def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path, form):
     proof = tmp_path / "executed"
     state = torch.load(layer, weights_only=True) | {"attention.dense.bias": Payload(f"touch {proof}")}
-    if form == "pickle":
-        layer.write_bytes(pickle.dumps(Payload(f"touch {proof}"), protocol=2))
+    protocol = 4 if "4" in form else 2
+    if form.startswith("pickle"):
+        layer.write_bytes(pickle.dumps(Payload(f"touch {proof}"), protocol=protocol))
     else:
-        torch.save(state, layer, _use_new_zipfile_serialization=form == "zip")
+        torch.save(state, layer, pickle_protocol=protocol, _use_new_zipfile_serialization=form != "legacy")
     message = refusal(folder)
     assert not proof.exists(), "the file ran its payload"
-    assert f"{os.system.__module__}.system" in message
+    named = f"{os.system.__module__}.system"
+    assert ("is not a pickle as torch.save writes it" if protocol == 4 else named) in message
     assert "nothing was executed" in message
     # The payload is a working one: a careless reader does run it.
-    (pickle.loads if form == "pickle" else lambda _: torch.load(layer, weights_only=False))(layer.read_bytes())
+    (pickle.loads if form.startswith("pickle") else lambda _: torch.load(layer, weights_only=False))(layer.read_bytes())
     assert proof.exists()
 
 

@@ -64,6 +64,9 @@ def test_latest_missing_wrong_or_empty(folder):
     assert "`latest` is empty" in refusal(folder)
     (folder / "latest").write_bytes(b"\xff\xfe")
     assert "cannot read `latest`" in refusal(folder)
+    for text in ("\0\1\2", "x" * 300, "global_step10\nglobal_step9"):
+        (folder / "latest").write_text(text)
+        assert "`latest` does not hold the name of a folder" in refusal(folder)
     (folder / "latest").unlink()
     assert find(folder, TINY).tag == "global_step10", "the only candidate is taken"
     copy_step(folder, 9)
@@ -124,6 +127,16 @@ def test_an_empty_file_is_refused(folder):
     path.write_bytes(b"")
     assert "is empty (0 bytes)" in refusal(folder)
     assert str(path) in refusal(folder)
+
+
+def test_a_link_to_nothing_is_refused(folder):
+    path = folder / "global_step10/layer_02-model_01-model_states.pt"
+    path.unlink()
+    path.symlink_to("../blobs/77")
+    message = refusal(folder)
+    assert f"{path.name} is a link to ../blobs/77, which is not there" in message
+    assert str(path) in message
+    assert "download" in message
 
 
 def test_another_number_of_layers(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_resume_tries_errors_again(split, tmp_path):
 
 def test_a_prompt_alone_that_is_too_long():
     neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600).check_error(4, "1 of 1 prompt could not be answered")
+
+
+def test_output_into_a_named_pipe(tmp_path):
+    """Its reader may come before or after, and gets all records of one writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        neoxrun(*WORK, "-o", pipe, stdin="import os\nclass Queue:\n", timeout=30).check_success()
+        lines = reader.communicate(timeout=5)[0].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [0, 1]
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"])

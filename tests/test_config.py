@@ -133,7 +133,7 @@ MISTAKES = [
     ("rotary_emb_base: .inf", "rotary_emb_base must be", None),
     ("no_weight_tying: 'yes'", "no_weight_tying must be true or false, not yes", None),
     ("use_bias_in_mlp: null", "use_bias_in_mlp must be true or false, not null", None),
-    ("temperature: -1", "temperature must be a number of at least 0", None),
+    ("temperature: -1", "temperature must be a number from 0 to 1000000", None),
     ("top_p: 1.5", "top_p must be a number from 0 to 1", None),
     ("stop: ['']", "stop must be a text, or a list of texts", None),
     ("vocab_file: 3", "vocab_file must be a text", None),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -57,7 +58,9 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
     mapped = start.startswith(b"PK\x03\x04")
     records = _check_archive(path) if mapped else None
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
+        with torch.serialization.safe_globals(_allowed_globals()), warnings.catch_warnings():
+            # torch remarks on it and reads on; what cannot be read or is not allowed is refused below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # torch.load meets foreign bytes here: any exception type is possible, and each means the same to the
@@ -144,6 +147,13 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
             where=str(path),
             hint="a file of weights needs no code: do not use this file unless you know who wrote it",
+        )
+    if operation := re.search(r"Unsupported operand \d+", str(error)):
+        return CheckpointError(
+            f"{path.name} is not a pickle as torch.save writes it ({operation[0].lower()}): refused, "
+            "nothing was executed",
+            where=str(path),
+            hint=f"{_AGAIN}, and do not use it otherwise unless you know who wrote it",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=_AGAIN)

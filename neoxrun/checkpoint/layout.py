@@ -23,6 +23,7 @@ Kind = Literal["layers", "sequential", "huggingface"]
 _LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _STEP = re.compile(r"global_step(\d+)")
+_LONGEST_NAME = 255  # bytes of a file name
 _NAMED = 5  # file names that a message lists before it counts the rest
 
 # Hugging Face's names, best first: safetensors hold nothing but tensors.
@@ -175,6 +176,10 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
         raise CheckpointError(f"cannot read `latest`: {error}", where=str(latest)) from error
     if not tag:
         raise CheckpointError("the file `latest` is empty", where=str(latest), hint=there)
+    if not tag.isprintable() or len(tag.encode()) > _LONGEST_NAME:
+        raise CheckpointError(
+            "the file `latest` does not hold the name of a folder", where=str(latest), hint="write it there; " + there
+        )
     if not (folder / tag).is_dir():
         raise CheckpointError(
             f"`latest` names {tag!r}, and there is no such folder",
@@ -324,6 +329,12 @@ def _refuse_missing(folder: Path, missing: list[str]) -> None:
 def _sizes(files: Iterable[Path]) -> int:
     total = 0
     for path in files:
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(
+                f"{path.name} is a link to {path.readlink()}, which is not there",
+                where=str(path),
+                hint=_download_hint(path.parent, "copy or download the missing file again"),
+            )
         size = path.stat().st_size
         if size == 0:
             raise CheckpointError(

@@ -13,6 +13,7 @@ from neoxrun.launch import existing_world, is_port
 from neoxrun.log import log
 from neoxrun.placement import Requested
 from neoxrun.plan import Device, Plan, make_plan, vocab_size_for_planning
+from neoxrun.sampling_params import sampling_value
 from neoxrun.settings import Settings
 
 
@@ -111,7 +112,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the configuration and its overrides make."""
     settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     if getattr(args, "seed", None) is not None:
-        settings = replace(settings, seed=args.seed)
+        settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
         log.debug("ignored, since they concern training only: " + ", ".join(settings.ignored))
     return settings

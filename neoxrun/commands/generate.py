@@ -217,6 +217,8 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
         if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):
             raise UsageError(f"the output {output} is the input", hint="Give another file with -o.")
         records.check_writable(output)
+        if args.resume and output.exists() and not output.is_file():
+            raise UsageError(f"--resume needs a file to go on with, and {output} is none")
         if args.resume:
             finished = records.finished_keys(output, prompts)
     elif args.resume:
@@ -239,9 +241,15 @@ def _prompts(
     wanted = args.num_samples or defaults.num_samples
     if args.prompt is not None:
         reading.check_unicode(args.prompt)
+        reading.check_count(args.num_samples or 1)
         return list(reading.answers(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or defaults.sample_input_file
     if source is not None:
+        if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
+            raise UsageError(
+                f"{source} is a stream, beside which no output file can be",
+                hint="Name the output with -o; - is stdout.",
+            )
         found = reading.read(
             str(source),
             prompt_end=_prompt_end(args, defaults),
@@ -250,10 +258,16 @@ def _prompts(
         )
         return found, None if source == "-" else f"{source}.output.jsonl"
     count = wanted or _UNCONDITIONAL_SAMPLES
+    reading.check_count(count)
     if count > 1 and sampling.temperature == 0:
         log.warning("at temperature 0 all samples are the same: give --temperature")
     samples = (next(reading.answers(i, i, "", sampling, 1)) for i in range(count))
     return list(samples), _UNCONDITIONAL_OUTPUT
+
+
+def _is_stream(source: Path) -> bool:
+    """Whether a file of prompts is a pipe, as `<(...)` makes one, or another name of stdin."""
+    return source.is_fifo() or source.is_relative_to("/dev") or source.is_relative_to("/proc")
 
 
 def _sampling(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.engine.request import SamplingParams
-from neoxrun.errors import DataError, NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
 
 _TEXT_KEYS = ("prompt", "context")
 _SAMPLES = ("n", "num_samples")
 _PARAMETERS = set(SAMPLING_NAMES)
+_MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, with some 400 bytes for each
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: i
 
     Raises:
         DataError: the file is missing, not UTF-8, malformed, or holds no prompt.
+        UsageError: more answers are asked for than ``check_count`` allows.
     """
     name = "standard input" if source == "-" else source
     text = _read_text(source, name)
@@ -56,6 +58,7 @@ def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: i
         prompts = list(_from_jsonl(text, name, params, num_samples))
     else:
         contexts = [part.strip() for part in text.split(prompt_end)]
+        check_count(len(contexts) * num_samples)
         prompts = [
             prompt
             for index, context in enumerate(c for c in contexts if c)
@@ -67,6 +70,19 @@ def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: i
             hint="Write one prompt a line; lines of white space do not count.",
         )
     return prompts
+
+
+def check_count(answers: int) -> None:
+    """Refuse more answers in one run than the memory should have to hold.
+
+    Raises:
+        UsageError: there are more.
+    """
+    if answers > _MOST_ANSWERS:
+        raise UsageError(
+            f"more than {_MOST_ANSWERS:,} answers are asked for in one run",
+            hint="Lower --num-samples, or divide the prompts over several runs.",
+        )
 
 
 def answers(
@@ -116,7 +132,7 @@ def _read_text(source: str, name: str) -> str:
 
 def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) -> Iterator[Prompt]:
     seen: dict[str | int, int] = {}
-    index = 0
+    index = total = 0
     # Not splitlines: JSON allows U+2028 and its like within a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -143,6 +159,8 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
                 hint="Give every prompt an id of its own, or none.",
             )
         seen[identity] = number
+        total += count
+        check_count(total)
         # A seed of the prompt's own decides alone; the run's seed is told apart by the prompt's place.
         yield from answers(identity, 0 if "seed" in entry else index, context, own, count)
         index += 1
@@ -152,6 +170,8 @@ def _entry(
     entry: dict[str, Any], index: int, where: str, params: SamplingParams, num_samples: int
 ) -> tuple[str | int, str, SamplingParams, int]:
     texts = [key for key in _TEXT_KEYS if key in entry]
+    if len(texts) > 1:
+        raise DataError('a line has both "prompt" and "context", which mean the same', where=where, hint="Keep one.")
     if len(texts) != 1 or not isinstance(entry[texts[0]], str):
         raise DataError('a line needs one text under "prompt" or "context"', where=where)
     identity = entry.get("id", index)

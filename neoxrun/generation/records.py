@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -66,6 +67,10 @@ def check_writable(path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
+    if path.is_fifo():  # to open it is to wait for its reader, and to close it is to send that away
+        if not os.access(path, os.W_OK):
+            raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        return
     existed = path.exists()
     try:
         with path.open("ab"):
