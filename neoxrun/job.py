@@ -7,11 +7,13 @@ answers Ctrl-C itself, and ``rank-N.json`` where it failed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
 import shutil
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from typing import Any
 from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.plan import Plan
 from neoxrun.settings import Settings
+
+_PREFIX = "neoxrun-job-"
+_FILE = "job.pickle"
+_SETTLED_SECONDS = 60  # a folder that is younger may be about to be locked
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,19 @@ class Job:
     interactive: bool = False
 
     def save(self) -> Path:
-        """Write the job to a new private folder.
+        """Write the job to a new private folder, which is locked for as long as this process lives.
+
+        Folders that launchers left when they were killed are removed.
 
         Raises:
             DataError: there is no room for temporary files.
         """
+        _sweep()
         folder = None
         try:
-            folder = Path(tempfile.mkdtemp(prefix="neoxrun-"))
-            (folder / "job.pickle").write_bytes(pickle.dumps(self))
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            _lock(folder)
+            (folder / _FILE).write_bytes(pickle.dumps(self))
         except OSError as error:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -69,8 +79,29 @@ class Job:
 
 def load(folder: Path) -> Job:
     """The job of a folder that ``Job.save`` made."""
-    job: Job = pickle.loads((folder / "job.pickle").read_bytes())
+    job: Job = pickle.loads((folder / _FILE).read_bytes())
     return job
+
+
+def _lock(folder: Path) -> bool:
+    """Whether nobody else holds a folder; then this process does, and the program that replaces it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held; or this file system has no such locks, and nothing is ever swept
+        os.close(descriptor)
+        return False
+    os.set_inheritable(descriptor, True)
+    return True
+
+
+def _sweep() -> None:
+    """Remove the job folders whose launcher is gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or removed by its owner at this moment
+            old = time.time() - folder.stat().st_mtime > _SETTLED_SECONDS
+            if old and (folder / _FILE).is_file() and _lock(folder):
+                shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

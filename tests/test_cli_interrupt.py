@@ -11,10 +11,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from cli import Running, answers_of, neoxrun, records_of, running, wait_for
+
+from neoxrun.job import Job
 
 PROMPTS = [f"def function_{number}(value):" for number in range(24)]
 # Greedy, so that runs can be compared, and one prompt after the other, so that records come one by one.
@@ -113,6 +117,25 @@ def test_the_launcher_is_killed(prompts, tmp_path, whole_run):
         command.process.kill()
         command.check_all_gone()
     check_kept(output, whole_run)
+
+
+def test_what_killed_launchers_left_is_removed(tmp_path, monkeypatch):
+    """And nothing else: not what a living one holds, what is too new to tell, or what only has such a name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    work = Job("none", settings=None, plan=None)
+    held = work.save()
+    code = "from neoxrun.job import Job; print(Job('none', None, None).save())"
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    dead, new = (
+        Path(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip())
+        for _ in range(2)
+    )
+    other = tmp_path / "neoxrun-job-of-mine"
+    other.mkdir()
+    for folder in (held, dead, other):
+        os.utime(folder, (0, 0))
+    started = work.save()
+    assert set(tmp_path.iterdir()) == {held, new, other, started}
 
 
 @pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])

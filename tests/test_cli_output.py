@@ -41,6 +41,15 @@ def test_resume_tries_errors_again(split, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl"]
 
 
+def test_replacing_records_is_said(tmp_path):
+    file = tmp_path / "out.jsonl"
+    file.write_text("one\ntwo\n")
+    result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
+    assert result.err == f"warning: {file} is replaced, and had 2 lines: --resume would go on with it\n"
+    assert [record["id"] for record in records_of(file)] == [0]
+    assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
+
+
 def test_a_prompt_alone_that_is_too_long():
     neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600).check_error(4, "1 of 1 prompt could not be answered")
 

@@ -190,6 +190,8 @@ def run(args: argparse.Namespace) -> int:
     if leading:
         for note in plan.notes:
             log.info(note)
+        if options.output is not None and not args.resume:
+            records.warn_of_replacing(options.output)
     launch.run(
         Job(
             "generate",

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from neoxrun.errors import DataError
+from neoxrun.explain import counted
 from neoxrun.generation.prompts import Prompt
+from neoxrun.log import log
 
 Key = tuple[str | int, int | None]
 
@@ -79,6 +81,16 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, error) from None
     if not existed:
         path.resolve().unlink()  # a link that named no file yet stays
+
+
+def warn_of_replacing(path: Path) -> None:
+    """Say what is in a file that is about to be written anew."""
+    lines = 0
+    if path.is_file():
+        with path.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    if lines:
+        log.warning(f"{path} is replaced, and had {counted(lines, 'line')}: --resume would go on with it")
 
 
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
