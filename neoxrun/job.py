@@ -61,9 +61,9 @@ class Job:
         Raises:
             DataError: there is no room for temporary files.
         """
-        _sweep()
         folder = None
         try:
+            _sweep()
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
             _lock(folder)
             (folder / _FILE).write_bytes(pickle.dumps(self))
