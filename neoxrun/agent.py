@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
             torchrun(arguments)  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
-        failure = _cause(error.failures, jobs.failures(folder), logs)
+        failure = _cause(error.failures, jobs.failures(folder), logs, job.kept)
         if failure.text:
             print(failure.text, file=sys.stderr)
         return failure.exit_code
@@ -95,7 +95,7 @@ def _silence_torchrun() -> None:
     )
 
 
-def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path) -> jobs.Failure:
+def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path, hint: str) -> jobs.Failure:
     """The failure that the others followed from.
 
     What a rank said itself comes first, unless it only noticed that another was gone; then a rank that a signal killed
@@ -107,11 +107,11 @@ def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs:
     silent = {rank: failure for rank, failure in died.items() if rank not in left}
     killed = [rank for rank, failure in silent.items() if failure.exitcode not in (0, 1, -signal.SIGTERM)]
     for rank in [*killed, *silent]:
-        return jobs.failure_of(_death(rank, silent[rank], logs), rank)
+        return jobs.failure_of(_death(rank, silent[rank], logs, hint), rank)
     return left[min(left)]
 
 
-def _death(rank: int, failure: ProcessFailure, logs: Path) -> RankError:
+def _death(rank: int, failure: ProcessFailure, logs: Path, hint: str) -> RankError:
     code = failure.exitcode
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     text = f"rank {rank} on {socket.gethostname()} (process {failure.pid}) {how}"
@@ -120,7 +120,6 @@ def _death(rank: int, failure: ProcessFailure, logs: Path) -> RankError:
         lines = path.read_text(errors="replace").splitlines()[-_LAST_LINES:]
     if lines:
         text += "\n    " + "\n    ".join(lines)
-    hint = "Records finished so far are kept; go on with --resume."
     if code == -signal.SIGKILL:
         hint = f"The system kills processes when memory runs out: see `dmesg`. {hint}"
     return RankError(text, hint=hint)

@@ -41,6 +41,7 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
+        kept: what is left of the work when a rank dies, for the message.
     """
 
     command: str
@@ -52,6 +53,7 @@ class Job:
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
+    kept: str = "Records finished so far are kept; go on with --resume."
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.

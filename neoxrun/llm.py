@@ -27,7 +27,7 @@ from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
 from neoxrun.parallel import mesh as meshes
 from neoxrun.sampling_params import update_sampling
-from neoxrun.session import open_session
+from neoxrun.session import Session, open_session
 from neoxrun.settings import Precision
 
 
@@ -70,6 +70,11 @@ class LLM:
         dtype = dtype or (settings.precision if place.type == "cuda" else "fp32")
         mesh = meshes.connect(tp, pp, 1, place)
         self._session = open_session(settings, mesh, dtype, random_weights=random_weights, show_progress=False)
+
+    @property
+    def session(self) -> Session:
+        """What the model is made of, for programs that go below texts."""
+        return self._session
 
     def generate(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from neoxrun.engine.request import PREFILL_TOKENS
+from neoxrun.engine.request import LOGIT_ROWS, PREFILL_TOKENS
 from neoxrun.parallel.partition import stage_layers, vocab_shard
 from neoxrun.settings import DTYPE_BYTES, ModelConfig, Precision
 
@@ -19,7 +19,6 @@ MAX_BATCH: dict[DeviceKind, int] = {
     "cuda": 256,
     "cpu": 64,
 }  # sequences at a time, unless --batch-size says more
-LOGIT_ROWS = 256  # most positions whose logits exist at one time: one of each sequence
 
 # What a process takes of a GPU beside its tensors: context, kernels and cuBLAS's workspaces took 727 MB on an
 # H100 (driver 580, torch 2.11) after prefills in fp16 and fp32.

@@ -88,3 +88,47 @@ class GenerationBar:
 
     def _rate(self) -> float:
         return self._tokens / max(time.perf_counter() - self._start, 1e-9)
+
+
+class RequestBar:
+    """Requests answered, and how long the rest will take.
+
+    Args:
+        doing: what is done with them.
+        total: how many there are.
+        done: how many were answered before.
+        show: keep a bar, and say at the end how fast it was.
+    """
+
+    def __init__(self, doing: str, total: int, done: int, show: bool) -> None:
+        self._doing, self._show, self._done = doing, show, done
+        self._start = time.perf_counter()
+        self._answered = 0
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=doing,
+            unit="request",
+            smoothing=0.1,
+            disable=not (show and sys.stderr.isatty()),
+        )
+
+    def update(self, count: int) -> None:
+        """``count`` more requests are answered."""
+        self._answered += count
+        self._bar.update(count)
+
+    def __enter__(self) -> RequestBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say what was done, and how fast."""
+        self._bar.close()
+        if self._show:
+            seconds = time.perf_counter() - self._start
+            text = f"{self._doing}: {self._answered} requests in {seconds:.1f} s"
+            if self._answered:
+                text += f" ({self._answered / max(seconds, 1e-9):.1f} requests/s)"
+            log.info(text + (f", {self._done} more were in the cache" if self._done else ""))

@@ -33,7 +33,6 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.session import Session, device_of, open_session, out_of_memory
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
-WORK: dict[str, Work] = {"generate": generate}
 
 
 def main(folder: Path, *, supervised: bool) -> int:
@@ -102,6 +101,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
     mesh = meshes.connect(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
+    work, options = _begin(job, rank)
     show_progress = rank == 0 and job.verbosity >= 0
     session = open_session(
         job.settings,
@@ -111,10 +111,24 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
         show_progress=show_progress,
         max_context=plan.max_context,
     )
-    WORK[job.command](session, job.options, stdout, show_progress, announce)
+    work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
     meshes.disconnect()
+
+
+def _begin(job: Job, rank: int) -> tuple[Work, Any]:
+    """A command's work and its options, after what must be right before the weights are loaded."""
+    if job.command != "evaluate":
+        return generate, job.options
+    # lm-eval takes seconds to import, and only rank 0 needs it.
+    if rank:
+        from neoxrun.evaluation import copies
+
+        return copies.take_part, None
+    from neoxrun.evaluation import run as evaluation
+
+    return evaluation.run, evaluation.prepare(job.options)
 
 
 def _agree(job: Job) -> None:

@@ -36,6 +36,13 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
+
+class _ValuesLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The fastest loader that there is. A value with a tag of its own, as in lm-eval's task files, stays its text."""
+
+
+_ValuesLoader.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))
+
 # An explicit tag on a wrong value (`!!int x`) makes PyYAML's constructors fail each in its own way.
 _YAML_FAILURES = (
     yaml.YAMLError,
@@ -103,6 +110,21 @@ def read_override(text: str) -> Entry:
         raise UsageError(f"--set takes KEY=VALUE, not {text!r}", hint="for example --set seq_length=1024")
     node, loader = _compose(value, where)
     return Entry(key, None if node is None else _construct(loader, node, where), where)
+
+
+def read_values(data: bytes) -> object:
+    """The values of a YAML text without their places: several times as fast as ``read_file``.
+
+    Raises:
+        ConfigError: it is not YAML; ``where`` is ``:line`` of the text, where that is known.
+    """
+    try:
+        value: object = yaml.load(data, Loader=_ValuesLoader)
+    except _YAML_FAILURES as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ConfigError(f"not valid YAML: {problem}", where=f":{mark.line + 1}" if mark else None) from error
+    return value
 
 
 def _compose(text: str, source: str) -> tuple[yaml.Node | None, _Loader]:

@@ -82,13 +82,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the commands that run the model."""
+def add_random_weights(parser: argparse._ActionsContainer) -> None:
+    """Of the commands that run the model."""
     parser.add_argument(
         "--random-weights",
         action="store_true",
-        help="Build the model without a checkpoint, with random weights, to try sizes and speed; every record says so.",
+        help="Build the model without a checkpoint, with random weights, to try sizes and speed; every output says so.",
     )
+
+
+def add_seed(parser: argparse._ActionsContainer) -> None:
+    """Of the commands whose random streams begin with the configuration's seed."""
     parser.add_argument(
         "--seed",
         type=natural,

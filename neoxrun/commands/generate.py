@@ -31,7 +31,8 @@ _UNCONDITIONAL_OUTPUT = "samples.txt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``neoxrun generate``."""
     common.add_model_arguments(parser)
-    common.add_run_arguments(parser)
+    common.add_random_weights(parser)
+    common.add_seed(parser)
     source = parser.add_argument_group("prompts and output")
     what = source.add_mutually_exclusive_group()
     what.add_argument(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neoxrun.engine.messages import Channel, Done, Message, Reserve
-from neoxrun.engine.request import FinishReason, SamplingParams
+from neoxrun.engine.messages import Channel, Done, Message, Reserve, Score
+from neoxrun.engine.request import PREFILL_TOKENS, FinishReason, SamplingParams
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.sampler import Sampled
-from neoxrun.engine.scheduler import Scheduler, Sequence
+from neoxrun.engine.scheduler import Scheduler
+from neoxrun.engine.scheduler import Sequence as Running
+from neoxrun.engine.scoring import Scored, ScoreRequest, batches, pack
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Engine:
 
     def add(self, request_id: int, prompt: list[int], params: SamplingParams) -> None:
         """Queue a request. ``prompt`` has at least one token and leaves room for one more within ``length``."""
-        self._scheduler.add(Sequence(request_id, prompt, params))
+        self._scheduler.add(Running(request_id, prompt, params))
 
     def step(self) -> list[TokenEvent]:
         """One prefill or decode pass; an empty list when no request is left."""
@@ -77,6 +80,32 @@ class Engine:
     def _do(self, message: Message) -> list[Sampled]:
         self._channel.send(message)
         return self._runner.execute(message)
+
+
+class Scorer:
+    """Scores continuations, from the leader of a model copy; the copy's other ranks run ``follow``.
+
+    Args:
+        runner: this rank's part.
+        batch_size: most rows at a time; None: as many as a prefill pass allows.
+    """
+
+    def __init__(self, runner: Runner, batch_size: int | None = None) -> None:
+        self._runner = runner
+        self._channel = Channel(runner.mesh)
+        self._most = batch_size or PREFILL_TOKENS
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
+        """The answers with the numbers of their requests, as they are computed: long sequences first."""
+        for batch in batches(pack(requests, PREFILL_TOKENS), PREFILL_TOKENS, self._most):
+            rows = [row for row, _ in batch]
+            self._channel.send(Score(rows))
+            for (_, numbers), answers in zip(batch, self._runner.score(rows), strict=True):
+                yield from zip(numbers, answers, strict=True)
+
+    def close(self) -> None:
+        """Let the other ranks return from ``follow``."""
+        self._channel.send(Done())
 
 
 def follow(runner: Runner) -> None:

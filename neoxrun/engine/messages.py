@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.scoring import Row
 from neoxrun.parallel.mesh import Mesh
 
 
@@ -46,11 +47,18 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Log-probabilities of given tokens; the cache is not touched. See ``scoring`` for what a row is."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
 class Done:
     """No more messages in this call."""
 
 
-Message = Reserve | Prefill | Decode | Move | Done
+Message = Reserve | Prefill | Decode | Move | Score | Done
 
 _INLINE = 64
 

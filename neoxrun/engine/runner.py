@@ -6,12 +6,16 @@ Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from math import fsum
 
 import torch
 
 from neoxrun.engine.kv_cache import KVCache, cache_dtype
-from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve
+from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
+from neoxrun.engine.request import LOGIT_ROWS
 from neoxrun.engine.sampler import Sampled, Sampler
+from neoxrun.engine.scoring import Row, Scored
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext
 from neoxrun.model.gpt_neox import Stage
@@ -50,6 +54,8 @@ class Runner:
                     self._sampler.move(source, target)
             case Reserve(slots, length):
                 self._reserve(slots, length)
+            case Score(rows):
+                self.score(rows)
             case Done():
                 pass
         return []
@@ -77,6 +83,51 @@ class Runner:
             mask = (torch.arange(length, device=device) <= places)[:, None, None, :]
         context = AttentionContext(self._held(), 0, places, length, mask, prefill=False)
         return self._forward(ids, context)
+
+    @torch.inference_mode()
+    def score(self, rows: Sequence[Row]) -> list[list[Scored]]:
+        """The answers to what each row asks, on the leader; an empty list on the other ranks."""
+        device = self.stage.device
+        width = max(len(row.tokens) for row in rows)
+
+        def padded(lists: list[list[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([[*one, *[filler] * (width - len(one))] for one in lists], device=device)
+
+        ids = padded([row.tokens for row in rows], 0)
+        positions = padded([row.positions for row in rows], 0)
+        mask = None
+        if any(len(row.asked) > 1 for row in rows):
+            branches = padded([row.branches for row in rows], -1)
+            theirs, mine = branches[:, None, :], branches[:, :, None]
+            earlier = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+            # Padding looks at the trunk, so that no place is without anything to look at.
+            mask = (earlier & ((theirs == 0) | (theirs == mine)))[:, None]
+        context = AttentionContext(None, 0, positions, width, mask, prefill=True)
+        x = self._forward(ids, context)
+        return self._answers(x, rows)
+
+    def _answers(self, x: torch.Tensor, rows: Sequence[Row]) -> list[list[Scored]]:
+        """``x``: ``[B, T, H]``, output of the last stage's layers."""
+        places = [(at, place) for at, row in enumerate(rows) for asked in row.asked for place in asked[0]]
+        targets = torch.tensor([token for row in rows for asked in row.asked for token in asked[1]], device=x.device)
+        logprobs: list[float] = []
+        likeliest: list[bool] = []
+        if self.mesh.last_stage:
+            at = torch.tensor(places, device=x.device)
+            for first in range(0, len(places), LOGIT_ROWS):
+                block = slice(first, first + LOGIT_ROWS)
+                scored = self.stage.scores(x[at[block, 0], at[block, 1]], targets[block])
+                if scored is not None:
+                    logprobs += scored[0].tolist()
+                    likeliest += scored[1].tolist()
+        answers: list[list[Scored]] = []
+        if self.mesh.samples:
+            values = iter(zip(logprobs, likeliest, strict=True))
+            for row in rows:
+                found = [list(islice(values, len(tokens))) for _, tokens in row.asked]
+                answers.append([Scored(fsum(v for v, _ in one), all(best for _, best in one)) for one in found])
+        received: list[list[Scored]] = self.mesh.sampler_to_leader(answers)
+        return received if self.mesh.leads else []
 
     def _reserve(self, slots: int, length: int) -> None:
         config, mesh = self.stage.config, self.mesh

@@ -18,15 +18,16 @@ class AttentionContext:
     """What one forward pass shares between its layers.
 
     Attributes:
-        cache: this rank's key-value cache.
+        cache: this rank's key-value cache; None where a prefill keeps nothing.
         first_slot: the batch's sequences lie in cache slots ``first_slot .. first_slot + B - 1``.
         positions: int64 ``[B, T]``, place of each new token in its sequence.
         length: cached length that a decode step attends to: the longest sequence, the new token included.
-        mask: bool ``[B, 1, 1, length]``, True where a decode step may look; None where every place is allowed.
+        mask: bool, ``[B, 1, T, length]``, True where a token may look. None: a decode step looks everywhere, and a
+            prefill at the tokens before.
         prefill: the tokens begin their sequences, so that they attend to each other only.
     """
 
-    cache: KVCache
+    cache: KVCache | None
     first_slot: int
     positions: torch.Tensor
     length: int
@@ -47,12 +48,15 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, contex
     """
     batch, tokens = q.shape[:2]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    keys, values = context.cache.layer(layer, context.first_slot, batch)
     if context.prefill:
-        keys[:, :, :tokens].copy_(k)
-        values[:, :, :tokens].copy_(v)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if context.cache is not None:
+            keys, values = context.cache.layer(layer, context.first_slot, batch)
+            keys[:, :, :tokens].copy_(k)
+            values[:, :, :tokens].copy_(v)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=context.mask is None)
     else:
+        assert context.cache is not None, "a decode step continues what the cache holds"
+        keys, values = context.cache.layer(layer, context.first_slot, batch)
         _store_one(keys, values, k, v, context.positions)
         dtype = keys.dtype
         out = F.scaled_dot_product_attention(

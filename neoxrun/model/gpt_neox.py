@@ -15,7 +15,7 @@ from neoxrun.model.attention import AttentionContext, attend
 from neoxrun.model.rotary import rotary_tables, rotate_
 from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
-from neoxrun.parallel.partition import stage_layers
+from neoxrun.parallel.partition import stage_layers, vocab_shard
 from neoxrun.settings import ModelConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
@@ -233,3 +233,35 @@ class Stage(nn.Module):
         head = self.word_embeddings.weight if self.config.tie_embeddings else self.final_linear.weight
         scores = self.mesh.gather_last_dim(F.linear(x, head))
         return None if scores is None else scores[..., : self.vocab_size].float()
+
+    def scores(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Log-probabilities of ``targets`` over the (padded) vocabulary, on the sampling rank; None on the others.
+
+        Only four numbers a position travel between the ranks, not the logits.
+
+        Args:
+            x: ``[P, H]``, output of the last stage's layers at ``P`` positions.
+            targets: int64 ``[P]``.
+
+        Returns:
+            fp32 ``[P]``, the log-probabilities, and bool ``[P]``, whether the target is the likeliest token.
+        """
+        head = self.word_embeddings.weight if self.config.tie_embeddings else self.final_linear.weight
+        rows = vocab_shard(self.vocab_size, self.mesh.tp, self.mesh.tp_rank)
+        logits = F.linear(self.norm(x), head).float()
+        logits[:, max(0, self.vocab_size - rows.start) :] = -torch.inf
+        best = logits.argmax(-1, keepdim=True)
+        # A shard that is all padding has nothing finite.
+        top = logits.gather(-1, best).clamp(min=torch.finfo(logits.dtype).min)
+        total = (logits - top).exp().sum(-1, keepdim=True)
+        here = (targets >= rows.start) & (targets < rows.stop)
+        own = logits.gather(-1, (targets - rows.start).masked_fill(~here, 0)[:, None])
+        own = own.masked_fill(~here[:, None], -torch.inf)
+        # Ids below 2^24 are exact in fp32.
+        parts = self.mesh.gather_last_dim(torch.cat((top, total, own, best + rows.start), dim=-1))
+        if parts is None:
+            return None
+        top, total, own, best = parts.unflatten(-1, (self.mesh.tp, 4)).unbind(-1)
+        highest, winner = top.max(-1, keepdim=True)
+        normalizer = highest[:, 0] + (total * (top - highest).exp()).sum(-1).log()
+        return own.amax(-1) - normalizer, best.gather(-1, winner)[:, 0] == targets

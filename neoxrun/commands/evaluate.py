@@ -1,0 +1,234 @@
+"""``neoxrun evaluate``: measure the model on standard tasks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from neoxrun import config, launch
+from neoxrun.commands import common
+from neoxrun.errors import UsageError
+from neoxrun.evaluation import cache, compare, data, fingerprint, report
+from neoxrun.evaluation.compare import Figures
+from neoxrun.evaluation.options import EvaluateOptions
+from neoxrun.job import Job
+from neoxrun.log import log
+from neoxrun.settings import Settings
+
+HELP = "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness."
+
+_PUBLISHED = "paper"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``neoxrun evaluate``."""
+    common.add_model_arguments(parser)
+    what = parser.add_argument_group("tasks")
+    what.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        required=True,
+        help="Names of tasks, groups or tags of lm-eval, or globs of them, as in `lambada piqa 'arc_*'`; `list` prints "
+        "all names. Default: none, some must be named.",
+    )
+    what.add_argument(
+        "--limit",
+        type=_limit,
+        metavar="N",
+        help="Score only the first N documents of each task, or this share of them (below 1). For trying only: the "
+        "output says so. Default: all.",
+    )
+    what.add_argument(
+        "--num-fewshot",
+        type=common.natural,
+        metavar="N",
+        help="Show N solved examples before each question. Default: as each task says, mostly 0.",
+    )
+    what.add_argument(
+        "--gen-kwargs",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="Generation options that win over those of the tasks, such as max_gen_toks=64 or do_sample=true "
+        "temperature=0.8. Default: as each task says.",
+    )
+    what.add_argument(
+        "--seed",
+        type=common.natural,
+        metavar="N",
+        help="Seed of few-shot examples and of sampling. Default: lm-eval's own seeds (1234; 0 for Python's).",
+    )
+    what.add_argument(
+        "--include-path",
+        type=Path,
+        metavar="DIR",
+        help="Folder with task files (YAML) of your own; their names win. Default: none.",
+    )
+    what.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="Folder of local data: the published files in lambada/ and piqa/, or <data set>/<split>.jsonl. They are "
+        "used instead of the Hugging Face hub. Default: neoxrun/data in the user's data folder (~/.local/share).",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="Write the results there, as lm-eval lays them out: DIR/MODEL/results_TIME.json. Default: no files; the "
+        "table goes to stdout in any case.",
+    )
+    out.add_argument(
+        "--log-samples", action="store_true", help="Write every document with its answers, too; needs --output."
+    )
+    out.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FILE",
+        help="Keep every answer in this file as soon as it is there, and ask the model only for what is not. An "
+        "interrupted run goes on from it, on any number of GPUs. Default: none.",
+    )
+    out.add_argument(
+        "--compare",
+        nargs="?",
+        const=_PUBLISHED,
+        metavar="paper|FILE",
+        help="Show the published figures of the model beside ours, or those of a JSON file: an earlier run's results, "
+        'or {"results": {"piqa": {"acc": 0.7742}}}. Default: off; paper where nothing is named.',
+    )
+    out.add_argument(
+        "--wandb",
+        nargs="?",
+        const="neoxrun",
+        metavar="PROJECT",
+        help="Log the figures to this Weights & Biases project. Default: off; neoxrun where nothing is named.",
+    )
+    how = parser.add_argument_group("running")
+    how.add_argument(
+        "--batch-size",
+        type=common.positive,
+        metavar="N",
+        help="Work on at most N sequences at a time in each copy of the model. Default: what fits.",
+    )
+    common.add_random_weights(how)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that can be checked, and hand the job to the ranks. Does not return when there is work.
+
+    Raises:
+        NeoxrunError: the command line, the configuration, the tasks, their data or the output are wrong.
+    """
+    if args.tasks == ["list"]:
+        sys.stdout.writelines(f"{name}\n" for name in data.task_names(args.include_path))
+        return 0
+    misplaced = next((name for name in args.tasks if name in config.shipped_names() or name.endswith(".yml")), None)
+    if misplaced is not None:
+        raise UsageError(
+            f"{misplaced} is a configuration, and stands among the tasks", hint="Name configurations before --tasks."
+        )
+    settings = common.settings_of(args)
+    leading = common.is_first(args)
+    if leading:
+        _check_output(args)
+        figures = _figures(args, settings)
+        gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
+    plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    common.check_files(settings, random_weights=args.random_weights)
+    options = None
+    if leading:
+        found = data.find(
+            args.tasks,
+            args.data_dir or data.default_data_dir(),
+            include_path=args.include_path,
+            num_fewshot=args.num_fewshot,
+        )
+        if figures:
+            compare.check_overlap(figures, [task.task for task in found.tasks])
+        for note in plan.notes:
+            log.info(note)
+        options = EvaluateOptions(
+            found=found,
+            limit=args.limit,
+            seed=args.seed,
+            gen_kwargs=gen_kwargs,
+            batch_size=args.batch_size,
+            max_context=plan.max_context,
+            output=args.output,
+            log_samples=args.log_samples,
+            cache=args.cache,
+            model=", ".join(path.stem for path in settings.sources),
+            checkpoint=fingerprint.checkpoint(
+                settings, tp=plan.tp, dtype=plan.dtype, random_weights=args.random_weights
+            ),
+            figures=figures,
+            wandb=args.wandb,
+        )
+    # Libraries' bars, many for each task, where a run has one of its own. tqdm reads it when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    launch.run(
+        Job(
+            "evaluate",
+            settings,
+            plan,
+            options,
+            random_weights=args.random_weights,
+            verbosity=args.verbosity,
+            node_rank=args.node_rank,
+            rendezvous=args.rdzv_endpoint,
+            kept=f"Answers so far are in {args.cache}; the same command goes on from there."
+            if args.cache
+            else "With --cache FILE a run goes on where it stopped.",
+        )
+    )
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        report.check_folder(args.output)
+    elif args.log_samples:
+        raise UsageError("--log-samples needs a folder to write to", hint="Give one with --output DIR.")
+    if args.cache is not None:
+        cache.check(args.cache)
+    if args.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise UsageError("--wandb needs wandb, which is not installed", hint="Install it: pip install 'neoxrun[wandb]'")
+
+
+def _figures(args: argparse.Namespace, settings: Settings) -> tuple[Figures, ...]:
+    if args.compare is None:
+        return ()
+    return compare.published(settings.model) if args.compare == _PUBLISHED else compare.read(Path(args.compare))
+
+
+def _limit(text: str) -> float:
+    """A whole number of 1 or more, or a share between 0 and 1."""
+    try:
+        number = int(text) if text.isascii() and text.isdigit() else float(text)
+    except ValueError:
+        number = 0
+    if (isinstance(number, int) and number >= 1) or 0 < number < 1:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a share between 0 and 1")
+
+
+def _gen_kwargs(text: str) -> list[tuple[str, Any]]:
+    """``a=1,b=true`` as names and values; a value that is no JSON is a text."""
+    pairs = []
+    for part in re.split(r",(?=\w+=)", text):
+        name, equals, value = part.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--gen-kwargs {text} is not KEY=VALUE", hint="For example --gen-kwargs max_gen_toks=64.")
+        try:
+            pairs.append((name, json.loads(value)))
+        except ValueError:
+            words = {"true": True, "false": False, "none": None}
+            pairs.append((name, words.get(value.lower(), value)))
+    return pairs

@@ -1,0 +1,1 @@
+"""Standard tasks through lm-eval: the adapter, the data, the cache and the report."""

@@ -1,0 +1,230 @@
+"""lm-eval's view of a loaded model: its requests become token ids for the engine, exactly as its ``hf`` model has it.
+
+Facts of lm-eval 0.4.13 that this follows: a sequence too long for the context loses tokens on the left until
+``max_length + 1`` are left, the last of which is only asked for; rolling log-likelihoods use disjoint windows that
+begin with the end-of-document token; prompts of generated texts keep ``max_length - max_gen_toks`` tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import reprlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from neoxrun.engine.scoring import ScoreRequest
+from neoxrun.errors import DataError
+from neoxrun.evaluation.cache import AnswerCache
+from neoxrun.evaluation.copies import Copies, GenerateRequest
+from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
+from neoxrun.log import log
+from neoxrun.progress import RequestBar
+from neoxrun.session import Session
+from neoxrun.tokenizer import END_OF_DOCUMENT
+
+_Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
+_REMEMBERED_TEXTS = 256  # encodings kept: the context of a question is asked for once with each of its answers
+
+
+@dataclass
+class Counts:
+    """Requests of one run: how many there were, how many of them the cache had, and how long the others took."""
+
+    asked: int = 0
+    cached: int = 0
+    seconds: float = 0.0
+
+
+class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
+    """A model for lm-eval, on rank 0.
+
+    Args:
+        session: rank 0's part of the model.
+        copies: all copies of it; the caller closes them.
+        cache: answers that are there already, and where new ones go.
+        seed: start of the random streams of sampled answers.
+        show_progress: keep a bar on stderr.
+
+    Raises:
+        DataError: the tokenizer has no end-of-document token.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        copies: Copies,
+        *,
+        cache: AnswerCache | None = None,
+        seed: int = 1234,
+        show_progress: bool = False,
+    ) -> None:
+        super().__init__()
+        eod = session.tokenizer.eod
+        if eod is None:
+            raise DataError(
+                f"the tokenizer has no {END_OF_DOCUMENT}, which a text without a context begins with",
+                where=str(session.settings.tokenizer.vocab_file),
+            )
+        self._session, self._copies, self._cache = session, copies, cache
+        self._eod, self._seed, self._show_progress = eod, seed, show_progress
+        self._cut = 0
+        self._encode = lru_cache(_REMEMBERED_TEXTS)(session.tokenizer.encode)
+        self.counts = Counts()
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end-of-document token; it stands before a text without a context, too."""
+        return self._eod
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a sequence."""
+        return self._session.max_context
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Most tokens of an answer where the task does not say."""
+        return MAX_GENERATED
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What tells this tokenizer from others."""
+        return str(self._session.settings.tokenizer.vocab_file)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for."""
+        return list(self._encode(string))
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation, and whether it is what greedy decoding gives."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of each whole text, in windows of the context's length where it is longer."""
+        windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
+        counts = []
+        for request in requests:
+            (text,) = request.args
+            mine = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            before = len(windows)
+            windows += [((text, ""), *make_disjoint_window(window)) for window in mine]
+            counts.append(len(windows) - before)
+        scores = iter(self._loglikelihood_tokens(windows))
+        return [sum(next(scores)[0] for _ in range(count)) for count in counts]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        asked = [self._score_request(*request) for request in requests]
+        self._say_cut()
+        scores = self._answer(
+            "scoring",
+            asked,
+            lambda request: (request.context, request.continuation),
+            lambda missing: (
+                [(number, (scored.logprob, scored.greedy)) for number, scored in scores]
+                for scores in self._copies.score(missing)
+            ),
+        )
+        return [(float(logprob), bool(greedy)) for logprob, greedy in scores]
+
+    def _score_request(self, texts: tuple[str, str], context: list[int], continuation: list[int]) -> ScoreRequest:
+        if not 0 < len(continuation) <= self.max_length:
+            many = f"{len(continuation)} tokens, more than the {self.max_length} of the context"
+            raise DataError(
+                f"a continuation has {many if continuation else 'no tokens'}: {reprlib.repr(texts[1] or texts[0])}",
+                hint="lm-eval cannot score it either; leave the task out.",
+            )
+        whole = self._kept(context + continuation, self.max_length + 1)
+        start = len(whole) - len(continuation)
+        return ScoreRequest(tuple(whole[:start]), tuple(continuation))
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The text after each prompt, up to the first of its stop texts."""
+        asked = []
+        seen: dict[GenerateRequest, int] = {}
+        for request in requests:
+            prompt, kwargs = request.args
+            sampling = sampling_of(kwargs, self.max_length, where=request.task_name)
+            ids = self.tok_encode(prompt) or [self._eod]
+            kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
+            plain = GenerateRequest(tuple(kept), tuple(sampling.items()))
+            # Where a task asks for several samples of one prompt, each has a random stream of its own.
+            seen[plain] = seen.get(plain, 0) + 1
+            asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
+        self._say_cut()
+        texts = self._answer(
+            "generating", asked, lambda request: (request.prompt, request.sampling), self._copies.generate
+        )
+        return [
+            postprocess_generated_text(text, [*request.params.stop, END_OF_DOCUMENT], None)
+            for text, request in zip(texts, asked, strict=True)
+        ]
+
+    def _with_seed(self, request: GenerateRequest, sample: int) -> GenerateRequest:
+        """The same answer whatever else is in the run: the seed is made of the prompt and the sample's number."""
+        digest = hashlib.sha256(repr((self._seed, request, sample)).encode()).digest()
+        return replace(request, sampling=(*request.sampling, ("seed", int.from_bytes(digest[:7]))))
+
+    def _kept(self, ids: list[int], most: int) -> list[int]:
+        """What the context has room for: the last ``most`` ids."""
+        rows = self._session.runner.stage.vocab_size
+        if max(ids) >= rows:
+            raise DataError(
+                f"the tokenizer gives id {max(ids)}, but the model has {rows} ids",
+                where=self.tokenizer_name,
+                hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
+            )
+        self._cut += len(ids) > most
+        return ids[-most:]
+
+    def _say_cut(self) -> None:
+        """Warn of sequences that lost their beginning."""
+        if self._cut:
+            what = "1 sequence is" if self._cut == 1 else f"{self._cut} sequences are"
+            log.warning(f"{what} longer than the context ({self.max_length} tokens): the beginning is left out")
+        self._cut = 0
+
+    def _answer(
+        self,
+        doing: str,
+        asked: Sequence[_Request],
+        key_of: Callable[[_Request], tuple[Any, ...]],
+        compute: Callable[[Sequence[_Request]], Iterable[list[tuple[int, Any]]]],
+    ) -> list[Any]:
+        """Every request's answer: from the cache, or computed, once for requests that are the same."""
+        found: dict[_Request, Any] = {}
+        keys: dict[_Request, bytes] = {}
+        if self._cache is not None:
+            for request in dict.fromkeys(asked):
+                keys[request] = self._cache.key(doing, *key_of(request))
+                answer = self._cache.get(keys[request])
+                if answer is not None:
+                    found[request] = answer
+        missing = [request for request in dict.fromkeys(asked) if request not in found]
+        self.counts.asked += len(missing) + len(found)
+        self.counts.cached += len(found)
+        start = time.perf_counter()
+        with RequestBar(doing, len(missing) + len(found), len(found), self._show_progress) as bar:
+            for answers in compute(missing) if missing else ():
+                for number, answer in answers:
+                    found[missing[number]] = answer
+                if self._cache is not None:
+                    self._cache.put((keys[missing[number]], answer) for number, answer in answers)
+                bar.update(len(answers))
+        self.counts.seconds += time.perf_counter() - start
+        return [found[request] for request in asked]

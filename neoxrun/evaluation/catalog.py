@@ -1,0 +1,262 @@
+"""The names that lm-eval knows, without importing it: tasks, groups of tasks, and tags.
+
+lm-eval needs ten seconds to read its 14,000 task files, and seconds more to be imported. Here only the lines that
+name something are read, in well under a second. What a name means is decided as lm-eval does it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from neoxrun.errors import ConfigError, DataError, UsageError
+from neoxrun.yaml_source import read_values
+
+Kind = Literal["task", "group", "tag"]
+
+# A top-level key that names something, and the indented or listed lines that belong to it.
+_NAMING = re.compile(
+    rb"""^["']?(?:task|group|tag|class|include)["']?[ \t]*:.*\n?(?:[ \t#-].*\n?|\r?\n)*""", re.MULTILINE
+)
+# What decides which data a task reads; a group may set it for its members.
+_DATA_KEYS = {
+    "class",
+    "custom_dataset",
+    "dataset_kwargs",
+    "dataset_name",
+    "dataset_path",
+    "fewshot_config",
+    "fewshot_split",
+    "num_fewshot",
+    "test_split",
+    "training_split",
+    "validation_split",
+}
+_SKIPPED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
+
+
+@dataclass(frozen=True)
+class Name:
+    """One name.
+
+    Attributes:
+        kind: what it stands for.
+        path: the file that defines it; None for a tag.
+        tasks: a tag's tasks, in order.
+    """
+
+    kind: Kind
+    path: Path | None
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some names, and everything that they lead to.
+
+    Attributes:
+        names: what was asked for.
+        known: these and the names of their members.
+        tasks: each single task's name and configuration, as far as it decides on data.
+    """
+
+    names: tuple[str, ...]
+    known: Mapping[str, Name]
+    tasks: tuple[tuple[str, Mapping[str, Any]], ...]
+
+
+class Catalog:
+    """Every name that lm-eval knows.
+
+    Args:
+        include_path: a folder with task files of the user's own; their names win.
+
+    Raises:
+        UsageError: lm-eval is not installed, or ``include_path`` is no folder.
+        DataError: a task file of the user's cannot be read.
+    """
+
+    def __init__(self, include_path: Path | None = None) -> None:
+        spec = importlib.util.find_spec("lm_eval")
+        if spec is None or not spec.submodule_search_locations:
+            raise UsageError("lm-eval is not installed", hint="Install neoxrun anew: it brings lm-eval.")
+        self._known = _read_folder(Path(spec.submodule_search_locations[0]) / "tasks", own=False)
+        if include_path is not None:
+            if not include_path.is_dir():
+                raise UsageError(
+                    f"the folder of task files {include_path} does not exist", hint="Check --include-path."
+                )
+            self._known |= _read_folder(include_path.absolute(), own=True)
+
+    @property
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._known)
+
+    def match(self, patterns: Iterable[str]) -> list[str]:
+        """The names that patterns stand for, in their order, each once.
+
+        A name stands for itself. Glob patterns stand for the tasks that they match, and for groups and tags only
+        where they match no task, so that a task does not come twice. Commas separate, too.
+
+        Raises:
+            DataError: nothing has this name.
+        """
+        found: dict[str, None] = {}
+        for pattern in (part.strip() for text in patterns for part in text.split(",")):
+            if not pattern:
+                continue
+            matching = [pattern] if pattern in self._known else self._glob(pattern)
+            if not matching:
+                raise DataError(f"there is no task {pattern!r}", hint=self._nearest(pattern))
+            found |= dict.fromkeys(matching)
+        if not found:
+            raise UsageError("no task is named", hint="Name one, such as lambada_openai.")
+        return list(found)
+
+    def select(self, names: Iterable[str]) -> Selection:
+        """What ``names`` lead to; names that are not known are an error of the caller.
+
+        Raises:
+            DataError: a task file cannot be read.
+        """
+        names = tuple(names)
+        known: dict[str, Name] = {}
+        tasks = tuple(task for name in names for task in self._tasks(name, {}, known))
+        return Selection(names, known, tasks)
+
+    def _glob(self, pattern: str) -> list[str]:
+        if not set(pattern) & set("*?["):
+            return []
+        matching = sorted(name for name in self._known if fnmatchcase(name, pattern))
+        return [name for name in matching if self._known[name].kind == "task"] or matching
+
+    def _nearest(self, pattern: str) -> str:
+        word = pattern.strip("*?").lower()
+        inside = [name for name in self._known if word in name.lower()] if len(word) > 2 else []
+        near = difflib.get_close_matches(pattern, self._known, n=5) or sorted(
+            inside, key=lambda name: (len(name), name)
+        )
+        hint = "`--tasks list` shows all."
+        return f"The nearest names are {', '.join(near[:5])}. {hint}" if near else hint
+
+    def _tasks(
+        self, name: str, given: Mapping[str, Any], known: dict[str, Name]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        entry = self._known[name]
+        known[name] = entry
+        if entry.path is None:
+            for task in entry.tasks:
+                yield from self._tasks(task, given, known)
+            return
+        values = _configuration(entry.path)
+        if entry.kind == "task":
+            yield name, _data_keys(values) | dict(given)
+        else:
+            yield from self._members(name, values, given, known)
+
+    def _members(
+        self, group: str, values: Mapping[str, Any], given: Mapping[str, Any], known: dict[str, Name]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """A group's members: names, names with settings, or whole tasks and groups written out in its file."""
+        shared = _data_keys(values) | dict(given)
+        members = values.get("task")
+        for member in members if isinstance(members, list) else []:
+            values = member if isinstance(member, dict) else {"task": member}
+            own = shared | _data_keys(values)
+            if "group" in values and values["group"] not in self._known:
+                yield from self._members(f"{group}::{values['group']}", values, shared, known)
+            elif (name := values.get("group", values.get("task"))) in self._known:
+                yield from self._tasks(name, own, known)
+            else:
+                yield f"{group}::{name}", own
+
+
+def _data_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in _DATA_KEYS}
+
+
+def _read_folder(root: Path, *, own: bool) -> dict[str, Name]:
+    """The names in all task files below ``root``; of two that are the same the first wins, as in lm-eval."""
+    found: dict[str, Name] = {}
+    tagged: dict[str, list[str]] = {}
+    cache: dict[str, dict[str, Any]] = {}
+    for path in _task_files(root):
+        try:
+            values = _naming_values(path, cache)
+        except DataError:
+            if own:
+                raise
+            continue  # lm-eval passes over what it cannot read
+        kind: Kind = "group" if "group" in values and "class" not in values else "task"
+        name = values.get(kind)
+        if not isinstance(name, str) or name in found:
+            continue
+        found[name] = Name(kind, Path(path))
+        tags = values.get("tag") or []
+        for tag in [tags] if isinstance(tags, str) else tags:
+            if kind == "task":
+                found.setdefault(tag, Name("tag", None))
+                tagged.setdefault(tag, []).append(name)
+    for tag, tasks in tagged.items():
+        found[tag] = replace(found[tag], tasks=tuple(sorted(tasks)))
+    return found
+
+
+def _task_files(root: Path) -> list[str]:
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
+        found += [f"{folder}{os.sep}{name}" for name in files if name.endswith(".yaml")]
+    return sorted(found)
+
+
+def _naming_values(path: str, cache: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The keys of a task file that name something, with those of the files that it includes."""
+    path = os.path.normpath(path)
+    if path not in cache:
+        cache[path] = {}  # a file that includes itself ends here
+        cache[path] = _with_included(path, b"".join(_NAMING.findall(_bytes(path))), lambda p: _naming_values(p, cache))
+    return cache[path]
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """Everything in a task file, with what it includes."""
+    seen: set[str] = set()
+
+    def whole(name: str) -> dict[str, Any]:
+        if (name := os.path.normpath(name)) in seen:
+            raise DataError(f"the task file {name} includes itself", where=name)
+        seen.add(name)
+        return _with_included(name, _bytes(name), whole)
+
+    return whole(str(path))
+
+
+def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a file after those of the files that it includes, which ``read`` gives."""
+    try:
+        values = read_values(data) or {}
+    except ConfigError as error:
+        raise DataError(error.message, where=f"{path}{error.where or ''}") from None
+    if not isinstance(values, dict):
+        raise DataError("a task file is a list of `option: value` pairs, and this one holds something else", where=path)
+    included = values.pop("include", None) or []
+    merged: dict[str, Any] = {}
+    for name in [included] if isinstance(included, str) else included:
+        merged |= read(str(Path(path).parent / name))
+    return merged | values
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"the task file {path} cannot be read: {error.strerror}", where=path) from None

@@ -1,0 +1,193 @@
+"""Published figures beside ours: how far apart they are, in standard errors. No torch, no lm-eval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from neoxrun.errors import DataError, UsageError
+from neoxrun.settings import ModelConfig
+
+AGREES_WITHIN: Final = 2.0
+"""Standard errors. Of two figures that differ by chance alone, 1 in 20 is further apart."""
+
+_FORMAT: Final = (
+    'A file of figures is {"source": TEXT, "num_fewshot": N, "results": {TASK: {METRIC: NUMBER}}}, for example '
+    '{"results": {"piqa": {"acc": 0.7742}}}; the results file of an earlier run is one, too.'
+)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What somebody else has measured.
+
+    Attributes:
+        source: who, or which file.
+        results: task -> metric -> value.
+        num_fewshot: task -> examples before each question, where that is known.
+    """
+
+    source: str
+    results: Mapping[str, Mapping[str, float]]
+    num_fewshot: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of theirs, and ours.
+
+    Attributes:
+        task, metric: what was measured.
+        ours, stderr: our value and its standard error; None where there is none.
+        theirs: their value.
+        errors: how many standard errors ours is above theirs; None where that cannot be said.
+        verdict: ``agrees``, ``differs``, or why it cannot be said.
+        source: whose figure it is.
+    """
+
+    task: str
+    metric: str
+    ours: float
+    stderr: float | None
+    theirs: float
+    errors: float | None
+    verdict: str
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return asdict(self)
+
+
+def published(model: ModelConfig) -> tuple[Figures, ...]:
+    """The figures that are shipped for a model, which its network tells.
+
+    Raises:
+        UsageError: there are none for it.
+    """
+    content = json.loads(resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
+    for known in content["models"]:
+        if all(getattr(model, key) == value for key, value in known["network"].items()):
+            return tuple(_figures(entry, known["name"]) for entry in known["figures"])
+    names = ", ".join(known["name"] for known in content["models"])
+    raise UsageError(
+        f"no published figures of this model are shipped (there are those of {names})",
+        hint=f"Give figures of your own with --compare FILE. {_FORMAT}",
+    )
+
+
+def read(path: Path) -> tuple[Figures, ...]:
+    """The figures of a user's own file.
+
+    Raises:
+        DataError: there is no such file, or it holds no figures.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the figures {path} cannot be read: {error.strerror}", where=str(path), hint=_FORMAT) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}", where=str(path), hint=_FORMAT) from None
+    if isinstance(content, dict) and isinstance(content.get("results"), dict):
+        figures = _figures(content, str(path))
+        if any(figures.results.values()):
+            return (figures,)
+    raise DataError(f"{path} holds no figures", where=str(path), hint=_FORMAT)
+
+
+def check_overlap(figures: Sequence[Figures], tasks: Sequence[str]) -> None:
+    """Fail now rather than after the run.
+
+    Raises:
+        UsageError: the figures are all of other tasks.
+    """
+    known = sorted({task for one in figures for task in one.results})
+    if not set(known) & set(tasks):
+        raise UsageError(
+            f"there is nothing to compare: the figures are of {', '.join(known)}, the tasks are {', '.join(tasks)}",
+            hint="Leave out --compare, or add a task that there are figures of.",
+        )
+
+
+def compare(document: Mapping[str, Any], figures: Sequence[Figures]) -> list[Comparison]:
+    """Every figure that there is on both sides.
+
+    Args:
+        document: results in lm-eval's layout, with our ``neoxrun`` part.
+        figures: theirs.
+    """
+    return [comparison for one in figures for comparison in _compared(document, one)]
+
+
+def _compared(document: Mapping[str, Any], figures: Figures) -> Iterator[Comparison]:
+    for task, theirs in figures.results.items():
+        mine = document["results"].get(task, {})
+        for metric, value in theirs.items():
+            key = next((key for key in mine if key.partition(",")[0] == metric), None)
+            if key is None or not isinstance(mine[key], int | float):
+                continue
+            stderr = mine.get(f"{metric}_stderr,{key.partition(',')[2]}")
+            stderr = float(stderr) if isinstance(stderr, int | float) and stderr > 0 else None
+            errors = None if stderr is None else _errors(metric, mine[key], stderr, value)
+            yield Comparison(
+                task,
+                metric,
+                float(mine[key]),
+                stderr,
+                value,
+                errors,
+                _verdict(document, task, figures, errors),
+                figures.source,
+            )
+
+
+def _errors(metric: str, ours: float, stderr: float, theirs: float) -> float:
+    """How many standard errors ours is above theirs.
+
+    Perplexities are compared by their logarithms, whose standard error is ``stderr / ours``: a bad model's is so large
+    that any other would seem near.
+    """
+    if "perplexity" in metric and ours > 0 and theirs > 0:
+        return math.log(ours / theirs) / (stderr / ours)
+    return (ours - theirs) / stderr
+
+
+def _verdict(document: Mapping[str, Any], task: str, figures: Figures, errors: float | None) -> str:
+    shots, theirs = document["n-shot"].get(task), figures.num_fewshot.get(task)
+    if document["neoxrun"].get("weights") == "random":
+        return "means nothing: random weights"
+    if theirs is not None and shots != theirs:
+        return f"not comparable: {shots}-shot beside {theirs}-shot"
+    if errors is None:
+        return "cannot be said: no standard error"
+    verdict = "agrees" if abs(errors) <= AGREES_WITHIN else "differs"
+    count = document["n-samples"].get(task, {})
+    if count.get("effective") != count.get("original"):
+        verdict += f" (limited: {count.get('effective')} of {count.get('original')})"
+    return verdict
+
+
+def _figures(content: Mapping[str, Any], name: str) -> Figures:
+    """One set of figures, from our format or from lm-eval's results."""
+    results = {
+        str(task): {
+            metric.partition(",")[0]: float(value)
+            for metric, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and _is_figure(metric)
+        }
+        for task, metrics in content["results"].items()
+        if isinstance(metrics, dict)
+    }
+    shots = content.get("n-shot", {})
+    if isinstance(content.get("num_fewshot"), int):
+        shots = dict.fromkeys(results, content["num_fewshot"])
+    return Figures(str(content.get("source", name)), results, {k: v for k, v in shots.items() if isinstance(v, int)})
+
+
+def _is_figure(metric: str) -> bool:
+    return metric not in ("sample_len", "sample_count") and not metric.partition(",")[0].endswith("_stderr")

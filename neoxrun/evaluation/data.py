@@ -1,0 +1,198 @@
+"""lm-eval's tasks with their documents, from the user's data folder where they are there, else from the hub.
+
+lm-eval itself is left as it is, and so are the tasks' configurations: only ``datasets.load_dataset`` is answered from
+the local files while the tasks are built. lm-eval and ``datasets`` take seconds to import, so only ``load`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neoxrun.errors import DataError, NeoxrunError, UsageError
+from neoxrun.evaluation import hub, local_data
+from neoxrun.evaluation.catalog import Catalog
+from neoxrun.evaluation.find import Found, TaskData, default_data_dir, fetch_hint, find, shots
+from neoxrun.evaluation.local_data import DatasetName
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+__all__ = ["Found", "PreparedTasks", "default_data_dir", "find", "load", "match", "prepare", "task_names"]
+
+
+@dataclass(frozen=True)
+class PreparedTasks:
+    """Tasks that can be run.
+
+    Attributes:
+        task_dict: what ``lm_eval.evaluator.evaluate`` takes.
+        sources: for each data set where it came from, for the report: ``from``, ``tasks`` (name and scored split),
+            and of local files ``splits`` with the number of documents, paths, SHA-256 and whether they are as
+            published (null: not known); of the hub its ``revision``.
+    """
+
+    task_dict: dict[str, Any]
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def task_names(include_path: Path | None = None) -> list[str]:
+    """Every name that lm-eval knows: tasks, groups and tags."""
+    return Catalog(include_path).names
+
+
+def match(patterns: Iterable[str], include_path: Path | None = None) -> list[str]:
+    """The names that names and globs stand for; see ``Catalog.match``."""
+    return Catalog(include_path).match(patterns)
+
+
+def prepare(
+    task_names: list[str], data_dir: Path, *, include_path: Path | None = None, num_fewshot: int | None = None
+) -> PreparedTasks:
+    """``find`` and ``load`` in one."""
+    return load(find(task_names, data_dir, include_path=include_path, num_fewshot=num_fewshot))
+
+
+def load(found: Found) -> PreparedTasks:
+    """Build lm-eval's tasks, with ``num_fewshot`` set in them.
+
+    Where the hub is not needed or does not answer, it is out of reach for this process from now on.
+
+    Raises:
+        DataError: a task cannot be built, or its data cannot be loaded.
+        UsageError: a task is asked for in two ways that lm-eval cannot keep apart.
+    """
+    if found.offline is not None:
+        hub.go_offline()
+    manager = _task_manager(found)
+    sources: dict[str, dict[str, Any]] = {}
+    parts: list[Any] = []
+    with _answered_from(found, sources):
+        for name in found.names:
+            parts += _built(manager, name)
+    try:
+        task_dict: dict[str, Any] = dict(manager.load(parts))
+    except ValueError as error:
+        raise UsageError(f"a task is named twice: {error}", hint="Name the group or the task, not both.") from None
+    for task in task_dict["tasks"].values():
+        task.set_config(key="num_fewshot", value=shots(task.get_config("num_fewshot"), found.num_fewshot))
+    return PreparedTasks(task_dict, sources)
+
+
+def _task_manager(found: Found) -> TaskManager:
+    """lm-eval's own manager, told what the catalog knows instead of reading all task files again."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._index import Entry, Kind
+
+    manager = TaskManager(include_defaults=False)
+    for name, entry in found.known.items():
+        manager.task_index[name] = Entry(name, Kind[entry.kind.upper()], entry.path, tags=set(entry.tasks))
+    return manager
+
+
+def _built(manager: TaskManager, name: str) -> list[Any]:
+    """The tasks or the group of one name."""
+    try:
+        loaded = manager.load([name])
+    except NeoxrunError:
+        raise
+    except Exception as error:  # the code of a task may do anything
+        raise DataError(
+            f"lm-eval cannot build {name}: {type(error).__name__}: {error}",
+            hint="If its documents are local, compare their fields with the hub's.",
+        ) from error
+    group = loaded.get("groups", {}).get(name)
+    return [group] if group is not None else list(loaded["tasks"].values())
+
+
+@contextmanager
+def _answered_from(found: Found, sources: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """While this lasts, ``datasets.load_dataset`` looks into the data folder first; what it gives is noted."""
+    import datasets
+
+    original = datasets.load_dataset
+
+    def load_dataset(
+        path: str,
+        name: str | None = None,
+        data_dir: str | None = None,
+        data_files: Any = None,
+        split: Any = None,
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
+        dataset = DatasetName(path, None if name is None else str(name), data_dir)
+        users = [task for task in found.tasks if task.dataset == dataset]
+        source = sources.setdefault(str(dataset), {"from": "", "tasks": {task.task: task.scored for task in users}})
+        local = None if data_files else _local(dataset, users, found.data_dir, source)
+        if local is not None:
+            return local if split is None else local[split]
+        source["from"] = _origin(path, data_files, found.offline)
+        try:
+            whole = original(path, name, data_dir, data_files, split, *arguments, **options)
+        except Exception as error:  # of many libraries
+            because = "" if found.offline is None else f", and {found.offline}"
+            raise DataError(
+                f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
+                where=str(found.data_dir),
+                hint=fetch_hint(users, found.data_dir) if users else None,
+            ) from error
+        if (revision := _revision(whole)) is not None:
+            source["revision"] = revision
+        return whole
+
+    datasets.load_dataset = load_dataset
+    try:
+        yield
+    finally:
+        datasets.load_dataset = original
+
+
+def _local(dataset: DatasetName, users: list[TaskData], data_dir: Path, source: dict[str, Any]) -> Any:
+    """The splits of a data set that are needed, and the others empty; None where it is not local."""
+    import datasets
+
+    wanted = [split for task in users for split in task.needed] or local_data.splits(dataset, data_dir)
+    read = {split: local_data.read(dataset, split, data_dir) for split in dict.fromkeys(wanted)}
+    there = {split: given for split, given in read.items() if given is not None}
+    if not there or len(there) < len(read):
+        return None
+    tables = {}
+    for split, given in there.items():
+        try:
+            tables[split] = datasets.Dataset.from_list(given.documents)
+        except Exception as error:  # pyarrow's, for values of one field that differ in type
+            raise DataError(
+                f"the documents of {split} do not fit together: {error}", where=str(given.files[0].path)
+            ) from error
+    source["from"] = "local files"
+    source["splits"] = {
+        split: {
+            "documents": len(given.documents),
+            "files": [{"path": str(f.path), "sha256": f.sha256, "published": f.published} for f in given.files],
+        }
+        for split, given in there.items()
+    }
+    # lm-eval opens every split that the task names, also where no example is drawn from it.
+    empty = next(iter(tables.values())).select([])
+    return datasets.DatasetDict({split: empty for task in users for split in task.splits} | tables)
+
+
+def _origin(path: str, data_files: Any, offline: str | None) -> str:
+    """Where ``datasets`` itself takes documents from."""
+    if Path(path).exists():
+        return f"the folder {Path(path).resolve()}"
+    if data_files and "/" not in path:
+        return "files that the task names"
+    return "Hugging Face hub" if offline is None else "Hugging Face cache"
+
+
+def _revision(loaded: Any) -> str | None:
+    """The commit of the hub's repository, where ``datasets`` has noted it."""
+    part = next(iter(loaded.values()), None) if isinstance(loaded, dict) else loaded
+    checksums = getattr(getattr(part, "info", None), "download_checksums", None) or {}
+    address = next((text for text in checksums if "@" in text), "")
+    return address.partition("@")[2].partition("/")[0] or None

@@ -1,0 +1,101 @@
+"""What ``neoxrun evaluate`` was asked for, on its way to the ranks. No torch, no lm-eval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation.compare import Figures
+from neoxrun.evaluation.data import Found
+from neoxrun.sampling_params import sampling_value
+
+MAX_GENERATED: Final = 256
+"""Tokens of an answer where neither the task nor --gen-kwargs says (lm-eval's default)."""
+
+_LENGTHS: Final = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_SAMPLING: Final = ("top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+_WITHOUT_EFFECT: Final[Mapping[str, Any]] = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The work of one run.
+
+    Attributes:
+        found: the tasks and their data.
+        limit: most documents of a task (a whole number), or their share (below 1); None: all.
+        seed: of everything random; None: lm-eval's own seeds.
+        gen_kwargs: what wins over the generation options of the tasks.
+        batch_size: most sequences at a time; None: what fits.
+        max_context: most tokens of a sequence, as planned.
+        output: folder of the results; None writes no files.
+        log_samples: write every document with its answers, too.
+        cache: file of answers; None keeps none.
+        model: what the model is called.
+        checkpoint: what ``fingerprint.checkpoint`` says of it.
+        figures: of others, to show beside ours.
+        wandb: Weights & Biases project to log to; None logs nothing.
+    """
+
+    found: Found
+    limit: float | None
+    seed: int | None
+    gen_kwargs: Mapping[str, Any]
+    batch_size: int | None
+    max_context: int
+    output: Path | None
+    log_samples: bool
+    cache: Path | None
+    model: str
+    checkpoint: Mapping[str, Any]
+    figures: tuple[Figures, ...]
+    wandb: str | None
+
+
+def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None = None) -> dict[str, Any]:
+    """The generation options of a task (Hugging Face's names, as lm-eval reads them) as fields of SamplingParams.
+
+    Args:
+        kwargs: the options; ``until`` becomes ``stop``.
+        max_context: most tokens of prompt and answer together.
+        where: whose options they are, for the message.
+
+    Raises:
+        DataError: an option that would change the answers and that we do not have, or a wrong value.
+    """
+    left = dict(kwargs)
+    given = [value for name in _LENGTHS if (value := left.pop(name, None)) is not None]
+    until = left.pop("until", None) or []
+    temperature = left.pop("temperature", None) or 0.0
+    sample = left.pop("do_sample", None)
+    values: dict[str, Any] = {name: left.pop(name) for name in _SAMPLING if name in left}
+    odd = next((name for name, value in left.items() if _WITHOUT_EFFECT.get(name) != value), None)
+    if odd is not None:
+        raise DataError(
+            f"the generation option {odd}={left[odd]!r} is not supported",
+            where=where,
+            hint=f"There are: until, do_sample, temperature, {', '.join((*_SAMPLING, *_LENGTHS[:1]))}.",
+        )
+    if sample and not temperature:
+        raise DataError(
+            "do_sample needs a temperature above 0",
+            where=where,
+            hint="For example --gen-kwargs do_sample=true temperature=0.8.",
+        )
+    values["temperature"] = 0.0 if sample is False else temperature
+    values["maximum_tokens"] = given[0] if given else MAX_GENERATED
+    try:
+        checked = {name: sampling_value(name, value) for name, value in values.items()}
+    except UsageError as error:
+        raise DataError(f"generation options: {error.message}", where=where) from error
+    most = checked["maximum_tokens"]
+    if most >= max_context:
+        raise DataError(
+            f"answers of {most} tokens leave no room for a prompt: the context holds {max_context}",
+            where=where,
+            hint="Shorten the answers: --gen-kwargs max_gen_toks=N.",
+        )
+    return {**checked, "stop": (until,) if isinstance(until, str) else tuple(until)}

@@ -1,0 +1,77 @@
+"""The model for lm-eval's own command line, under the name ``neoxrun``.
+
+lm-eval 0.4.13 finds models that are registered when it starts, and looks for no plug-ins. ``python -m
+neoxrun.evaluation`` is its command line with this model registered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import Any, cast, get_args
+
+from lm_eval.api.registry import register_model
+
+from neoxrun.engine.engine import follow
+from neoxrun.errors import UsageError
+from neoxrun.evaluation.adapter import NeoxLM
+from neoxrun.evaluation.copies import Copies
+from neoxrun.llm import LLM
+from neoxrun.settings import Precision
+
+
+@register_model("neoxrun")
+class RegisteredLM(NeoxLM):
+    """A model that lm-eval loads itself, from ``--model_args``.
+
+    Under torchrun every process makes one; those above rank 0 then compute for rank 0, and end with it.
+
+    Args:
+        config: GPT-NeoX YAML file, or the name of a shipped configuration.
+        checkpoint: folder of the weights; the configuration's otherwise.
+        tokenizer: tokenizer file; the configuration's otherwise.
+        tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
+        device: ``cpu``; anything else takes a GPU where there is one (lm-eval says ``cuda:0`` where it is not told).
+        dtype: ``fp32``, ``fp16`` or ``bf16``; None takes the configuration's on a GPU and fp32 on the CPU.
+        batch_size: most sequences at a time. lm-eval says 1 where it is not told; that and ``auto`` mean what fits.
+        max_batch_size: without effect.
+        random_weights: build the model without a checkpoint.
+
+    Raises:
+        NeoxrunError: see ``LLM``.
+    """
+
+    def __init__(
+        self,
+        config: str = "20B",
+        checkpoint: str | None = None,
+        tokenizer: str | None = None,
+        tp: int = 1,
+        pp: int = 1,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        random_weights: bool = False,
+    ) -> None:
+        if dtype not in (None, *get_args(Precision)):
+            raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}")
+        most = int(str(batch_size)) if str(batch_size).isdigit() else 1
+        llm = LLM(
+            config,
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
+            tp=tp,
+            pp=pp,
+            device="cpu" if device == "cpu" else None,
+            dtype=cast(Any, dtype),
+            random_weights=random_weights,
+        )
+        if not llm.session.mesh.leads:
+            follow(llm.session.runner)
+            llm.close()
+            sys.exit(0)
+        copies = Copies(llm.session, most if most > 1 else None)
+        atexit.register(llm.close)
+        atexit.register(copies.close)  # runs first
+        super().__init__(llm.session, copies, show_progress=True)

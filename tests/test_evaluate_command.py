@@ -1,0 +1,154 @@
+"""`neoxrun evaluate` as a user meets it: what it refuses before anything is loaded, and what it says at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from cli import DEMO, ROOT, neoxrun
+from evaluations import results_of
+from test_docs import first_cells, options_of, section, written
+
+from neoxrun import cli, launch
+
+TASK = {
+    "task": "colours",
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "The colour of {{thing}} is",
+    "doc_to_choice": ["red", "green", "blue"],
+    "doc_to_target": "{{colour}}",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+DOCUMENTS = [
+    {"thing": "blood", "colour": "red"},
+    {"thing": "grass", "colour": "green"},
+    {"thing": "the sky", "colour": "blue"},
+]
+RANDOM = ["pythia-14m", "--random-weights", "--tokenizer", DEMO / "tokenizer.json"]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """--include-path: `colours`, a group of it, and one whose template fails."""
+    folder = tmp_path_factory.mktemp("tasks")
+    data = folder / "colours.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    task = TASK | {"dataset_kwargs": {"data_files": {"test": str(data)}}}
+    (folder / "colours.yaml").write_text(yaml.safe_dump(task))
+    (folder / "broken.yaml").write_text(
+        yaml.safe_dump(task | {"task": "broken", "doc_to_text": "{{thing.name.first}}"})
+    )
+    group = {"group": "sights", "task": ["colours"], "aggregate_metric_list": [{"metric": "acc"}]}
+    (folder / "sights.yaml").write_text(yaml.safe_dump(group))
+    return folder
+
+
+def figures(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+REFUSED = {
+    "unknown task": (["--tasks", "lambada_opnai"], 4, "there is no task 'lambada_opnai'", "lambada_openai"),
+    "configuration after --tasks": (["--tasks", "colours", "demo"], 2, "demo is a configuration", "before --tasks"),
+    "output below a file": (["--output", "{file}/results"], 4, "results cannot be written", "--output"),
+    "samples without a folder": (["--log-samples"], 2, "--log-samples needs a folder", "--output"),
+    "cache in no folder": (["--cache", "{folder}/none/answers"], 4, "cannot be used", "--cache"),
+    "cache is another file": (["--cache", "{file}"], 4, "is not a file of answers", "--cache"),
+    "nothing published": (["--compare"], 2, "no published figures of this model", '"results"'),
+    "no figures file": (["--compare", "{folder}/none.json"], 4, "figures", '"results"'),
+    "no figures in the file": (["--compare", "{file}"], 4, "not JSON", '"results"'),
+    "figures of other tasks": (["--compare", "{figures}"], 2, "the figures are of piqa", "Leave out --compare"),
+    "half a document": (["--limit", "1.5"], 2, "'1.5' is neither", "--help"),
+    "generation option": (["--gen-kwargs", "max_gen_toks"], 2, "is not KEY=VALUE", "max_gen_toks=64"),
+    "wandb": (["--wandb"], 2, "wandb, which is not installed", "neoxrun[wandb]"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_anything_is_loaded(
+    case: str, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, code, message, hint = REFUSED[case]
+    file = tmp_path / "file"
+    file.write_text("something else, long enough to be looked at")
+    given = figures(tmp_path / "figures.json", {"results": {"piqa": {"acc": 0.7742}}})
+    arguments = [word.format(file=file, folder=tmp_path, figures=given) for word in arguments]
+    if "--tasks" not in arguments:
+        arguments += ["--tasks", "colours"]
+    monkeypatch.setattr(launch, "run", lambda job: pytest.fail("ranks were started"))
+    monkeypatch.setattr("importlib.util.find_spec", without_wandb())
+    command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(tasks), *arguments]
+    assert cli.main(command) == code
+    said = capsys.readouterr().err
+    problem, _, advice = said.partition("\n\nhint: ")
+    assert message in problem, said
+    assert hint in advice, said
+    assert file.read_text().startswith("something else")
+
+
+def test_guide_has_every_option() -> None:
+    guide = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    documented = written(first_cells(section(guide, "Options")))
+    options = [action for action in options_of("evaluate") if action.option_strings]
+    assert not [action.option_strings for action in options if not documented & set(action.option_strings)]
+    assert documented <= {name for action in options for name in action.option_strings}
+
+
+def without_wandb():
+    from importlib.util import find_spec
+
+    return lambda name, *rest: None if name == "wandb" else find_spec(name, *rest)
+
+
+def test_list(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--tasks", "list", "--include-path", str(tasks)]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert {"lambada", "lambada_openai", "piqa", "colours"} <= set(names)
+    assert names == sorted(names)
+
+
+def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> None:
+    """Two documents of three, random weights, and a comparison with somebody's figures."""
+    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"colours": {"acc": 1}}})
+    out = tmp_path / "out"
+    done = neoxrun(
+        *("evaluate", *RANDOM, "--tasks", "sights", "--include-path", tasks, "--limit", 2),
+        *("--output", out, "--log-samples", "--compare", theirs, "--batch-size", 2),
+    ).check_success()
+    table, _, comparison = done.out.partition("\n\n")
+    lines = table.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", "sights", "colours", "limited:", "random"]
+    assert all(line.endswith("2 of 3") for line in lines[1:3]), table
+    assert "limited: colours 2 of 3" in table
+    assert "compared with a friend" in comparison
+    assert "random weights" in comparison
+
+    results = results_of(out)
+    # What programs that read lm-eval's results look for.
+    assert {"results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better"} <= set(results)
+    assert {"n-samples", "config", "date", "lm_eval_version", "model_name", "task_hashes"} <= set(results)
+    assert results["config"]["limit"] == 2
+    ours = results["neoxrun"]
+    assert ours["weights"] == "random"
+    assert ours["limited"] == "colours 2 of 3"
+    assert ours["documents"] == {"colours": {"scored": 2, "total": 3}}
+    assert ours["dataset_splits"] == {"colours": "test"}
+    assert ours["dtype"] == "float32"
+    assert len(ours["checkpoint"]["fingerprint"]) == 64
+    assert [one["source"] for one in ours["compared"]] == ["a friend"]
+    assert ours["seconds"]["total"] > ours["seconds"]["computing"] > 0
+    (samples,) = out.glob("*/samples_colours_*.jsonl")
+    documents = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [document["doc"] for document in documents] == DOCUMENTS[:2]
+    assert documents[0]["arguments"]["gen_args_2"] == {"arg_0": "The colour of blood is", "arg_1": " blue"}
+
+
+def test_a_task_that_fails_is_found_before_the_weights(tasks: Path) -> None:
+    done = neoxrun("evaluate", *RANDOM, "--tasks", "broken", "--include-path", tasks)
+    done.check_error(4, "lm-eval cannot", "broken", "no attribute 'name'")
+    assert "the weights are random" not in done.err

@@ -1,0 +1,308 @@
+"""The parts of `neoxrun evaluate` by themselves: the adapter on small networks, cache, fingerprint, comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sqlite3
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import CPU, demo_tokenizer, reciter, successor
+
+pytest.importorskip("lm_eval")
+
+from lm_eval.api.instance import Instance
+
+from neoxrun import config
+from neoxrun.engine.runner import Runner
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation import compare, fingerprint
+from neoxrun.evaluation.adapter import NeoxLM
+from neoxrun.evaluation.cache import AnswerCache
+from neoxrun.evaluation.copies import Copies
+from neoxrun.evaluation.options import sampling_of
+from neoxrun.evaluation.report import table
+from neoxrun.parallel.mesh import single
+from neoxrun.session import Session
+
+TOKENIZER = demo_tokenizer()
+ROWS = TOKENIZER.vocab_size
+
+
+def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
+    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context)
+    return NeoxLM(session, Copies(session), **how)
+
+
+def requests(kind: str, *arguments: tuple) -> list[Instance]:
+    return [Instance(kind, {}, one, 0, metadata=("task", at, 1)) for at, one in enumerate(arguments)]
+
+
+def reciting(text: str, context: int = 24) -> NeoxLM:
+    """Whatever stands before, the likeliest text from the second token on is ``text``."""
+    ids = TOKENIZER.encode(text)
+    return model(reciter(ids + [TOKENIZER.eod] * (context - len(ids)), ROWS), context)
+
+
+# --- the adapter -------------------------------------------------------------------------------------------------
+
+
+def test_greedy_answers_are_recognised() -> None:
+    lm = reciting("import os")
+    ids = TOKENIZER.encode("import os")
+    asked = [(("", ""), [5], ids), (("", ""), [5], [*ids[:-1], ids[-1] ^ 1])]
+    (right, greedy), (wrong, other) = lm._loglikelihood_tokens(asked)
+    assert (greedy, other) == (True, False)
+    assert wrong < right < 0
+
+
+@given(lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 8)), min_size=1, max_size=6))
+def test_answers_do_not_depend_on_neighbours(lengths: list[tuple[int, int]]) -> None:
+    """Also where sequences are cut to the context, and where contexts are shared only after that."""
+    lm = model(successor(lambda token: (7 * token + 3) % ROWS, ROWS, 12), context=12)
+    asked = [(("", ""), [1 + n % 9 for n in range(many)], [5 + n for n in range(few)]) for many, few in lengths]
+    together = lm._loglikelihood_tokens(asked)
+    for request, answer in zip(asked, together, strict=True):
+        ((logprob, greedy),) = lm._loglikelihood_tokens([request])
+        assert logprob == pytest.approx(answer[0], abs=1e-4)
+        assert greedy == answer[1]
+        cut = (request[1] + request[2])[-13:]
+        start = len(cut) - len(request[2])
+        ((short, _),) = lm._loglikelihood_tokens([(("", ""), cut[:start], cut[start:])])
+        assert short == pytest.approx(logprob, abs=1e-4)
+
+
+def test_rolling_windows_cover_every_token_once() -> None:
+    lm = model(successor(lambda token: token, ROWS, 12), context=12)
+    text = "def read_file(path):\n    return open(path).read()\n" * 2
+    ids = [TOKENIZER.eod, *TOKENIZER.encode(text)]
+    assert len(ids) > 30
+    (whole,) = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
+    # This network looks at the last token only, so that windows change nothing.
+    alone = lm._loglikelihood_tokens([(("", ""), [here], [after]) for here, after in pairwise(ids)])
+    assert whole == pytest.approx(sum(logprob for logprob, _ in alone), rel=1e-5)
+    assert lm.loglikelihood_rolling(requests("loglikelihood_rolling", ("",))) == [0]
+
+
+@pytest.mark.parametrize(
+    ("continuation", "says"), [([], "has no tokens"), ([7] * 13, "13 tokens, more than the 12 of the context")]
+)
+def test_what_lm_eval_cannot_score_is_refused(continuation: list[int], says: str) -> None:
+    lm = model(successor(lambda token: token, ROWS, 12), context=12)
+    with pytest.raises(DataError, match=says):
+        lm._loglikelihood_tokens([(("", "some text"), [5], continuation)])
+
+
+def test_ids_beyond_the_vocabulary_are_refused() -> None:
+    lm = model(successor(lambda token: token, ROWS - 5, 12), context=12)
+    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has {ROWS - 5} ids"):
+        lm._loglikelihood_tokens([(("", ""), [5], [ROWS - 1])])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"until": ["\n"], "max_gen_toks": 20}, "import os, sys"),
+        ({"until": ["sys", "os"]}, "import "),
+        ({"until": "s", "max_gen_toks": 20}, "import o"),
+        ({"until": [], "max_gen_toks": 3}, None),
+        ({"max_gen_toks": 20}, "import os, sys\nx = 1"),
+    ],
+)
+def test_text_ends_before_stop_texts_and_at_the_end_of_the_document(kwargs: dict, text: str | None) -> None:
+    whole = "import os, sys\nx = 1"
+    lm = reciting(whole, context=64)
+    if "max_gen_toks" not in kwargs:
+        kwargs = kwargs | {"max_gen_toks": 40}
+    # An empty prompt is one token, the end of the document before.
+    (answer,) = lm.generate_until(requests("generate_until", ("", kwargs)))
+    assert answer == (TOKENIZER.decode(TOKENIZER.encode(whole)[:3]) if text is None else text)
+
+
+def test_samples_of_one_prompt_differ_and_stay_the_same(tmp_path: Path) -> None:
+    flat = successor(lambda token: token, ROWS, 24)
+    kwargs = {"do_sample": True, "temperature": 8.0, "max_gen_toks": 8, "until": []}
+    asked = requests("generate_until", ("import", kwargs), ("class", kwargs), ("import", kwargs))
+    first = model(flat, seed=1).generate_until(asked)
+    assert first[0] != first[2]
+    assert model(flat, seed=1).generate_until(asked[2:]) == first[:1]
+    assert model(flat, seed=1).generate_until([asked[1], asked[0], asked[2]]) == [first[1], first[0], first[2]]
+    assert model(flat, seed=2).generate_until(asked) != first
+
+
+def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
+    asked = requests("loglikelihood", ("import", " os"), ("import", " sys"), ("import", " os"))
+    path = tmp_path / "answers"
+    with AnswerCache(path, "this model") as cache:
+        lm = reciting(" os")
+        lm._cache = cache
+        answers = lm.loglikelihood(asked)
+        assert (lm.counts.asked, lm.counts.cached) == (2, 0)
+    with AnswerCache(path, "this model") as cache:
+        lm = reciting(" os")
+        lm._cache, lm._copies = cache, None  # there is nothing to compute with
+        assert lm.loglikelihood(asked) == answers
+        assert (lm.counts.asked, lm.counts.cached) == (2, 2)
+    with AnswerCache(path, "another model") as cache:
+        assert cache.get(cache.key("scoring", (1,), (2,))) is None
+
+
+# --- generation options ------------------------------------------------------------------------------------------
+
+
+def test_generation_options() -> None:
+    assert sampling_of({"until": "x", "do_sample": False, "temperature": 1, "num_beams": 1}, 2048) == {
+        "temperature": 0.0,
+        "maximum_tokens": 256,
+        "stop": ("x",),
+    }
+    sampled = sampling_of({"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5, "until": ["a", "b"]}, 2048)
+    assert sampled == {"top_p": 0.9, "temperature": 0.7, "maximum_tokens": 5, "stop": ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"num_beams": 4}, "num_beams=4"),
+        ({"do_sample": True}, "temperature"),
+        ({"top_p": 3}, "top_p must be"),
+        ({"max_gen_toks": 2048}, "no room for a prompt"),
+    ],
+)
+def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        sampling_of(kwargs, 2048, where="a_task")
+    assert caught.value.where == "a_task"
+
+
+# --- comparison --------------------------------------------------------------------------------------------------
+
+
+def results(acc: float, stderr: float | str = 0.01, scored: int = 100, **ours: Any) -> dict[str, Any]:
+    metrics = {"alias": "piqa", "acc,none": acc, "acc_stderr,none": stderr, "sample_len": 100}
+    return {
+        "results": {"piqa": metrics},
+        "n-shot": {"piqa": 0},
+        "n-samples": {"piqa": {"effective": scored, "original": 100}},
+        "neoxrun": ours,
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "errors", "verdict"),
+    [
+        (results(0.77), -0.42, "agrees"),
+        (results(0.75), -2.42, "differs"),
+        (results(0.80), 2.58, "differs"),
+        (results(0.77, scored=40), -0.42, "agrees (limited: 40 of 100)"),
+        (results(0.77, "N/A"), None, "cannot be said: no standard error"),
+        (results(0.77, weights="random"), -0.42, "means nothing: random weights"),
+        (results(0.77) | {"n-shot": {"piqa": 5}}, -0.42, "not comparable: 5-shot beside 0-shot"),
+    ],
+)
+def test_verdicts(document: dict, errors: float | None, verdict: str) -> None:
+    one = compare.published(config.load(["20B"]).model)[0]
+    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc"]
+    assert found.theirs == 0.7742
+    assert found.errors == (None if errors is None else pytest.approx(errors))
+    assert found.verdict == verdict
+
+
+def test_perplexities_are_compared_by_their_logarithms() -> None:
+    """A model at 4 million beside 3.67: the standard error of 4 million is 2 million."""
+    document = results(0.5)
+    document["results"]["piqa"] = {"perplexity,none": 4e6, "perplexity_stderr,none": 2e6}
+    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}}, {})])
+    assert found.errors > 20
+    assert found.verdict == "differs"
+
+
+def test_published_figures_are_those_of_the_sources() -> None:
+    sources = compare.published(config.load(["20B"]).model)
+    values = [(one.results["lambada_openai"], one.results["piqa"]) for one in sources]
+    assert values == [
+        ({"acc": 0.7209, "perplexity": 3.672}, {"acc": 0.7742, "acc_norm": 0.7807}),
+        ({"acc": 0.7211, "perplexity": 3.676}, {"acc": 0.7748, "acc_norm": 0.7786}),
+        ({"acc": 0.7223, "perplexity": 3.656}, {"acc": 0.7758, "acc_norm": 0.7856}),
+    ]
+    with pytest.raises(UsageError, match="no published figures"):
+        compare.published(config.load(["pythia-160m"]).model)
+
+
+def test_an_earlier_results_file_can_be_compared_with(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results(0.77)))
+    (figures,) = compare.read(path)
+    assert figures.results == {"piqa": {"acc": 0.77}}
+    assert figures.num_fewshot == {"piqa": 0}
+
+
+def test_table_shows_groups_first_and_counts_in_every_row() -> None:
+    document = results(0.77, scored=40)
+    document["results"] = {"piqa": document["results"]["piqa"], "all": {"alias": "all", "acc,none": 0.5}}
+    document["group_subtasks"] = {"all": ["piqa"]}
+    lines = table(document).splitlines()
+    assert [line.split()[0] for line in lines] == ["task", "all", "piqa"]
+    assert all(line.endswith("40 of 100") for line in lines[1:])
+
+
+# --- fingerprint and cache ---------------------------------------------------------------------------------------
+
+
+def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
+    """A changed weight, tokenizer, network or number format is another model; the number of ranks is not."""
+    demo = config.shipped_dir() / "demo"
+    shutil.copytree(demo, tmp_path / "demo")
+    settings = config.load(["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json"))
+
+    def of(settings=settings, tp: int = 2, dtype: Any = "fp32", random_weights: bool = False) -> str:
+        found = fingerprint.checkpoint(settings, tp=tp, dtype=dtype, random_weights=random_weights)
+        return str(found["fingerprint"])
+
+    first = of()
+    assert first == of()
+    model = settings.model
+    others = [
+        of(dtype="bf16"),
+        of(tp=1),  # the demo model was saved by two ranks, and merging them rounds
+        of(random_weights=True),
+        of(dataclasses.replace(settings, model=dataclasses.replace(model, norm_epsilon=1e-6))),
+    ]
+    split = dataclasses.replace(settings, model=dataclasses.replace(model, pipe_parallel_size=2))
+    assert of(split) == first
+    assert of(tp=1) == of(tp=4)
+    for path in (next((tmp_path / "demo").glob("*/layer_03-model_01*")), tmp_path / "demo" / "tokenizer.json"):
+        data = bytearray(path.read_bytes())
+        data[len(data) - 100] ^= 1
+        path.write_bytes(data)
+        others.append(of())
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_cache_keeps_what_was_put(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    with AnswerCache(path, "a") as cache:
+        key = cache.key("scoring", (1, 2), (3,))
+        assert key != cache.key("scoring", (1,), (2, 3))
+        assert cache.get(key) is None
+        cache.put([(key, (-1.1234567890123456, True))])
+    with AnswerCache(path, "a") as cache:
+        assert cache.get(key) == [-1.1234567890123456, True]
+
+
+def test_other_databases_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.db"
+    base = sqlite3.connect(path)
+    base.execute("CREATE TABLE answers (key BLOB, answer TEXT)")
+    base.commit()
+    base.close()
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="not a file of answers"):
+        AnswerCache(path, "a")
+    assert path.read_bytes() == before
