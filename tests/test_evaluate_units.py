@@ -146,7 +146,8 @@ def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
         assert (lm.counts.asked, lm.counts.cached) == (2, 0)
     with AnswerCache(path, "this model") as cache:
         lm = reciting(" os")
-        lm._cache, lm._copies = cache, None  # there is nothing to compute with
+        lm._cache = cache
+        lm._copies.score = lambda _: pytest.fail("asked the model again")
         assert lm.loglikelihood(asked) == answers
         assert (lm.counts.asked, lm.counts.cached) == (2, 2)
     with AnswerCache(path, "another model") as cache:

@@ -60,12 +60,12 @@ def pack(requests: Sequence[ScoreRequest], budget: int) -> list[tuple[Row, list[
         by_context.setdefault(request.context, []).append(number)
     rows = []
     for context, numbers in by_context.items():
-        row, answers = _trunk(context), []
+        row, answers = _trunk(context), list[int]()
         for number in numbers:
             continuation = requests[number].continuation
             if answers and len(row.tokens) + len(continuation) - 1 > budget:
                 rows.append((row, answers))
-                row, answers = _trunk(context), []
+                row, answers = _trunk(context), list[int]()
             _grow(row, len(context), continuation, len(answers) + 1)
             answers.append(number)
         rows.append((row, answers))

@@ -135,10 +135,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             "scoring",
             asked,
             lambda request: (request.context, request.continuation),
-            lambda missing: (
-                [(number, (scored.logprob, scored.greedy)) for number, scored in scores]
-                for scores in self._copies.score(missing)
-            ),
+            self._copies.score,
         )
         return [(float(logprob), bool(greedy)) for logprob, greedy in scores]
 

@@ -1,19 +1,20 @@
 """The copies of the model at work: rank 0 hands out requests, every copy's leader carries some of them out.
 
-The ranks that lead no copy run ``engine.follow`` meanwhile.
+The ranks that lead no copy run ``engine.follow`` meanwhile. What travels between the leaders is JSON: the store that
+carries it listens on the network and knows no passwords.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import IO, Any
 
 from neoxrun.engine.engine import Engine, Scorer, follow
 from neoxrun.engine.request import PREFILL_TOKENS, SamplingParams
-from neoxrun.engine.scoring import Scored, ScoreRequest, batches, pack
+from neoxrun.engine.scoring import ScoreRequest, batches, pack
 from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
@@ -22,8 +23,10 @@ from neoxrun.tokenizer import StreamDecoder
 
 _POLL_SECONDS = 0.02
 
-Scores = list[tuple[int, Scored]]
-Texts = list[tuple[int, str]]
+Answers = list[tuple[int, Any]]
+"""Numbers of requests, and an answer to each, made of JSON values."""
+Piece = tuple[list[int], Sequence[Any]]
+"""What one copy carries out at a time: numbers of requests, and the requests."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class GenerateRequest:
     @property
     def params(self) -> SamplingParams:
         """How to sample."""
-        return SamplingParams(**dict(self.sampling))
+        values = dict(self.sampling)
+        return SamplingParams(**values | {"stop": tuple(values.get("stop", ()))})
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ class Copies:
         self._store = session.mesh.store if session.mesh.replicas > 1 else None
         self._rounds = 0
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:
-        """Answers with the numbers of their requests, as they are computed: long sequences first."""
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Answers]:
+        """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first."""
         rows = pack(requests, PREFILL_TOKENS)
         work = []
         for batch in batches(rows, PREFILL_TOKENS, self._batch_size or PREFILL_TOKENS):
@@ -115,8 +119,8 @@ class Copies:
             work.append((numbers, [requests[number] for number in numbers]))
         return self._lead(_Round("score", len(work)), work)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Texts]:
-        """Texts with the numbers of their requests, as they end; what follows a stop text may still be there."""
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Answers]:
+        """The text of each request, as they end; what follows a stop text may still be there."""
         # Long prompts first, so that short ones fill up what is free at the end.
         numbers = sorted(range(len(requests)), key=lambda number: -len(requests[number].prompt))
         cuda = self._session.mesh.device.type == "cuda"
@@ -126,7 +130,7 @@ class Copies:
             slots=min(self._batch_size or MAX_BATCH["cuda" if cuda else "cpu"], len(requests)),
             length=max(len(request.prompt) + request.params.maximum_tokens for request in requests),
         )
-        return self._lead(round_, [(number, requests[number]) for number in numbers])
+        return self._lead(round_, [([number], [requests[number]]) for number in numbers])
 
     def close(self) -> None:
         """Let all other ranks go."""
@@ -137,53 +141,63 @@ class Copies:
         """Work on what rank 0 hands out, until it closes."""
         while (round_ := self._next_round()) is not None:
             queue = WorkQueue(self._session.mesh, round_.count, self._name)
-            for results in self._carry_out(round_, (self._fetch(number) for number in queue.claims())):
-                queue.publish(results)
-            queue.close()
+            for answers in self._carry_out(round_, (self._fetch(round_.kind, place) for place in queue.claims())):
+                queue.publish(answers)
+            queue.close(interrupted=False)
         self._scorer.close()
 
     @property
     def _name(self) -> str:
         return f"evaluate/{self._rounds}"
 
-    def _lead(self, round_: _Round, work: Sequence[Any]) -> Iterator[Any]:
+    def _lead(self, round_: _Round, work: Sequence[Piece]) -> Iterator[Answers]:
         self._announce(round_, work)
         queue = WorkQueue(self._session.mesh, len(work), self._name)
-        for results in self._carry_out(round_, (work[number] for number in queue.claims())):
-            yield results
+        for answers in self._carry_out(round_, (work[number] for number in queue.claims())):
+            yield answers
             yield from queue.collect()
         while queue.others_working:
             yield from queue.collect()
             time.sleep(_POLL_SECONDS)
 
-    def _announce(self, round_: _Round | None, work: Sequence[Any] = ()) -> None:
+    def _announce(self, round_: _Round | None, work: Sequence[Piece] = ()) -> None:
         """Tell the other leaders what comes next. Each piece of work is a value of its own: one may have 8 MB."""
         self._rounds += 1
         if self._store is not None:
-            for number, piece in enumerate(work):
-                self._store.set(f"{self._name}/work/{number}", pickle.dumps(piece))  # type: ignore[arg-type]
-            self._store.set(self._name, pickle.dumps(round_))  # type: ignore[arg-type]
+            for place, (numbers, requests) in enumerate(work):
+                piece = [numbers, [astuple(request) for request in requests]]
+                self._store.set(f"{self._name}/work/{place}", json.dumps(piece))
+            self._store.set(self._name, json.dumps(None if round_ is None else asdict(round_)))
 
     def _next_round(self) -> _Round | None:
         assert self._store is not None, "a lone copy has nobody to serve"
         self._rounds += 1
         while not self._store.check([self._name]):
             time.sleep(_POLL_SECONDS)
-        round_: _Round | None = pickle.loads(self._store.get(self._name))
-        return round_
+        values = json.loads(self._store.get(self._name))
+        return None if values is None else _Round(**values)
 
-    def _fetch(self, number: int) -> Any:
+    def _fetch(self, kind: str, place: int) -> Piece:
         assert self._store is not None
-        return pickle.loads(self._store.get(f"{self._name}/work/{number}"))
+        key = f"{self._name}/work/{place}"
+        numbers, requests = json.loads(self._store.get(key))
+        self._store.delete_key(key)
+        made = ScoreRequest if kind == "score" else GenerateRequest
+        return numbers, [made(tuple(first), tuple(second)) for first, second in requests]
 
-    def _carry_out(self, round_: _Round, work: Iterator[Any]) -> Iterator[Any]:
-        return self._score(work) if round_.kind == "score" else self._generate(work, round_.slots, round_.length)
+    def _carry_out(self, round_: _Round, work: Iterator[Piece]) -> Iterator[Answers]:
+        if round_.kind == "score":
+            return self._score(work)
+        return self._generate(work, round_.slots, round_.length)
 
-    def _score(self, work: Iterator[tuple[list[int], list[ScoreRequest]]]) -> Iterator[Scores]:
+    def _score(self, work: Iterator[Piece]) -> Iterator[Answers]:
         for numbers, requests in work:
-            yield [(numbers[at], scored) for at, scored in self._scorer.score(requests)]
+            answers = []
+            for at, scored in self._scorer.score(requests):
+                answers.append((numbers[at], (scored.logprob, scored.greedy)))
+            yield answers
 
-    def _generate(self, work: Iterator[tuple[int, GenerateRequest]], slots: int, length: int) -> Iterator[Texts]:
+    def _generate(self, work: Iterator[Piece], slots: int, length: int) -> Iterator[Answers]:
         tokenizer = self._session.tokenizer
         engine = Engine(self._session.runner, slots=slots, length=length, eos=tokenizer.eod)
         running: dict[int, _Running] = {}
@@ -194,11 +208,11 @@ class Copies:
                 if piece is None:
                     exhausted = True
                     break
-                number, request = piece
+                [number], [request] = piece
                 params = request.params
                 engine.add(number, list(request.prompt), params)
                 running[number] = _Running([stop for stop in params.stop if stop], tokenizer.stream())
-            ended: Texts = []
+            ended: Answers = []
             for event in engine.step():
                 answer = running[event.request_id]
                 stopped = event.finish_reason != "stop" and answer.push(event.sampled.token)

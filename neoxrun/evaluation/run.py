@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -113,9 +114,10 @@ def run(
         BrokenPipeError: nobody reads stdout any more.
     """
     copies = Copies(session, meshes.share_from_first(ready.options.batch_size))
-    announce()
     cache = ready.options.cache
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the cache is closed on the way out
+        announce()
         with contextlib.ExitStack() as stack:
             kept = None
             if cache is not None:

@@ -261,7 +261,7 @@ class Stage(nn.Module):
         parts = self.mesh.gather_last_dim(torch.cat((top, total, own, best + rows.start), dim=-1))
         if parts is None:
             return None
-        top, total, own, best = parts.unflatten(-1, (self.mesh.tp, 4)).unbind(-1)
+        top, total, own, best = parts.view(-1, self.mesh.tp, 4).unbind(-1)
         highest, winner = top.max(-1, keepdim=True)
         normalizer = highest[:, 0] + (total * (top - highest).exp()).sum(-1).log()
         return own.amax(-1) - normalizer, best.gather(-1, winner)[:, 0] == targets
