@@ -27,6 +27,11 @@ NCCL_BYTES = 400 * 10**6
 CPU_RANK_BYTES = 400 * 10**6
 CUDA_HOST_BYTES = 10**9
 
+# Tokens of a pass that only scores. On the CPU more of them are no faster; a GPU is busy with so many, even where
+# the model is small.
+_MOST_SCORED: dict[DeviceKind, int] = {"cpu": PREFILL_TOKENS, "cuda": 8 * PREFILL_TOKENS}
+_MASK_BYTES = 6  # of each pair of tokens of a row: who sees whom, as it is made and as attention wants it
+
 
 @dataclass(frozen=True)
 class RankNeed:
@@ -127,12 +132,29 @@ def _workspace_bytes(
     before and after GELU (``2 T I / tp``). scaled_dot_product_attention never materialises the scores. The
     last stage adds ``LOGIT_ROWS`` rows of fp32 logits twice: as computed, and as the sampler's probabilities.
     """
-    tokens = prefill_tokens(context)
-    width = 4 * model.hidden_size + (7 * model.hidden_size + 2 * model.intermediate_size) // tensor
-    workspace = tokens * width * DTYPE_BYTES[dtype]
+    workspace = prefill_tokens(context) * _token_bytes(model, tensor, dtype)
     if stage == pipeline - 1:
         workspace += 2 * LOGIT_ROWS * vocab_size * DTYPE_BYTES["fp32"]
     return workspace
+
+
+def _token_bytes(model: ModelConfig, tensor: int, dtype: Precision) -> int:
+    width = 4 * model.hidden_size + (7 * model.hidden_size + 2 * model.intermediate_size) // tensor
+    return width * DTYPE_BYTES[dtype]
+
+
+def scoring_tokens(model: ModelConfig, *, tensor: int, dtype: Precision, kind: DeviceKind, spare: int) -> int:
+    """Most tokens of a pass that only scores, on one rank.
+
+    Args:
+        model: the network.
+        tensor: tensor-parallel size.
+        dtype: number format of the weights.
+        kind: of the device.
+        spare: bytes for the key-value cache, which scoring does without.
+    """
+    per_token = _token_bytes(model, tensor, dtype) + _MASK_BYTES * PREFILL_TOKENS
+    return min(_MOST_SCORED[kind], PREFILL_TOKENS + spare // per_token)
 
 
 def stage_needs(

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
 from neoxrun.explain import human_bytes
 from neoxrun.log import log
-from neoxrun.memory import stage_needs
+from neoxrun.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -45,6 +45,7 @@ class Session:
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
         max_context: most tokens of a sequence.
+        scoring_tokens: most tokens of a pass that only scores, on every rank.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Session:
     tokenizer: Tokenizer
     weights: str | None
     max_context: int
+    scoring_tokens: int
 
 
 def open_session(
@@ -92,13 +94,17 @@ def open_session(
             stage = _random(settings, mesh, dtype, tokenizer)
         else:
             stage, model = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
+        cache_bytes = _cache_bytes(mesh, stage, dtype)
         session = Session(
             settings,
             mesh,
-            Runner(stage, _cache_bytes(mesh, stage, dtype)),
+            Runner(stage, cache_bytes),
             tokenizer,
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
+            scoring_tokens=scoring_tokens(
+                settings.model, tensor=mesh.tp, dtype=dtype, kind=_kind(mesh.device), spare=cache_bytes
+            ),
         )
     except NeoxrunError as error:
         failure = error
@@ -107,13 +113,13 @@ def open_session(
         if failure is None:
             raise
     said: dict[str, None] = {}
-    others = meshes.gather_from_all((failure, model, warnings))
-    for other_failure, _, other_warnings in others:
+    others = meshes.gather_from_all((failure, model, warnings, session and session.scoring_tokens))
+    for other_failure, _, other_warnings, _ in others:
         if other_failure is not None:
             other_failure.shared = True
             raise other_failure
         said |= dict.fromkeys(other_warnings)
-    for rank, (_, other_model, _) in enumerate(others):
+    for rank, (_, other_model, _, _) in enumerate(others):
         if other_model != others[0][1]:
             differing = CheckpointError(
                 f"rank {rank} has another checkpoint or tokenizer than rank 0",
@@ -124,7 +130,7 @@ def open_session(
     for warning in said if mesh.rank == 0 else ():
         log.warning(warning)
     assert session is not None
-    return session
+    return replace(session, scoring_tokens=min(tokens for *_, tokens in others))
 
 
 def out_of_memory(error: BaseException, rank: int) -> RankError | None:
@@ -219,7 +225,11 @@ def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:
         tensor=mesh.tp,
         pipeline=mesh.pp,
         dtype=dtype,
-        kind="cuda" if mesh.device.type == "cuda" else "cpu",
+        kind=_kind(mesh.device),
         context=stage.config.max_context,
     )
     return max(0, usable_bytes(free) - needs[mesh.stage].workspace_bytes)
+
+
+def _kind(device: torch.device) -> DeviceKind:
+    return "cuda" if device.type == "cuda" else "cpu"

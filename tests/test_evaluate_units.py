@@ -36,7 +36,7 @@ ROWS = TOKENIZER.vocab_size
 
 
 def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
-    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context)
+    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
     return NeoxLM(session, Copies(session), **how)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neoxrun.engine.messages import Channel, Done, Message, Reserve, Score
-from neoxrun.engine.request import PREFILL_TOKENS, FinishReason, SamplingParams
+from neoxrun.engine.request import FinishReason, SamplingParams
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.sampler import Sampled
 from neoxrun.engine.scheduler import Scheduler
 from neoxrun.engine.scheduler import Sequence as Running
-from neoxrun.engine.scoring import Scored, ScoreRequest, batches, pack
+from neoxrun.engine.scoring import Row, Scored
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,16 @@ class Scorer:
 
     Args:
         runner: this rank's part.
-        batch_size: most rows at a time; None: as many as a prefill pass allows.
     """
 
-    def __init__(self, runner: Runner, batch_size: int | None = None) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._channel = Channel(runner.mesh)
-        self._most = batch_size or PREFILL_TOKENS
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
-        """The answers with the numbers of their requests, as they are computed: long sequences first."""
-        for batch in batches(pack(requests, PREFILL_TOKENS), PREFILL_TOKENS, self._most):
-            rows = [row for row, _ in batch]
-            self._channel.send(Score(rows))
-            for (_, numbers), answers in zip(batch, self._runner.score(rows), strict=True):
-                yield from zip(numbers, answers, strict=True)
+    def score(self, rows: list[Row]) -> list[Scored]:
+        """The answers to all that the rows ask, in their order, in one pass; see ``scoring.passes``."""
+        self._channel.send(Score(rows))
+        return self._runner.score(rows)
 
     def close(self) -> None:
         """Let the other ranks return from ``follow``."""

@@ -85,8 +85,9 @@ class Runner:
         return self._forward(ids, context)
 
     @torch.inference_mode()
-    def score(self, rows: Sequence[Row]) -> list[list[Scored]]:
-        """The answers to what each row asks, on the leader; an empty list on the other ranks."""
+    def score(self, rows: Sequence[Row]) -> list[Scored]:
+        """The answers to all that the rows ask, on the leader; an empty list on the other ranks."""
+        self._cache = None  # its memory is taken for a larger pass
         device = self.stage.device
         width = max(len(row.tokens) for row in rows)
 
@@ -96,17 +97,16 @@ class Runner:
         ids = padded([row.tokens for row in rows], 0)
         positions = padded([row.positions for row in rows], 0)
         mask = None
-        if any(len(row.asked) > 1 for row in rows):
-            branches = padded([row.branches for row in rows], -1)
-            theirs, mine = branches[:, None, :], branches[:, :, None]
-            earlier = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-            # Padding looks at the trunk, so that no place is without anything to look at.
-            mask = (earlier & ((theirs == 0) | (theirs == mine)))[:, None]
+        if any(min(row.ends) < len(row.tokens) for row in rows):
+            # Padding sees itself, so that no place is without anything to look at.
+            ends = padded([row.ends for row in rows], width)[:, None, :]
+            places = torch.arange(width, device=device)
+            mask = ((places <= places[:, None]) & (places[:, None] < ends))[:, None]
         context = AttentionContext(None, 0, positions, width, mask, prefill=True)
         x = self._forward(ids, context)
         return self._answers(x, rows)
 
-    def _answers(self, x: torch.Tensor, rows: Sequence[Row]) -> list[list[Scored]]:
+    def _answers(self, x: torch.Tensor, rows: Sequence[Row]) -> list[Scored]:
         """``x``: ``[B, T, H]``, output of the last stage's layers."""
         places = [(at, place) for at, row in enumerate(rows) for asked in row.asked for place in asked[0]]
         targets = torch.tensor([token for row in rows for asked in row.asked for token in asked[1]], device=x.device)
@@ -120,13 +120,13 @@ class Runner:
                 if scored is not None:
                     logprobs += scored[0].tolist()
                     likeliest += scored[1].tolist()
-        answers: list[list[Scored]] = []
+        answers: list[Scored] = []
         if self.mesh.samples:
             values = iter(zip(logprobs, likeliest, strict=True))
-            for row in rows:
-                found = [list(islice(values, len(tokens))) for _, tokens in row.asked]
-                answers.append([Scored(fsum(v for v, _ in one), all(best for _, best in one)) for one in found])
-        received: list[list[Scored]] = self.mesh.sampler_to_leader(answers)
+            for _, tokens in (asked for row in rows for asked in row.asked):
+                found = list(islice(values, len(tokens)))
+                answers.append(Scored(fsum(value for value, _ in found), all(best for _, best in found)))
+        received: list[Scored] = self.mesh.sampler_to_leader(answers)
         return received if self.mesh.leads else []
 
     def _reserve(self, slots: int, length: int) -> None:

@@ -1,13 +1,22 @@
 """Scoring given continuations: which tokens go through the network together. Pure bookkeeping, no tensors.
 
-A row is one sequence of tokens: a trunk, and branches that each continue the trunk as if the others were not there.
-Continuations of the same context share its trunk, which is so computed once.
+A row is a tree of tokens, written depth first: sequences that begin alike share their beginning, which is so computed
+once (a question with each of its answers, examples that stand before every question).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+
+from neoxrun.engine.request import PREFILL_TOKENS
+
+# A sequence joins a tree that holds at least a fourth of it: a longer row costs attention.
+_LEAST_SHARED = 4
+# An eighth of the budget keeps a device nearly as busy as all of it; then at most an eighth of a row may be padding.
+_ENOUGH = 8
+_PADDED = 8
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,15 @@ class Row:
     """Tokens that are computed together.
 
     Attributes:
-        tokens: ids of the trunk and then of the branches.
+        tokens: ids, a tree's, depth first.
         positions: each token's place in its own sequence.
-        branches: 0 for the trunk's tokens, the branch's number from 1 for the others.
+        ends: the token at place ``p`` is seen by those at ``p`` to ``ends[p] - 1``, which are its branch of the tree.
         asked: per request, the places in ``tokens`` whose next token is asked for, and these next tokens.
     """
 
-    tokens: list[int]
-    positions: list[int]
-    branches: list[int]
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
 
 
@@ -53,47 +62,55 @@ def pack(requests: Sequence[ScoreRequest], budget: int) -> list[tuple[Row, list[
 
     Args:
         requests: what is asked.
-        budget: most tokens of a row with more than one branch.
+        budget: most tokens of a row with more than one sequence.
     """
-    by_context: dict[tuple[int, ...], list[int]] = {}
-    for number, request in enumerate(requests):
-        by_context.setdefault(request.context, []).append(number)
-    rows = []
-    for context, numbers in by_context.items():
-        row, answers = _trunk(context), list[int]()
-        for number in numbers:
-            continuation = requests[number].continuation
-            if answers and len(row.tokens) + len(continuation) - 1 > budget:
-                rows.append((row, answers))
-                row, answers = _trunk(context), list[int]()
-            _grow(row, len(context), continuation, len(answers) + 1)
-            answers.append(number)
-        rows.append((row, answers))
+    # The last token of a continuation is only asked for, so that it need not be computed.
+    sequences = [request.context + request.continuation[:-1] for request in requests]
+    rows: list[tuple[Row, list[int]]] = []
+    path: list[int] = []  # places of the sequence that was added last
+    last: tuple[int, ...] = ()
+    for number in sorted(range(len(requests)), key=sequences.__getitem__):
+        sequence = sequences[number]
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, sequence, strict=False)))
+        added = len(sequence) - shared
+        if not rows or _LEAST_SHARED * shared < len(sequence) or len(rows[-1][0].tokens) + added > budget:
+            rows.append((Row(), []))
+            path, shared = [], 0
+        row, answered = rows[-1]
+        start = len(row.tokens)
+        path = [*path[:shared], *range(start, start + len(sequence) - shared)]
+        row.tokens += sequence[shared:]
+        row.positions += range(shared, len(sequence))
+        row.ends += [0] * (len(sequence) - shared)
+        for place in path:
+            row.ends[place] = len(row.tokens)
+        row.asked.append((path[-len(requests[number].continuation) :], list(requests[number].continuation)))
+        answered.append(number)
+        last = sequence
     return sorted(rows, key=lambda pair: -len(pair[0].tokens))
 
 
-def batches(rows: Iterable[tuple[Row, list[int]]], budget: int, most: int) -> Iterable[list[tuple[Row, list[int]]]]:
-    """Runs of rows, each of at most ``most`` rows and, padding included, ``budget`` tokens (or a single row)."""
-    batch: list[tuple[Row, list[int]]] = []
-    width = 0
-    for row in rows:
-        width = max(width, len(row[0].tokens))
-        if batch and (len(batch) == most or width * (len(batch) + 1) > budget):
-            yield batch
-            batch, width = [], len(row[0].tokens)
-        batch.append(row)
-    if batch:
-        yield batch
+def passes(
+    requests: Sequence[ScoreRequest], budget: int, most: int | None = None
+) -> Iterator[tuple[list[int], list[Row]]]:
+    """What goes through the network together: the numbers of requests, and the rows that answer them in that order.
 
-
-def _trunk(context: tuple[int, ...]) -> Row:
-    return Row(list(context), list(range(len(context))), [0] * len(context))
-
-
-def _grow(row: Row, trunk: int, continuation: tuple[int, ...], branch: int) -> None:
-    """Add a branch. Its last token is only asked for, so that it need not be computed."""
-    start, count = len(row.tokens), len(continuation) - 1
-    row.tokens += continuation[:-1]
-    row.positions += range(trunk, trunk + count)
-    row.branches += [branch] * count
-    row.asked.append(([trunk - 1, *range(start, start + count)], list(continuation)))
+    Args:
+        requests: what is asked.
+        budget: most tokens of a pass, padding included, unless a single sequence has more.
+        most: most rows of a pass; None: no bound of their number.
+    """
+    numbers: list[int] = []
+    rows: list[Row] = []
+    for row, answered in pack(requests, min(budget, PREFILL_TOKENS)):
+        width = len((rows or [row])[0].tokens)
+        full = len(rows) == most or width * (len(rows) + 1) > budget
+        # A pass that is large enough ends where its rows would become much shorter, which would be padding.
+        wasteful = width * len(rows) >= budget // _ENOUGH and _PADDED * len(row.tokens) < (_PADDED - 1) * width
+        if rows and (full or wasteful):
+            yield numbers, rows
+            numbers, rows = [], []
+        numbers = numbers + answered
+        rows.append(row)
+    if rows:
+        yield numbers, rows

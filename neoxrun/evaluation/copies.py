@@ -13,8 +13,8 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import IO, Any
 
 from neoxrun.engine.engine import Engine, Scorer, follow
-from neoxrun.engine.request import PREFILL_TOKENS, SamplingParams
-from neoxrun.engine.scoring import ScoreRequest, batches, pack
+from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.scoring import Row, ScoreRequest, passes
 from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.02
 Answers = list[tuple[int, Any]]
 """Numbers of requests, and an answer to each, made of JSON values."""
 Piece = tuple[list[int], Sequence[Any]]
-"""What one copy carries out at a time: numbers of requests, and the requests."""
+"""What one copy carries out at a time: numbers of requests, and the rows or the one request that answer them."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +100,19 @@ class Copies:
 
     Args:
         session: this rank's part of the model.
-        batch_size: most sequences at a time in each copy; None: what fits.
+        batch_size: most rows or sequences at a time in each copy; None: what fits.
     """
 
     def __init__(self, session: Session, batch_size: int | None = None) -> None:
         self._session, self._batch_size = session, batch_size
-        self._scorer = Scorer(session.runner, batch_size)
+        self._scorer = Scorer(session.runner)
         # A lone copy shares its work with nobody.
         self._store = session.mesh.store if session.mesh.replicas > 1 else None
         self._rounds = 0
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Answers]:
         """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first."""
-        rows = pack(requests, PREFILL_TOKENS)
-        work = []
-        for batch in batches(rows, PREFILL_TOKENS, self._batch_size or PREFILL_TOKENS):
-            numbers = [number for _, answered in batch for number in answered]
-            work.append((numbers, [requests[number] for number in numbers]))
+        work = list(passes(requests, self._session.scoring_tokens, self._batch_size))
         return self._lead(_Round("score", len(work)), work)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Answers]:
@@ -164,8 +160,8 @@ class Copies:
         """Tell the other leaders what comes next. Each piece of work is a value of its own: one may have 8 MB."""
         self._rounds += 1
         if self._store is not None:
-            for place, (numbers, requests) in enumerate(work):
-                piece = [numbers, [astuple(request) for request in requests]]
+            for place, (numbers, parts) in enumerate(work):
+                piece = [numbers, [astuple(part) for part in parts]]
                 self._store.set(f"{self._name}/work/{place}", json.dumps(piece))
             self._store.set(self._name, json.dumps(None if round_ is None else asdict(round_)))
 
@@ -180,10 +176,11 @@ class Copies:
     def _fetch(self, kind: str, place: int) -> Piece:
         assert self._store is not None
         key = f"{self._name}/work/{place}"
-        numbers, requests = json.loads(self._store.get(key))
+        numbers, work = json.loads(self._store.get(key))
         self._store.delete_key(key)
-        made = ScoreRequest if kind == "score" else GenerateRequest
-        return numbers, [made(tuple(first), tuple(second)) for first, second in requests]
+        if kind == "score":
+            return numbers, [Row(*fields) for fields in work]
+        return numbers, [GenerateRequest(tuple(prompt), tuple(sampling)) for prompt, sampling in work]
 
     def _carry_out(self, round_: _Round, work: Iterator[Piece]) -> Iterator[Answers]:
         if round_.kind == "score":
@@ -191,11 +188,9 @@ class Copies:
         return self._generate(work, round_.slots, round_.length)
 
     def _score(self, work: Iterator[Piece]) -> Iterator[Answers]:
-        for numbers, requests in work:
-            answers = []
-            for at, scored in self._scorer.score(requests):
-                answers.append((numbers[at], (scored.logprob, scored.greedy)))
-            yield answers
+        for numbers, rows in work:
+            scores = self._scorer.score(list(rows))
+            yield [(number, (one.logprob, one.greedy)) for number, one in zip(numbers, scores, strict=True)]
 
     def _generate(self, work: Iterator[Piece], slots: int, length: int) -> Iterator[Answers]:
         tokenizer = self._session.tokenizer
