@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("accelerate", reason="lm-eval's hf model needs accelerate")
 
@@ -87,6 +88,14 @@ def test_same_as_hf(split: str, model: Model, theirs: dict[str, Any], tmp_path: 
     sizes = {name.removeprefix("--"): int(size) for name, size in zip(words[::2], words[1::2], strict=True)}
     assert results["neoxrun"]["split"] == {"tp": 1, "pp": 1, "replicas": 1} | sizes
     assert "longer than the context" in done.err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
+def test_same_as_hf_on_a_gpu(model: Model, theirs: dict[str, Any], tmp_path: Path) -> None:
+    asked = [*ASKED, "--output", tmp_path, "--device", "cuda", "--dtype", "fp32", "--tp", 1]
+    model.evaluate(*asked, env={"CUDA_VISIBLE_DEVICES": "0"}).check_success()
+    check_answers(tmp_path, theirs)
+    check_figures(evaluations.results_of(tmp_path), theirs)
 
 
 def kept(cache: Path) -> int:
