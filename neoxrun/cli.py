@@ -13,7 +13,7 @@ from neoxrun import __version__, log
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
-COMMANDS = ("generate", "plan")
+COMMANDS = ("download", "generate", "plan")
 
 EXIT_CODES = """\
 exit codes:

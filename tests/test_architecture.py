@@ -22,13 +22,20 @@ PACKAGE = ROOT / "neoxrun"
 # Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
     ("base", "both", "errors log progress"),
-    ("values", "both", "engine.request parallel.partition settings sampling_params"),
+    ("values", "both", "engine.request parallel.partition settings sampling_params released"),
     ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
     ("planning", "both", "memory placement explain choose plan devices"),
-    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout"),
+    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout checkpoint.content"),
     ("prompts and records", "both", "generation.prompts generation.options generation.records"),
     ("hand-over", "both", "job start"),
-    ("commands", "command", "launch commands.common commands.plan commands.generate cli __main__"),
+    (
+        "download",
+        "command",
+        "download.remote download.trouble download.http download.part download.threads download.listing "
+        "download.transfer download.fetch download.catalog download.hub download.manifest download.proof "
+        "download.order download.tasks download.verify download.show",
+    ),
+    ("commands", "command", "launch commands.common commands.plan commands.generate commands.download cli __main__"),
     ("parallel", "rank", "parallel.mesh parallel.layers parallel.queue"),
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
     ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
@@ -49,18 +56,21 @@ EXCEPTIONS = {
 
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
+    "huggingface_hub": "download.hub",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files",
     "pynvml": "devices",
+    "requests": "download.http",
     "safetensors": "checkpoint.files",
     "tokenizers": "tokenizer",
     "tqdm": "progress",
+    "urllib3": "download.trouble",
     "yaml": "yaml_source",
 }
 INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
 
 SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
-USES_STDOUT = {"cli", "commands.generate", "commands.plan", "generation.records", "launch", "start"}  # stdout is data
+USES_STDOUT = {"cli", "commands.download", "commands.generate", "commands.plan", "generation.records", "launch", "start"}  # stdout is data
 
 
 @cache

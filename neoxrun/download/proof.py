@@ -22,7 +22,10 @@ from neoxrun.checkpoint.content import (
 )
 from neoxrun.errors import CheckpointError
 
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+ARCHIVES = (".pt", ".pth", ".bin")
+"""Endings of files that torch.save wrote; their every byte is read for the proof."""
+
+WEIGHTS = (*ARCHIVES, ".safetensors")
 """Endings of weights files."""
 
 _BLOCK = 1 << 20
@@ -41,12 +44,13 @@ Progress = Callable[[int], None]
 """Is told how many more bytes were read."""
 
 
-def prove(path: Path, name: str) -> None:
+def prove(path: Path, name: str, progress: Progress | None = None) -> None:
     """Check what can be checked of a file, by the ending of its name.
 
     Args:
         path: where its bytes are; a part file has a name of its own.
         name: what the file is called.
+        progress: is told how many bytes of an archive were read.
 
     ========================  ================================================================================
     .pt .pth .bin             every byte by the CRC-32 of the archive; the names that the pickle would look up
@@ -67,7 +71,7 @@ def prove(path: Path, name: str) -> None:
         if ending == ".safetensors":
             _safetensors(path)
         elif ending in WEIGHTS:
-            _torch(path, start)
+            _torch(path, start, progress)
         elif ending == ".json":
             _json(path)
     except CheckpointError as error:
@@ -105,25 +109,26 @@ def git_blob(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _torch(path: Path, start: bytes) -> None:
+def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
     if start.startswith(b"PK\x03\x04"):
         check_archive(path)
         check_archive_pickle(path)
-        _check_sums(path)
+        _check_sums(path, progress)
     elif start.startswith(b"\x80"):
         check_legacy_pickles(path)
     else:
         raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
 
 
-def _check_sums(path: Path) -> None:
+def _check_sums(path: Path, progress: Progress | None) -> None:
     """Read every record of an archive; zipfile compares the CRC-32 at the end of each."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 with archive.open(info) as record:
-                    while record.read(_BLOCK):
-                        pass
+                    while block := record.read(_BLOCK):
+                        if progress is not None:
+                            progress(len(block))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
 
