@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ class DownloadBars:
         self._show = show
         self._files = files
         self._total = total
-        self._live = show and sys.stderr.isatty()
+        self._live = show and _has_terminal()
         self._start = self._said = time.monotonic()
         self._first: int | None = None
         self._at_said = 0
@@ -186,8 +187,8 @@ class DownloadBars:
             return
         speed = max(0, done - self._at_said) / (now - self._said)
         self._said, self._at_said = now, done
-        share = f"{done / 1e9:.2f} GB" if self._total is None else f"{done / 1e9:.2f} of {self._total / 1e9:.2f} GB"
-        text = f"{finished} of {self._files} files, {share}, {speed / 1e6:.1f} MB/s"
+        of = "" if self._total is None else f" of {_size(self._total)}"
+        text = f"{finished} of {self._files} files, {_size(done)}{of}, {_size(speed)}/s"
         if self._total is not None and speed > 0:
             text += f", {_duration(max(0, self._total - done) / speed)} left"
         log.info(text)
@@ -220,10 +221,22 @@ class CheckBar:
         self._bar.close()
 
 
+def _has_terminal() -> bool:
+    """Whether bars can be drawn; a terminal without a size, as some containers have, shows none."""
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        return False
+
+
 def _move(bar: tqdm[NoReturn], done: int) -> None:
     """Set a bar, which may also go back."""
-    bar.update(done - bar.n)
-    bar.refresh()
+    if not bar.update(done - bar.n):
+        bar.refresh()
+
+
+def _size(count: float) -> str:
+    return tqdm.format_sizeof(count, "B")
 
 
 def _duration(seconds: float) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,14 +88,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         descriptor = _locked(path)
     except BlockingIOError as error:
-        with contextlib.suppress(OSError):
-            holder = path.read_text(encoding="ascii", errors="replace").strip()
-            raise DataError(
-                f"another neoxrun is downloading into this folder (process {holder[:20] or 'unknown'})",
-                where=str(folder),
-                hint="Wait for it, or end it: what has arrived is kept.",
-            ) from error
-        raise
+        raise DataError(
+            f"another neoxrun is downloading into this folder (process {_holder(path)})",
+            where=str(folder),
+            hint="Wait for it, or end it: what has arrived is kept.",
+        ) from error
     except OSError as error:
         raise DataError(f"the folder cannot be written to: {error.strerror}", where=str(folder)) from error
     try:
@@ -120,6 +117,14 @@ def _locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _holder(path: Path) -> str:
+    try:
+        found = re.fullmatch(r"\d{1,10}", path.read_text(encoding="ascii", errors="replace").strip())
+    except OSError:
+        found = None
+    return found[0] if found else "unknown"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -252,5 +257,5 @@ def _as_one(errors: Sequence[NeoxrunError]) -> NeoxrunError:
     first = errors[0]
     others = [error for error in errors[1:] if error.message != first.message]
     if others:
-        first.message += "".join(f"\n  also: {error.message}" for error in others)
+        first.message += "".join(f"; also: {error.message}" for error in others)
     return first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -21,8 +20,6 @@ _LONGEST_NAME = 200
 
 _LONGEST_PATH = 1000
 _OURS = re.compile(r"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt", re.DOTALL)
-_FORBIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's control characters, invisible formatting, lone surrogates and line ends: they would fake messages."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,8 @@ def _objection(name: str) -> str | None:
     parts = name.split("/")
     if not name:
         return "it is empty"
-    if any(unicodedata.category(letter) in _FORBIDDEN for letter in name):
-        return "it has control characters"
+    if not name.isprintable():
+        return "it has characters that cannot be shown"
     if "\\" in name:
         return "it has a backslash"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
@@ -117,7 +114,7 @@ def corrupt_path(path: Path) -> Path:
 
 def printable(text: str) -> str:
     """Text from elsewhere for a message: one short line, with nothing that moves a terminal's cursor."""
-    shown = "".join(repr(c)[1:-1] if unicodedata.category(c) in _FORBIDDEN else c for c in text[:200])
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
     return shown + ("..." if len(text) > 200 else "")
 
 

@@ -128,27 +128,30 @@ class Transfer:
 
     def _from_mirrors(self, part: Part) -> str:
         """Fill the part and prove it; returns the mirror that gave the last of it."""
-        reasons: list[str] = []
-        hints: list[str] = []
+        troubles: list[tuple[str, Trouble]] = []
         spoilt: NeoxrunError | None = None
         for url in self._file.urls:
             try:
                 self._from_mirror(part, url)
+                return url
             except Trouble as trouble:
-                reasons.append(f"{shown_url(url)}: {trouble.reason}")
-                hints += [trouble.hint] if trouble.hint else []
+                troubles.append((shown_url(url), trouble))
             except _Spoilt as found:
                 spoilt = found.error
-            else:
-                return url
             if url != self._file.urls[-1]:
                 self._running.say(f"{self._file.name}: on to the next mirror")
-        if spoilt is not None:
-            raise spoilt
-        where = "" if part.size == 0 else f" ({part.size} bytes of it are kept)"
-        raise NetworkError(
-            f"{self._file.name} cannot be fetched{where}" + "".join(f"\n  {reason}" for reason in reasons),
-            hint=hints[0] if hints else "Give the same command again later: it goes on where it stopped.",
+        raise spoilt or self._failure(troubles, part.size)
+
+    def _failure(self, troubles: list[tuple[str, Trouble]], kept: int) -> NetworkError:
+        reasons = [trouble.reason for _, trouble in troubles]
+        if len(troubles) > 1:
+            reasons = [f"{url}: {trouble.reason}" for url, trouble in troubles]
+        hints = [trouble.hint for _, trouble in troubles if trouble.hint]
+        hint = "Give the same command again later" + (f": it goes on after {kept} bytes." if kept else ".")
+        return NetworkError(
+            f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'nothing says from where'}",
+            where=troubles[0][0] if len(troubles) == 1 else None,
+            hint=hints[0] if hints else hint,
         )
 
     def _from_mirror(self, part: Part, url: str) -> None:

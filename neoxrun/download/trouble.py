@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -90,9 +91,9 @@ def of_exception(url: str, error: Exception) -> Trouble:
         return any(isinstance(cause, kinds) for cause in causes)
 
     host = printable(urlsplit(url).hostname or "the server")
-    if caused_by(low.SSLError):
+    if caused_by(ssl.SSLCertVerificationError):
         return Trouble(
-            f"the certificate of {host} is not trusted, or TLS failed",
+            f"the certificate of {host} is not trusted",
             again=False,
             hint="Behind a proxy that has its own certificates, name them with --ca-bundle FILE.",
         )
@@ -106,14 +107,14 @@ def of_exception(url: str, error: Exception) -> Trouble:
     if caused_by(low.NameResolutionError):
         hint = "Is there a network? Behind a proxy, set https_proxy."
         return Trouble(f"the host {host} is not known", again=True, reached=False, hint=hint)
-    if caused_by(low.ConnectTimeoutError):
-        return Trouble(f"{host} does not answer", again=True, reached=False)
     if caused_by(low.ReadTimeoutError):
         return Trouble("it stalled: no byte arrived any more", again=True)
     if caused_by(ConnectionRefusedError):
         return Trouble(f"{host} refuses connections", again=True, reached=False)
     if caused_by(low.NewConnectionError):
         return Trouble(f"there is no way to {host}", again=True, reached=False, hint="Is there a network?")
+    if caused_by(low.ConnectTimeoutError):
+        return Trouble(f"{host} does not answer", again=True, reached=False)
     if caused_by(low.LocationParseError):
         return Trouble("the address is malformed", again=False)
     return Trouble("the connection broke", again=True)
