@@ -198,9 +198,11 @@ class _Run:
         try:
             while not join(threads, _LOOK_SECONDS) and not self.stop.is_set():
                 self._show()
-            join(threads, _STOP_SECONDS)
+            if self.stop.is_set():
+                self.client.abort()
+                join(threads, _STOP_SECONDS)
         except KeyboardInterrupt:
-            self.stop.set()
+            self.client.abort()
             join(threads, _STOP_SECONDS)
             raise Interrupted(
                 f"interrupted: {len(self.arrivals)} of {len(self.files)} files are there, and what came of the others",

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,6 +71,7 @@ class Client:
         self.stop = stop
         if options.ca_bundle is not None and not options.ca_bundle.exists():
             raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(options.ca_bundle))
+        self._open: set[Answer] = set()
         self._session = requests.Session()
         self._session.headers.clear()
         self._session.headers.update({"User-Agent": _user_agent(), "Accept": "*/*", "Accept-Encoding": "identity"})
@@ -90,6 +91,12 @@ class Client:
         """The answer to HEAD, without a body; errors as in ``get``."""
         return self._follow("HEAD", url, {})
 
+    def abort(self) -> None:
+        """Stop, and wake the threads that wait for the rest of an answer."""
+        self.stop.set()
+        for answer in list(self._open):
+            answer.wake()
+
     def close(self) -> None:
         """Drop the connections."""
         self._session.close()
@@ -102,7 +109,7 @@ class Client:
             response = self._send(method, url, headers)
             if not response.is_redirect:
                 if response.status_code in (200, 206, 416):
-                    return Answer(response, url, self.options, self.stop)
+                    return Answer(response, url, self.options, self.stop, self._open)
                 response.close()
                 asked = response.headers.get("Retry-After")
                 raise of_status(response.status_code, response.reason or "", asked, self.options.longest_wait)
@@ -144,8 +151,16 @@ class Answer:
         closed_by_length: the end of the body can be told from a cut: a length is given, or it comes in chunks.
     """
 
-    def __init__(self, response: requests.Response, url: str, options: Options, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        response: requests.Response,
+        url: str,
+        options: Options,
+        stop: threading.Event,
+        open_answers: set[Answer],
+    ) -> None:
         self._response = response
+        self._open_answers = open_answers
         self._options = options
         self._stop = stop
         headers = response.headers
@@ -183,8 +198,12 @@ class Answer:
         waited, arrived = 0.0, 0
         while True:
             start = time.monotonic()
-            with _translated(self.url):
-                chunk = self._response.raw.read1(_CHUNK, decode_content=False)
+            try:
+                with _translated(self.url):
+                    chunk = self._response.raw.read1(_CHUNK, decode_content=False)
+            except Trouble:
+                if not self._stop.is_set():
+                    raise
             if self._stop.is_set():
                 raise Stopped
             if not chunk:
@@ -198,13 +217,21 @@ class Answer:
                 waited, arrived = 0.0, 0
             yield chunk
 
+    def wake(self) -> None:
+        """End a read that another thread is in."""
+        # It may have ended by itself in this very moment.
+        with suppress(OSError, ValueError, RuntimeError):
+            self._response.raw.shutdown()
+
     def __enter__(self) -> Answer:
+        self._open_answers.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close a connection that still has something to say; a finished one is kept."""
+        self._open_answers.discard(self)
         self._response.close()
 
 
