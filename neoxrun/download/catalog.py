@@ -22,7 +22,7 @@ SHIPPED = Path(__file__).with_name("models.yml")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _MOST_FILES = 100_000  # a slip in a {range} is not worth the machine's memory
 
@@ -115,7 +115,7 @@ class Catalog:
         for model in self.models.values():
             if wanted == model.name.casefold() or (model.hub and wanted == model.hub.casefold()):
                 return model
-        if _REPOSITORY.fullmatch(name) and ".." not in name and not name.startswith((".", "-")):
+        if _REPOSITORY.fullmatch(name):
             return Model(name=name, folder=name.partition("/")[2], hub=name)
         raise UsageError(
             f"there is no model {name!r} to download{_nearest(name, self.models)}",

@@ -12,10 +12,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from neoxrun.download.remote import RemoteFile, origin, printable, safe_name
 from neoxrun.errors import DataError, NeoxrunError, NetworkError
@@ -71,7 +71,7 @@ class Repository:
     commit: str
     files: tuple[RemoteFile, ...]
     blobs: Mapping[str, str]
-    credentials: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
 
 
 def default_endpoint() -> str:
@@ -104,7 +104,7 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     if ca_bundle is not None:
         os.environ["SSL_CERT_FILE"] = str(ca_bundle)  # the hub's client takes it from there only
     token = get_token() if endpoint is None else None
-    endpoint = endpoint or default_endpoint()
+    endpoint = (endpoint or default_endpoint()).rstrip("/")
     api = HfApi(endpoint=endpoint, token=token or False)
 
     def ask() -> Any:
@@ -112,7 +112,7 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
 
     info = _ask(ask, api, name, revision)
     siblings = {file.rfilename: file for file in info.siblings or []}
-    if not isinstance(info.sha, str):
+    if not isinstance(info.sha, str) or not info.sha.isalnum():
         raise NetworkError(f"{_host(endpoint)} does not say which commit of {name} {revision} is")
     chosen = choose(siblings)
     if not chosen:
@@ -128,7 +128,9 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
         sha256 = file.lfs.sha256.lower() if file.lfs is not None else None
         if sha256 is None and file.blob_id:
             blobs[path] = file.blob_id
-        files.append(RemoteFile(safe_name(path), (_url(name, path, info.sha, endpoint),), file.size, sha256))
+        files.append(
+            RemoteFile(safe_name(path), (f"{endpoint}/{name}/resolve/{info.sha}/{quote(path)}",), file.size, sha256)
+        )
     credentials = {origin(endpoint): f"Bearer {token}"} if token else {}
     return Repository(name, endpoint, revision, info.sha, tuple(files), blobs, credentials)
 
@@ -182,12 +184,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, temporary)
     temporary.replace(target)
-
-
-def _url(name: str, path: str, commit: str, endpoint: str) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(name, path, revision=commit, endpoint=endpoint)
 
 
 def _host(endpoint: str) -> str:

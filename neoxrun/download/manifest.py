@@ -84,7 +84,7 @@ def read(path: Path) -> Manifest:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}", where=str(path)) from error
     try:
         return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text, path)
-    except (ValueError, KeyError, TypeError, RecursionError, NetworkError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NetworkError) as error:
         reason = error.message if isinstance(error, NetworkError) else str(error)
         raise DataError(
             f"the manifest {path.name} cannot be used: {reason}",
@@ -161,7 +161,7 @@ def _from_json(text: str) -> Manifest:
         raise ValueError(f"its format is {content.get('format')!r}, and {_FORMAT} is known")
     words = {key: content[key] for key in ("model", "hub", "endpoint", "revision") if key in content}
     mirrors = content.get("mirrors", [])
-    if not all(isinstance(word, str) for word in [*words.values(), *mirrors]):
+    if not isinstance(mirrors, list) or not all(isinstance(word, str) for word in [*words.values(), *mirrors]):
         raise ValueError("its source is not a text")
     files = {safe_name(name): _entry(name, facts) for name, facts in content["files"].items()}
     return Manifest(files, mirrors=tuple(mirrors), **words)
