@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from neoxrun.download import hub, manifest, order
 from neoxrun.download.catalog import Model
 from neoxrun.download.http import Options
-from neoxrun.errors import CheckpointError, NetworkError
+from neoxrun.errors import CheckpointError, NetworkError, UsageError
 
 WEIGHTS = (8).to_bytes(8, "little") + b"{}      "
 CONFIG = b'{"model_type": "gpt_neox"}'
@@ -239,3 +239,12 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(server: HubServer) -> No
 )
 def test_weights_are_taken_in_one_form(names: list[str], chosen: list[str]) -> None:
     assert hub.choose(names) == chosen
+
+
+def test_what_cannot_be_a_hub_or_a_repository(server: HubServer, tmp_path: Path) -> None:
+    for arguments in ({"endpoint": "nowhere"}, {"endpoint": "http://[x"}, {"ca_bundle": tmp_path / "none.pem"}):
+        with pytest.raises(UsageError):
+            hub.look_up(NAME, "main", **arguments)
+    with pytest.raises(UsageError, match="is not the name of a repository"):
+        hub.look_up("some/a--b", "main")
+    assert server.requests == []

@@ -15,7 +15,7 @@ from neoxrun import config
 from neoxrun.commands import common
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
-from neoxrun.errors import ConfigError, UsageError
+from neoxrun.errors import NeoxrunError, UsageError
 from neoxrun.log import log
 
 if TYPE_CHECKING:  # requests takes a tenth of a second to import
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # requests takes a tenth of a second to import
 HELP = "Download weights, tokenizers and task data, and prove that they are whole."
 
 _JOBS = 4
+_CHECKS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "May be repeated. Default: the model's own mirrors.",
     )
     how.add_argument(
-        "--jobs", type=common.positive, default=_JOBS, metavar="N", help=f"Files at a time. Default: {_JOBS}."
+        "--jobs",
+        type=common.positive,
+        metavar="N",
+        help=f"Files at a time. Default: {_JOBS}; to check a folder one a core, at most {_CHECKS}.",
     )
     how.add_argument(
         "--manifest",
@@ -155,7 +159,7 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         return 0
     size = order.total_bytes if order.total_bytes is not None else order.size
     log.info(f"{order.name}: {_files(len(order.files))}, {show.human(size)}, into {folder}")
-    done = orders.carry_out(order, jobs=args.jobs, show=args.verbosity >= 0)
+    done = orders.carry_out(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
     following = _next(order, model, args.tasks)
     if args.json:
         _write(json.dumps(show.done_json(order, done, following), indent=2))
@@ -177,7 +181,9 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
     folder = Path(args.verify or args.repair).expanduser()
     recorded = manifest.of_folder(folder)
     expected = given or recorded
-    verdict = verify.verify(folder, expected, jobs=min(args.jobs, os.cpu_count() or 1), show=args.verbosity >= 0)
+    verdict = verify.verify(
+        folder, expected, jobs=args.jobs or min(_CHECKS, os.cpu_count() or 1), show=args.verbosity >= 0
+    )
     right = f"{_files(len(verdict.right))} right ({show.human(show.size_of(folder, verdict.right))})"
     if verdict.unrecorded:
         right += f", {len(verdict.unrecorded)} of them whole as far as they tell themselves: no checksum is recorded"
@@ -188,7 +194,7 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
         source = verify.Source(
             replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
         )
-        after = verify.repair(verdict, source, jobs=args.jobs, show=args.verbosity >= 0)
+        after = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
         _print(args, show.verdict_json(verdict, after.files), "")
         log.info(f"{_files(len(verdict.wrong))} repaired: {', '.join(list(verdict.wrong)[:5])}")
         return 0
@@ -208,7 +214,7 @@ def _next(order: Order, model: Model | None, tasks: list[str] | None) -> str | N
     words = ["neoxrun", "generate", model.config]
     try:
         looks_in = config.load([model.config]).checkpoint
-    except ConfigError:  # one of the user's own that does not exist yet
+    except NeoxrunError:  # one of the user's own that does not exist yet
         looks_in = None
     if looks_in is None or looks_in.resolve() != order.folder.resolve():
         words += ["--checkpoint", str(order.folder), "--tokenizer", str(order.folder / model.tokenizer)]

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+from neoxrun.download.catalog import url_problem
 from neoxrun.download.remote import RemoteFile, origin, printable, safe_name
-from neoxrun.errors import DataError, NeoxrunError, NetworkError
+from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
 from neoxrun.log import log
 
 if TYPE_CHECKING:
@@ -98,13 +99,15 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
 
     Raises:
         NetworkError: no answer, no such repository or revision, no access, or nothing in it to load.
+        UsageError: what was given cannot be a hub, a repository or a file of certificates.
     """
     from huggingface_hub import HfApi, get_token
 
-    if ca_bundle is not None:
-        os.environ["SSL_CERT_FILE"] = str(ca_bundle)  # the hub's client takes it from there only
+    _trust(ca_bundle)
     token = get_token() if endpoint is None else None
     endpoint = (endpoint or default_endpoint()).rstrip("/")
+    if problem := url_problem(endpoint):
+        raise UsageError(f"{printable(endpoint)} is not the address of a hub: {problem}", hint="see HF_ENDPOINT")
     api = HfApi(endpoint=endpoint, token=token or False)
 
     def ask() -> Any:
@@ -186,6 +189,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
+def _trust(ca_bundle: Path | None) -> None:
+    """Have the hub's client trust what requests trusts; it takes that from its own variable only."""
+    chosen = str(ca_bundle) if ca_bundle is not None else os.environ.get("REQUESTS_CA_BUNDLE")
+    if chosen and (ca_bundle is not None or not os.environ.get("SSL_CERT_FILE")):
+        if not Path(chosen).exists():
+            raise UsageError("the file of certificates is not there", where=chosen)
+        os.environ["SSL_CERT_DIR" if Path(chosen).is_dir() else "SSL_CERT_FILE"] = chosen
+
+
 def _host(endpoint: str) -> str:
     return urlsplit(endpoint).hostname or endpoint
 
@@ -196,7 +208,7 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
     Raises:
         NetworkError: there is no usable answer.
     """
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     for pause in (*_PAUSES, None):
         try:
@@ -208,6 +220,8 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
                 raise _refusal(error, status, api, name, revision) from error
             log.debug(f"{_host(api.endpoint)}: {_reason(error)}; trying again in {pause:g} s")
             time.sleep(pause)
+        except HFValidationError as error:
+            raise UsageError(f"{name} is not the name of a repository: {_reason(error)}") from error
         except ConnectionError as error:  # OfflineModeIsEnabled is one
             raise _refusal(error, None, api, name, revision) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -255,7 +269,8 @@ def _refusal(error: Exception, status: int | None, api: HfApi, name: str, revisi
     return NetworkError(
         f"{host} cannot be reached: {_reason(error)}",
         where=where,
-        hint="check the network and the proxy settings; HF_ENDPOINT or --mirror names another hub",
+        hint="check the network and the proxy settings; HF_ENDPOINT or --mirror names another hub, --ca-bundle a "
+        "proxy's certificates",
     )
 
 

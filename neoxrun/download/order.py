@@ -15,7 +15,7 @@ from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
-from neoxrun.errors import CheckpointError, UsageError
+from neoxrun.errors import CheckpointError, ConfigError, NetworkError, UsageError
 from neoxrun.log import log
 
 
@@ -124,8 +124,15 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
         return model.remote_files()
     if given is not None:
         return model.remote_files(Known(name) for name in given.files)
-    found = listing.list_tree(model.mirrors[0], options)
-    return model.remote_files(Known(file.name, file.size) for file in found if file.name != manifest.NAME)
+    for url in model.mirrors:
+        try:
+            found = listing.list_tree(url, options)
+            return model.remote_files(Known(file.name, file.size) for file in found if file.name != manifest.NAME)
+        except NetworkError as error:
+            if url == model.mirrors[-1]:
+                raise
+            log.info(f"{error.message}; on to the next mirror")
+    raise ConfigError(f"{model.name} has neither mirrors nor files", hint="give one with --mirror")
 
 
 def _with_checksums(

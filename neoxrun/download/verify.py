@@ -1,4 +1,4 @@
-"""A folder that was downloaded at some time: whether every file of it is still right, and fetching those that are not."""
+"""A folder that was downloaded at some time: which of its files are still right, and fetching those that are not."""
 
 from __future__ import annotations
 
