@@ -39,10 +39,10 @@ class Fault:
     ``stall``        that many bytes, and then silence
     ``drip``         that many bytes, and then one every tenth of a second
     ``status``       that status
-    ``no-range``     the whole file, whatever range is asked for
+    ``no-range``     the whole file, whatever range is asked for; cut after that many bytes, unless it is 0
     ``length``       a Content-Length that is wrong by that many bytes
     ``corrupt``      the byte at this place of the body is wrong
-    ``change``       the file is another one from now on
+    ``change``       the file is another one from now on; cut after that many bytes, unless it is 0
     ``circle``       a redirect to itself, by way of another address
     ``redirect``     a redirect to ``text``
     ``html``         an error page with status 200
@@ -277,10 +277,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._whole(b"\n  " + PAGE, "application/octet-stream", "GET")
         elif fault.kind == "circle":
             self._redirect("/circle/" + quote(name))
-            with self.server.owner.lock:
-                self.server.owner.faults[name].insert(0, Fault("circle-end"))
-        elif fault.kind == "circle-end":
-            self._redirect("/circle/" + quote(name))
         elif fault.kind == "redirect":
             self._redirect(fault.text, fault.number or 302)
         else:
@@ -290,6 +286,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, body: bytes, fault: Fault, chunked: bool) -> None:
         owner = self.server.owner
+        if fault.kind in ("no-range", "change") and fault.number:
+            self._send(body[: fault.number])
+            self.close_connection = True
+            return
         if fault.kind in ("cut", "stall", "drip"):
             self._send(body[: fault.number])
             if fault.kind == "stall":

@@ -286,6 +286,16 @@ def test_what_no_second_try_can_mend(server, tmp_path, fault: Fault, said: str) 
     assert not (tmp_path / NAME).exists()
 
 
+def test_web_pages_are_left_after_a_few_tries(server, tmp_path) -> None:
+    """A page that stands for an error may pass; a captive portal does not."""
+    with FaultyServer({NAME: DATA}) as portal:
+        portal.faults[NAME] = [Fault("html"), Fault("masked-html"), Fault("html")]
+        file = remote(server, NAME)
+        file = replace(file, urls=(portal.link(NAME), *file.urls))
+        arrives(server, tmp_path, file, options=replace(IMPATIENT, tries=50))
+        assert len(portal.gets(NAME)) == 3
+
+
 def test_end_that_cannot_be_told_from_a_cut_is_refused(server, tmp_path) -> None:
     server.faults[NAME] = [Fault("endless")]
     with pytest.raises(NetworkError, match="where it ends"):
@@ -351,6 +361,6 @@ def test_any_order_of_faults(tmp_path_factory, plan: list[Fault], size: int, kno
     with FaultyServer({NAME: data_of(size)}) as server:
         server.changed = lambda name, data: data if known else bytes(byte ^ 1 for byte in data)
         server.faults[NAME] = list(plan)
-        options = replace(IMPATIENT, tries=40, backoff=0.0)
+        options = replace(IMPATIENT, tries=40, few_tries=40, backoff=0.0)
         file = remote(server, NAME) if known else RemoteFile(NAME, (server.link(NAME),))
         arrives(server, folder, file, options=options)

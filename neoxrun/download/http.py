@@ -35,6 +35,8 @@ class Options:
 
     Attributes:
         tries: times in a row that one address may fail without bringing new bytes.
+        few_tries: the same, of an address whose host nothing has come from yet, or that sends something else than
+            the file: most likely it stays so.
         connect_timeout: seconds for a connection.
         stall_timeout: seconds without a byte, or with fewer than ``least_speed`` bytes a second, until the connection
             is given up.
@@ -46,6 +48,7 @@ class Options:
     """
 
     tries: int = 8
+    few_tries: int = 3
     connect_timeout: float = 15.0
     stall_timeout: float = 30.0
     least_speed: float = 500.0
@@ -116,7 +119,7 @@ class Client:
             target = _redirect_target(url, response.headers["Location"])
             response.close()
             if target in seen:
-                raise Trouble("redirects that go in a circle", again=True)
+                raise Trouble("redirects that go in a circle", again=True, lasting=True)
             seen.add(target)
             url = target
         raise Trouble(f"more than {_MOST_REDIRECTS} redirects", again=False)

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
 from neoxrun.download.remote import RemoteFile, printable, safe_name, shown_url
 from neoxrun.download.threads import start_each
-from neoxrun.download.trouble import TRIES_UNREACHED, Stopped, Trouble
+from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import NetworkError
 
 _MOST_BYTES = 8 << 20
@@ -154,7 +154,7 @@ class _Tree:
                     return self._text(answer), answer.url
             except Trouble as trouble:
                 failures += 1
-                if not trouble.again or failures >= (options.tries if trouble.reached else TRIES_UNREACHED):
+                if not trouble.again or failures >= (options.tries if trouble.reached else options.few_tries):
                     raise NetworkError(
                         f"no list of files: {trouble.reason}", where=shown_url(url), hint=trouble.hint
                     ) from trouble

@@ -17,7 +17,7 @@ from neoxrun.download.remote import (
     shown_url,
     state_path,
 )
-from neoxrun.download.trouble import TRIES_UNREACHED, Stopped, Trouble
+from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
 from neoxrun.progress import Running
 
@@ -176,7 +176,8 @@ class Transfer:
                 furthest = max(furthest, part.size)
                 enough = min(_PROGRESS, furthest // 100)
                 failures = 0 if gained > enough else failures + 1
-                most = options.tries if trouble.reached or origin(url) in self._answered else TRIES_UNREACHED
+                lasting = trouble.lasting or not (trouble.reached or origin(url) in self._answered)
+                most = min(options.tries, options.few_tries) if lasting else options.tries
                 if not trouble.again or failures >= most:
                     raise
                 wait = wait_seconds(trouble, failures, options)
@@ -242,11 +243,11 @@ class Transfer:
         """Refuse what cannot be the file, before anything is dropped for it."""
         name, expected = self._file.name, self._file.size
         if answer.is_html and not name.endswith((".html", ".htm")):
-            raise Trouble("the server sent a web page instead of the file", again=True)
+            raise Trouble("the server sent a web page instead of the file", again=True, lasting=True)
         if answer.encoding is not None:
             raise Trouble(f"the server sent it in an encoding that was not asked for: {answer.encoding}", again=False)
         if expected is not None and version.length not in (None, expected):
-            raise Trouble(f"the server has {version.length} bytes instead of {expected}", again=True)
+            raise Trouble(f"the server has {version.length} bytes instead of {expected}", again=True, lasting=True)
         if not answer.closed_by_length and expected is None and self._file.sha256 is None:
             raise Trouble("the server does not say how long the file is, nor where it ends", again=False)
 
@@ -256,7 +257,7 @@ class Transfer:
         for chunk in answer.chunks():
             if fresh:
                 if _is_page(chunk) and not self._file.name.endswith((".html", ".htm")):
-                    raise Trouble("the server sent a web page instead of the file", again=True)
+                    raise Trouble("the server sent a web page instead of the file", again=True, lasting=True)
                 part.begin(version)
                 fresh = False
             if most is not None and part.size + len(chunk) > most:

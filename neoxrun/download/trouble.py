@@ -13,9 +13,6 @@ from urllib3 import exceptions as low
 
 from neoxrun.download.remote import printable
 
-TRIES_UNREACHED = 3
-"""Tries of a host that nothing has come from yet: most likely there is no network, or no such host."""
-
 HTTPError = low.HTTPError
 """What urllib3 raises."""
 
@@ -46,6 +43,7 @@ class Trouble(Exception):
         again: the same address is worth another try.
         after: seconds that the server asked to wait.
         reached: somebody answered; False where there was no connection.
+        lasting: most likely it will be the same again; a few tries are enough.
         hint: what the user can do about it.
     """
 
@@ -56,6 +54,7 @@ class Trouble(Exception):
         again: bool,
         after: float | None = None,
         reached: bool = True,
+        lasting: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(reason)
@@ -63,6 +62,7 @@ class Trouble(Exception):
         self.again = again
         self.after = after
         self.reached = reached
+        self.lasting = lasting
         self.hint = hint
 
 
