@@ -70,7 +70,16 @@ IMPORTERS = {
 INDEX_NAMES = {"megatron": "megatron-core", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
 
 SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
-USES_STDOUT = {"cli", "commands.download", "commands.generate", "commands.plan", "generation.records", "launch", "start"}  # stdout is data
+# Those that write data to stdout.
+USES_STDOUT = {
+    "cli",
+    "commands.download",
+    "commands.generate",
+    "commands.plan",
+    "generation.records",
+    "launch",
+    "start",
+}
 
 
 @cache

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
     assert record["revision"] == hub.repositories["EleutherAI/pythia-410m"].commit("step143000")
     assert download(tmp_path, "--verify", folder).check_success().out == ""
     (tmp_path / folder / "model.safetensors").write_bytes(PAGE)
-    repaired = download(tmp_path, "--repair", folder, HF_ENDPOINT=hub.url).check_success()
+    repaired = download(tmp_path, "--repair", folder).check_success()  # the hub that they came from is recorded
     assert "1 file repaired: model.safetensors" in repaired.err
     download(tmp_path, "--verify", folder).check_success()
 
@@ -173,6 +174,27 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
 def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     done = download(tmp_path, "pythia-410m", "--revision", "step14300", HF_ENDPOINT=hub.url)
     done.check_error(4, "has no revision step14300", "did you mean step143000")
+
+
+def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path / "own.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=me -keyout {path} -out {path}.crt "
+        "-addext subjectAltName=IP:127.0.0.1".split(),
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    files = {"model.safetensors": (8).to_bytes(8, "little") + b"{}      "}
+    with HubServer({"me/mine": Repository({"main": files}, lfs=())}, certificate=path) as server:
+        secure = {"HF_ENDPOINT": server.url, "SSL_CERT_FILE": "", "REQUESTS_CA_BUNDLE": ""}
+        download(tmp_path, "me/mine", **secure).check_error(4, "CERTIFICATE_VERIFY_FAILED", "--ca-bundle")
+        download(tmp_path, "me/mine", "--ca-bundle", f"{path}.crt", **secure).check_success()
+        shutil.rmtree(tmp_path / "mine")
+        download(tmp_path, "me/mine", **{**secure, "REQUESTS_CA_BUNDLE": f"{path}.crt"}).check_success()
+    assert (tmp_path / "mine" / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
 def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> None:

@@ -248,3 +248,10 @@ def test_what_cannot_be_a_hub_or_a_repository(server: HubServer, tmp_path: Path)
     with pytest.raises(UsageError, match="is not the name of a repository"):
         hub.look_up("some/a--b", "main")
     assert server.requests == []
+
+
+def test_a_login_in_the_address_is_not_shown(server: HubServer) -> None:
+    for address in ("http://me:hunter2@127.0.0.1:9", "http://me:hunter2@[bad"):
+        with pytest.raises((NetworkError, UsageError)) as caught:
+            hub.look_up(NAME, "main", endpoint=address)
+        assert "hunter2" not in caught.value.render()

@@ -16,6 +16,7 @@ from neoxrun.commands import common
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.errors import NeoxrunError, UsageError
+from neoxrun.explain import counted
 from neoxrun.log import log
 
 if TYPE_CHECKING:  # requests takes a tenth of a second to import
@@ -147,6 +148,7 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
     if args.tasks:
         folder = Path(args.to).expanduser() if args.to else tasks.default_data_dir()
         order = tasks.of_tasks([known.task(name) for name in args.tasks], folder, options, mirrors)
+        order = replace(order, files=tuple(orders.with_checksums(order.files, order.source, folder, given)))
     else:
         model = known.model(args.model or catalog.DEFAULT_MODEL)
         place = args.to or args.repair
@@ -158,16 +160,16 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         _print(args, show.order_json(order), show.order_table(order))
         return 0
     size = order.total_bytes if order.total_bytes is not None else order.size
-    log.info(f"{order.name}: {_files(len(order.files))}, {show.human(size)}, into {folder}")
+    log.info(f"{order.name}: {counted(len(order.files), 'file')}, {show.human(size)}, into {folder}")
     done = orders.carry_out(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
     following = _next(order, model, args.tasks)
     if args.json:
         _write(json.dumps(show.done_json(order, done, following), indent=2))
         return 0
     there = len(done.arrivals) - len(done.fetched)
-    fetched = sum(arrival.size for arrival in done.fetched)
+    fetched = show.human(sum(arrival.size for arrival in done.fetched))
     log.info(
-        f"{_files(len(done.arrivals))} whole in {folder}: {len(done.fetched)} fetched ({show.human(fetched)} in "
+        f"{counted(len(done.arrivals), 'file')} whole in {folder}: {len(done.fetched)} fetched ({fetched} in "
         f"{done.seconds:.0f} s), {there} there already; checksums in {done.manifest}"
     )
     if following:
@@ -184,7 +186,7 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
     verdict = verify.verify(
         folder, expected, jobs=args.jobs or min(_CHECKS, os.cpu_count() or 1), show=args.verbosity >= 0
     )
-    right = f"{_files(len(verdict.right))} right ({show.human(show.size_of(folder, verdict.right))})"
+    right = f"{counted(len(verdict.right), 'file')} right ({show.human(show.size_of(folder, verdict.right))})"
     if verdict.unrecorded:
         right += f", {len(verdict.unrecorded)} of them whole as far as they tell themselves: no checksum is recorded"
     log.info(f"{folder}: {right}, {len(verdict.wrong)} not right")
@@ -196,7 +198,7 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
         )
         after = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
         _print(args, show.verdict_json(verdict, after.files), "")
-        log.info(f"{_files(len(verdict.wrong))} repaired: {', '.join(list(verdict.wrong)[:5])}")
+        log.info(f"{counted(len(verdict.wrong), 'file')} repaired: {', '.join(list(verdict.wrong)[:5])}")
         return 0
     _print(args, show.verdict_json(verdict), show.verdict_table(verdict))
     if verdict.wrong:
@@ -219,10 +221,6 @@ def _next(order: Order, model: Model | None, tasks: list[str] | None) -> str | N
     if looks_in is None or looks_in.resolve() != order.folder.resolve():
         words += ["--checkpoint", str(order.folder), "--tokenizer", str(order.folder / model.tokenizer)]
     return shlex.join([*words, "--prompt", "Once upon a time"])
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def _print(args: argparse.Namespace, content: dict[str, Any], text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from neoxrun import yaml_source
-from neoxrun.download.remote import RemoteFile, safe_name
+from neoxrun.download.remote import RemoteFile, safe_name, shown_url
 from neoxrun.errors import ConfigError, NetworkError, UsageError
 
 DEFAULT_MODEL = "20B"
@@ -172,7 +172,7 @@ def mirror(url: str) -> str:
     """
     problem = url_problem(url)
     if problem:
-        raise UsageError(f"{url!r} is not a mirror: {problem}", hint="for example https://host/folder/")
+        raise UsageError(f"{shown_url(url)!r} is not a mirror: {problem}", hint="for example https://host/folder/")
     return url.rstrip("/") + "/"
 
 
@@ -257,7 +257,7 @@ class _Reader:
     def url(self, value: object, what: str) -> str:
         url = self.text(value, what)
         if problem := url_problem(url):
-            raise self.refuse(f"{what} ({url})", f"a URL: {problem}")
+            raise self.refuse(f"{what} ({shown_url(url)})", f"a URL: {problem}")
         return url
 
     def keys(self, value: object, what: str, known: frozenset[str]) -> dict[str, Any]:

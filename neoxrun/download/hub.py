@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from neoxrun.download.catalog import url_problem
-from neoxrun.download.remote import RemoteFile, origin, printable, safe_name
+from neoxrun.download.remote import RemoteFile, origin, printable, safe_name, shown_url
 from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
 from neoxrun.log import log
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _TIMEOUT = 30.0  # seconds without an answer
-_PAUSES = (1.0, 4.0)  # seconds before a question is asked again
+_PAUSES = (0.5, 2.0)  # seconds before a question is asked again
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
 
 # Weights of a repository, best first: a name, and the files that go with it. One kind is enough.
@@ -107,7 +108,7 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     token = get_token() if endpoint is None else None
     endpoint = (endpoint or default_endpoint()).rstrip("/")
     if problem := url_problem(endpoint):
-        raise UsageError(f"{printable(endpoint)} is not the address of a hub: {problem}", hint="see HF_ENDPOINT")
+        raise UsageError(f"{shown_url(endpoint)} is not the address of a hub: {problem}", hint="see HF_ENDPOINT")
     api = HfApi(endpoint=endpoint, token=token or False)
 
     def ask() -> Any:
@@ -121,7 +122,7 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     if not chosen:
         raise NetworkError(
             f"the repository {name} holds no weights that neoxrun reads",
-            where=f"{endpoint}/{name}",
+            where=shown_url(f"{endpoint}/{name}"),
             hint="it needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files",
         )
     files = []
@@ -227,7 +228,7 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NetworkError(
                 f"{_host(api.endpoint)} does not answer as the Hugging Face hub does",
-                where=api.endpoint,
+                where=shown_url(api.endpoint),
                 hint="check HF_ENDPOINT and --mirror; a web page that asks to log in to the network looks so too",
             ) from error
     raise AssertionError("the last try returns or raises")
@@ -236,7 +237,7 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
 def _refusal(error: Exception, status: int | None, api: HfApi, name: str, revision: str) -> NeoxrunError:
     from huggingface_hub import errors
 
-    host, where = _host(api.endpoint), f"{api.endpoint}/{name}"
+    host, where = _host(api.endpoint), shown_url(f"{api.endpoint}/{name}")
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return NetworkError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="unset it to download")
@@ -286,5 +287,6 @@ def _nearest_revision(api: HfApi, name: str, revision: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, without the library's own remarks."""
-    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+    """The first line of an error, without the library's own remarks and without a login in an address."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable(re.sub(r"//[^/\s]*@", "//", first_line))

@@ -107,14 +107,16 @@ def of_model(
         repository = hub.look_up(model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle)
         files = list(repository.files)
         options = replace(options, credentials={**options.credentials, **repository.credentials})
-        source = Manifest(model=model.name, hub=model.hub, endpoint=repository.endpoint, revision=repository.commit)
+        source = Manifest(
+            model=model.name, hub=model.hub, endpoint=shown_url(repository.endpoint), revision=repository.commit
+        )
     else:
         if revision is not None:
             raise UsageError(f"{model.name} has no revisions: it is a folder of files, not a hub repository")
         model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
         files = _tree(model, options, given)
         source = Manifest(model=model.name, mirrors=tuple(shown_url(url) for url in model.mirrors))
-    files = _with_checksums(files, source, folder, given)
+    files = with_checksums(files, source, folder, given)
     return Order(model.name, folder, tuple(files), source, options, model.texts, repository, model.size)
 
 
@@ -135,7 +137,7 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
     raise ConfigError(f"{model.name} has neither mirrors nor files", hint="give one with --mirror")
 
 
-def _with_checksums(
+def with_checksums(
     files: Sequence[RemoteFile], source: Manifest, folder: Path, given: Manifest | None
 ) -> list[RemoteFile]:
     """The files with the best that is known: the user's manifest, what is published, what the first arrival had."""

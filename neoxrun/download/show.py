@@ -70,7 +70,7 @@ def catalog_json(catalog: Catalog) -> dict[str, Any]:
             "config": model.config,
             "hub": model.hub,
             "revisions": model.revisions,
-            "mirrors": list(model.mirrors),
+            "mirrors": [shown_url(url) for url in model.mirrors],
             "files": len(model.files) or None,
         }
         for model in catalog.models.values()

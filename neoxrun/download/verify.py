@@ -17,7 +17,7 @@ from neoxrun.download.fetch import fetch
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Entry, Manifest
 from neoxrun.download.order import checker, write_texts
-from neoxrun.download.remote import CORRUPT, RemoteFile
+from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError, UsageError
 from neoxrun.progress import CheckBar
 
@@ -172,7 +172,7 @@ def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manife
         repository = hub.look_up(
             known.hub,
             known.revision,
-            endpoint=source.mirrors[0].rstrip("/") if source.mirrors else None,
+            endpoint=_other_hub(source),
             ca_bundle=options.ca_bundle,
         )
         there = {file.name: file for file in repository.files}
@@ -192,6 +192,14 @@ def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manife
     after = known.with_arrivals([*arrivals, *write_texts(texts, folder)])
     manifest.write(after, folder)
     return after
+
+
+def _other_hub(source: Source) -> str | None:
+    """The hub that the files came from, unless it is the user's usual one."""
+    if source.mirrors:
+        return source.mirrors[0].rstrip("/")
+    endpoint = source.known.endpoint
+    return None if endpoint in (None, shown_url(hub.default_endpoint())) else endpoint
 
 
 def _elsewhere(name: str, source: Source) -> RemoteFile:
