@@ -9,12 +9,17 @@ from pathlib import Path
 _ON_THE_HUB = re.compile(r"(pythia-[\d.]+[mb](?:-deduped)?|polyglot-ko-[\d.]+b)(?:-(step\d+))?")
 
 
-def download_command(folder: Path) -> str | None:
-    """The command that downloads a released model into ``folder``; None where its name tells none."""
+def download_command(folder: Path, file: str = "") -> str | None:
+    """The command that downloads a released model into a folder; None where the names tell none.
+
+    Args:
+        folder: where the model should be.
+        file: the name of a file that is missing there.
+    """
     folder = folder.absolute()
     if folder.name.startswith("global_step"):
         folder = folder.parent
-    name = "/".join(folder.parts[-2:]).lower()
+    name = "/".join((*folder.parts[-2:], file)).lower()
     words = ["neoxrun", "download"]
     if found := _ON_THE_HUB.search(name):
         words.append(found[1])
