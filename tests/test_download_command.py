@@ -309,6 +309,8 @@ def test_ctrl_c_keeps_what_has_arrived(demo: FaultyServer, tmp_path: Path) -> No
     assert time.monotonic() - start < 2
     done.check_error(130, "interrupted")
     assert part.stat().st_size >= 5000
+    record = json.loads((tmp_path / "tiny" / "neoxrun.manifest.json").read_text(encoding="utf-8"))
+    assert list(record["files"]) == ["latest"], "what first arrived is recorded whatever comes after"
     download(tmp_path, "tiny").check_success()
     assert (tmp_path / "tiny" / "tokenizer.json").read_bytes() == demo.files["tokenizer.json"]
     assert demo.gets("tokenizer.json")[-1].start >= 5000, "the rest only"

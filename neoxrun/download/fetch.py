@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ def fetch(
     jobs: int,
     options: Options,
     check: Check | None = None,
+    arrived: Callable[[Arrival], None] | None = None,
     show: bool = True,
 ) -> list[Arrival]:
     """Have all files in the folder, whole.
@@ -48,6 +49,7 @@ def fetch(
         jobs: files at a time.
         options: time-outs, tries, certificates and credentials.
         check: proves a file's contents before it gets its name.
+        arrived: is told of each file that is there, one at a time, also when another one fails later.
         show: keep bars on stderr, or lines where that is not a terminal.
 
     Returns:
@@ -74,7 +76,7 @@ def fetch(
         _check_space(sizes, folder)
         total = sum(size for size in sizes.values() if size is not None)
         with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
-            return _Run(files, folder, client, check, bars, sizes, stop).wait(jobs)
+            return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
 
 
 @contextmanager
@@ -181,6 +183,7 @@ class _Run:
     folder: Path
     client: Client
     check: Check | None
+    arrived: Callable[[Arrival], None] | None
     bars: DownloadBars
     sizes: Mapping[str, int | None]
     stop: threading.Event
@@ -245,6 +248,8 @@ class _Run:
                 self.running.remove(running)
         with self.lock:
             self.arrivals[file.name] = arrival
+            if self.arrived is not None:
+                self.arrived(arrival)
         state = "there already" if arrival.url is None else f"{arrival.size} bytes in {arrival.seconds:.1f} s"
         log.debug(f"{file.name}: {state}")
 

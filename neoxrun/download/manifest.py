@@ -6,9 +6,12 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from neoxrun.download.remote import Arrival, safe_name
@@ -17,6 +20,7 @@ from neoxrun.errors import DataError, NetworkError
 NAME = "neoxrun.manifest.json"
 
 _FORMAT = 1
+_WRITE_SECONDS = 2.0
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # `sha256sum`: the digest, a space, a space or an asterisk, the name; and its --tag form.
 _PLAIN_LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
@@ -68,6 +72,45 @@ class Manifest:
             url = arrival.url or (before.url if before is not None and same else None)
             files[arrival.name] = Entry(arrival.size, arrival.sha256, url)
         return replace(self, files=files)
+
+
+class Recorder:
+    """Writes down what arrives in a folder while more is under way, so that the end of the process loses little.
+
+    Args:
+        record: the manifest so far.
+        folder: where it is kept.
+    """
+
+    def __init__(self, record: Manifest, folder: Path) -> None:
+        self.record = record
+        self._folder = folder
+        self._written = time.monotonic()
+
+    def add(self, arrival: Arrival) -> None:
+        """One more file is there.
+
+        Raises:
+            DataError: the manifest cannot be written.
+        """
+        self.record = self.record.with_arrivals([arrival])
+        # Not after each of thousands of small files.
+        if time.monotonic() - self._written > _WRITE_SECONDS:
+            write(self.record, self._folder)
+            self._written = time.monotonic()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the rest; after an error only if there is something, and without a word where that fails too."""
+        if error is None:
+            write(self.record, self._folder)
+        elif self.record.files and self._folder.is_dir():
+            with suppress(DataError):
+                write(self.record, self._folder)
 
 
 def read(path: Path) -> Manifest:

@@ -142,8 +142,9 @@ def with_checksums(
 ) -> list[RemoteFile]:
     """The files with the best that is known: the user's manifest, what is published, what the first arrival had."""
     before = manifest.of_folder(folder)
-    # Another version's checksums say nothing about this one.
-    recorded = before if before is not None and before.revision == source.revision else None
+    # The checksums of another model or version say nothing about this one.
+    same = before is not None and (before.model, before.revision) == (source.model, source.revision)
+    recorded = before if same else None
     result = []
     for file in files:
         if given is not None and (entry := given.files.get(file.name)):
@@ -169,15 +170,23 @@ def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
         cached = hub.from_cache(order.repository, order.folder)
         if cached:
             log.info(f"{len(cached)} files are in the hub's cache already and are taken from there")
-    blobs = {} if order.repository is None else order.repository.blobs
-    arrivals = fetch(order.files, order.folder, jobs=jobs, options=order.options, check=checker(blobs), show=show)
-    texts = write_texts(order.texts, order.folder)
     before = manifest.of_folder(order.folder)
     # A folder may hold more than this order: the data of several tasks does.
     kept = before.files if before is not None and before.revision == order.source.revision else {}
-    record = replace(order.source, files=kept).with_arrivals([*arrivals, *texts])
-    path = manifest.write(record, order.folder)
-    return Done(tuple(arrivals), path, time.monotonic() - start)
+    check = checker({} if order.repository is None else order.repository.blobs)
+    with manifest.Recorder(replace(order.source, files=kept), order.folder) as recorder:
+        arrivals = fetch(
+            order.files,
+            order.folder,
+            jobs=jobs,
+            options=order.options,
+            check=check,
+            arrived=recorder.add,
+            show=show,
+        )
+        for text in write_texts(order.texts, order.folder):
+            recorder.add(text)
+    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
 
 
 def checker(blobs: Mapping[str, str]) -> Check:

@@ -188,10 +188,13 @@ def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manife
             where=str(folder / manifest.NAME),
             hint=f"download the model again: `neoxrun download MODEL --to {folder}` fetches only what is not right",
         )
-    arrivals = fetch(files, folder, jobs=jobs, options=options, check=checker(blobs), show=show) if files else []
-    after = known.with_arrivals([*arrivals, *write_texts(texts, folder)])
-    manifest.write(after, folder)
-    return after
+    with manifest.Recorder(known, folder) as recorder:
+        if files:
+            check = checker(blobs)
+            fetch(files, folder, jobs=jobs, options=options, check=check, arrived=recorder.add, show=show)
+        for text in write_texts(texts, folder):
+            recorder.add(text)
+    return recorder.record
 
 
 def _other_hub(source: Source) -> str | None:
