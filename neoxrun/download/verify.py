@@ -105,7 +105,9 @@ def _checkable(folder: Path) -> set[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             ours = name.startswith(".") or name.endswith(CORRUPT) or name == manifest.NAME
-            if not ours and Path(name).suffix.lower() in (*proof.WEIGHTS, ".json"):
+            # DeepSpeed's optimizer states hold objects of its own; no loader of weights ever opens them.
+            training = name.endswith("optim_states.pt")
+            if not ours and not training and Path(name).suffix.lower() in (*proof.WEIGHTS, ".json"):
                 found.add((Path(parent) / name).relative_to(folder).as_posix())
     return found
 
