@@ -14,7 +14,7 @@ from neoxrun import __version__, log, streams
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
-COMMANDS = ("generate", "evaluate", "plan")
+COMMANDS = ("download", "generate", "evaluate", "plan")
 
 EXIT_CODES = """\
 exit codes:

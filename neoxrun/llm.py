@@ -13,14 +13,17 @@ the number of processes, makes the same calls, and gets the same answers.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Sequence
 from types import TracebackType
 
 import torch
 
 from neoxrun import config
-from neoxrun.engine.engine import follow
+from neoxrun.engine.engine import Scorer, follow
 from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.scoring import Scored, ScoreRequest, passes
+from neoxrun.errors import DataError
 from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import Prompt, answers, check_unicode
 from neoxrun.generation.records import Record
@@ -119,6 +122,48 @@ class LLM:
             follow(session.runner)
         records = meshes.share_from_first(records)
         return sorted(records, key=lambda record: int(record.id))
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
+        """How likely each text is after its context; contexts that begin alike are computed once.
+
+        Args:
+            pairs: context and continuation. The two are tokenized together, so that a continuation usually begins with
+                a space. An empty context stands for the beginning of a document.
+
+        Returns:
+            For each pair the natural logarithm of the continuation's probability, and whether greedy decoding gives it.
+
+        Raises:
+            DataError: a text is not valid Unicode, has no tokens of its own, or is too long for the context.
+        """
+        session = self._session
+        requests = [self._score_request(context, continuation) for context, continuation in pairs]
+        found: dict[int, Scored] = {}
+        if session.mesh.leads:
+            scorer = Scorer(session.runner)
+            try:
+                for numbers, rows in passes(requests, session.scoring_tokens):
+                    found |= dict(zip(numbers, scorer.score(rows), strict=True))
+            finally:
+                scorer.close()
+        else:
+            follow(session.runner)
+        found = meshes.share_from_first(found)
+        return [found[number] for number in range(len(requests))]
+
+    def _score_request(self, context: str, continuation: str) -> ScoreRequest:
+        check_unicode(context + continuation)
+        tokenizer, longest = self._session.tokenizer, self._session.max_context + 1
+        before = tokenizer.encode(context)
+        whole = tokenizer.encode(context + continuation)
+        if not before and tokenizer.eod is not None:
+            before, whole = [tokenizer.eod], [tokenizer.eod, *whole]
+        what = reprlib.repr(context + continuation)
+        if not 0 < len(before) < len(whole):
+            raise DataError(f"the context or the continuation has no tokens of its own: {what}")
+        if len(whole) > longest:
+            raise DataError(f"{len(whole)} tokens are asked for, and at most {longest} can be scored: {what}")
+        return ScoreRequest(tuple(whole[: len(before)]), tuple(whole[len(before) :]))
 
     def close(self) -> None:
         """Leave the other processes, if there are any."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 import reprlib
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -13,6 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as _Library
 
 from neoxrun.errors import ConfigError, DataError
+from neoxrun.released import download_command
 from neoxrun.settings import TokenizerConfig
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
@@ -295,14 +295,10 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
 
 def _hint(path: Path) -> str:
     """How to get a tokenizer that is not there or not whole."""
-    name = str(path).lower()
-    if released := re.search(r"pythia-[\d.]+[mb](?:-deduped)?", name):
-        place = f"of EleutherAI/{released[0]} from the Hugging Face hub"
-    elif "20b" in name:
-        place = "20B_tokenizer.json from https://the-eye.eu/public/AI/models/GPT-NeoX-20B/slim_weights/"
-    else:
+    command = download_command(path.parent, path.name)
+    if command is None:
         return "name the model's own tokenizer with --tokenizer FILE"
-    return f"get the tokenizer {place}, or name it with --tokenizer FILE"
+    return f"get the tokenizer with `{command}`, or name it with --tokenizer FILE"
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -22,10 +22,10 @@ PACKAGE = ROOT / "neoxrun"
 # Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
     ("base", "both", "errors log streams progress"),
-    ("values", "both", "engine.request parallel.partition settings sampling_params"),
+    ("values", "both", "engine.request parallel.partition settings sampling_params released"),
     ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
     ("planning", "both", "memory placement explain choose plan devices"),
-    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout"),
+    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout checkpoint.content"),
     ("prompts and records", "both", "generation.prompts generation.options generation.records"),
     (
         "tasks and data",
@@ -39,9 +39,16 @@ LAYERS = (
     ),
     ("hand-over", "both", "job start"),
     (
+        "download",
+        "command",
+        "download.remote download.trouble download.http download.part download.threads download.listing "
+        "download.transfer download.fetch download.catalog download.hub download.manifest download.proof "
+        "download.order download.tasks download.verify download.show",
+    ),
+    (
         "commands",
         "command",
-        "launch commands.common commands.plan commands.generate commands.evaluate cli __main__",
+        "launch commands.common commands.plan commands.generate commands.evaluate commands.download cli __main__",
     ),
     ("parallel", "rank", "parallel.mesh parallel.layers parallel.queue"),
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
@@ -66,14 +73,16 @@ EXCEPTIONS = {
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
-    "huggingface_hub": "evaluation.hub",
+    "huggingface_hub": "evaluation.hub download.hub",
     "lm_eval": "evaluation.adapter evaluation.data evaluation.run evaluation.registered evaluation.__main__",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
     "pynvml": "devices",
+    "requests": "download.http",
     "safetensors": "checkpoint.files",
     "tokenizers": "tokenizer",
     "tqdm": "progress",
+    "urllib3": "download.trouble",
     "wandb": "evaluation.run",
     "yaml": "yaml_source",
 }
@@ -86,8 +95,17 @@ INDEX_NAMES = {
 }
 
 SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
-USES_STDOUT = {  # stdout is data
-    *("cli", "commands.evaluate", "commands.generate", "commands.plan", "generation.records", "launch", "start", "streams"),
+# Those that write data to stdout.
+USES_STDOUT = {
+    "cli",
+    "commands.download",
+    "commands.evaluate",
+    "commands.generate",
+    "commands.plan",
+    "generation.records",
+    "launch",
+    "start",
+    "streams",
 }
 
 

@@ -78,13 +78,14 @@ def test_latest_missing_wrong_or_empty(folder):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("20B_checkpoints", "slim_weights"),
-        ("pythia-160m", "EleutherAI/pythia-160m"),
-        ("pythia-2.8b-deduped", "EleutherAI/pythia-2.8b-deduped"),
+        ("20B_checkpoints", "`neoxrun download`"),
+        ("pythia-160m", "`neoxrun download pythia-160m`"),
+        ("pythia-2.8b-deduped", "`neoxrun download pythia-2.8b-deduped`"),
         ("mine", "--checkpoint DIR"),
     ],
 )
-def test_no_folder_or_an_empty_one_names_the_download(tmp_path, name, command):
+def test_no_folder_or_an_empty_one_names_the_download(tmp_path, monkeypatch, name, command):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     message = refusal(folder)
     assert "does not exist" in message

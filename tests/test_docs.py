@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from neoxrun import cli, config, errors
+from neoxrun.download import catalog
+from neoxrun.download.manifest import Entry, Manifest, write
 from neoxrun.generation.records import Record
 from neoxrun.sampling_params import SAMPLING_NAMES
 
@@ -71,7 +74,7 @@ def options_of(command: str) -> list[argparse.Action]:
 @pytest.mark.parametrize(("line", "arguments"), list(command_lines()))
 def test_command_lines_parse(line: str, arguments: list[str]) -> None:
     args = cli.build_parser().parse_args(arguments)
-    for source in args.config:
+    for source in getattr(args, "config", []):
         path = Path(source)
         if path.parent == Path("configs") or not path.suffix:
             assert path.stem in config.shipped_names()
@@ -140,12 +143,17 @@ def test_help_is_whole_sentences_with_defaults(command: str) -> None:
         assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
 
 
-def test_guide_has_every_option() -> None:
-    documented = written(first_cells(section(GUIDE, "Options")))
-    options = [action for action in options_of("generate") if action.option_strings]
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_guide_has_every_option(command: str) -> None:
+    documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
+    options = [action for action in options_of(command) if action.option_strings]
     missing = [action.option_strings for action in options if not documented & set(action.option_strings)]
     assert not missing
     assert documented <= {name for action in options for name in action.option_strings}
+
+
+def test_readme_names_options_that_there_are() -> None:
+    documented = written(first_cells(section(GUIDE, "Options")))
     short = written(first_cells(section(README, "Prompts, options and records")))
     assert short <= documented
 
@@ -158,6 +166,25 @@ def test_guide_has_every_key_of_a_prompt() -> None:
 def test_guide_has_every_field_of_a_record() -> None:
     documented = written(first_cells(section(GUIDE, "Records")))
     assert documented == {field.name for field in fields(Record)}
+
+
+def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
+    documented = written(first_cells(section(PAGES["docs/download.md"], "The manifest")))
+    full = Manifest(
+        {"a": Entry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
+    )
+    assert documented == json.loads(write(full, tmp_path).read_text(encoding="utf-8")).keys()
+
+
+def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks(PAGES["docs/download.md"], "yaml")
+    path = tmp_path / "neoxrun" / "models.yml"
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    known = catalog.load()
+    assert len(known.model("our-model").files) == 1 + 2 * 15
+    assert known.model("our-pythia").hub == "our-team/our-pythia"
 
 
 def test_python_example_runs() -> None:

@@ -48,6 +48,28 @@ def test_one_process(right):
         LLM("no-such-model")
 
 
+def test_scores_are_those_of_generated_tokens():
+    with LLM("demo", device="cpu") as llm:
+        (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=6, logprobs=1))
+        total = sum(step.logprob for step in record.logprobs)
+        ids = llm.session.tokenizer.encode("import os" + record.text)
+        assert ids == llm.session.tokenizer.encode("import os") + record.tokens, (
+            "the test needs a text that is tokenized alike"
+        )
+        scored, other, start = llm.score([("import os", record.text), ("import os", " 1"), ("", "import")])
+        assert scored.logprob == pytest.approx(total, abs=1e-4)
+        assert (scored.greedy, other.greedy) == (True, False)
+        assert start.logprob < 0
+        assert llm.score([]) == []
+        for pair, says in (
+            (("x", ""), "no tokens of its own"),
+            (("x", " y" * 3000), "at most"),
+            (("\ud83c", "x"), "Unicode"),
+        ):
+            with pytest.raises(DataError, match=says):
+                llm.score([pair])
+
+
 def test_the_command_gives_the_same(right, tmp_path):
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))

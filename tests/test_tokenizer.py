@@ -181,7 +181,7 @@ def test_a_vocabulary_file_that_is_none(content: bytes | None, message: str, tmp
     error = caught.value
     assert str(error.where).startswith(str(path))
     assert "--tokenizer FILE" in str(error.hint)
-    assert "slim_weights" in str(error.hint)
+    assert f"`neoxrun download --to {tmp_path}`" in str(error.hint)
     if content is None:
         assert str(elsewhere) in error.message
         assert tokenizer.vocabulary_size(found) is None

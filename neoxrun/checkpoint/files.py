@@ -7,9 +7,7 @@ beyond the end of a mapped file would kill the process.
 
 from __future__ import annotations
 
-import os
 import re
-import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -22,21 +20,18 @@ import safetensors
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.content import AGAIN, NUMPY_GLOBALS, check_archive, refuse_other_content, unsafe
 from neoxrun.errors import CheckpointError
-
-_AGAIN = "copy or download the file again"
 
 
 def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What numpy's random state in GPT-NeoX's mp_rank files needs: these build arrays, and nothing else."""
-    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    return [
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.uint32)),
-    ]
+    """What ``content.NUMPY_GLOBALS`` names, as torch wants it, and the kind of number in the random state."""
+    values: dict[str, Callable[..., Any]] = {
+        "_reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+    return [*((values[name.rpartition(".")[2]], name) for name in sorted(NUMPY_GLOBALS)), type(np.dtype(np.uint32))]
 
 
 def read_pickle(path: Path) -> Mapping[str, Any]:
@@ -52,11 +47,11 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
             start = file.read(64)
     except OSError as error:
         raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
-    _refuse_other_content(path, start)
+    refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=_AGAIN)
+        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
     mapped = start.startswith(b"PK\x03\x04")
-    records = _check_archive(path) if mapped else None
+    records = check_archive(path) if mapped else None
     try:
         with torch.serialization.safe_globals(_allowed_globals()), warnings.catch_warnings():
             # torch remarks on it and reads on; what cannot be read or is not allowed is refused below.
@@ -73,48 +68,6 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _refuse_other_content(path: Path, start: bytes) -> None:
-    text = start.lstrip().lower()
-    if not start:
-        message = f"{path.name} is empty (0 bytes)"
-    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        message = f"{path.name} is not a weights file: it looks like a web page, so its download failed"
-    elif text.startswith(b"version https://git-lfs"):
-        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
-    else:
-        return
-    raise CheckpointError(message, where=str(path), hint=_AGAIN)
-
-
-def _check_archive(path: Path) -> Counter[int]:
-    """Prove that every record that the archive's directory names lies whole within the file.
-
-    Returns:
-        The sizes of the records that hold tensor data.
-    """
-    damaged = CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=_AGAIN)
-    sizes: Counter[int] = Counter()
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            # From the back: each record has to end where the next one begins, the last one at the directory.
-            following = min(archive.start_dir, end)
-            for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
-                file.seek(info.header_offset)
-                signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
-                first = info.header_offset + 30 + name + extra
-                if signature != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
-                    raise damaged
-                if first + info.file_size > following:
-                    raise damaged
-                following = info.header_offset
-                if "/data/" in info.filename:
-                    sizes[info.file_size] += 1
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
-        raise damaged from error
-    return sizes
-
-
 def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int]) -> None:
     """Prove that each storage is exactly one record: a longer one would show a neighbour's bytes."""
     module = value.get("module")
@@ -128,7 +81,7 @@ def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int])
         raise CheckpointError(
             f"{path.name} is damaged: its tensors do not have the sizes of its data",
             where=str(path),
-            hint=_AGAIN,
+            hint=AGAIN,
         )
 
 
@@ -143,20 +96,16 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if not names:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     if names:
-        return CheckpointError(
-            f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
-            where=str(path),
-            hint="a file of weights needs no code: do not use this file unless you know who wrote it",
-        )
+        return unsafe(path, names)
     if operation := re.search(r"Unsupported operand \d+", str(error)):
         return CheckpointError(
             f"{path.name} is not a pickle as torch.save writes it ({operation[0].lower()}): refused, "
             "nothing was executed",
             where=str(path),
-            hint=f"{_AGAIN}, and do not use it otherwise unless you know who wrote it",
+            hint=f"{AGAIN}, and do not use it otherwise unless you know who wrote it",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=_AGAIN)
+    return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=AGAIN)
 
 
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
@@ -183,7 +132,7 @@ def _open_safetensors(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             start = file.read(64)
-        _refuse_other_content(path, start)
+        refuse_other_content(path, start)
         return safetensors.safe_open(path, framework="pt", device="cpu")
     except CheckpointError:
         raise
@@ -191,5 +140,5 @@ def _open_safetensors(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
     except Exception as error:
         raise CheckpointError(
-            f"{path.name} is not a whole safetensors file: {error}", where=str(path), hint=_AGAIN
+            f"{path.name} is not a whole safetensors file: {error}", where=str(path), hint=AGAIN
         ) from error

@@ -16,6 +16,7 @@ from typing import Literal
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.merge import places
 from neoxrun.errors import CheckpointError, ConfigError
+from neoxrun.released import download_command
 from neoxrun.settings import ModelConfig, Settings
 
 Kind = Literal["layers", "sequential", "huggingface"]
@@ -66,14 +67,10 @@ def _download_hint(
     folder: Path, otherwise: str = "name the folder that holds the checkpoint with --checkpoint DIR"
 ) -> str:
     """What to do about weights that are not in ``folder``; ``otherwise`` where its name tells no model."""
-    name = "/".join(folder.absolute().parts[-2:]).lower()
-    if match := re.search(r"pythia-[\d.]+[mb](?:-deduped)?", name):
-        place = f"of EleutherAI/{match[0]} from the Hugging Face hub"
-    elif "20b" in name:
-        place = "of GPT-NeoX-20B from https://the-eye.eu/public/AI/models/GPT-NeoX-20B/slim_weights/"
-    else:
+    command = download_command(folder)
+    if command is None:
         return otherwise
-    return f"get the weights {place}, or name their folder with --checkpoint DIR"
+    return f"get the weights with `{command}`, or name their folder with --checkpoint DIR"
 
 
 def of(settings: Settings) -> Checkpoint:

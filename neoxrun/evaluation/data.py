@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import Catalog
-from neoxrun.evaluation.find import Found, TaskData, default_data_dir, fetch_hint, find, shots
-from neoxrun.evaluation.local_data import DatasetName
+from neoxrun.evaluation.find import Found, TaskData, fetch_hint, find, shots
+from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

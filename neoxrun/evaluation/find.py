@@ -5,7 +5,6 @@ The user's data folder is looked at first; the Hugging Face hub is asked only fo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from neoxrun.checkpoint.layout import listing
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import Catalog, Name
-from neoxrun.evaluation.local_data import DatasetName
+from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 from neoxrun.log import log
 
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -67,12 +66,6 @@ class Found:
     data_dir: Path
     offline: str | None
     num_fewshot: int | None
-
-
-def default_data_dir() -> Path:
-    """The user's data folder: ``$XDG_DATA_HOME/neoxrun/data``, by default below ``~/.local/share``."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "neoxrun" / "data"
 
 
 def find(

@@ -1,13 +1,14 @@
 """Data sets that are files in the user's data folder: found, checked and read. No network, no lm-eval.
 
-Two forms are known. ``<data set>/<split>.jsonl`` works for every data set of the Hugging Face hub; LAMBADA and PIQA
-are also read from the files that their authors published, whose SHA-256 is compared where it is known.
+``<data set>/<split>.jsonl`` or ``.parquet`` works for every data set of the Hugging Face hub; LAMBADA and PIQA are also
+read from the files that their authors published, whose SHA-256 is compared where it is known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class Split:
     files: tuple[File, ...]
 
 
+_SUFFIXES = (".jsonl", ".parquet")
+
+
 class _Raw(NamedTuple):
     path: Path
     data: bytes
@@ -77,7 +81,7 @@ class _Published:
         files: their names and, where known, SHA-256.
         documents: how many there are.
         read: turns the files' bytes into documents with the fields of the hub.
-        fetch: the command that fetches them into ``{folder}``.
+        fetch: the command that fetches them into ``{folder}``, or below the data folder, which ``{to}`` names.
     """
 
     dataset: str
@@ -102,13 +106,14 @@ def read(dataset: DatasetName, split: str, data_dir: Path) -> Split | None:
     if (known := _published(dataset, split)) is not None:
         for folder in dict.fromkeys((_own_folder(dataset, data_dir), data_dir / known.folder, data_dir)):
             if (folder / known.files[0][0]).is_file():
-                return _read_published(known, folder, _own_places(dataset, split, data_dir)[0])
+                again = _fetch_command(known, data_dir)
+                return _read_published(known, folder, again, _own_places(dataset, split, data_dir)[0])
     return None
 
 
 def splits(dataset: DatasetName, data_dir: Path) -> list[str]:
-    """The splits that lie in the data set's own folder as ``<split>.jsonl``."""
-    return sorted({path.stem for path in _own_folder(dataset, data_dir).glob("*.jsonl")})
+    """The splits that lie in the data set's own folder as ``<split>.jsonl`` or ``<split>.parquet``."""
+    return sorted({path.stem for path in _own_folder(dataset, data_dir).glob("*") if path.suffix in _SUFFIXES})
 
 
 def files(dataset: DatasetName, split: str, data_dir: Path) -> str:
@@ -118,10 +123,16 @@ def files(dataset: DatasetName, split: str, data_dir: Path) -> str:
     return str(_own_places(dataset, split, data_dir)[0].relative_to(data_dir))
 
 
+def default_data_dir() -> Path:
+    """The user's data folder: ``$XDG_DATA_HOME/neoxrun/data``, by default below ``~/.local/share``."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "neoxrun" / "data"
+
+
 def fetch_command(dataset: DatasetName, split: str, data_dir: Path) -> str:
     """The shell command that puts a split where ``read`` finds it."""
     if (known := _published(dataset, split)) is not None:
-        return known.fetch.format(folder=shlex.quote(str(data_dir / known.folder)))
+        return _fetch_command(known, data_dir)
     place = _own_places(dataset, split, data_dir)[0]
     # JSON's quotes leave the shell's alone.
     arguments = [json.dumps(name) for name in dataset[:2] if name]
@@ -132,14 +143,19 @@ def fetch_command(dataset: DatasetName, split: str, data_dir: Path) -> str:
     return f"mkdir -p {shlex.quote(str(place.parent))} && python -c {shlex.quote(program)}"
 
 
+def _fetch_command(known: _Published, data_dir: Path) -> str:
+    to = "" if data_dir == default_data_dir() else f" --to {shlex.quote(str(data_dir))}"
+    return known.fetch.format(folder=shlex.quote(str(data_dir / known.folder)), to=to)
+
+
 def _own_folder(dataset: DatasetName, data_dir: Path) -> Path:
     return data_dir.joinpath(*(part for part in dataset if part))
 
 
 def _own_places(dataset: DatasetName, split: str, data_dir: Path) -> list[Path]:
-    """``<data set>/<split>.jsonl``; the configuration ``default`` need not be written out."""
+    """``<data set>/<split>.jsonl`` and ``.parquet``; the configuration ``default`` need not be written out."""
     names = [dataset, dataset._replace(name=None)] if dataset.name == "default" else [dataset]
-    return [_own_folder(name, data_dir) / f"{split}.jsonl" for name in names]
+    return [_own_folder(name, data_dir) / f"{split}{suffix}" for suffix in _SUFFIXES for name in names]
 
 
 def _read_own(dataset: DatasetName, split: str, path: Path) -> Split:
@@ -147,11 +163,11 @@ def _read_own(dataset: DatasetName, split: str, path: Path) -> Split:
     digest = hashlib.sha256(raw.data).hexdigest()
     known = _published(dataset, split)
     published = known is not None and [sha256 for _, sha256 in known.files] == [digest]
-    return Split(_json_lines(raw), (File(path, digest, published or None),))
+    documents = _parquet(raw) if path.suffix == ".parquet" else _json_lines(raw)
+    return Split(documents, (File(path, digest, published or None),))
 
 
-def _read_published(known: _Published, folder: Path, own: Path) -> Split:
-    again = known.fetch.format(folder=shlex.quote(str(folder)))
+def _read_published(known: _Published, folder: Path, again: str, own: Path) -> Split:
     for name, _ in known.files:
         if not (folder / name).is_file():
             raise DataError(
@@ -226,6 +242,24 @@ def _json_lines(raw: _Raw, fields: Sequence[str] = ()) -> list[Document]:
     return documents
 
 
+def _parquet(raw: _Raw) -> list[Document]:
+    """The rows of a Parquet file, which is how the hub itself keeps most data sets."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        documents: list[Document] = parquet.read_table(pyarrow.BufferReader(raw.data)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{raw.path.name} is not a whole Parquet file: {error}",
+            where=str(raw.path),
+            hint="Remove it and fetch it again.",
+        ) from None
+    if not documents:
+        raise DataError(f"{raw.path.name} has no documents", where=str(raw.path), hint="Remove it, or fetch it again.")
+    return documents
+
+
 def _lambada_openai(raws: Sequence[_Raw]) -> list[Document]:
     return _json_lines(raws[0], ("text",))
 
@@ -257,11 +291,13 @@ def _piqa(raws: Sequence[_Raw]) -> list[Document]:
     ]
 
 
-_LAMBADA_PLAIN = (
+_LAMBADA_DEVELOPMENT = (
     "mkdir -p {folder} && curl -fL https://zenodo.org/records/2630551/files/lambada-dataset.tar.gz "
     "| tar xz -C {folder} --wildcards '*_plain_text.txt'"
 )
-_PIQA = "curl -fL --create-dirs -o {{folder}}/'#1' 'https://yonatanbisk.com/piqa/data/{{{{{0}.jsonl,{0}-labels.lst}}}}'"
+_PIQA_TRAIN = (
+    "curl -fL --create-dirs -o {folder}/'#1' 'https://yonatanbisk.com/piqa/data/{{train.jsonl,train-labels.lst}}'"
+)
 
 _PUBLISHED = (
     _Published(
@@ -272,8 +308,7 @@ _PUBLISHED = (
         files=(("lambada_test.jsonl", "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226"),),
         documents=5153,
         read=_lambada_openai,
-        fetch="curl -fL --create-dirs -o {folder}/lambada_test.jsonl "
-        "https://huggingface.co/datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test.jsonl",
+        fetch="neoxrun download --tasks lambada_openai{to}",
     ),
     _Published(
         dataset="cimec/lambada",
@@ -283,7 +318,7 @@ _PUBLISHED = (
         files=(("lambada_test_plain_text.txt", None),),
         documents=5153,
         read=_plain_text,
-        fetch=_LAMBADA_PLAIN,
+        fetch="neoxrun download --tasks lambada_standard{to}",
     ),
     _Published(
         dataset="cimec/lambada",
@@ -293,7 +328,7 @@ _PUBLISHED = (
         files=(("lambada_development_plain_text.txt", None),),
         documents=4869,
         read=_plain_text,
-        fetch=_LAMBADA_PLAIN,
+        fetch=_LAMBADA_DEVELOPMENT,
     ),
     _Published(
         dataset="baber/piqa",
@@ -306,7 +341,7 @@ _PUBLISHED = (
         ),
         documents=1838,
         read=_piqa,
-        fetch=_PIQA.format("valid"),
+        fetch="neoxrun download --tasks piqa{to}",
     ),
     _Published(
         dataset="baber/piqa",
@@ -316,7 +351,7 @@ _PUBLISHED = (
         files=(("train.jsonl", None), ("train-labels.lst", None)),
         documents=16113,
         read=_piqa,
-        fetch=_PIQA.format("train"),
+        fetch=_PIQA_TRAIN,
     ),
 )
 

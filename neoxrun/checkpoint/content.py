@@ -1,0 +1,190 @@
+"""What a weights file holds, as far as that is seen without torch and without opening its pickle.
+
+The loader and the downloader refuse the same files for the same reasons: what is no weights file, an archive that
+does not hold all its bytes, and a pickle that names what weights do not need.
+"""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from neoxrun.errors import CheckpointError
+
+AGAIN: Final = "copy or download the file again"
+
+NUMPY_GLOBALS: Final = frozenset(
+    {
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray._reconstruct",  # its name before numpy 2
+        "numpy.ndarray",
+        "numpy.dtype",
+    }
+)
+"""What numpy's random state in GPT-NeoX's mp_rank files names: these build arrays, and nothing else."""
+
+_TYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+_DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128", "bool")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8")
+
+ALLOWED_GLOBALS: Final = NUMPY_GLOBALS | {
+    "_codecs.encode",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch.Tensor",
+    "torch._tensor._rebuild_from_type_v2",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch.device",
+    "torch.nn.parameter.Parameter",
+    "torch.serialization._get_layout",
+    "torch.storage.TypedStorage",
+    "torch.storage.UntypedStorage",
+    "torch.ComplexDoubleStorage",
+    "torch.ComplexFloatStorage",
+    *(f"torch.{prefix}{name}Storage" for name in _TYPES for prefix in ("", "cuda.")),
+    *(f"torch.{name}" for name in (*_DTYPES, *_INTEGERS)),
+}
+"""Every name that a pickle of weights may hold. torch's `weights_only` accepts them too."""
+
+# How a pickle can name a global beside GLOBAL. Pickles of torch use none of these, and torch refuses them.
+_OTHER_WAYS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+
+# What pickletools raises for foreign bytes; a length that they claim can be beyond any memory.
+_NO_PICKLE = (ValueError, EOFError, OverflowError, MemoryError)
+
+_LARGEST_PICKLE = 1 << 30
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def refuse_other_content(path: Path, start: bytes) -> None:
+    """Refuse what is found under the name of a weights file when a download went wrong.
+
+    Args:
+        path: the file.
+        start: its first bytes, 64 or more where there are as many.
+
+    Raises:
+        CheckpointError: it is empty, a web page or a pointer to the weights.
+    """
+    text = start.lstrip().lower()
+    if not start:
+        message = f"{path.name} is empty (0 bytes)"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        message = f"{path.name} is not a weights file: it looks like a web page, so its download failed"
+    elif text.startswith(b"version https://git-lfs"):
+        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
+    else:
+        return
+    raise CheckpointError(message, where=str(path), hint=AGAIN)
+
+
+def check_archive(path: Path) -> Counter[int]:
+    """Prove that every record that the archive's directory names lies whole within the file.
+
+    Returns:
+        The sizes of the records that hold tensor data.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    damaged = CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN)
+    sizes: Counter[int] = Counter()
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            # From the back: each record has to end where the next one begins, the last one at the directory.
+            following = min(archive.start_dir, end)
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
+                file.seek(info.header_offset)
+                signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
+                first = info.header_offset + 30 + name + extra
+                if signature != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
+                    raise damaged
+                if first + info.file_size > following:
+                    raise damaged
+                following = info.header_offset
+                if "/data/" in info.filename:
+                    sizes[info.file_size] += 1
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+        raise damaged from error
+    return sizes
+
+
+def unsafe(path: Path, names: list[str]) -> CheckpointError:
+    """The refusal of a pickle that asks for more than weights need."""
+    return CheckpointError(
+        f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
+        where=str(path),
+        hint="a file of weights needs no code: do not use this file unless you know who wrote it",
+    )
+
+
+def check_archive_pickle(path: Path) -> None:
+    """Read the names in the pickle of an archive that torch.save wrote. Nothing is executed.
+
+    Raises:
+        CheckpointError: there is no pickle, it cannot be read, or it names what weights do not need.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == "data.pkl"]
+            if len(pickles) != 1 or pickles[0].file_size > _LARGEST_PICKLE:
+                raise _not_torch(path)
+            with archive.open(pickles[0]) as file:
+                _refuse_names(path, _globals(file))
+    except (zipfile.BadZipFile, OSError, *_NO_PICKLE, NotImplementedError) as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
+
+
+def check_legacy_pickles(path: Path) -> None:
+    """The same of a file of torch before 1.6: five pickles, and then the tensors' bytes.
+
+    Raises:
+        CheckpointError: as ``check_archive_pickle``.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = [argument for opcode, argument, _ in pickletools.genops(file) if opcode.name == "LONG1"]
+            if magic != [_LEGACY_MAGIC]:
+                raise _not_torch(path)
+            for _ in range(4):
+                _refuse_names(path, _globals(file))
+    except (OSError, *_NO_PICKLE) as error:
+        raise CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN) from error
+
+
+def _not_torch(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+
+
+def _refuse_names(path: Path, names: Iterator[str]) -> None:
+    foreign = sorted(set(names) - ALLOWED_GLOBALS)
+    if foreign:
+        raise unsafe(path, foreign[:5])
+
+
+def _globals(file: IO[bytes]) -> Iterator[str]:
+    """What the next pickle of ``file`` would look up, up to its end.
+
+    Raises:
+        ValueError: it is no pickle.
+    """
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            yield str(argument).replace(" ", ".")
+        elif opcode.name in _OTHER_WAYS:
+            yield f"something by {opcode.name}"

@@ -1,0 +1,1 @@
+"""Fetching weights, tokenizers and task data, and proving that they are whole."""

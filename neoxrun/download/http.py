@@ -1,0 +1,303 @@
+"""HTTP as downloads need it: what is sent, which redirects are followed, and the body as it arrives.
+
+Whatever goes wrong is a ``Trouble``. The texts of servers and of libraries go into messages only where they can hold
+no credentials.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from neoxrun.download.remote import origin, printable, shown_url
+from neoxrun.download.trouble import HTTPError, Stopped, Trouble, of_exception, of_status, whole_number
+from neoxrun.errors import NetworkError, UsageError
+
+_CHUNK = 1 << 20
+_MOST_REDIRECTS = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fetch.
+
+    Attributes:
+        tries: times in a row that one address may fail without bringing new bytes.
+        few_tries: the same, of an address whose host nothing has come from yet, or that sends something else than
+            the file: most likely it stays so.
+        connect_timeout: seconds for a connection.
+        stall_timeout: seconds without a byte, or with fewer than ``least_speed`` bytes a second, until the connection
+            is given up.
+        backoff: seconds before the second try; they double from try to try.
+        longest_wait: seconds that a wait may last; a server that asks for more is not asked again.
+        ca_bundle: certificates to trust instead of the usual ones.
+        credentials: ``remote.origin(url)`` -> value of the Authorization header. It is sent to that origin alone,
+            after a redirect too.
+    """
+
+    tries: int = 8
+    few_tries: int = 3
+    connect_timeout: float = 15.0
+    stall_timeout: float = 30.0
+    least_speed: float = 500.0
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+    ca_bundle: Path | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Client:
+    """Requests of one download, from all its threads, over connections that are kept.
+
+    Args:
+        options: time-outs, certificates and credentials.
+        stop: once it is set, every read ends in ``Stopped``.
+
+    Raises:
+        UsageError: the file of certificates is not there.
+    """
+
+    def __init__(self, options: Options, stop: threading.Event) -> None:
+        self.options = options
+        self.stop = stop
+        if options.ca_bundle is not None and not options.ca_bundle.exists():
+            raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(options.ca_bundle))
+        self._open: set[Answer] = set()
+        self._session = requests.Session()
+        self._session.headers.clear()
+        self._session.headers.update({"User-Agent": _user_agent(), "Accept": "*/*", "Accept-Encoding": "identity"})
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_connections=16, pool_maxsize=64, max_retries=0))
+
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """The answer to GET: 200, 206 or 416. Use it in a ``with`` statement.
+
+        Raises:
+            Trouble: every other answer, or none.
+            Stopped: the download was told to stop.
+        """
+        return self._follow("GET", url, headers or {})
+
+    def head(self, url: str) -> Answer:
+        """The answer to HEAD, without a body; errors as in ``get``."""
+        return self._follow("HEAD", url, {})
+
+    def abort(self) -> None:
+        """Stop, and wake the threads that wait for the rest of an answer."""
+        self.stop.set()
+        for answer in list(self._open):
+            answer.wake()
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._session.close()
+
+    def _follow(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+        seen = {url}
+        for _ in range(_MOST_REDIRECTS + 1):
+            if self.stop.is_set():
+                raise Stopped
+            response = self._send(method, url, headers)
+            if not response.is_redirect:
+                if response.status_code in (200, 206, 416):
+                    return Answer(response, url, self.options, self.stop, self._open)
+                response.close()
+                asked = response.headers.get("Retry-After")
+                raise of_status(response.status_code, response.reason or "", asked, self.options.longest_wait)
+            target = _redirect_target(url, response.headers["Location"])
+            response.close()
+            if target in seen:
+                raise Trouble("redirects that go in a circle", again=True, lasting=True)
+            seen.add(target)
+            url = target
+        raise Trouble(f"more than {_MOST_REDIRECTS} redirects", again=False)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        options = self.options
+        secret = options.credentials.get(origin(url))
+        with _translated(url):
+            return self._session.request(
+                method,
+                url,
+                headers=headers,
+                # None lets requests look into .netrc for this host; each hop is a request of its own, so that
+                # nothing meant for one host reaches the next.
+                auth=None if secret is None else _Authorization(secret),
+                stream=True,
+                allow_redirects=False,
+                timeout=(options.connect_timeout, options.stall_timeout),
+                verify=True if options.ca_bundle is None else str(options.ca_bundle),
+            )
+
+
+class Answer:
+    """An answer whose body has not been read.
+
+    Attributes:
+        status: 200, 206 or 416.
+        url: where it came from in the end.
+        etag: as sent; None where there is none.
+        last_modified: as sent; None where there is none.
+        length: bytes of this body; None where the server does not say.
+        closed_by_length: the end of the body can be told from a cut: a length is given, or it comes in chunks.
+    """
+
+    def __init__(
+        self,
+        response: requests.Response,
+        url: str,
+        options: Options,
+        stop: threading.Event,
+        open_answers: set[Answer],
+    ) -> None:
+        self._response = response
+        self._open_answers = open_answers
+        self._options = options
+        self._stop = stop
+        headers = response.headers
+        self.status = response.status_code
+        self.url = url
+        self.etag: str | None = headers.get("ETag") or None
+        self.last_modified: str | None = headers.get("Last-Modified") or None
+        self.length = whole_number(headers.get("Content-Length"))
+        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+        if chunked:
+            self.length = None
+        self.closed_by_length = chunked or self.length is not None
+        self.is_html = headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
+        self.encoding: str | None = None if encoding in ("", "identity") else printable(encoding)
+        self._content_range = headers.get("Content-Range", "")
+
+    @property
+    def content_range(self) -> tuple[int, int, int] | None:
+        """First byte, last byte and whole length of a 206; None where that is not said clearly."""
+        found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", self._content_range.strip())
+        if found is None:
+            return None
+        first, last, total = (int(number) for number in found.groups())
+        return (first, last, total) if first <= last < total else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, as it arrives.
+
+        Raises:
+            Trouble: it stalls, or the connection breaks.
+            Stopped: the download was told to stop.
+        """
+        limit = self._options.stall_timeout
+        waited, arrived = 0.0, 0
+        while True:
+            start = time.monotonic()
+            try:
+                with _translated(self.url):
+                    chunk = self._response.raw.read1(_CHUNK, decode_content=False)
+            except Trouble:
+                if not self._stop.is_set():
+                    raise
+            if self._stop.is_set():
+                raise Stopped
+            if not chunk:
+                return
+            # Only the time spent waiting for the server counts; a slow disk of ours does not.
+            waited += time.monotonic() - start
+            arrived += len(chunk)
+            if waited >= limit:
+                if arrived < self._options.least_speed * waited:
+                    raise Trouble(f"it became too slow ({arrived} bytes in {waited:.0f} s)", again=True)
+                waited, arrived = 0.0, 0
+            yield chunk
+
+    def wake(self) -> None:
+        """End a read that another thread is in."""
+        # It may have ended by itself in this very moment.
+        with suppress(OSError, ValueError, RuntimeError):
+            self._response.raw.shutdown()
+
+    def __enter__(self) -> Answer:
+        self._open_answers.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close a connection that still has something to say; a finished one is kept."""
+        self._open_answers.discard(self)
+        self._response.close()
+
+
+class _Authorization(requests.auth.AuthBase):
+    """Sets the header, and thereby keeps requests from looking for another login."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._value
+        return request
+
+
+def wait_seconds(trouble: Trouble, failures: int, options: Options) -> float:
+    """How long to wait after this many troubles in a row: as asked for, or doubling, with some chance in it."""
+    seconds = trouble.after
+    if seconds is None:
+        # Many clients that were cut at the same moment must not all come back at the same moment.
+        seconds = options.backoff * 2 ** max(0, failures - 1) * random.uniform(0.75, 1.25)
+    return min(seconds, options.longest_wait)
+
+
+def check_scheme(url: str) -> None:
+    """Refuse everything but http and https.
+
+    Raises:
+        NetworkError: with the address, without what may be secret in it.
+    """
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        right = False
+    if not right:
+        raise NetworkError(f"not an address to download from: {shown_url(url)}", hint="Give an http or https URL.")
+
+
+def _redirect_target(url: str, location: str) -> str:
+    # Header values arrive as Latin-1, whatever they were written in.
+    target = urldefrag(urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))).url
+    try:
+        check_scheme(target)
+    except NetworkError as error:
+        raise Trouble(f"a redirect to {shown_url(target)}, which is not http or https", again=False) from error
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise Trouble(f"a redirect from https to an unprotected address: {shown_url(target)}", again=False)
+    return target
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Every exception of the libraries below becomes a Trouble."""
+    try:
+        yield
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise Trouble("the address, or that of the proxy, is malformed", again=False) from error
+    except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+        raise of_exception(url, error) from error
+
+
+def _user_agent() -> str:
+    try:
+        return f"neoxrun/{version('neoxrun')}"
+    except PackageNotFoundError:
+        return "neoxrun"

@@ -1,0 +1,191 @@
+"""What a web server has: names from its HTML listing of a folder, and sizes that it tells without sending anything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
+
+from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
+from neoxrun.download.remote import RemoteFile, printable, safe_name, shown_url
+from neoxrun.download.threads import start_each
+from neoxrun.download.trouble import Stopped, Trouble
+from neoxrun.errors import NetworkError
+
+_MOST_BYTES = 8 << 20
+_MOST_FILES = 20_000
+_MOST_FOLDERS = 200
+
+
+def list_tree(url: str, options: Options, *, depth: int = 2) -> list[RemoteFile]:
+    """The files below a folder of a web server, by its own listing (as Apache and nginx make them).
+
+    Args:
+        url: of the folder.
+        options: time-outs, tries, certificates and credentials.
+        depth: folders within folders to look into.
+
+    Returns:
+        The files, by name; sizes are not known yet.
+
+    Raises:
+        NetworkError: no listing, one that is too large, or one with a name that would leave the folder.
+    """
+    check_scheme(url)
+    client = Client(options, threading.Event())
+    try:
+        return _Tree(client, url.rstrip("/") + "/").walk(depth)
+    finally:
+        client.close()
+
+
+def with_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) -> list[RemoteFile]:
+    """The same files, with the sizes that their servers tell (HEAD) where they were not known.
+
+    Sizes that no server tells stay None: whatever is wrong, the download itself says it better.
+    """
+    stop = threading.Event()
+    client = Client(options, stop)
+    found: dict[str, int] = {}
+
+    def ask(file: RemoteFile) -> None:
+        size = None if stop.is_set() else _size(file, client)
+        if size is not None:
+            found[file.name] = size
+
+    threads = start_each(ask, [file for file in files if file.size is None], jobs)
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        client.close()
+    return [replace(file, size=found[file.name]) if file.name in found else file for file in files]
+
+
+def links(page: str, base: str) -> list[str]:
+    """Names of what a listing has directly in its folder; those of folders end with ``/``.
+
+    Links that lead elsewhere (the parent folder, the sort order, other sites) are left out.
+
+    Args:
+        page: HTML.
+        base: URL of the page, which ends with ``/``.
+
+    Raises:
+        NetworkError: a name inside the folder that is not safe.
+    """
+    parser = _Links()
+    parser.feed(page)
+    parser.close()
+    found: dict[str, None] = {}
+    for reference in parser.references:
+        name = _name_below(reference, base)
+        if name:
+            found[name] = None
+    return list(found)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.references += [value.strip() for name, value in attrs if name == "href" and value]
+
+
+def _name_below(reference: str, base: str) -> str | None:
+    """The name that a link has within the folder; None where it leads elsewhere."""
+    try:
+        target = urlsplit(urldefrag(urljoin(base, reference)).url)
+    except ValueError:
+        return None
+    here = urlsplit(base)
+    if (target.scheme, target.netloc) != (here.scheme, here.netloc) or target.query:
+        return None
+    if not target.path.startswith(here.path):
+        return None
+    encoded = target.path.removeprefix(here.path)
+    inner, slash, rest = encoded.partition("/")
+    if rest or not inner:
+        return None
+    name = unquote(inner)
+    if "/" in name:
+        raise NetworkError(f"a listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
+    return safe_name(name) + slash
+
+
+class _Tree:
+    """The folders of one server, one after the other."""
+
+    def __init__(self, client: Client, root: str) -> None:
+        self._client = client
+        self._root = root
+        self._files: list[RemoteFile] = []
+        self._folders = 0
+
+    def walk(self, depth: int) -> list[RemoteFile]:
+        self._folder("", depth)
+        return sorted(self._files, key=lambda file: file.name)
+
+    def _folder(self, prefix: str, depth: int) -> None:
+        self._folders += 1
+        page, base = self._page(self._root + quote(prefix))
+        for name in links(page, base):
+            whole = prefix + name
+            if not name.endswith("/"):
+                self._files.append(RemoteFile(safe_name(whole), (self._root + quote(whole),)))
+            elif depth > 0:
+                self._folder(whole, depth - 1)
+            if self._folders > _MOST_FOLDERS or len(self._files) > _MOST_FILES:
+                raise NetworkError("more files and folders than can be right", where=shown_url(self._root))
+
+    def _page(self, url: str) -> tuple[str, str]:
+        """The text of a listing, and the address it has after redirects."""
+        options = self._client.options
+        failures = 0
+        while True:
+            try:
+                with self._client.get(url) as answer:
+                    return self._text(answer), answer.url
+            except Trouble as trouble:
+                failures += 1
+                if not trouble.again or failures >= (options.tries if trouble.reached else options.few_tries):
+                    raise NetworkError(
+                        f"no list of files: {trouble.reason}", where=shown_url(url), hint=trouble.hint
+                    ) from trouble
+                self._client.stop.wait(wait_seconds(trouble, failures, options))
+
+    def _text(self, answer: Answer) -> str:
+        if not answer.is_html:
+            raise Trouble("the server sent something else than a listing in HTML", again=False)
+        text = bytearray()
+        for chunk in answer.chunks():
+            text += chunk
+            if len(text) > _MOST_BYTES:
+                raise Trouble("the listing is too long", again=False)
+        if answer.length not in (None, len(text)):
+            raise Trouble("the connection ended within the listing", again=True)
+        return text.decode("utf-8", "replace")
+
+
+def _size(file: RemoteFile, client: Client) -> int | None:
+    """What the first mirror that answers says; None where none does, and then nobody is asked again."""
+    reached = False
+    for url in file.urls:
+        try:
+            with client.head(url) as answer:
+                reached = True
+                if answer.status == 200 and answer.length is not None and not answer.is_html:
+                    return answer.length
+        except Trouble as trouble:
+            reached |= trouble.reached
+        except Stopped:
+            return None
+    if not reached:
+        client.stop.set()
+    return None

@@ -1,0 +1,245 @@
+"""What arrived in a folder: ``neoxrun.manifest.json`` beside the files, and checksums in other people's formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from neoxrun.download.remote import Arrival, safe_name
+from neoxrun.errors import DataError, NetworkError
+
+NAME = "neoxrun.manifest.json"
+
+_FORMAT = 1
+_WRITE_SECONDS = 2.0
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# `sha256sum`: the digest, a space, a space or an asterisk, the name; and its --tag form.
+_PLAIN_LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
+_TAGGED_LINE = re.compile(r"(\\?)SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+_ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file.
+
+    Attributes:
+        size: bytes; None where only the checksum is known.
+        sha256: lower-case hexadecimal.
+        url: where it came from; None where that is not known.
+    """
+
+    size: int | None
+    sha256: str
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a folder.
+
+    Attributes:
+        files: by name, a path below the folder with ``/``.
+        model: what the user called it.
+        hub: the repository on the Hugging Face hub that it came from.
+        endpoint: of that hub.
+        revision: the commit there.
+        mirrors: the folders that it came from, where that was no hub.
+    """
+
+    files: Mapping[str, Entry] = field(default_factory=dict)
+    model: str | None = None
+    hub: str | None = None
+    endpoint: str | None = None
+    revision: str | None = None
+    mirrors: tuple[str, ...] = ()
+
+    def with_arrivals(self, arrivals: Iterable[Arrival]) -> Manifest:
+        """The same with what has arrived; where a file came from is kept if it was there already."""
+        files = dict(self.files)
+        for arrival in arrivals:
+            before = files.get(arrival.name)
+            same = before is not None and before.sha256 == arrival.sha256
+            url = arrival.url or (before.url if before is not None and same else None)
+            files[arrival.name] = Entry(arrival.size, arrival.sha256, url)
+        return replace(self, files=files)
+
+
+class Recorder:
+    """Writes down what arrives in a folder while more is under way, so that the end of the process loses little.
+
+    Args:
+        record: the manifest so far.
+        folder: where it is kept.
+    """
+
+    def __init__(self, record: Manifest, folder: Path) -> None:
+        self.record = record
+        self._folder = folder
+        self._written = time.monotonic()
+
+    def add(self, arrival: Arrival) -> None:
+        """One more file is there.
+
+        Raises:
+            DataError: the manifest cannot be written.
+        """
+        self.record = self.record.with_arrivals([arrival])
+        # Not after each of thousands of small files.
+        if time.monotonic() - self._written > _WRITE_SECONDS:
+            write(self.record, self._folder)
+            self._written = time.monotonic()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the rest; after an error only if there is something, and without a word where that fails too."""
+        if error is None:
+            write(self.record, self._folder)
+        elif self.record.files and self._folder.is_dir():
+            with suppress(DataError):
+                write(self.record, self._folder)
+
+
+def read(path: Path) -> Manifest:
+    """A manifest of ours, or the text that ``sha256sum`` writes.
+
+    Raises:
+        DataError: it cannot be read, or is neither.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the manifest {path.name} is not a text file", where=str(path)) from error
+    except OSError as error:
+        raise DataError(f"the manifest {path} cannot be read: {error.strerror}", where=str(path)) from error
+    try:
+        return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text, path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NetworkError) as error:
+        reason = error.message if isinstance(error, NetworkError) else str(error)
+        raise DataError(
+            f"the manifest {path.name} cannot be used: {reason}",
+            where=str(path),
+            hint=f"it should be a {NAME}, or what `sha256sum FILES` writes",
+        ) from error
+
+
+def of_folder(folder: Path) -> Manifest | None:
+    """The manifest in a folder; None where there is none.
+
+    Raises:
+        DataError: there is one that cannot be used.
+    """
+    path = folder / NAME
+    return read(path) if path.exists() else None
+
+
+def write(manifest: Manifest, folder: Path) -> Path:
+    """Put a manifest into its folder, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    content: dict[str, Any] = {"format": _FORMAT}
+    content |= {
+        key: getattr(manifest, key)
+        for key in ("model", "hub", "endpoint", "revision", "mirrors")
+        if getattr(manifest, key)
+    }
+    content["files"] = {
+        name: {key: value for key, value in asdict(entry).items() if value is not None}
+        for name, entry in sorted(manifest.files.items())
+    }
+    path = folder / NAME
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A small file that is there whole or not at all, even after a power cut.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=".neoxrun.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written: {error.strerror}", where=str(path)) from error
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def _from_json(text: str) -> Manifest:
+    content = json.loads(text)
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"its format is {content.get('format')!r}, and {_FORMAT} is known")
+    words = {key: content[key] for key in ("model", "hub", "endpoint", "revision") if key in content}
+    mirrors = content.get("mirrors", [])
+    if not isinstance(mirrors, list) or not all(isinstance(word, str) for word in [*words.values(), *mirrors]):
+        raise ValueError("its source is not a text")
+    files = {safe_name(name): _entry(name, facts) for name, facts in content["files"].items()}
+    return Manifest(files, mirrors=tuple(mirrors), **words)
+
+
+def _entry(name: str, facts: Mapping[str, Any]) -> Entry:
+    size, sha256, url = facts.get("size"), facts["sha256"], facts.get("url")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits")
+    if size is not None and (type(size) is not int or size < 0):
+        raise ValueError(f"the size of {name} is not a number of bytes")
+    if url is not None and not isinstance(url, str):
+        raise ValueError(f"the url of {name} is not a text")
+    return Entry(size, sha256.lower(), url)
+
+
+def _from_lines(text: str, path: Path) -> Manifest:
+    files: dict[str, Entry] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip() or line.startswith("#"):
+            continue
+        if match := _PLAIN_LINE.fullmatch(line):
+            escaped, sha256, name = match.groups()
+        elif match := _TAGGED_LINE.fullmatch(line):
+            escaped, name, sha256 = match.groups()
+        else:
+            raise ValueError(f"line {number} is not a checksum and a name")
+        if escaped:
+            name = re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], name)
+        # `sha256sum ./*` and `find . | xargs sha256sum` name files so.
+        name = safe_name(name.removeprefix("./"))
+        if name in files and files[name].sha256 != sha256.lower():
+            raise ValueError(f"line {number} names {name} again, with another checksum")
+        files[name] = Entry(None, sha256.lower())
+    if not files:
+        raise ValueError("it is empty")
+    return Manifest(files)

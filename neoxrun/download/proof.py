@@ -1,0 +1,188 @@
+"""Whether a file on disk is whole and harmless, as far as the file itself can tell: no published checksum is needed.
+
+A truncated, damaged or exchanged weights file is found before any model is built. Nothing of a file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from neoxrun.checkpoint.content import (
+    AGAIN,
+    check_archive,
+    check_archive_pickle,
+    check_legacy_pickles,
+    refuse_other_content,
+)
+from neoxrun.errors import CheckpointError
+
+ARCHIVES = (".pt", ".pth", ".bin")
+"""Endings of files that torch.save wrote; their every byte is read for the proof."""
+
+WEIGHTS = (*ARCHIVES, ".safetensors")
+"""Endings of weights files."""
+
+_BLOCK = 1 << 20
+_LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own library has it
+_LARGEST_JSON = 256_000_000
+
+_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+Progress = Callable[[int], None]
+"""Is told how many more bytes were read."""
+
+
+def prove(path: Path, name: str, progress: Progress | None = None) -> None:
+    """Check what can be checked of a file, by the ending of its name.
+
+    Args:
+        path: where its bytes are; a part file has a name of its own.
+        name: what the file is called.
+        progress: is told how many bytes of an archive were read.
+
+    ========================  ================================================================================
+    .pt .pth .bin             every byte by the CRC-32 of the archive; the names that the pickle would look up
+    .safetensors              the header, and that the tensors fill the file without a gap
+    .json                     it is JSON
+    all of these              it is not empty, a web page or a pointer of Git LFS
+    ========================  ================================================================================
+
+    Raises:
+        CheckpointError: the file is not what its name says, with the reason.
+    """
+    ending = Path(name).suffix.lower()
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if ending in (*WEIGHTS, ".json"):
+            refuse_other_content(path, start)
+        if ending == ".safetensors":
+            _safetensors(path)
+        elif ending in WEIGHTS:
+            _torch(path, start, progress)
+        elif ending == ".json":
+            _json(path)
+    except CheckpointError as error:
+        message = error.message.replace(path.name, Path(name).name)
+        raise CheckpointError(message, where=error.where, hint=error.hint) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {name}: {error.strerror}", where=str(path)) from error
+
+
+def sha256_of(path: Path, progress: Progress | None = None) -> str:
+    """SHA-256 of a file, in lower-case hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            block = memoryview(bytearray(_BLOCK))
+            while count := file.readinto(block):
+                digest.update(block[:count])
+                if progress is not None:
+                    progress(count)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+    return digest.hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """The name that git gives to a file's contents: a hub repository names its small files so."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
+    if start.startswith(b"PK\x03\x04"):
+        check_archive(path)
+        check_archive_pickle(path)
+        _check_sums(path, progress)
+    elif start.startswith(b"\x80"):
+        check_legacy_pickles(path)
+    else:
+        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+
+
+def _check_sums(path: Path, progress: Progress | None) -> None:
+    """Read every record of an archive; zipfile compares the CRC-32 at the end of each."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as record:
+                    while block := record.read(_BLOCK):
+                        if progress is not None:
+                            progress(len(block))
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
+
+
+def _safetensors(path: Path) -> None:
+    def damaged(why: str) -> CheckpointError:
+        return CheckpointError(f"{path.name} is not a whole safetensors file: {why}", where=str(path), hint=AGAIN)
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
+        if length > _LARGEST_HEADER:
+            raise damaged("it has no header")
+        if 8 + length > size:
+            raise damaged("it was cut short within its header")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            spans = sorted(_span(name, entry) for name, entry in header.items())
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise damaged(f"its header cannot be read ({error})") from error
+    end = 0
+    for first, last, name in spans:
+        if first != end:
+            raise damaged(f"the bytes of {name} do not follow on those before them")
+        end = last
+    if 8 + length + end != size:
+        raise damaged(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
+
+
+def _span(name: str, entry: dict[str, object]) -> tuple[int, int, str]:
+    """Where the bytes of a tensor begin and end.
+
+    Raises:
+        ValueError, TypeError, KeyError: the entry contradicts itself.
+    """
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise ValueError(f"{name} has no shape or no place")
+    if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
+        raise ValueError(f"{name} has a size that is not a number")
+    first, last = offsets
+    # A type that is newer than this table is checked by place only.
+    bits = _BITS.get(str(dtype))
+    if last < first or (bits is not None and (last - first) * 8 != math.prod(shape) * bits):
+        raise ValueError(f"{name} has {last - first} bytes, which is not its shape")
+    return first, last, name
+
+
+def _json(path: Path) -> None:
+    if path.stat().st_size > _LARGEST_JSON:
+        return
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path), hint=AGAIN) from error

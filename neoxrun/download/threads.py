@@ -1,0 +1,40 @@
+"""Threads for work that waits for the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def start_each(work: Callable[[Item], None], items: Iterable[Item], jobs: int) -> list[threading.Thread]:
+    """Do the work for each item, in their order, so many at a time; returns the threads that do it.
+
+    They are daemons: one that hangs in a connection does not keep the process after Ctrl-C. ``work`` must not raise.
+    """
+    queue = deque(items)
+
+    def run() -> None:
+        while True:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                return
+            work(item)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(jobs, len(queue)))]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads: Sequence[threading.Thread], seconds: float) -> bool:
+    """Wait for all threads, but no longer than this; whether they have ended."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
