@@ -77,6 +77,7 @@ IMPORTERS = {
     "lm_eval": "evaluation.adapter evaluation.data evaluation.run evaluation.registered evaluation.__main__",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
+    "pyarrow": "evaluation.local_data",
     "pynvml": "devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",

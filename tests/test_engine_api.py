@@ -51,21 +51,18 @@ def test_one_process(right):
 def test_scores_are_those_of_generated_tokens():
     with LLM("demo", device="cpu") as llm:
         (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=6, logprobs=1))
-        total = sum(step.logprob for step in record.logprobs)
-        ids = llm.session.tokenizer.encode("import os" + record.text)
-        assert ids == llm.session.tokenizer.encode("import os") + record.tokens, (
-            "the test needs a text that is tokenized alike"
+        total = sum(step["logprob"] for step in record.logprobs)
+        encode = llm.session.tokenizer.encode
+        assert encode("import os" + record.text) == encode("import os") + record.tokens, (
+            "the text is cut in other tokens"
         )
         scored, other, start = llm.score([("import os", record.text), ("import os", " 1"), ("", "import")])
         assert scored.logprob == pytest.approx(total, abs=1e-4)
         assert (scored.greedy, other.greedy) == (True, False)
         assert start.logprob < 0
         assert llm.score([]) == []
-        for pair, says in (
-            (("x", ""), "no tokens of its own"),
-            (("x", " y" * 3000), "at most"),
-            (("\ud83c", "x"), "Unicode"),
-        ):
+        wrong = {("x", ""): "no tokens of its own", ("x", " y" * 3000): "at most", ("\ud83c", "x"): "Unicode"}
+        for pair, says in wrong.items():
             with pytest.raises(DataError, match=says):
                 llm.score([pair])
 

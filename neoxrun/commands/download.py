@@ -16,6 +16,7 @@ from neoxrun.commands import common
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.errors import NeoxrunError, UsageError
+from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.explain import counted
 from neoxrun.log import log
 
@@ -146,7 +147,7 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
 
     options, model = _options(args), None
     if args.tasks:
-        folder = Path(args.to).expanduser() if args.to else tasks.default_data_dir()
+        folder = Path(args.to).expanduser() if args.to else default_data_dir()
         order = tasks.of_tasks([known.task(name) for name in args.tasks], folder, options, mirrors)
         order = replace(order, files=tuple(orders.with_checksums(order.files, order.source, folder, given)))
     else:
