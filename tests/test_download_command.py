@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from cli import Result, Running
 from faulty_server import PAGE, Fault, FaultyServer, wait_until
 from hub_server import HubServer, Repository
+from pyarrow import parquet
 
 from neoxrun import config
 from neoxrun.checkpoint import layout
@@ -200,12 +202,21 @@ def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
 def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> None:
     data = shared / "data"
     files = {path.relative_to(data).as_posix(): path.read_bytes() for path in data.glob("*/*") if path.is_file()}
+    table = io.BytesIO()
+    parquet.write_table(
+        pyarrow.Table.from_pylist([{"text": f"a text of {n}", "domain": None} for n in range(9)]), table
+    )
+    files["cimec/lambada/test.parquet"] = table.getvalue()
     with FaultyServer(files) as server:
         done = download(tmp_path, "--tasks", "lambada", "piqa", "--mirror", server.url).check_success()
         folder = tmp_path / "share" / "neoxrun" / "data"
-        for name in ("lambada/lambada_test.jsonl", "piqa/valid.jsonl", "piqa/valid-labels.lst"):
-            assert (folder / name).read_bytes() == files[name]
+        for name, content in files.items():
+            assert (folder / name).read_bytes() == content
         assert "next: neoxrun evaluate --tasks lambada piqa" in done.err
+        asked = ("evaluate", "demo", "--tasks", "lambada", "piqa", "--limit", 2, "--tp", 1)
+        scored = Running(*asked, env=environment(tmp_path), cwd=tmp_path).finish().check_success()
+        assert scored.out.count("2 of 9") == 2
+        assert scored.out.count("2 of 1838") == 2
         server.files["piqa/valid.jsonl"] = b"{}" + files["piqa/valid.jsonl"][2:]
         shutil.rmtree(folder / "piqa")
         wrong = download(tmp_path, "--tasks", "piqa", "--mirror", server.url)

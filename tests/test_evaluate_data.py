@@ -15,9 +15,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow
 import pytest
-
-pytest.importorskip("lm_eval", reason="lm-eval is an extra: pip install neoxrun[eval]")
+from pyarrow import parquet
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import data, local_data
@@ -137,6 +137,21 @@ def test_plain_text_lambada(tmp_path):
     assert [file["published"] for file in prepared.sources["cimec/lambada"]["splits"]["test"]["files"]] == [None]
 
 
+def test_parquet_as_the_hub_has_it(tmp_path):
+    documents = [{"text": f"text {number}\u2028 with a word", "domain": None} for number in range(3)]
+    path = tmp_path / "cimec" / "lambada" / "test.parquet"
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(documents), path)
+    prepared = data.prepare(["lambada_standard"], tmp_path)
+    assert [dict(document) for document in prepared.task_dict["tasks"]["lambada_standard"].eval_docs] == documents
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], b"<html>", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"test\.parquet is not a whole Parquet file") as caught:
+            data.find(["lambada_standard"], tmp_path)
+        assert caught.value.where == str(path)
+
+
 def test_any_other_data_set(tmp_path):
     """<data set>/<configuration>/<split>.jsonl, as the hint's own command writes it."""
     import datasets
@@ -207,7 +222,7 @@ def test_one_changed_byte_is_told(shared, tmp_path):
     error = caught.value
     assert error.where == str(changed)
     assert "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226" in error.message
-    assert "Remove it and fetch it again: curl" in error.hint
+    assert f"Remove it and fetch it again: neoxrun download --tasks lambada_openai --to {tmp_path}" in error.hint
     assert str(tmp_path / "EleutherAI/lambada_openai/default/test.jsonl") in error.hint
 
 
@@ -423,7 +438,7 @@ def test_no_call_is_made_with_the_data_at_hand(shared, tmp_path):
         from pathlib import Path
         from neoxrun.evaluation import data
         found = data.find(["lambada_openai", "piqa"], Path(sys.argv[1]))
-        assert not {"datasets", "lm_eval", "torch"} & set(sys.modules), "finding takes no heavy import"
+        assert not {"datasets", "lm_eval", "pyarrow", "torch"} & set(sys.modules), "finding takes no heavy import"
         prepared = data.load(found)
         import datasets.config
         from lm_eval.evaluator import evaluate
@@ -449,7 +464,7 @@ MISSING = """
     try:
         data.prepare(["piqa", "lambada"], Path(sys.argv[1]))
     except DataError as error:
-        assert not {"datasets", "lm_eval", "torch"} & set(sys.modules)
+        assert not {"datasets", "lm_eval", "pyarrow", "torch"} & set(sys.modules)
         print(json.dumps([error.message, error.hint, time.monotonic() - begin, REACHED]))
 """
 
@@ -466,7 +481,7 @@ def test_missing_data_on_a_dead_network(shared, tmp_path):
     message, hint, seconds, reached = refused(shared / "data", HF_ENDPOINT=address, HF_HOME=str(tmp_path))
     assert message.startswith(f"there is no data for lambada_standard (cimec/lambada), and {address} cannot be reached")
     assert "lambada_test_plain_text.txt" in hint
-    assert "curl -fL https://zenodo.org/records/2630551/files/lambada-dataset.tar.gz" in hint
+    assert f"neoxrun download --tasks lambada_standard --to {tmp_path}" in hint
     assert "The data of piqa, lambada_openai is there" in hint
     assert reached  # the watch sees what happens
     assert seconds < 20
