@@ -89,7 +89,7 @@ UNSEEN = [Fault("corrupt", 1000), Fault("length", -10)]
 @pytest.mark.parametrize("fault", [fault for fault in CHEAP + DEAR if fault not in UNSEEN], ids=label)
 def test_nothing_known_of_the_file(server, tmp_path, fault: Fault) -> None:
     """Neither size nor checksum: all but what only a checksum shows is found."""
-    server.faults[NAME] = [fault, Fault("cut", 200_000)]
+    server.faults[NAME] = [Fault("cut", 100_000), fault, Fault("cut", 150_000)]
     arrives(server, tmp_path, remote(server, NAME, size=False, sha256=False))
 
 
