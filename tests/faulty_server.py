@@ -26,6 +26,7 @@ from types import TracebackType
 from urllib.parse import quote, unquote, urlsplit
 
 PAGE = b"<!DOCTYPE html><html><body>Sorry, something went wrong.</body></html>"
+BARE_PAGE = b"<!-- nothing that says what it is --><p>Sorry, something went wrong."
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Fault:
     ``circle``       a redirect to itself, by way of another address
     ``redirect``     a redirect to ``text``
     ``html``         an error page with status 200
-    ``masked-html``  the same, as application/octet-stream
+    ``masked-html``  one that says it is application/octet-stream
     ``bad-range``    206 for another range than the one asked for
     ``overflow``     chunked, and that many bytes too many
-    ``chunked``      right, but without a length
+    ``chunked``      without a length, and that many bytes too few
     ``endless``      right, but with neither length nor chunks
     ``gzip``         says that it is compressed
     ``bare``         right, but without ETag and Last-Modified
@@ -84,6 +85,7 @@ class FaultyServer:
         self.requests: list[Request] = []
         self.head_status = 200
         self.send_buffer = 0
+        self.deaf = False  # to If-Range: a range is sent, whatever it is of.
         self.active = 0
         self.lock = threading.Lock()
         self._closing = threading.Event()
@@ -225,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
         condition = self.headers.get("If-Range")
-        ranged = "Range" in self.headers and fault.kind != "no-range" and condition in (None, etag, date)
+        ranged = (
+            "Range" in self.headers and fault.kind != "no-range" and (owner.deaf or condition in (None, etag, date))
+        )
         if ranged and start >= len(data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -234,14 +238,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._log("GET", name, start, 0, fault.kind)
             return
         start = start if ranged else 0
+        if ranged and fault.kind == "bad-range":
+            start = min(start + 1, len(data) - 1)
         body = data[start:]
         if fault.kind == "corrupt" and body:
             place = fault.number % len(body)
             body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
         self.send_response(206 if ranged else 200)
         if ranged:
-            shift = 1 if fault.kind == "bad-range" else 0
-            self.send_header("Content-Range", f"bytes {start - shift}-{len(data) - 1 - shift}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if fault.kind != "bare":
             self.send_header("ETag", etag)
             self.send_header("Last-Modified", date)
@@ -272,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.kind == "status":
             self._whole(PAGE, "text/html", "GET", fault.number, fault.headers)
         elif fault.kind == "html":
-            self._whole(PAGE, "text/html", "GET")
+            self._whole(BARE_PAGE, "text/html", "GET")
         elif fault.kind == "masked-html":
             self._whole(b"\n  " + PAGE, "application/octet-stream", "GET")
         elif fault.kind == "circle":
@@ -310,6 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not chunked:
             self._send(body)
             return
+        if fault.kind == "chunked":
+            body = body[: len(body) - fault.number]
         for place in range(0, len(body), 50_000):
             piece = body[place : place + 50_000]
             self.wfile.write(b"%x\r\n" % len(piece))

@@ -101,6 +101,8 @@ def test_listing_that_leads_out_is_refused(href: str, tmp_path) -> None:
     with FaultyServer({}) as server:
         server.listings["pub/"] = f'<a href="right.bin">right.bin</a><a href="{href}">x</a>'
         with pytest.raises(NetworkError):
+            links(server.listings["pub/"], server.url + "pub/")
+        with pytest.raises(NetworkError):
             list_tree(server.url + "pub/", IMPATIENT)
 
 

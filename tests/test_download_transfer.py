@@ -15,6 +15,7 @@ from faulty_server import Fault, FaultyServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from neoxrun.download.part import Version
 from neoxrun.download.remote import RemoteFile, corrupt_path, part_path, state_path
 from neoxrun.errors import CheckpointError, DataError, NetworkError
 
@@ -88,7 +89,7 @@ UNSEEN = [Fault("corrupt", 1000), Fault("length", -10)]
 @pytest.mark.parametrize("fault", [fault for fault in CHEAP + DEAR if fault not in UNSEEN], ids=label)
 def test_nothing_known_of_the_file(server, tmp_path, fault: Fault) -> None:
     """Neither size nor checksum: all but what only a checksum shows is found."""
-    server.faults[NAME] = [fault, Fault("cut", 200_000)]
+    server.faults[NAME] = [Fault("cut", 100_000), fault, Fault("cut", 150_000)]
     arrives(server, tmp_path, remote(server, NAME, size=False, sha256=False))
 
 
@@ -107,6 +108,43 @@ def test_file_changes_between_two_tries(server, tmp_path) -> None:
     server.faults[NAME] = [Fault("cut", 200_000), Fault("change")]
     arrives(server, tmp_path, RemoteFile(NAME, (server.link(NAME),)))
     assert server.files[NAME][:1000] != old[:1000]
+
+
+def test_server_that_ignores_the_condition(server, tmp_path) -> None:
+    """It sends the rest of another file: its mark says so, and one check is enough to see it."""
+    server.deaf = True
+    server.changed = lambda name, data: bytes(byte ^ 255 for byte in data)
+    server.faults[NAME] = [Fault("cut", 200_000), Fault("change")]
+    arrives(server, tmp_path, RemoteFile(NAME, (server.link(NAME),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"length": 9}, False),
+        ({"length": None}, True),
+        ({"length": None, "etag": None, "last_modified": None}, False),
+        ({"etag": '"b"'}, False),
+        ({"etag": '"b"', "sha256": "0"}, False),
+        ({"etag": None}, True),
+        ({"etag": None, "last_modified": "later"}, False),
+        ({"etag": None, "last_modified": None}, False),
+        ({"etag": None, "last_modified": None, "sha256": "0"}, True),
+        ({"url": "http://b", "etag": '"b"', "last_modified": "later", "sha256": "0"}, True),
+        ({"url": "http://b", "etag": '"b"'}, False),
+        ({"url": "http://b", "length": 9, "sha256": "0"}, False),
+    ],
+)
+def test_which_bytes_may_follow_which(changes: dict, same: bool) -> None:
+    first = Version("http://a", 10, '"a"', "then", changes.get("sha256"))
+    assert first.is_same(replace(first, **changes)) is same
+
+
+def test_short_file_in_whole_chunks(server, tmp_path) -> None:
+    server.faults[NAME] = [Fault("chunked", 100)]
+    arrives(server, tmp_path, remote(server, NAME, sha256=False))
+    assert server.sent(NAME) == len(DATA)
 
 
 def test_unmarked_file_starts_over(server, tmp_path) -> None:
@@ -177,7 +215,11 @@ def test_part_is_no_way_out_of_the_folder(server, tmp_path) -> None:
 
 def test_file_that_is_there_is_not_fetched(server, tmp_path) -> None:
     arrives(server, tmp_path)
+    # What a process leaves that is killed just after it has given the file its name.
+    for leftover in (part_path, state_path, corrupt_path):
+        leftover(tmp_path / NAME).write_text("{}")
     again = fetch_one(remote(server, NAME), tmp_path)
+    assert names_in(tmp_path) == {NAME}
     assert again.url is None
     assert again.sha256 == digest(DATA)
     assert len(server.gets(NAME)) == 1
@@ -322,6 +364,7 @@ import sys
 from pathlib import Path
 from neoxrun.download.fetch import fetch
 from neoxrun.download.http import Options
+from neoxrun.download.part import Version
 from neoxrun.download.remote import RemoteFile
 from neoxrun.errors import DataError
 try:

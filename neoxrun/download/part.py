@@ -64,7 +64,7 @@ class Version:
         Where the checksum is known the end is proven anyway, and equal lengths will do between two mirrors. Otherwise
         the servers' marks must agree.
         """
-        if self.length != other.length:
+        if self.length is not None and other.length is not None and self.length != other.length:
             return False
         if self.sha256 is not None and self.url != other.url:
             return True
@@ -120,6 +120,10 @@ class Part:
             temporary.replace(state_path(self.path))
         self.version = version
 
+    def go_on(self, version: Version) -> None:
+        """Bytes of this version follow, which is the same and may say more of it."""
+        self.version = version
+
     def clear(self) -> None:
         """Drop what is there."""
         with _refusals(self.path):
@@ -134,9 +138,11 @@ class Part:
         with _refusals(self.path):
             rest = memoryview(chunk)
             while rest:
-                rest = rest[self._open.write(rest) :]
-        self._hash.update(chunk)
-        self.size += len(chunk)
+                count = self._open.write(rest)
+                # At once: a disk that becomes full takes the first bytes of a chunk and refuses the others.
+                self._hash.update(rest[:count])
+                self.size += count
+                rest = rest[count:]
 
     def finish(self) -> None:
         """The bytes that there are, are all: the server did not announce how many."""

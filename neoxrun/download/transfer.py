@@ -104,8 +104,8 @@ class Transfer:
             if self._file.sha256 in (None, digest) and self._passes(self._path):
                 self._running.done = size
                 # Left by a process that was killed just after it had given the file its name.
-                part_path(self._path).unlink(missing_ok=True)
-                state_path(self._path).unlink(missing_ok=True)
+                for leftover in (part_path, state_path, corrupt_path):
+                    leftover(self._path).unlink(missing_ok=True)
                 return Arrival(self._file.name, self._path, size, digest, None, time.monotonic() - start)
         self._path.replace(corrupt_path(self._path))
         self._running.say(f"{self._file.name} is there but not right: it is fetched again")
@@ -221,6 +221,7 @@ class Transfer:
             version = Version.of(answer, url, self._file.sha256)
             if answer.status != 200:
                 self._check_rest(part, answer, version)
+                part.go_on(version)
             self._check_answer(answer, version)
             self._receive(part, answer, version)
 
