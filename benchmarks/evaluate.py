@@ -1,21 +1,25 @@
-"""Scoring speed beside lm-eval's own ``hf`` model, on the same weights and requests, in turns in one process.
+"""Scoring speed beside lm-eval's own ``hf`` model, on the same weights and requests, in turns.
 
     python benchmarks/evaluate.py --tokenizer 20B_tokenizer.json --data-dir FOLDER
 
-FOLDER is evaluate's data folder: LAMBADA (OpenAI's test set) and PIQA's validation set. Each round takes another draw
-of their documents, in the proportion of the whole sets, for all sides; ``hf`` runs at each of ``--batches``, and its
-best one counts. The floor is 2 operations per parameter and token at the rate of a large matrix product in the same
-type, measured here: the layers' parameters for every token of the requests (a context once for each continuation, as
-lm-eval asks for them), and the head's for every token that is asked for.
+FOLDER is evaluate's data folder: LAMBADA (OpenAI's test set) and PIQA's validation set. Every side is a process of its
+own; the others wait while one works. Each round takes another draw of the documents, in the proportion of the whole
+sets, for all sides; ``hf`` runs at each of ``--batches``, and its best one counts. The floor is 2 operations per
+parameter and token at the rate of a large matrix product in the same type, measured in each round: the layers'
+parameters for every token of the requests (a context once for each continuation, as lm-eval asks for them), and the
+head's for every token that is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,16 +27,19 @@ from typing import Any
 
 import torch
 from decode import _machine
-from shapes import SHAPES, make
+from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
-from neoxrun import llm
+from neoxrun import config, llm
+from neoxrun.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare
+from neoxrun.memory import layer_parameters
 from neoxrun.session import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
+OURS = "neoxrun"
 
 
 def main() -> None:
@@ -46,63 +53,108 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=300, help="of both tasks together, each round (300)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (5)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--side", type=int, help=argparse.SUPPRESS
+    )  # a process that this program starts: batch; 0: ours
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device = torch.device(args.device)
+    if args.side is not None:
+        _work(args)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = make(args.shape, Path(temporary) / "model", DTYPES[args.dtype])
         shutil.copy(args.tokenizer, folder / "tokenizer.json")
-        sides = _sides(folder, args)
-        ours = sides["neoxrun"]
-        instances = _instances(args.data_dir)
-        draw = random.Random(0)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        floors = []
-        for round_ in range(1 + args.rounds):
-            requests = _draw(instances, args.documents, draw)
-            answers = {}
-            for name, model in sides.items():
-                start = time.perf_counter()
-                answers[name] = model.loglikelihood(requests, disable_tqdm=True)
-                if round_:
-                    rates[name].append(len(requests) / (time.perf_counter() - start))
-            apart = max(
-                abs(a[0] - b[0]) for a, b in zip(answers["neoxrun"], answers[_hf(args.batches[0])], strict=True)
-            )
-            if round_:
-                floors.append(len(requests) / _least_seconds(ours, requests, DTYPES[args.dtype], device))
-    print(f"{_machine(device)}; torch {torch.__version__}, {torch.get_num_threads()} threads; neoxrun ", end="")
-    print(
-        f"{neoxrun.__version__}; {args.shape} {args.dtype}, {args.rounds} rounds of {len(requests)} requests; ", end=""
-    )
-    print(f"log-likelihoods at most {apart:.2g} apart in the last round")
-    best = max((name for name in rates if name != "neoxrun"), key=lambda name: statistics.median(rates[name]))
-    print("| side | requests/s | neoxrun / side | of the floor |\n|---|---|---|---|")
-    floor = statistics.median(floors)
-    for name, measured in rates.items():
-        ratio = statistics.median(mine / other for mine, other in zip(rates["neoxrun"], measured, strict=True))
-        marked = f"**{ratio:.2f}**" if name == best else f"{ratio:.2f}"
-        print(f"| {name} | {statistics.median(measured):.1f} | {marked} | {statistics.median(measured) / floor:.0%} |")
-    print(f"floor: {floor:.0f} requests/s")
+        sides = {OURS if not batch else f"hf, batch {batch}": _Side(batch, folder) for batch in (0, *args.batches)}
+        rounds = []
+        for number in range(1 + args.rounds):
+            floor = _rate(DTYPES[args.dtype], torch.device(args.device))
+            rounds.append((floor, {name: side.round(number) for name, side in sides.items()}))
+        for side in sides.values():
+            side.end()
+    _report(args, rounds[1:])
 
 
-def _hf(batch: int) -> str:
-    return f"hf, batch {batch}"
+class _Side:
+    """One of the processes that take turns."""
+
+    def __init__(self, batch: int, model: Path) -> None:
+        command = [sys.executable, *sys.argv, "--side", str(batch), "--model", str(model)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._receive() == "ready"
+
+    def round(self, number: int) -> dict[str, Any]:
+        """Let it score a draw: requests, operations, seconds and log-likelihoods."""
+        assert self._process.stdin is not None
+        print(number, file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = self._receive()
+        return answer
+
+    def end(self) -> None:
+        """Let it end."""
+        self._process.communicate()
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("answer: "):
+                return json.loads(line.removeprefix("answer: "))
+        raise SystemExit("a side ended early; its messages are above")
 
 
-def _sides(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _work(args: argparse.Namespace) -> None:
+    """A side: score the draw of each round that is asked for."""
+    model = _hf(args) if args.side else _ours(args)
+    instances = _instances(args.data_dir)
+    print('answer: "ready"', flush=True)
+    for line in sys.stdin:
+        requests = _draw(instances, args.documents, random.Random(int(line)))
+        start = time.perf_counter()
+        answers = model.loglikelihood(requests, disable_tqdm=True)
+        seconds = time.perf_counter() - start
+        scores = [logprob for logprob, _ in answers]
+        answer = {"seconds": seconds, "operations": _operations(args, model, requests), "scores": scores}
+        print("answer:", json.dumps(answer), flush=True)
+
+
+def _ours(args: argparse.Namespace) -> NeoxLM:
+    model = llm.LLM([args.shape, str(args.model / "config.yml")], device=args.device, dtype=args.dtype)
+    if args.device == "cpu":
+        keep_freed_memory()  # as the ranks of the command do
+    return NeoxLM(model.session, Copies(model.session))
+
+
+def _hf(args: argparse.Namespace) -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    model = llm.LLM([args.shape, str(folder / "config.yml")], device=args.device, dtype=args.dtype)
-    ours: dict[str, Any] = {"neoxrun": NeoxLM(model.session, Copies(model.session))}
     end = "<|endoftext|>"
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), bos_token=end, eos_token=end)
-    network = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=DTYPES[args.dtype]).to(args.device).eval()
-    return ours | {
-        _hf(batch): HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch, device=args.device)
-        for batch in args.batches
-    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(args.model / "tokenizer.json"), bos_token=end, eos_token=end)
+    network = AutoModelForCausalLM.from_pretrained(args.model / "hf", dtype=DTYPES[args.dtype]).to(args.device).eval()
+    return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=args.side, device=args.device)
+
+
+def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[str, Any]]]]) -> None:
+    names = list(rounds[0][1])
+    count = len(rounds[0][1][OURS]["scores"])
+    last = [rounds[-1][1][name]["scores"] for name in names[:2]]
+    apart = max(abs(mine - other) for mine, other in zip(*last, strict=True))
+    print(
+        f"{_machine(torch.device(args.device))}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end=""
+    )
+    print(
+        f"neoxrun {neoxrun.__version__}; {args.shape} {args.dtype}, {len(rounds)} rounds of {count} requests; ", end=""
+    )
+    print(f"log-likelihoods at most {apart:.2g} apart in the last round")
+    speed = {name: statistics.median(len(r[name]["scores"]) / r[name]["seconds"] for _, r in rounds) for name in names}
+    best = max(names[1:], key=speed.__getitem__)
+    print("| side | requests/s | neoxrun / side | of the floor |\n|---|---|---|---|")
+    for name in names:
+        ratio = statistics.median(r[name]["seconds"] / r[OURS]["seconds"] for _, r in rounds)
+        share = statistics.median(r[name]["operations"] / rate / r[name]["seconds"] for rate, r in rounds)
+        marked = f"**{ratio:.2f}**" if name == best else f"{ratio:.2f}"
+        print(f"| {name} | {speed[name]:.1f} | {marked} | {share:.0%} |")
+    print(f"matrix products: {statistics.median(rate for rate, _ in rounds) / 1e9:.0f} GFLOP/s")
 
 
 def _instances(data_dir: Path) -> dict[str, list[list[Any]]]:
@@ -128,16 +180,16 @@ def _draw(instances: dict[str, list[list[Any]]], count: int, draw: random.Random
     ]
 
 
-def _least_seconds(ours: NeoxLM, requests: list[Any], dtype: torch.dtype, device: torch.device) -> float:
-    """What the operations alone take."""
-    stage = ours._session.runner.stage
-    layers = sum(parameter.numel() for parameter in stage.layers.parameters())
-    head = stage.vocab_size * stage.config.hidden_size
-    operations = 0
+def _operations(args: argparse.Namespace, model: Any, requests: list[Any]) -> int:
+    """What the network takes, each request by itself."""
+    network = config.load([args.shape]).model
+    layers = network.num_layers * layer_parameters(network, 1)
+    head = VOCABULARY * network.hidden_size
+    total = 0
     for request in requests:
-        context, continuation = ours._encode_pair(*request.args)
-        operations += 2 * layers * (len(context) + len(continuation) - 1) + 2 * head * len(continuation)
-    return operations / _rate(dtype, device)
+        context, continuation = model._encode_pair(*request.args)
+        total += 2 * layers * (len(context) + len(continuation) - 1) + 2 * head * len(continuation)
+    return total
 
 
 def _rate(dtype: torch.dtype, device: torch.device) -> float:

@@ -27,9 +27,9 @@ NCCL_BYTES = 400 * 10**6
 CPU_RANK_BYTES = 400 * 10**6
 CUDA_HOST_BYTES = 10**9
 
-# Tokens of a pass that only scores. On the CPU more of them are no faster; a GPU is busy with so many, even where
+# Tokens of a pass that only scores. A CPU is fastest where they fit its caches; a GPU is busy with so many, even where
 # the model is small.
-_MOST_SCORED: dict[DeviceKind, int] = {"cpu": PREFILL_TOKENS, "cuda": 8 * PREFILL_TOKENS}
+_MOST_SCORED: dict[DeviceKind, int] = {"cpu": PREFILL_TOKENS // 4, "cuda": 8 * PREFILL_TOKENS}
 _MASK_BYTES = 6  # of each pair of tokens of a row: who sees whom, as it is made and as attention wants it
 
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from neoxrun import job as jobs
 from neoxrun import log
+from neoxrun.allocator import keep_freed_memory
 from neoxrun.errors import (
     READER_GONE,
     Interrupted,
@@ -111,6 +112,8 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
         show_progress=show_progress,
         max_context=plan.max_context,
     )
+    if device.type == "cpu":
+        keep_freed_memory()
     work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()

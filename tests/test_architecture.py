@@ -50,7 +50,7 @@ LAYERS = (
         "command",
         "launch commands.common commands.plan commands.generate commands.evaluate commands.download cli __main__",
     ),
-    ("parallel", "rank", "parallel.mesh parallel.layers parallel.queue"),
+    ("parallel", "rank", "allocator parallel.mesh parallel.layers parallel.queue"),
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
     ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),

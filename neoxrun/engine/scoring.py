@@ -97,12 +97,12 @@ def passes(
 
     Args:
         requests: what is asked.
-        budget: most tokens of a pass, padding included, unless a single sequence has more.
+        budget: most tokens of a pass, padding included, unless a single row has more.
         most: most rows of a pass; None: no bound of their number.
     """
     numbers: list[int] = []
     rows: list[Row] = []
-    for row, answered in pack(requests, min(budget, PREFILL_TOKENS)):
+    for row, answered in pack(requests, PREFILL_TOKENS):
         width = len((rows or [row])[0].tokens)
         full = len(rows) == most or width * (len(rows) + 1) > budget
         # A pass that is large enough ends where its rows would become much shorter, which would be padding.
