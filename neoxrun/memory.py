@@ -153,7 +153,9 @@ def scoring_tokens(model: ModelConfig, *, tensor: int, dtype: Precision, kind: D
         kind: of the device.
         spare: bytes for the key-value cache, which scoring does without.
     """
-    per_token = _token_bytes(model, tensor, dtype) + _MASK_BYTES * PREFILL_TOKENS
+    # Twice query, key, value and result: rows are padded for attention.
+    padded = 8 * model.hidden_size // tensor * DTYPE_BYTES[dtype]
+    per_token = _token_bytes(model, tensor, dtype) + padded + _MASK_BYTES * PREFILL_TOKENS
     return min(_MOST_SCORED[kind], PREFILL_TOKENS + spare // per_token)
 
 

@@ -52,7 +52,7 @@ LAYERS = (
     ),
     ("parallel", "rank", "allocator parallel.mesh parallel.layers parallel.queue"),
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
-    ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
+    ("network", "rank", "engine.kv_cache model.rotary model.kernels model.attention model.gpt_neox"),
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
     ("session", "rank", "session generation.interrupt generation.text generation.dialogue generation.run"),
     ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.run"),

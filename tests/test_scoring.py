@@ -42,19 +42,13 @@ def test_passes_keep_to_their_limits(requests: list[ScoreRequest], budget: int, 
         assert len(rows) <= most
         assert len(numbers) == sum(len(row.asked) for row in rows)
         width = max(len(row.tokens) for row in rows)
-        assert len(rows) == 1 or width * len(rows) <= budget
+        if len(rows) > 1:
+            assert sum(len(row.tokens) for row in rows) <= budget
+            assert width * len(rows) <= 2 * budget
         for number, (_, targets) in zip(numbers, (asked for row in rows for asked in row.asked), strict=True):
             assert tuple(targets) == requests[number].continuation
         answered += numbers
     assert sorted(answered) == list(range(len(requests)))
-
-
-def test_padding_is_bounded_in_passes_that_are_large_enough() -> None:
-    requests = [ScoreRequest((n, *[0] * (length - 1)), (0,)) for n, length in enumerate(range(8, 200))]
-    for _, rows in passes(requests, 2048):
-        width = len(rows[0].tokens)
-        padding = width * len(rows) - sum(len(row.tokens) for row in rows)
-        assert padding * 8 <= width * len(rows) or width * len(rows) < 2 * 2048 // 8
 
 
 def test_what_is_shared_is_computed_once() -> None:

@@ -5,8 +5,8 @@ Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice
 from math import fsum
 
 import torch
@@ -17,7 +17,7 @@ from neoxrun.engine.request import LOGIT_ROWS
 from neoxrun.engine.sampler import Sampled, Sampler
 from neoxrun.engine.scoring import Row, Scored
 from neoxrun.errors import RankError
-from neoxrun.model.attention import AttentionContext
+from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
 
 
@@ -89,42 +89,63 @@ class Runner:
         """The answers to all that the rows ask, on the leader; an empty list on the other ranks."""
         self._cache = None  # its memory is taken for a larger pass
         device = self.stage.device
-        width = max(len(row.tokens) for row in rows)
 
-        def padded(lists: list[list[int]], filler: int) -> torch.Tensor:
-            return torch.tensor([[*one, *[filler] * (width - len(one))] for one in lists], device=device)
+        def line(lists: Iterable[list[int]]) -> torch.Tensor:
+            return torch.tensor([value for one in lists for value in one], device=device)
 
-        ids = padded([row.tokens for row in rows], 0)
-        positions = padded([row.positions for row in rows], 0)
+        asked = [one for row in rows for one in row.asked]
+        starts = list(accumulate((len(row.tokens) for row in rows), initial=0))
+        wanted = line(
+            [start + place for place in places]
+            for start, row in zip(starts, rows, strict=False)
+            for places, _ in row.asked
+        )
+        context = AttentionContext(
+            None,
+            0,
+            positions=line(row.positions for row in rows).unsqueeze(0),
+            length=starts[-1],
+            mask=None,
+            prefill=True,
+            rows=self._padded(rows, starts),
+            wanted=wanted,
+        )
+        x = self._forward(line(row.tokens for row in rows).unsqueeze(0), context)
+        return self._answers(x, line(tokens for _, tokens in asked), [len(tokens) for _, tokens in asked])
+
+    def _padded(self, rows: Sequence[Row], starts: Sequence[int]) -> Rows:
+        """How attention sees rows that begin at the tokens ``starts``."""
+        device = self.stage.device
+        lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
+        places = torch.arange(int(max(len(row.tokens) for row in rows)), device=device)
+        there = places < lengths[:, None]
+        padded = (torch.tensor(starts[:-1], device=device)[:, None] + places).masked_fill(~there, 0)
         mask = None
         if any(min(row.ends) < len(row.tokens) for row in rows):
-            # Padding sees itself, so that no place is without anything to look at.
-            ends = padded([row.ends for row in rows], width)[:, None, :]
-            places = torch.arange(width, device=device)
-            mask = ((places <= places[:, None]) & (places[:, None] < ends))[:, None]
-        context = AttentionContext(None, 0, positions, width, mask, prefill=True)
-        x = self._forward(ids, context)
-        return self._answers(x, rows)
+            ends = torch.full_like(padded, len(places))  # padding sees itself: nothing is without a place to look at
+            ends[there] = torch.tensor([end for row in rows for end in row.ends], device=device)
+            mask = ((places <= places[:, None]) & (places[:, None] < ends[:, None]))[:, None]
+        return Rows(padded, there.flatten().nonzero()[:, 0], mask)
 
-    def _answers(self, x: torch.Tensor, rows: Sequence[Row]) -> list[Scored]:
-        """``x``: ``[B, T, H]``, output of the last stage's layers."""
-        places = [(at, place) for at, row in enumerate(rows) for asked in row.asked for place in asked[0]]
-        targets = torch.tensor([token for row in rows for asked in row.asked for token in asked[1]], device=x.device)
+    def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
+        """``x``: ``[1, P, H]``, output of the last stage's layers before each of the targets ``[P]``.
+
+        A request has ``counts`` of them, one after the other.
+        """
         logprobs: list[float] = []
         likeliest: list[bool] = []
         if self.mesh.last_stage:
-            at = torch.tensor(places, device=x.device)
-            for first in range(0, len(places), LOGIT_ROWS):
+            for first in range(0, len(targets), LOGIT_ROWS):
                 block = slice(first, first + LOGIT_ROWS)
-                scored = self.stage.scores(x[at[block, 0], at[block, 1]], targets[block])
+                scored = self.stage.scores(x[0, block], targets[block])
                 if scored is not None:
                     logprobs += scored[0].tolist()
                     likeliest += scored[1].tolist()
         answers: list[Scored] = []
         if self.mesh.samples:
             values = iter(zip(logprobs, likeliest, strict=True))
-            for _, tokens in (asked for row in rows for asked in row.asked):
-                found = list(islice(values, len(tokens)))
+            for count in counts:
+                found = list(islice(values, count))
                 answers.append(Scored(fsum(value for value, _ in found), all(best for _, best in found)))
         received: list[Scored] = self.mesh.sampler_to_leader(answers)
         return received if self.mesh.leads else []

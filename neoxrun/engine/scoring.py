@@ -12,11 +12,10 @@ from itertools import takewhile
 
 from neoxrun.engine.request import PREFILL_TOKENS
 
-# A sequence joins a tree that holds at least a fourth of it: a longer row costs attention.
-_LEAST_SHARED = 4
-# An eighth of the budget keeps a device nearly as busy as all of it; then at most an eighth of a row may be padding.
-_ENOUGH = 8
-_PADDED = 8
+# A sequence joins a tree that holds at least an eighth of it: a longer row costs attention.
+_LEAST_SHARED = 8
+# Only attention pads, and takes at most twice the budget so.
+_PADDED = 2
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,20 @@ def passes(
 
     Args:
         requests: what is asked.
-        budget: most tokens of a pass, padding included, unless a single row has more.
+        budget: most tokens of a pass, unless a single row has more.
         most: most rows of a pass; None: no bound of their number.
     """
     numbers: list[int] = []
     rows: list[Row] = []
+    tokens = 0
     for row, answered in pack(requests, PREFILL_TOKENS):
         width = len((rows or [row])[0].tokens)
-        full = len(rows) == most or width * (len(rows) + 1) > budget
-        # A pass that is large enough ends where its rows would become much shorter, which would be padding.
-        wasteful = width * len(rows) >= budget // _ENOUGH and _PADDED * len(row.tokens) < (_PADDED - 1) * width
-        if rows and (full or wasteful):
+        padded = width * (len(rows) + 1)
+        if rows and (len(rows) == most or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
             yield numbers, rows
-            numbers, rows = [], []
+            numbers, rows, tokens = [], [], 0
         numbers = numbers + answered
         rows.append(row)
+        tokens += len(row.tokens)
     if rows:
         yield numbers, rows

@@ -12,6 +12,7 @@ from torch import nn
 
 from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.model.attention import AttentionContext, attend
+from neoxrun.model.kernels import linear_gelu
 from neoxrun.model.rotary import rotary_tables, rotate_
 from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
@@ -55,6 +56,11 @@ def _norm(config: ModelConfig) -> LayerNorm | RMSNorm:
     return kind(config.hidden_size, config.norm_epsilon)
 
 
+def _chosen(x: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """``x`` ``[B, T, H]`` at the wanted tokens."""
+    return x if wanted is None else x[:, wanted]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; returns this rank's part of the output projection."""
 
@@ -66,15 +72,17 @@ class Attention(nn.Module):
         self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias)
         self.dense = RowParallelLinear(mesh, hidden, hidden, bias, bias_in_partial=config.gpt_j_residual)
 
-    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
-        """``x``: ``[B, T, H]``."""
+    def forward(
+        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
+        """``x``: ``[B, T, H]``. All tokens are attended to; the output is that of the wanted ones."""
         batch, tokens, _ = x.shape
         # Rows of query_key_value are [q | k | v] head by head.
         qkv = self.query_key_value(x).view(batch, tokens, self.heads, 3, -1)
         if rotary is not None:
             rotate_(qkv[..., :2, :], *rotary)
         q, k, v = qkv.unbind(3)
-        return self.dense.forward(attend(q, k, v, self.index, context))
+        return self.dense.forward(_chosen(attend(q, k, v, self.index, context), wanted))
 
 
 class MLP(nn.Module):
@@ -89,7 +97,8 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, H]``."""
-        return self.dense_4h_to_h.forward(F.gelu(self.dense_h_to_4h(x), approximate=self.approximate))
+        up = self.dense_h_to_4h
+        return self.dense_4h_to_h.forward(linear_gelu(x, up.weight, up.bias, self.approximate))
 
 
 class Layer(nn.Module):
@@ -106,12 +115,15 @@ class Layer(nn.Module):
         self.attention = Attention(config, mesh, index)
         self.mlp = MLP(config, mesh)
 
-    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
-        """``x``: ``[B, T, H]``, the same on every tensor-parallel rank."""
+    def forward(
+        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``x``: ``[B, T, H]``, the same on every tensor-parallel rank; the output is that of the wanted tokens."""
         normed = self.input_layernorm(x)
-        attended = self.attention(normed, rotary, context)
+        attended = self.attention(normed, rotary, context, wanted)
+        x = _chosen(x, wanted)
         if self.parallel_residual:
-            fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
+            fed = self.mlp(_chosen(normed, wanted) if self.tied else self.post_attention_layernorm(x))
             return x + self.mesh.all_reduce(attended + fed)
         x = x + self._whole(attended, self.attention.dense.bias)
         return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
@@ -208,7 +220,7 @@ class Stage(nn.Module):
             context: positions and cache.
 
         Returns:
-            ``[B, T, H]`` for the next stage, or for ``logits`` on the last.
+            ``[B, T, H]`` for the next stage, or, of the tokens that are wanted, for ``logits`` on the last.
         """
         positions = context.positions
         if x is None:
@@ -219,8 +231,9 @@ class Stage(nn.Module):
         if self._rotary is not None:
             cos, sin = self._rotary
             rotary = cos[positions][:, :, None, None], sin[positions][:, :, None, None]
-        for layer in self.layers:
-            x = layer(x, rotary, context)
+        for place, layer in enumerate(self.layers):
+            last = self.mesh.last_stage and place == len(self.layers) - 1
+            x = layer(x, rotary, context, context.wanted if last else None)
         return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor | None:

@@ -10,7 +10,9 @@ from neoxrun.settings import ModelConfig
 def rotary_tables(
     config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the angles, each ``[length, R]`` with ``R = int(head_dim * rotary_pct)``.
+    """Cosines of the angles, and their sines as ``rotate_`` takes them, each ``[length, R]``.
+
+    ``R = int(head_dim * rotary_pct)``; the sines of the first half are negative.
 
     Angles are ``position * base ** (-2i / R)`` in fp32, repeated for the two halves. With ``rotary_legacy_fp16`` they
     are computed in fp16 as GPT-NeoX did before 2023-09-25, which is how GPT-NeoX-20B was trained.
@@ -21,7 +23,9 @@ def rotary_tables(
     angles_dtype = torch.float16 if config.rotary_legacy_fp16 else torch.float32
     positions = torch.arange(length, dtype=angles_dtype)
     angles = torch.outer(positions, frequencies.to(angles_dtype)).repeat(1, 2)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    sines = angles.sin()
+    sines[:, : dims // 2].neg_()
+    return angles.cos().to(device, dtype), sines.to(device, dtype)
 
 
 def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -34,5 +38,5 @@ def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """
     turned = x[..., : cos.shape[-1]]
     first, second = turned.chunk(2, dim=-1)
-    swapped = torch.cat((-second, first), dim=-1)
+    swapped = torch.cat((second, first), dim=-1)
     turned.mul_(cos).addcmul_(swapped, sin)
