@@ -6,8 +6,8 @@ import errno
 import math
 import os
 import re
-import resource
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -207,9 +207,14 @@ def _loaded(
             f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
         )
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    log.debug(f"shard of {shard:.1f} MB, peak host memory {peak:.1f} MB")
+    log.debug(f"shard of {shard:.1f} MB, peak host memory {_peak_bytes() / 1e6:.1f} MB")
     return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has had; ``ru_maxrss`` would count what its parent had when it was started."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:

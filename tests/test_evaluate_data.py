@@ -20,7 +20,7 @@ import pytest
 from pyarrow import parquet
 
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import data, local_data
+from neoxrun.evaluation import data, hub, local_data
 from neoxrun.evaluation.catalog import Catalog
 from neoxrun.evaluation.local_data import DatasetName
 
@@ -150,6 +150,35 @@ def test_parquet_as_the_hub_has_it(tmp_path):
         with pytest.raises(DataError, match=r"test\.parquet is not a whole Parquet file") as caught:
             data.find(["lambada_standard"], tmp_path)
         assert caught.value.where == str(path)
+
+
+def test_the_data_folder_may_be_the_working_folder(shared, tmp_path, monkeypatch):
+    """``datasets`` takes a name for a folder where there is one; the data folder goes first."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shared / "data" / "piqa", Path("baber/piqa"))
+    prepared = data.prepare(["piqa"], Path())
+    assert len(prepared.task_dict["tasks"]["piqa"].eval_docs) == 1838
+
+
+def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path, monkeypatch):
+    write(tmp_path / "own.jsonl", {"text": "a b"})
+    write(
+        tmp_path / "tasks" / "own.yaml",
+        "task: own",
+        "dataset_path: json",
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/own.jsonl}}}}",
+        "test_split: test",
+        "output_type: loglikelihood_rolling",
+        'doc_to_text: ""',
+        'doc_to_target: "{{text}}"',
+    )
+    monkeypatch.setattr(hub, "why_not", lambda: pytest.fail("the hub was asked"))
+    assert data.find(["own"], tmp_path, include_path=tmp_path / "tasks").offline is not None
+    (tmp_path / "own.jsonl").unlink()
+    asked = []
+    monkeypatch.setattr(hub, "why_not", lambda: asked.append(True))
+    data.find(["own"], tmp_path, include_path=tmp_path / "tasks")
+    assert asked
 
 
 def test_any_other_data_set(tmp_path):
@@ -481,7 +510,7 @@ def test_missing_data_on_a_dead_network(shared, tmp_path):
     message, hint, seconds, reached = refused(shared / "data", HF_ENDPOINT=address, HF_HOME=str(tmp_path))
     assert message.startswith(f"there is no data for lambada_standard (cimec/lambada), and {address} cannot be reached")
     assert "lambada_test_plain_text.txt" in hint
-    assert f"neoxrun download --tasks lambada_standard --to {tmp_path}" in hint
+    assert f"neoxrun download --tasks lambada_standard --to {shared / 'data'}" in hint
     assert "The data of piqa, lambada_openai is there" in hint
     assert reached  # the watch sees what happens
     assert seconds < 20
@@ -503,8 +532,8 @@ def test_missing_data_on_a_network_that_swallows_packets(tmp_path):
         message, hint, seconds, _ = refused(tmp_path, HF_ENDPOINT=address, HF_HOME=str(tmp_path))
         server.shutdown(socket.SHUT_RDWR)
     assert "piqa (baber/piqa), lambada_openai (EleutherAI/lambada_openai/default)" in message
-    assert "https://yonatanbisk.com/piqa/data/{valid.jsonl,valid-labels.lst}" in hint
-    assert "lambada_openai/resolve/main/data/lambada_test.jsonl" in hint
+    assert f"neoxrun download --tasks piqa --to {tmp_path}" in hint
+    assert f"neoxrun download --tasks lambada_openai --to {tmp_path}" in hint
     assert len(asked) == 1, "one question is enough"
     assert seconds < 20
 

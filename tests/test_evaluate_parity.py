@@ -23,7 +23,7 @@ from evaluations import LIMIT, Model
 
 TASKS = ["lambada_openai", "piqa", "answers", "answers_shown", "story", "writing"]
 ASKED = ["--tasks", *TASKS, "--limit", LIMIT, "--log-samples"]
-SPLITS = ["--tp 1", "--tp 2", "--tp 1 --pp 2", "--tp 2 --pp 2"]
+SPLITS = ["--tp 1", "--tp 2", "--tp 1 --pp 2", "--tp 2 --pp 2", "--tp 1 --replicas 2", "--tp 2 --replicas 2"]
 
 
 @pytest.fixture(scope="module")

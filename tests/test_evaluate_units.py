@@ -99,6 +99,12 @@ def test_what_lm_eval_cannot_score_is_refused(continuation: list[int], says: str
         lm._loglikelihood_tokens([(("", "some text"), [5], continuation)])
 
 
+def test_a_context_of_spaces_only_is_refused() -> None:
+    """lm-eval moves spaces at the end of a context to the continuation."""
+    with pytest.raises(DataError, match="a context has no tokens"):
+        reciting(" os").loglikelihood(requests("loglikelihood", ("  ", "os")))
+
+
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     lm = model(successor(lambda token: token, ROWS - 5, 12), context=12)
     with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has {ROWS - 5} ids"):

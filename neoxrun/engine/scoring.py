@@ -56,12 +56,13 @@ class Row:
     asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
 
 
-def pack(requests: Sequence[ScoreRequest], budget: int) -> list[tuple[Row, list[int]]]:
+def pack(requests: Sequence[ScoreRequest], budget: int, most: int | None = None) -> list[tuple[Row, list[int]]]:
     """Rows for ``requests``, longest first, and the numbers of the requests that each answers.
 
     Args:
         requests: what is asked.
         budget: most tokens of a row with more than one sequence.
+        most: most sequences of a row; None: no bound of their number.
     """
     # The last token of a continuation is only asked for, so that it need not be computed.
     sequences = [request.context + request.continuation[:-1] for request in requests]
@@ -72,7 +73,8 @@ def pack(requests: Sequence[ScoreRequest], budget: int) -> list[tuple[Row, list[
         sequence = sequences[number]
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, sequence, strict=False)))
         added = len(sequence) - shared
-        if not rows or _LEAST_SHARED * shared < len(sequence) or len(rows[-1][0].tokens) + added > budget:
+        full = rows and (len(rows[-1][1]) == most or len(rows[-1][0].tokens) + added > budget)
+        if not rows or full or _LEAST_SHARED * shared < len(sequence):
             rows.append((Row(), []))
             path, shared = [], 0
         row, answered = rows[-1]
@@ -97,15 +99,16 @@ def passes(
     Args:
         requests: what is asked.
         budget: most tokens of a pass, unless a single row has more.
-        most: most rows of a pass; None: no bound of their number.
+        most: most sequences of a pass; None: no bound of their number.
     """
     numbers: list[int] = []
     rows: list[Row] = []
     tokens = 0
-    for row, answered in pack(requests, PREFILL_TOKENS):
+    for row, answered in pack(requests, PREFILL_TOKENS, most):
         width = len((rows or [row])[0].tokens)
+        many = most is not None and len(numbers) + len(answered) > most
         padded = width * (len(rows) + 1)
-        if rows and (len(rows) == most or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
+        if rows and (many or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
             yield numbers, rows
             numbers, rows, tokens = [], [], 0
         numbers = numbers + answered

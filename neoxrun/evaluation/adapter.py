@@ -146,6 +146,11 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 f"a continuation has {many if continuation else 'no tokens'}: {reprlib.repr(texts[1] or texts[0])}",
                 hint="lm-eval cannot score it either; leave the task out.",
             )
+        if not context:
+            raise DataError(
+                f"a context has no tokens: {reprlib.repr(texts[0])} before {reprlib.repr(texts[1])}",
+                hint="lm-eval cannot score it either; leave the task out.",
+            )
         whole = self._kept(context + continuation, self.max_length + 1)
         start = len(whole) - len(continuation)
         return ScoreRequest(tuple(whole[:start]), tuple(continuation))

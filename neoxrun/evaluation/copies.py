@@ -100,7 +100,7 @@ class Copies:
 
     Args:
         session: this rank's part of the model.
-        batch_size: most rows or sequences at a time in each copy; None: what fits.
+        batch_size: most sequences at a time in each copy; None: what fits.
     """
 
     def __init__(self, session: Session, batch_size: int | None = None) -> None:
@@ -149,7 +149,7 @@ class Copies:
     def _lead(self, round_: _Round, work: Sequence[Piece]) -> Iterator[Answers]:
         self._announce(round_, work)
         queue = WorkQueue(self._session.mesh, len(work), self._name)
-        for answers in self._carry_out(round_, (work[number] for number in queue.claims())):
+        for answers in self._carry_out(round_, (self._take(work, place) for place in queue.claims())):
             yield answers
             yield from queue.collect()
         while queue.others_working:
@@ -160,10 +160,18 @@ class Copies:
         """Tell the other leaders what comes next. Each piece of work is a value of its own: one may have 8 MB."""
         self._rounds += 1
         if self._store is not None:
-            for place, (numbers, parts) in enumerate(work):
-                piece = [numbers, [astuple(part) for part in parts]]
-                self._store.set(f"{self._name}/work/{place}", json.dumps(piece))
             self._store.set(self._name, json.dumps(None if round_ is None else asdict(round_)))
+            for place, (numbers, parts) in enumerate(work):
+                self._store.set(self._key(place), json.dumps([numbers, [astuple(part) for part in parts]]))
+
+    def _key(self, place: int) -> str:
+        return f"{self._name}/work/{place}"
+
+    def _take(self, work: Sequence[Piece], place: int) -> Piece:
+        """A piece for rank 0 itself."""
+        if self._store is not None:
+            self._store.delete_key(self._key(place))
+        return work[place]
 
     def _next_round(self) -> _Round | None:
         assert self._store is not None, "a lone copy has nobody to serve"
@@ -175,9 +183,8 @@ class Copies:
 
     def _fetch(self, kind: str, place: int) -> Piece:
         assert self._store is not None
-        key = f"{self._name}/work/{place}"
-        numbers, work = json.loads(self._store.get(key))
-        self._store.delete_key(key)
+        numbers, work = json.loads(self._store.get(self._key(place)))  # waits until it is there
+        self._store.delete_key(self._key(place))
         if kind == "score":
             return numbers, [Row(*fields) for fields in work]
         return numbers, [GenerateRequest(tuple(prompt), tuple(sampling)) for prompt, sampling in work]

@@ -5,7 +5,7 @@ The user's data folder is looked at first; the Hugging Face hub is asked only fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ class TaskData:
 
     Attributes:
         task: its name.
-        dataset: its data set; None where the task's own code gets the documents.
+        dataset: its data set; None where the task names files itself, or its own code gets the documents.
+        on_disk: whether the files that it names itself are there.
         scored: the split that it is scored on.
         splits: every split that its configuration names.
         shots: few-shot examples before each document.
@@ -36,6 +37,7 @@ class TaskData:
 
     task: str
     dataset: DatasetName | None
+    on_disk: bool
     scored: str | None
     splits: tuple[str, ...]
     shots: int
@@ -89,7 +91,7 @@ def find(
         raise DataError(f"the data folder {data_dir} does not exist", hint="Check --data-dir.")
     catalog = Catalog(include_path)
     selection = catalog.select(catalog.match(patterns))
-    tasks = tuple(_task_data(name, values, num_fewshot) for name, values in selection.tasks)
+    tasks = tuple(_task_data(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
     open_tasks = [task for task in tasks if not _is_local(task, data_dir)]
     offline = hub.why_not() if open_tasks else "all data is local, so the hub is not asked"
     if offline is not None:
@@ -97,17 +99,22 @@ def find(
     return Found(selection.names, selection.known, tasks, data_dir, offline, num_fewshot)
 
 
-def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None) -> TaskData:
+def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, data_dir: Path) -> TaskData:
     """What a task reads, by its configuration; of a task that is a program of its own, little can be known."""
     options = values.get("dataset_kwargs") or {}
     path, by_code = values.get("dataset_path"), values.get("class") or values.get("custom_dataset")
-    dataset = None
-    # A task may also name files itself; and `datasets` takes a path that exists for a folder of the user's.
-    if isinstance(path, str) and not by_code and "data_files" not in options and not Path(path).exists():
-        dataset_name = values.get("dataset_name")
-        dataset = DatasetName(path, None if dataset_name is None else str(dataset_name), options.get("data_dir"))
     given = {key: values.get(key) for key in _SPLIT_KEYS}
     scored = given["test_split"] or given["validation_split"]
+    dataset, on_disk = None, False
+    if isinstance(path, str) and not by_code:
+        if "data_files" in options:
+            on_disk = all(Path(file).is_file() for file in _texts(options["data_files"]))
+        else:
+            dataset_name = values.get("dataset_name")
+            dataset = DatasetName(path, None if dataset_name is None else str(dataset_name), options.get("data_dir"))
+            # `datasets` takes a path that exists for a folder of the user's. The data folder goes first.
+            if Path(path).exists() and not (scored and local_data.read(dataset, scored, data_dir)):
+                dataset, on_disk = None, True
     fewshot = values.get("fewshot_config") or {}
     declared = fewshot.get("split", given["fewshot_split"])
     examples = 0 if values.get("class") else shots(values.get("num_fewshot"), num_fewshot)
@@ -123,7 +130,16 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None) ->
         if drawn == scored:
             log.warning(f"{name} takes its few-shot examples from {scored}, the split that it is scored on")
     named = [split for split in (*given.values(), declared) if split]
-    return TaskData(name, dataset, scored, tuple(dict.fromkeys(named)), examples, drawn)
+    return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in lists and mappings of them, in any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def shots(of_task: int | None, asked: int | None) -> int:
@@ -132,14 +148,14 @@ def shots(of_task: int | None, asked: int | None) -> int:
 
 
 def _is_local(task: TaskData, data_dir: Path) -> bool:
-    """Whether the data folder has the scored split.
+    """Whether the data folder has the scored split, or the task names files that are there.
 
     Raises:
         DataError: it has, but not the split of the few-shot examples: one data set is not put together from two
             places.
     """
     if task.dataset is None or task.scored is None:
-        return False
+        return task.on_disk
     if local_data.read(task.dataset, task.scored, data_dir) is None:
         return False
     if task.drawn and local_data.read(task.dataset, task.drawn, data_dir) is None:
