@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from cli import DEMO, ROOT, neoxrun
+from cli import DEMO, ROOT, Running, neoxrun
 from evaluations import results_of
 from test_docs import first_cells, options_of, section, written
 
@@ -65,6 +66,7 @@ REFUSED = {
     "figures of other tasks": (["--compare", "{figures}"], 2, "the figures are of piqa", "Leave out --compare"),
     "half a document": (["--limit", "1.5"], 2, "'1.5' is neither", "--help"),
     "generation option": (["--gen-kwargs", "max_gen_toks"], 2, "is not KEY=VALUE", "max_gen_toks=64"),
+    "empty name": (["--output", ""], 2, "the name is empty", "--help"),
     "wandb": (["--wandb"], 2, "wandb, which is not installed", "neoxrun[wandb]"),
 }
 
@@ -146,6 +148,34 @@ def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> Non
     documents = [json.loads(line) for line in samples.read_text().splitlines()]
     assert [document["doc"] for document in documents] == DOCUMENTS[:2]
     assert documents[0]["arguments"]["gen_args_2"] == {"arg_0": "The colour of blood is", "arg_1": " blue"}
+
+
+LM_EVAL = [sys.executable, "-m", "neoxrun.evaluation", "run", "--model", "neoxrun"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *LM_EVAL[1:]]
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(LM_EVAL, "config=demo"), (TORCHRUN, "config=demo,tp=2")])
+def test_from_lm_evals_own_command_line(command: list[str], arguments: str, tasks: Path, tmp_path: Path) -> None:
+    asked = ["--model_args", arguments, "--device", "cpu", "--tasks", "colours", "--include_path", tasks]
+    result = Running(*asked, "--output_path", tmp_path, command=command).finish()
+    assert result.code == 0, result.err
+    (path,) = tmp_path.rglob("results_*.json")
+    theirs = json.loads(path.read_text())["results"]["colours"]["acc,none"]
+    ours = neoxrun("evaluate", "demo", "--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "ours")
+    ours.check_success()
+    assert theirs == results_of(tmp_path / "ours")["results"]["colours"]["acc,none"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [("config=demo,foo=1", "foo"), ("config=demo,tp=x", "x is not"), ("config=demo,tp=2", "torchrun")],
+)
+def test_wrong_model_args(arguments: str, says: str, tasks: Path) -> None:
+    asked = ["--model_args", arguments, "--tasks", "colours", "--include_path", tasks]
+    result = Running(*asked, command=LM_EVAL).finish()
+    assert result.code == 2, result.err
+    assert says in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_task_that_fails_is_found_before_the_weights(tasks: Path) -> None:

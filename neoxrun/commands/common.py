@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from neoxrun import config, devices, tokenizer
 from neoxrun.checkpoint import layout
@@ -183,6 +184,13 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
 def positive(text: str) -> int:
     """A whole number of 1 or more."""
     return _whole(text, 1)
+
+
+def path(text: str) -> Path:
+    """A path; an empty text, as an unset shell variable gives it, would mean the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; is a shell variable not set?")
+    return Path(text)
 
 
 def natural(text: str) -> int:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neoxrun import config, launch
+from neoxrun import config, launch, streams
 from neoxrun.commands import common
 from neoxrun.errors import UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
@@ -67,13 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--include-path",
-        type=Path,
+        type=common.path,
         metavar="DIR",
         help="Folder with task files (YAML) of your own; their names win. Default: none.",
     )
     what.add_argument(
         "--data-dir",
-        type=Path,
+        type=common.path,
         metavar="DIR",
         help="Folder of local data: the published files in lambada/ and piqa/, or <data set>/<split>.jsonl. They are "
         "used instead of the Hugging Face hub. Default: neoxrun/data in the user's data folder (~/.local/share).",
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument(
         "--output",
-        type=Path,
+        type=common.path,
         metavar="DIR",
         help="Write the results there, as lm-eval lays them out: DIR/MODEL/results_TIME.json. Default: no files; the "
         "table goes to stdout in any case.",
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument(
         "--cache",
-        type=Path,
+        type=common.path,
         metavar="FILE",
         help="Keep every answer in this file as soon as it is there, and ask the model only for what is not. An "
         "interrupted run goes on from it, on any number of GPUs. Default: none.",
@@ -138,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
     settings = common.settings_of(args)
     leading = common.is_first(args)
     if leading:
+        streams.check_stdout()
         _check_output(args)
         figures = _figures(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))

@@ -69,6 +69,9 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
     left = dict(kwargs)
     given = [value for name in _LENGTHS if (value := left.pop(name, None)) is not None]
     until = left.pop("until", None) or []
+    stop = (until,) if isinstance(until, str) else until
+    if not (isinstance(stop, list | tuple) and all(isinstance(one, str) for one in stop)):
+        raise DataError(f"the generation option until={until!r} is neither a text nor a list of texts", where=where)
     temperature = left.pop("temperature", None) or 0.0
     sample = left.pop("do_sample", None)
     values: dict[str, Any] = {name: left.pop(name) for name in _SAMPLING if name in left}
@@ -98,4 +101,4 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
             where=where,
             hint="Shorten the answers: --gen-kwargs max_gen_toks=N.",
         )
-    return {**checked, "stop": (until,) if isinstance(until, str) else tuple(until)}
+    return {**checked, "stop": tuple(stop)}

@@ -7,6 +7,7 @@ neoxrun.evaluation`` is its command line with this model registered.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from typing import Any, cast, get_args
 
@@ -53,7 +54,22 @@ class RegisteredLM(NeoxLM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         random_weights: bool = False,
+        **others: object,
     ) -> None:
+        if others:
+            raise UsageError(
+                f"--model_args {', '.join(others)}: neoxrun has no such argument",
+                hint="There are: config, checkpoint, tokenizer, tp, pp, dtype and random_weights.",
+            )
+        wrong = next((value for value in (tp, pp) if not isinstance(value, int) or value < 1), None)
+        if wrong is not None:
+            raise UsageError(f"--model_args: {wrong} is not a number of ranks", hint="For example tp=2,pp=1.")
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if tp * pp != started:
+            raise UsageError(
+                f"tp {tp} x pp {pp} takes {tp * pp} processes; this is one of {started}",
+                hint=f"Put torchrun in front: torchrun --nproc-per-node {tp * pp} -m neoxrun.evaluation ...",
+            )
         if dtype not in (None, *get_args(Precision)):
             raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}")
         most = int(str(batch_size)) if str(batch_size).isdigit() else 1

@@ -72,6 +72,9 @@ def prepare(options: EvaluateOptions) -> Ready:
         task.set_fewshot_seed(seed=seeds[3])
         _check(name, task)
         task.set_fewshot_seed(seed=seeds[3])  # the check has drawn examples
+    kinds = {task.get_config("output_type") for task in tasks.task_dict["tasks"].values()}
+    if options.gen_kwargs and "generate_until" not in kinds:
+        log.warning("--gen-kwargs changes nothing: none of the tasks lets the model write")
     random.setstate(states[0])
     np.random.set_state(states[1])
     return Ready(options, tasks, seeds, start)
