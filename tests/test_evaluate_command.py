@@ -114,7 +114,7 @@ def test_list(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> None:
     """Two documents of three, random weights, and a comparison with somebody's figures."""
-    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"colours": {"acc": 1}}})
+    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"sights": {"acc": 1}}})
     out = tmp_path / "out"
     done = neoxrun(
         *("evaluate", *RANDOM, "--tasks", "sights", "--include-path", tasks, "--limit", 2),

@@ -209,7 +209,7 @@ def results(acc: float, stderr: float | str = 0.01, scored: int = 100, **ours: A
 )
 def test_verdicts(document: dict, errors: float | None, verdict: str) -> None:
     one = compare.published(config.load(["20B"]).model)[0]
-    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc"]
+    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc,none"]
     assert found.theirs == 0.7742
     assert found.errors == (None if errors is None else pytest.approx(errors))
     assert found.verdict == verdict
@@ -219,7 +219,7 @@ def test_perplexities_are_compared_by_their_logarithms() -> None:
     """A model at 4 million beside 3.67: the standard error of 4 million is 2 million."""
     document = results(0.5)
     document["results"]["piqa"] = {"perplexity,none": 4e6, "perplexity_stderr,none": 2e6}
-    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}}, {})])
+    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}})])
     assert found.errors > 20
     assert found.verdict == "differs"
 
@@ -240,8 +240,46 @@ def test_an_earlier_results_file_can_be_compared_with(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results(0.77)))
     (figures,) = compare.read(path)
-    assert figures.results == {"piqa": {"acc": 0.77}}
+    assert figures.results == {"piqa": {"acc,none": 0.77}}
     assert figures.num_fewshot == {"piqa": 0}
+
+
+def two_filters(tmp_path: Path, theirs: dict, **content: Any) -> list[tuple[str, float, float, str]]:
+    """Our results of a task with two filters beside a file's figures of it."""
+    metrics = {"exact_match,strict": 0.0, "exact_match_stderr,strict": 0.1}
+    metrics |= {"exact_match,loose": 0.5, "exact_match_stderr,loose": 0.1}
+    document = results(0.5) | {"results": {"piqa": metrics}}
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({"results": {"piqa": theirs or metrics}, **content}))
+    found = compare.compare(document, compare.read(path))
+    return [(compare.label(one.metric), one.ours, one.theirs, one.verdict) for one in found]
+
+
+def test_figures_of_one_filter_are_compared_with_no_other(tmp_path: Path) -> None:
+    assert two_filters(tmp_path, {}) == [
+        ("exact_match (strict)", 0.0, 0.0, "agrees"),
+        ("exact_match (loose)", 0.5, 0.5, "agrees"),
+    ]
+    assert [row[:3] for row in two_filters(tmp_path, {"exact_match": 0.5})] == [
+        ("exact_match (strict)", 0.0, 0.5),
+        ("exact_match (loose)", 0.5, 0.5),
+    ]
+
+
+def test_theirs_may_not_be_the_whole_truth_either(tmp_path: Path) -> None:
+    limited = {"n-samples": {"piqa": {"effective": 4, "original": 100}}}
+    (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, **limited)
+    assert one[3] == "agrees (theirs limited: 4 of 100)"
+    (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, neoxrun={"weights": "random"})
+    assert one[3] == "means nothing: theirs are of random weights"
+
+
+def test_a_group_is_limited_as_its_tasks_are() -> None:
+    document = results(0.77, scored=40)
+    document["results"]["all"] = document["results"]["piqa"]
+    document |= {"group_subtasks": {"all": ["piqa"]}, "n-shot": {"piqa": 0, "all": 0}}
+    (found,) = compare.compare(document, [compare.Figures("x", {"all": {"acc": 0.77}})])
+    assert found.verdict == "agrees (limited: 40 of 100)"
 
 
 def test_table_shows_groups_first_and_counts_in_every_row() -> None:

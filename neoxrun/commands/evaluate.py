@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
             num_fewshot=args.num_fewshot,
         )
         if figures:
-            compare.check_overlap(figures, [task.task for task in found.tasks])
+            compare.check_overlap(figures, _rows(found))
         for note in plan.notes:
             log.info(note)
         options = EvaluateOptions(
@@ -206,6 +206,15 @@ def _figures(args: argparse.Namespace, settings: Settings) -> tuple[Figures, ...
     if args.compare is None:
         return ()
     return compare.published(settings.model) if args.compare == _PUBLISHED else compare.read(Path(args.compare))
+
+
+def _rows(found: data.Found) -> list[str]:
+    """What the results will have rows of: tasks and groups, also a group within a group's file (``outer::inner``)."""
+    rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
+    for task in found.tasks:
+        parts = task.task.split("::")
+        rows += ["::".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return list(dict.fromkeys(rows))
 
 
 def _limit(text: str) -> float:
