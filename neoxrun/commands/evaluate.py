@@ -167,7 +167,12 @@ def run(args: argparse.Namespace) -> int:
             cache=args.cache,
             model=", ".join(path.stem for path in settings.sources),
             checkpoint=fingerprint.checkpoint(
-                settings, tp=plan.tp, dtype=plan.dtype, random_weights=args.random_weights
+                settings,
+                tp=plan.tp,
+                pp=plan.pp,
+                device_kind=plan.device_kind,
+                dtype=plan.dtype,
+                random_weights=args.random_weights,
             ),
             figures=figures,
             wandb=args.wandb,
