@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
 import sqlite3
+import sys
+import types
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import safetensors.torch
@@ -26,11 +29,12 @@ from lm_eval.api.instance import Instance
 from neoxrun import config
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import compare, fingerprint
+from neoxrun.evaluation import compare, fingerprint, report
+from neoxrun.evaluation import run as evaluation
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies
-from neoxrun.evaluation.options import sampling_of
+from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.report import table
 from neoxrun.parallel.mesh import single
 from neoxrun.session import Session
@@ -295,6 +299,55 @@ def test_table_shows_groups_first_and_counts_in_every_row() -> None:
     assert all(line.endswith("40 of 100") for line in lines[1:])
 
 
+def ended(options: dict[str, Any], stdout: IO[str] | None = None) -> str:
+    """What is on stdout when a run's results have been shown and kept, or could not be."""
+    document = results(0.77, limited=None) | {"model_name_sanitized": "demo"}
+    usual = dict.fromkeys(field.name for field in dataclasses.fields(EvaluateOptions)) | {"figures": ()}
+    stdout = stdout or io.StringIO()
+    sample = {"arguments": [], "resps": [], "filtered_resps": [], "target": 0}
+    try:
+        evaluation._report(document, {"mine/piqa": [sample]}, EvaluateOptions(**usual | options), stdout)
+    except DataError as error:
+        stdout.write(error.render())
+    return stdout.getvalue()
+
+
+def test_results_that_cannot_be_kept_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = ended({"output": tmp_path / "file"})
+    assert said.index("0.7700") < said.index("the results cannot be written")
+
+
+def test_results_that_nobody_reads_are_kept(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), os.fdopen(writer, "w") as stdout:
+        ended({"output": tmp_path}, stdout)
+    assert list(tmp_path.glob("demo/results_*.json"))
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    ended({"output": tmp_path, "log_samples": True})
+    names = sorted(path.name.partition("_20")[0] for path in (tmp_path / "demo").iterdir())
+    assert names == ["results", "samples_mine%2Fpiqa"]
+    document = {"model_name_sanitized": "other", "value": object()}
+    with pytest.raises(TypeError):
+        report.save(tmp_path, document, {}, json.JSONEncoder().default)
+    broken = [{"arguments": [], "resps": [], "filtered_resps": [], "target": 0, "doc": object()}]
+    with pytest.raises(TypeError):
+        report.save(tmp_path, {"model_name_sanitized": "other"}, {"piqa": broken}, json.JSONEncoder().default)
+    assert [path.name.partition("_")[0] for path in (tmp_path / "other").iterdir()] == ["results"]
+
+
+def test_a_failure_of_wandb_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**how: Any) -> None:
+        raise RuntimeError("api_key not configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    said = ended({"wandb": "project"})
+    assert said.index("0.7700") < said.index("api_key not configured") < said.index("wandb login")
+
+
 # --- fingerprint and cache ---------------------------------------------------------------------------------------
 
 
@@ -388,6 +441,44 @@ def test_cache_keeps_what_was_put(tmp_path: Path) -> None:
         cache.put([(key, (-1.1234567890123456, True))])
     with AnswerCache(path, "a") as cache:
         assert cache.get(key) == [-1.1234567890123456, True]
+
+
+def test_another_run_sees_answers_at_once_and_can_add_its_own(tmp_path: Path) -> None:
+    """Also those that come right after others: a run that is killed has lost nothing and locks nobody out."""
+    path = tmp_path / "answers"
+    with AnswerCache(path, "a") as cache:
+        for number in range(3):
+            cache.put([(cache.key("scoring", (number,)), number)])
+        other = sqlite3.connect(path, timeout=0)
+        with other:
+            assert other.execute("SELECT count(*) FROM answers").fetchone() == (3,)
+            other.execute("INSERT INTO answers VALUES (?, ?)", (cache.key("scoring", (3,)), "3"))
+        other.close()
+        assert cache.get(cache.key("scoring", (3,))) == 3
+    before = path.read_bytes()
+    AnswerCache(path, "a").close()
+    assert path.read_bytes() == before  # opening writes nothing
+
+
+def test_answers_of_another_way_to_score_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AnswerCache(tmp_path / "answers", "a") as cache:
+        cache.put([(cache.key("scoring", (1,)), 1)])
+        monkeypatch.setattr("neoxrun.evaluation.cache.SCORING", 0)
+        assert cache.get(cache.key("scoring", (1,))) is None
+
+
+def test_a_damaged_cache_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    with AnswerCache(path, "a") as cache:
+        keys = [cache.key("scoring", (number,)) for number in range(2000)]
+        cache.put((key, [-1.5, True]) for key in keys)
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\x55" * (len(data) - 8192))
+    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match=r"cannot be used.*malformed") as caught:
+        list(map(cache.get, keys))
+    assert "--cache" in caught.value.hint
+    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match="cannot be used"):
+        cache.put((key, 1) for key in keys)
 
 
 def test_other_databases_are_left_alone(tmp_path: Path) -> None:

@@ -46,16 +46,24 @@ def save(folder: Path, document: Mapping[str, Any], samples: Samples | None, pla
     paths = [folder / f"results_{date}.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=2, default=plain, ensure_ascii=False)
-        paths[0].write_text(text + "\n", encoding="utf-8")
+        _write(paths[0], [json.dumps(document, indent=2, default=plain, ensure_ascii=False)])
         for task, entries in (samples or {}).items():
-            paths.append(folder / f"samples_{task}_{date}.jsonl")
-            with paths[-1].open("w", encoding="utf-8") as file:
-                for entry in entries:
-                    file.write(json.dumps(_sample(entry), default=plain, ensure_ascii=False) + "\n")
+            paths.append(folder / f"samples_{task.replace('/', '%2F')}_{date}.jsonl")
+            _write(paths[-1], (json.dumps(_sample(entry), default=plain, ensure_ascii=False) for entry in entries))
     except OSError as error:
         raise _unwritable(paths[-1], error) from None
     return paths
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Under a name of its own until it is whole."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _sample(entry: Mapping[str, Any]) -> dict[str, Any]:
