@@ -13,7 +13,7 @@ from typing import Any
 
 from neoxrun import config, launch
 from neoxrun.commands import common
-from neoxrun.errors import UsageError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
@@ -152,7 +152,8 @@ def run(args: argparse.Namespace) -> int:
             num_fewshot=args.num_fewshot,
         )
         if figures:
-            compare.check_overlap(figures, _rows(found))
+            rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
+            compare.check_overlap(figures, rows + [task.task for task in found.tasks if task.task not in rows])
         for note in plan.notes:
             log.info(note)
         options = EvaluateOptions(
@@ -203,23 +204,29 @@ def _check_output(args: argparse.Namespace) -> None:
         raise UsageError("--log-samples needs a folder to write to", hint="Give one with --output DIR.")
     if args.cache is not None:
         cache.check(args.cache)
-    if args.wandb is not None and importlib.util.find_spec("wandb") is None:
+    if args.wandb is not None:
+        _check_wandb()
+
+
+def _check_wandb() -> None:
+    if importlib.util.find_spec("wandb") is None:
         raise UsageError("--wandb needs wandb, which is not installed", hint="Install it: pip install 'neoxrun[wandb]'")
+    try:
+        import wandb
+
+        wandb.login()
+        wandb.teardown()  # the process that it starts to ask its server
+    except Exception as error:  # of wandb and of what it uses
+        raise DataError(
+            f"Weights & Biases cannot be logged to: {error}",
+            hint="Log in with `wandb login`, or set WANDB_MODE=offline, which logs to a folder.",
+        ) from error
 
 
 def _figures(args: argparse.Namespace, settings: Settings) -> tuple[Figures, ...]:
     if args.compare is None:
         return ()
     return compare.published(settings.model) if args.compare == _PUBLISHED else compare.read(Path(args.compare))
-
-
-def _rows(found: data.Found) -> list[str]:
-    """What the results will have rows of: tasks and groups, also a group within a group's file (``outer::inner``)."""
-    rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
-    for task in found.tasks:
-        parts = task.task.split("::")
-        rows += ["::".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return list(dict.fromkeys(rows))
 
 
 def _limit(text: str) -> float:

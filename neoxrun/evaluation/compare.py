@@ -127,13 +127,14 @@ def check_overlap(figures: Sequence[Figures], names: Collection[str]) -> None:
 
     Args:
         figures: theirs.
-        names: every row that our results will have: tasks and groups.
+        names: tasks and groups of the run. Those that a group's own file makes are called ``group::name``, and any
+            such name passes.
 
     Raises:
         UsageError: the figures are all of other tasks.
     """
     known = sorted({task for one in figures for task in one.results})
-    if not set(known) & set(names):
+    if not {part for name in known for part in (name, name.partition("::")[0])} & set(names):
         raise UsageError(
             f"there is nothing to compare: the figures are of {', '.join(known)}, the tasks are {', '.join(names)}",
             hint="Leave out --compare, or add a task that there are figures of.",
