@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,38 @@ def test_refused_before_anything_is_loaded(
     assert file.read_text().startswith("something else")
 
 
+def test_wandb_without_a_login_is_found_before_the_run(
+    tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def login() -> None:
+        raise RuntimeError("No API key configured.")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(login=login, __spec__=object()))
+    monkeypatch.setattr(launch, "run", lambda job: pytest.fail("ranks were started"))
+    command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(tasks), "--tasks", "colours", "--wandb"]
+    assert cli.main(command) == 4
+    problem, _, advice = capsys.readouterr().err.partition("\n\nhint: ")
+    assert "No API key configured." in problem
+    assert "wandb login" in advice
+
+
+def test_figures_of_a_group_are_something_to_compare_with(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = {"group": "outer", "task": ["sights", {"group": "inner", "task": ["colours"]}]}
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks, folder)
+    (folder / "outer.yaml").write_text(yaml.safe_dump(outer))
+    started = []
+    monkeypatch.setattr(launch, "run", started.append)
+    for name in ("outer", "sights", "outer::inner", "colours"):
+        given = figures(tmp_path / "figures.json", {"results": {name: {"acc": 0.5}}})
+        command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(folder), "--tasks", "outer"]
+        cli.main([*command, "--compare", str(given)])
+        assert len(started) == 1, name
+        started.clear()
+
+
 def test_guide_has_every_option() -> None:
     guide = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
     documented = written(first_cells(section(guide, "Options")))
@@ -116,7 +150,7 @@ def test_list(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> None:
     """Two documents of three, random weights, and a comparison with somebody's figures."""
-    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"colours": {"acc": 1}}})
+    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"sights": {"acc": 1}}})
     out = tmp_path / "out"
     done = neoxrun(
         *("evaluate", *RANDOM, "--tasks", "sights", "--include-path", tasks, "--limit", 2),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
+import os
 import shutil
 import sqlite3
+import sys
+import types
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import CPU, demo_tokenizer, reciter, successor
@@ -22,11 +29,12 @@ from lm_eval.api.instance import Instance
 from neoxrun import config
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import compare, fingerprint
+from neoxrun.evaluation import compare, fingerprint, report
+from neoxrun.evaluation import run as evaluation
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies
-from neoxrun.evaluation.options import sampling_of
+from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.report import table
 from neoxrun.parallel.mesh import single
 from neoxrun.session import Session
@@ -180,6 +188,7 @@ def test_generation_options() -> None:
         ({"do_sample": True}, "temperature"),
         ({"top_p": 3}, "top_p must be"),
         ({"max_gen_toks": 2048}, "no room for a prompt"),
+        ({"until": 5}, "neither a text nor a list of texts"),
     ],
 )
 def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:
@@ -215,7 +224,7 @@ def results(acc: float, stderr: float | str = 0.01, scored: int = 100, **ours: A
 )
 def test_verdicts(document: dict, errors: float | None, verdict: str) -> None:
     one = compare.published(config.load(["20B"]).model)[0]
-    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc"]
+    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc,none"]
     assert found.theirs == 0.7742
     assert found.errors == (None if errors is None else pytest.approx(errors))
     assert found.verdict == verdict
@@ -225,7 +234,7 @@ def test_perplexities_are_compared_by_their_logarithms() -> None:
     """A model at 4 million beside 3.67: the standard error of 4 million is 2 million."""
     document = results(0.5)
     document["results"]["piqa"] = {"perplexity,none": 4e6, "perplexity_stderr,none": 2e6}
-    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}}, {})])
+    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}})])
     assert found.errors > 20
     assert found.verdict == "differs"
 
@@ -246,8 +255,46 @@ def test_an_earlier_results_file_can_be_compared_with(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results(0.77)))
     (figures,) = compare.read(path)
-    assert figures.results == {"piqa": {"acc": 0.77}}
+    assert figures.results == {"piqa": {"acc,none": 0.77}}
     assert figures.num_fewshot == {"piqa": 0}
+
+
+def two_filters(tmp_path: Path, theirs: dict, **content: Any) -> list[tuple[str, float, float, str]]:
+    """Our results of a task with two filters beside a file's figures of it."""
+    metrics = {"exact_match,strict": 0.0, "exact_match_stderr,strict": 0.1}
+    metrics |= {"exact_match,loose": 0.5, "exact_match_stderr,loose": 0.1}
+    document = results(0.5) | {"results": {"piqa": metrics}}
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({"results": {"piqa": theirs or metrics}, **content}))
+    found = compare.compare(document, compare.read(path))
+    return [(compare.label(one.metric), one.ours, one.theirs, one.verdict) for one in found]
+
+
+def test_figures_of_one_filter_are_compared_with_no_other(tmp_path: Path) -> None:
+    assert two_filters(tmp_path, {}) == [
+        ("exact_match (strict)", 0.0, 0.0, "agrees"),
+        ("exact_match (loose)", 0.5, 0.5, "agrees"),
+    ]
+    assert [row[:3] for row in two_filters(tmp_path, {"exact_match": 0.5})] == [
+        ("exact_match (strict)", 0.0, 0.5),
+        ("exact_match (loose)", 0.5, 0.5),
+    ]
+
+
+def test_theirs_may_not_be_the_whole_truth_either(tmp_path: Path) -> None:
+    limited = {"n-samples": {"piqa": {"effective": 4, "original": 100}}}
+    (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, **limited)
+    assert one[3] == "agrees (theirs limited: 4 of 100)"
+    (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, neoxrun={"weights": "random"})
+    assert one[3] == "means nothing: theirs are of random weights"
+
+
+def test_a_group_is_limited_as_its_tasks_are() -> None:
+    document = results(0.77, scored=40)
+    document["results"]["all"] = document["results"]["piqa"]
+    document |= {"group_subtasks": {"all": ["piqa"]}, "n-shot": {"piqa": 0, "all": 0}}
+    (found,) = compare.compare(document, [compare.Figures("x", {"all": {"acc": 0.77}})])
+    assert found.verdict == "agrees (limited: 40 of 100)"
 
 
 def test_table_shows_groups_first_and_counts_in_every_row() -> None:
@@ -259,6 +306,55 @@ def test_table_shows_groups_first_and_counts_in_every_row() -> None:
     assert all(line.endswith("40 of 100") for line in lines[1:])
 
 
+def ended(options: dict[str, Any], stdout: IO[str] | None = None) -> str:
+    """What is on stdout when a run's results have been shown and kept, or could not be."""
+    document = results(0.77, limited=None) | {"model_name_sanitized": "demo"}
+    usual = dict.fromkeys(field.name for field in dataclasses.fields(EvaluateOptions)) | {"figures": ()}
+    stdout = stdout or io.StringIO()
+    sample = {"arguments": [], "resps": [], "filtered_resps": [], "target": 0}
+    try:
+        evaluation._report(document, {"mine/piqa": [sample]}, EvaluateOptions(**usual | options), stdout)
+    except DataError as error:
+        stdout.write(error.render())
+    return stdout.getvalue()
+
+
+def test_results_that_cannot_be_kept_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = ended({"output": tmp_path / "file"})
+    assert said.index("0.7700") < said.index("the results cannot be written")
+
+
+def test_results_that_nobody_reads_are_kept(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), os.fdopen(writer, "w") as stdout:
+        ended({"output": tmp_path}, stdout)
+    assert list(tmp_path.glob("demo/results_*.json"))
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    ended({"output": tmp_path, "log_samples": True})
+    names = sorted(path.name.partition("_20")[0] for path in (tmp_path / "demo").iterdir())
+    assert names == ["results", "samples_mine%2Fpiqa"]
+    document = {"model_name_sanitized": "other", "value": object()}
+    with pytest.raises(TypeError):
+        report.save(tmp_path, document, {}, json.JSONEncoder().default)
+    broken = [{"arguments": [], "resps": [], "filtered_resps": [], "target": 0, "doc": object()}]
+    with pytest.raises(TypeError):
+        report.save(tmp_path, {"model_name_sanitized": "other"}, {"piqa": broken}, json.JSONEncoder().default)
+    assert [path.name.partition("_")[0] for path in (tmp_path / "other").iterdir()] == ["results"]
+
+
+def test_a_failure_of_wandb_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**how: Any) -> None:
+        raise RuntimeError("api_key not configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    said = ended({"wandb": "project"})
+    assert said.index("0.7700") < said.index("api_key not configured") < said.index("wandb login")
+
+
 # --- fingerprint and cache ---------------------------------------------------------------------------------------
 
 
@@ -268,9 +364,9 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     shutil.copytree(demo, tmp_path / "demo")
     settings = config.load(["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json"))
 
-    def of(settings=settings, tp: int = 2, dtype: Any = "fp32", random_weights: bool = False) -> str:
-        found = fingerprint.checkpoint(settings, tp=tp, dtype=dtype, random_weights=random_weights)
-        return str(found["fingerprint"])
+    def of(settings=settings, **how: Any) -> str:
+        usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
+        return str(fingerprint.checkpoint(settings, **usual | how)["fingerprint"])
 
     first = of()
     assert first == of()
@@ -278,18 +374,69 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     others = [
         of(dtype="bf16"),
         of(tp=1),  # the demo model was saved by two ranks, and merging them rounds
-        of(random_weights=True),
+        *(of(random_weights=True, **how) for how in ({}, {"tp": 1}, {"pp": 2}, {"device_kind": "cuda"})),
         of(dataclasses.replace(settings, model=dataclasses.replace(model, norm_epsilon=1e-6))),
     ]
     split = dataclasses.replace(settings, model=dataclasses.replace(model, pipe_parallel_size=2))
     assert of(split) == first
     assert of(tp=1) == of(tp=4)
-    for path in (next((tmp_path / "demo").glob("*/layer_03-model_01*")), tmp_path / "demo" / "tokenizer.json"):
-        data = bytearray(path.read_bytes())
-        data[len(data) - 100] ^= 1
-        path.write_bytes(data)
-        others.append(of())
+    assert of(pp=2) == first
+    (layer,) = (tmp_path / "demo").glob("*/layer_03-model_01*")
+    weights = torch.load(layer)
+    next(iter(weights.values())).view(-1)[-1] += 1
+    torch.save(weights, layer)
+    others.append(of())
+    vocabulary = tmp_path / "demo" / "tokenizer.json"
+    vocabulary.write_bytes(vocabulary.read_bytes() + b" ")
+    others.append(of())
     assert len({first, *others}) == 1 + len(others)
+
+
+def saved(path: Path, tensors: dict[str, torch.Tensor], how: str) -> None:
+    if how == "safetensors":
+        safetensors.torch.save_file(tensors, path)
+        return
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(how != "zip without checksums")
+    torch.save(tensors, path, _use_new_zipfile_serialization=how != "before zip")
+    torch.serialization.set_crc32_options(before)
+
+
+@pytest.mark.parametrize("how", ["safetensors", "zip", "zip without checksums", "before zip"])
+def test_any_one_tensor_tells_files_apart(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 tensors of 1 MB, one changed at a time: none is passed over."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tensors = {f"layer.{number}": torch.zeros(2**18) for number in range(20)}
+    found = set()
+    for number in (None, 3, 11, 17):
+        changed = tensors if number is None else tensors | {f"layer.{number}": torch.ones(2**18)}
+        saved(tmp_path / "weights", changed, how)
+        found.add(fingerprint._digest(tmp_path / "weights"))
+    assert len(found) == 4
+
+
+def test_checksums_are_remembered_while_a_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"a" * 1000)
+    first = fingerprint._digest(path)
+    assert not (tmp_path / "cache").exists()  # it may still be written to, within a tick of the clock
+    monkeypatch.setattr(fingerprint, "_SETTLED_SECONDS", -1.0)
+    assert fingerprint._digest(path) == first
+    (note,) = (tmp_path / "cache" / "neoxrun" / "sha256").iterdir()
+    state, digest = note.read_text().splitlines()
+    assert digest == first == hashlib.sha256(b"a" * 1000).hexdigest()
+    note.write_text(f"{state}\n{'0' * 64}\n")
+    assert fingerprint._digest(path) == "0" * 64  # it was not read again
+    note.write_text("\xff nonsense")
+    assert fingerprint._digest(path) == first
+
+    stat = path.stat()
+    path.write_bytes(b"b" * 1000)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # nothing can be kept there
+    assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
 
 
 def test_cache_keeps_what_was_put(tmp_path: Path) -> None:
@@ -301,6 +448,44 @@ def test_cache_keeps_what_was_put(tmp_path: Path) -> None:
         cache.put([(key, (-1.1234567890123456, True))])
     with AnswerCache(path, "a") as cache:
         assert cache.get(key) == [-1.1234567890123456, True]
+
+
+def test_another_run_sees_answers_at_once_and_can_add_its_own(tmp_path: Path) -> None:
+    """Also those that come right after others: a run that is killed has lost nothing and locks nobody out."""
+    path = tmp_path / "answers"
+    with AnswerCache(path, "a") as cache:
+        for number in range(3):
+            cache.put([(cache.key("scoring", (number,)), number)])
+        other = sqlite3.connect(path, timeout=0)
+        with other:
+            assert other.execute("SELECT count(*) FROM answers").fetchone() == (3,)
+            other.execute("INSERT INTO answers VALUES (?, ?)", (cache.key("scoring", (3,)), "3"))
+        other.close()
+        assert cache.get(cache.key("scoring", (3,))) == 3
+    before = path.read_bytes()
+    AnswerCache(path, "a").close()
+    assert path.read_bytes() == before  # opening writes nothing
+
+
+def test_answers_of_another_way_to_score_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AnswerCache(tmp_path / "answers", "a") as cache:
+        cache.put([(cache.key("scoring", (1,)), 1)])
+        monkeypatch.setattr("neoxrun.evaluation.cache.SCORING", 0)
+        assert cache.get(cache.key("scoring", (1,))) is None
+
+
+def test_a_damaged_cache_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    with AnswerCache(path, "a") as cache:
+        keys = [cache.key("scoring", (number,)) for number in range(2000)]
+        cache.put((key, [-1.5, True]) for key in keys)
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\x55" * (len(data) - 8192))
+    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match=r"cannot be used.*malformed") as caught:
+        list(map(cache.get, keys))
+    assert "--cache" in caught.value.hint
+    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match="cannot be used"):
+        cache.put((key, 1) for key in keys)
 
 
 def test_other_databases_are_left_alone(tmp_path: Path) -> None:

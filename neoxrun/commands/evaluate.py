@@ -13,7 +13,7 @@ from typing import Any
 
 from neoxrun import config, launch, streams
 from neoxrun.commands import common
-from neoxrun.errors import UsageError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
@@ -153,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
             num_fewshot=args.num_fewshot,
         )
         if figures:
-            compare.check_overlap(figures, [task.task for task in found.tasks])
+            rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
+            compare.check_overlap(figures, rows + [task.task for task in found.tasks if task.task not in rows])
         for note in plan.notes:
             log.info(note)
         options = EvaluateOptions(
@@ -168,7 +169,12 @@ def run(args: argparse.Namespace) -> int:
             cache=args.cache,
             model=", ".join(path.stem for path in settings.sources),
             checkpoint=fingerprint.checkpoint(
-                settings, tp=plan.tp, dtype=plan.dtype, random_weights=args.random_weights
+                settings,
+                tp=plan.tp,
+                pp=plan.pp,
+                device_kind=plan.device_kind,
+                dtype=plan.dtype,
+                random_weights=args.random_weights,
             ),
             figures=figures,
             wandb=args.wandb,
@@ -199,8 +205,23 @@ def _check_output(args: argparse.Namespace) -> None:
         raise UsageError("--log-samples needs a folder to write to", hint="Give one with --output DIR.")
     if args.cache is not None:
         cache.check(args.cache)
-    if args.wandb is not None and importlib.util.find_spec("wandb") is None:
+    if args.wandb is not None:
+        _check_wandb()
+
+
+def _check_wandb() -> None:
+    if importlib.util.find_spec("wandb") is None:
         raise UsageError("--wandb needs wandb, which is not installed", hint="Install it: pip install 'neoxrun[wandb]'")
+    try:
+        import wandb
+
+        wandb.login()
+        wandb.teardown()  # the process that it starts to ask its server
+    except Exception as error:  # of wandb and of what it uses
+        raise DataError(
+            f"Weights & Biases cannot be logged to: {error}",
+            hint="Log in with `wandb login`, or set WANDB_MODE=offline, which logs to a folder.",
+        ) from error
 
 
 def _figures(args: argparse.Namespace, settings: Settings) -> tuple[Figures, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,13 +28,17 @@ class Figures:
 
     Attributes:
         source: who, or which file.
-        results: task -> metric -> value.
+        results: task -> metric -> value; a metric is named with its filter (``acc,none``) where the file does so.
         num_fewshot: task -> examples before each question, where that is known.
+        limited: task -> how much of it was scored, where that is not all.
+        random_weights: the figures mean nothing.
     """
 
     source: str
     results: Mapping[str, Mapping[str, float]]
-    num_fewshot: Mapping[str, int]
+    num_fewshot: Mapping[str, int] = field(default_factory=dict)
+    limited: Mapping[str, str] = field(default_factory=dict)
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Comparison:
     """One figure of theirs, and ours.
 
     Attributes:
-        task, metric: what was measured.
+        task, metric: what was measured, as the results name it: ``acc,none``.
         ours, stderr: our value and its standard error; None where there is none.
         theirs: their value.
         errors: how many standard errors ours is above theirs; None where that cannot be said.
@@ -100,16 +104,39 @@ def read(path: Path) -> tuple[Figures, ...]:
     raise DataError(f"{path} holds no figures", where=str(path), hint=_FORMAT)
 
 
-def check_overlap(figures: Sequence[Figures], tasks: Sequence[str]) -> None:
+def label(key: str) -> str:
+    """``acc,none`` and ``acc,get-answer`` for people: ``acc``, ``acc (get-answer)``."""
+    metric, _, filtered = key.partition(",")
+    return metric if filtered in ("", "none") else f"{metric} ({filtered})"
+
+
+def counts(document: Mapping[str, Any], task: str) -> tuple[int, int]:
+    """How many documents were scored, and how many there are; of a group over all its tasks."""
+    count = _dict(document, "n-samples").get(task)
+    if isinstance(count, dict):
+        return count.get("effective", 0), count.get("original", 0)
+    scored, total = 0, 0
+    for member in _dict(document, "group_subtasks").get(task, ()):
+        more = counts(document, member)
+        scored, total = scored + more[0], total + more[1]
+    return scored, total
+
+
+def check_overlap(figures: Sequence[Figures], names: Collection[str]) -> None:
     """Fail now rather than after the run.
+
+    Args:
+        figures: theirs.
+        names: tasks and groups of the run. Those that a group's own file makes are called ``group::name``, and any
+            such name passes.
 
     Raises:
         UsageError: the figures are all of other tasks.
     """
     known = sorted({task for one in figures for task in one.results})
-    if not set(known) & set(tasks):
+    if not {part for name in known for part in (name, name.partition("::")[0])} & set(names):
         raise UsageError(
-            f"there is nothing to compare: the figures are of {', '.join(known)}, the tasks are {', '.join(tasks)}",
+            f"there is nothing to compare: the figures are of {', '.join(known)}, the tasks are {', '.join(names)}",
             hint="Leave out --compare, or add a task that there are figures of.",
         )
 
@@ -128,22 +155,19 @@ def _compared(document: Mapping[str, Any], figures: Figures) -> Iterator[Compari
     for task, theirs in figures.results.items():
         mine = document["results"].get(task, {})
         for metric, value in theirs.items():
-            key = next((key for key in mine if key.partition(",")[0] == metric), None)
-            if key is None or not isinstance(mine[key], int | float):
-                continue
-            stderr = mine.get(f"{metric}_stderr,{key.partition(',')[2]}")
-            stderr = float(stderr) if isinstance(stderr, int | float) and stderr > 0 else None
-            errors = None if stderr is None else _errors(metric, mine[key], stderr, value)
-            yield Comparison(
-                task,
-                metric,
-                float(mine[key]),
-                stderr,
-                value,
-                errors,
-                _verdict(document, task, figures, errors),
-                figures.source,
-            )
+            for key in _same(metric, mine):
+                name, _, filtered = key.partition(",")
+                stderr = mine.get(f"{name}_stderr,{filtered}")
+                stderr = float(stderr) if isinstance(stderr, int | float) and stderr > 0 else None
+                errors = None if stderr is None else _errors(name, mine[key], stderr, value)
+                verdict = _verdict(document, task, figures, errors)
+                yield Comparison(task, key, float(mine[key]), stderr, value, errors, verdict, figures.source)
+
+
+def _same(metric: str, mine: Mapping[str, Any]) -> list[str]:
+    """Our figures that theirs is to be compared with: the same filter's, or every filter's where they name none."""
+    names = [key for key, value in mine.items() if isinstance(value, int | float)]
+    return [key for key in names if (key if "," in metric else key.partition(",")[0]) == metric]
 
 
 def _errors(metric: str, ours: float, stderr: float, theirs: float) -> float:
@@ -161,32 +185,47 @@ def _verdict(document: Mapping[str, Any], task: str, figures: Figures, errors: f
     shots, theirs = document["n-shot"].get(task), figures.num_fewshot.get(task)
     if document["neoxrun"].get("weights") == "random":
         return "means nothing: random weights"
+    if figures.random_weights:
+        return "means nothing: theirs are of random weights"
     if theirs is not None and shots != theirs:
-        return f"not comparable: {shots}-shot beside {theirs}-shot"
+        return f"not comparable: {'mixed' if shots is None else shots}-shot beside {theirs}-shot"
     if errors is None:
         return "cannot be said: no standard error"
     verdict = "agrees" if abs(errors) <= AGREES_WITHIN else "differs"
-    count = document["n-samples"].get(task, {})
-    if count.get("effective") != count.get("original"):
-        verdict += f" (limited: {count.get('effective')} of {count.get('original')})"
-    return verdict
+    scored, total = counts(document, task)
+    limits = [f"limited: {scored} of {total}"] if scored != total else []
+    limits += [f"theirs limited: {figures.limited[task]}"] if task in figures.limited else []
+    return f"{verdict} ({', '.join(limits)})" if limits else verdict
 
 
 def _figures(content: Mapping[str, Any], name: str) -> Figures:
     """One set of figures, from our format or from lm-eval's results."""
     results = {
         str(task): {
-            metric.partition(",")[0]: float(value)
+            metric: float(value)
             for metric, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and _is_figure(metric)
         }
         for task, metrics in content["results"].items()
         if isinstance(metrics, dict)
     }
-    shots = content.get("n-shot", {})
+    shots = _dict(content, "n-shot")
     if isinstance(content.get("num_fewshot"), int):
         shots = dict.fromkeys(results, content["num_fewshot"])
-    return Figures(str(content.get("source", name)), results, {k: v for k, v in shots.items() if isinstance(v, int)})
+    scored = {task: counts(content, task) for task in results}
+    return Figures(
+        str(content.get("source", name)),
+        results,
+        {task: number for task, number in shots.items() if isinstance(number, int)},
+        {task: f"{some} of {all_}" for task, (some, all_) in scored.items() if some != all_},
+        random_weights=_dict(content, "neoxrun").get("weights") == "random",
+    )
+
+
+def _dict(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a file that may lack it."""
+    part = content.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _is_figure(metric: str) -> bool:

@@ -1,34 +1,49 @@
-"""What tells one model from another: a fingerprint of its checkpoint, cheap even where the files take 40 GB."""
+"""What tells one model from another: a fingerprint of its checkpoint, cheap even where the files take 40 GB.
+
+The files of torch.save are zip archives, whose directory has a checksum of every tensor: that is enough. Others
+(safetensors, files of an old torch) are read as a whole, once: the checksum is remembered in the user's cache folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint import layout
 from neoxrun.errors import CheckpointError
+from neoxrun.log import log, waiting
+from neoxrun.memory import DeviceKind
 from neoxrun.settings import Precision, Settings
 
-# Of each file: its first and last bytes, and samples evenly in between. The end of a GPT-NeoX file is a zip
-# directory, which has a checksum of every tensor.
-_END_BYTES: Final = 2**16
-_SAMPLE_BYTES: Final = 2**12
-_SAMPLES: Final = 16
+_READERS: Final = 4
+_REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")
+# A file that is written again within one tick of the file system's clock looks unchanged. Younger ones are not
+# remembered.
+_SETTLED_SECONDS: Final = 2.0
 
 
-def checkpoint(settings: Settings, *, tp: int, dtype: Precision, random_weights: bool) -> dict[str, Any]:
+def checkpoint(
+    settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision, random_weights: bool
+) -> dict[str, Any]:
     """What the results say of the model, with ``fingerprint``: SHA-256 of everything that its answers depend on.
 
     That is the weights, the tokenizer, the network and the number format; not the number of ranks. One thing
     depends on them: norms that differ between the checkpoint's tensor-parallel ranks are averaged at another
-    tensor-parallel size, so whether the checkpoint's own size is used counts, too.
+    tensor-parallel size, so whether the checkpoint's own size is used counts, too. Random weights are drawn on each
+    rank, so that they are others on every split and kind of device.
 
     Args:
         settings: the configuration.
-        tp: tensor-parallel size that it runs with.
+        tp, pp, device_kind: how it runs.
         dtype: number format that it runs in.
         random_weights: no checkpoint is loaded.
 
@@ -38,15 +53,16 @@ def checkpoint(settings: Settings, *, tp: int, dtype: Precision, random_weights:
     whole = hashlib.sha256()
     said: dict[str, Any] = {}
     if random_weights:
-        said["weights"] = f"random, seed {settings.seed}"
+        said["weights"] = f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
     else:
         found = layout.of(settings)
         said["folder"], said["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             said["ranks"] = "as saved" if tp == found.source_tp else "merged"
-        for path in found.files:
-            whole.update(f"{path.name} {path.stat().st_size}\n".encode())
-            whole.update(_sample(path))
+        text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint; it is remembered"
+        with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
+            for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
+                whole.update(f"{path.name} {digest}\n".encode())
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
             # HFGPT2Tokenizer's is the folder of both files.
@@ -63,17 +79,66 @@ def checkpoint(settings: Settings, *, tp: int, dtype: Precision, random_weights:
     return {**said, "fingerprint": whole.hexdigest()}
 
 
-def _sample(path: Path) -> bytes:
-    """SHA-256 of a bounded part of a file."""
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    spans = [(0, _END_BYTES), (max(0, size - _END_BYTES), _END_BYTES)]
-    spans += [(size * step // (_SAMPLES + 1), _SAMPLE_BYTES) for step in range(1, _SAMPLES + 1)]
+def _digest(path: Path) -> str:
+    """What tells the content of a weights file from any other.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            for start, length in spans:
-                file.seek(start)
-                digest.update(file.read(length))
+        return _of_archive(path) or _of_all(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
-    return digest.digest()
+
+
+def _of_archive(path: Path) -> str | None:
+    """SHA-256 of a zip archive's directory; None where it is none, or has no checksums (torch can leave them out)."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = [(one.filename, one.file_size, one.CRC) for one in archive.infolist()]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            return None
+    if not members or any(size > 0 and crc == 0 for _, size, crc in members):
+        return None
+    return hashlib.sha256(json.dumps(members).encode()).hexdigest()
+
+
+def _of_all(path: Path) -> str:
+    """SHA-256 of the whole file; remembered as long as the file stays as it is."""
+    before = _state(path)
+    note = _note(path)
+    if note is not None:
+        with suppress(OSError, ValueError):
+            known = _REMEMBERED.fullmatch(note.read_text(encoding="utf-8"))
+            if known is not None and known[1] == before:
+                return known[2]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if note is not None and _state(path) == before and time.time() - path.stat().st_ctime > _SETTLED_SECONDS:
+        with suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = note.with_name(f"{note.name}.{os.getpid()}")
+            try:
+                unfinished.write_text(f"{before}\n{digest}\n", encoding="utf-8")
+                unfinished.replace(note)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    return digest
+
+
+def _state(path: Path) -> str:
+    """What changes when a file does; the time of the last change to its inode cannot be set back, as ``cp -p`` does."""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino} {stat.st_dev}"
+
+
+def _note(path: Path) -> Path | None:
+    """Where a file's checksum is remembered; None where the user has no home."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return home / "neoxrun" / "sha256" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()

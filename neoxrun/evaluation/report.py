@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from neoxrun.errors import DataError
-from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison
+from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, counts, label
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -46,16 +46,24 @@ def save(folder: Path, document: Mapping[str, Any], samples: Samples | None, pla
     paths = [folder / f"results_{date}.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=2, default=plain, ensure_ascii=False)
-        paths[0].write_text(text + "\n", encoding="utf-8")
+        _write(paths[0], [json.dumps(document, indent=2, default=plain, ensure_ascii=False)])
         for task, entries in (samples or {}).items():
-            paths.append(folder / f"samples_{task}_{date}.jsonl")
-            with paths[-1].open("w", encoding="utf-8") as file:
-                for entry in entries:
-                    file.write(json.dumps(_sample(entry), default=plain, ensure_ascii=False) + "\n")
+            paths.append(folder / f"samples_{task.replace('/', '%2F')}_{date}.jsonl")
+            _write(paths[-1], (json.dumps(_sample(entry), default=plain, ensure_ascii=False) for entry in entries))
     except OSError as error:
         raise _unwritable(paths[-1], error) from None
     return paths
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Under a name of its own until it is whole."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _sample(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +98,11 @@ def table(document: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     str(metrics.get("alias", task)).strip(),
-                    metric if filtered == "none" else f"{metric} ({filtered})",
+                    label(key),
                     _number(value),
                     _number(error),
                     str(document["n-shot"].get(task, "")),
-                    _count(document, task),
+                    "{} of {}".format(*counts(document, task)),
                 )
             )
     return _aligned(rows, left=2)
@@ -116,21 +124,6 @@ def _ordered(document: Mapping[str, Any]) -> list[str]:
         if name not in inner:
             place(name)
     return [*placed, *(name for name in document["results"] if name not in placed)]
-
-
-def _count(document: Mapping[str, Any], task: str) -> str:
-    """``scored of all``, for a group over all its tasks."""
-    counts = list(_counts(document, task))
-    return f"{sum(scored for scored, _ in counts)} of {sum(total for _, total in counts)}"
-
-
-def _counts(document: Mapping[str, Any], task: str) -> Iterator[tuple[int, int]]:
-    count = document["n-samples"].get(task)
-    if count is not None:
-        yield count["effective"], count["original"]
-    else:
-        for member in document.get("group_subtasks", {}).get(task, ()):
-            yield from _counts(document, member)
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
@@ -160,7 +153,7 @@ def comparison_table(comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         rows = blocks.setdefault(one.source, [("task", "metric", "ours", "theirs", "difference", "verdict")])
         apart = "" if one.errors is None else f"{one.errors:+.1f} stderr"
-        rows.append((one.task, one.metric, _number(one.ours), _number(one.theirs), apart, one.verdict))
+        rows.append((one.task, label(one.metric), _number(one.ours), _number(one.theirs), apart, one.verdict))
     texts = [f"compared with {source}\n{_aligned(rows, left=2, last_left=True)}" for source, rows in blocks.items()]
     return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of ours.\n"])
 

@@ -204,29 +204,41 @@ def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]
 def _report(document: dict[str, Any], samples: report.Samples, options: EvaluateOptions, stdout: IO[str]) -> None:
     comparisons = compare(document, options.figures)
     document["neoxrun"]["compared"] = [one.to_dict() for one in comparisons]
+    try:
+        stdout.write(report.table(document))
+        stdout.writelines(f"{note}\n" for note in report.notes(document))
+        if options.figures:
+            stdout.write("\n" + report.comparison_table(comparisons))
+        stdout.flush()
+    finally:  # also where nobody reads stdout any more
+        _keep(document, samples, options)
+
+
+def _keep(document: Mapping[str, Any], samples: report.Samples, options: EvaluateOptions) -> None:
     if options.output is not None:
         paths = report.save(options.output, document, samples if options.log_samples else None, handle_non_serializable)
         log.info(f"results: {paths[0]}" + (f", and {len(paths) - 1} files of samples" if paths[1:] else ""))
-    stdout.write(report.table(document))
-    stdout.writelines(f"{note}\n" for note in report.notes(document))
-    if options.figures:
-        stdout.write("\n" + report.comparison_table(comparisons))
-    stdout.flush()
     if options.wandb is not None:
         _log_to_wandb(document, options)
 
 
 def _log_to_wandb(document: Mapping[str, Any], options: EvaluateOptions) -> None:
-    import wandb
-
     figures = {
         f"{task}/{metric.partition(',')[0] if metric.endswith(',none') else metric}": value
         for task, metrics in document["results"].items()
         for metric, value in metrics.items()
         if isinstance(value, int | float)
     }
-    with wandb.init(project=options.wandb, job_type="evaluate", config=dict(document["neoxrun"])) as run:
-        run.summary.update(figures)
+    try:
+        import wandb
+
+        with wandb.init(project=options.wandb, job_type="evaluate", config=dict(document["neoxrun"])) as run:
+            run.summary.update(figures)
+    except Exception as error:  # of wandb and of what it uses
+        raise DataError(
+            f"the figures cannot be logged to Weights & Biases: {type(error).__name__}: {error}",
+            hint="The table above has them. Check `wandb login` and the network; WANDB_MODE=offline logs to a folder.",
+        ) from error
 
 
 def _quieten() -> None:
