@@ -69,6 +69,8 @@ def main() -> None:
         for number in range(1 + args.rounds):
             floor = _rate(DTYPES[args.dtype], torch.device(args.device))
             rounds.append((floor, {name: side.round(number) for name, side in sides.items()}))
+            seconds = ", ".join(f"{name} {answer['seconds']:.1f} s" for name, answer in rounds[-1][1].items())
+            print(f"round {number}: {seconds}", file=sys.stderr)
         for side in sides.values():
             side.end()
     _report(args, rounds[1:])
