@@ -238,7 +238,24 @@ def test_wrong_file_that_cannot_be_replaced_is_never_used(server, tmp_path) -> N
     server.faults[NAME] = [Fault("status", 404)]
     with pytest.raises(NetworkError, match="404"):
         fetch_one(remote(server, NAME), tmp_path)
-    assert names_in(tmp_path) == {NAME + ".corrupt"}
+    assert names_in(tmp_path) == {NAME + ".replaced.corrupt"}
+
+
+def test_what_arrives_wrong_does_not_overwrite_what_was_there(server, tmp_path) -> None:
+    file = replace(remote(server, NAME), sha256="0" * 64)
+    (tmp_path / NAME).parent.mkdir()
+    for mine in (b"first", b"second"):
+        (tmp_path / NAME).write_bytes(mine)
+        with pytest.raises(CheckpointError):
+            fetch_one(file, tmp_path)
+    left = {path.name.removeprefix("one.bin"): path.read_bytes() for path in (tmp_path / "layers").iterdir()}
+    assert left == {".replaced.corrupt": b"first", ".replaced1.corrupt": b"second", ".corrupt": DATA}
+    arrives(server, tmp_path)
+
+
+def test_a_checksum_that_is_right_says_more_than_a_size(server, tmp_path) -> None:
+    arrives(server, tmp_path)
+    assert fetch_one(replace(remote(server, NAME), size=9), tmp_path).url is None
 
 
 def test_wrong_checksum_is_set_aside(server, tmp_path) -> None:
@@ -278,7 +295,7 @@ def test_check_refuses_then_accepts(server, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="never right") as caught:
         fetch_one(remote(server, NAME, sha256=False), tmp_path, check=refuse)
     assert caught.value.where == str(corrupt_path(tmp_path / NAME))
-    assert names_in(tmp_path) == {NAME + ".corrupt"}
+    assert names_in(tmp_path) == {NAME + ".corrupt", NAME + ".replaced.corrupt"}
 
 
 def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server, tmp_path) -> None:

@@ -155,13 +155,13 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         place = args.to or args.repair
         folder = Path(place).expanduser() if place else orders.default_folder(model, args.revision)
         order = orders.of_model(model, folder, options, revision=args.revision, mirrors=mirrors, given=given)
-    # Sizes are for the check of the free space and for the bars.
-    order = replace(order, files=tuple(listing.with_sizes(order.files, order.options)))
     if args.dry_run:
-        _print(args, show.order_json(order), show.order_table(order))
+        sizes = listing.told_sizes(order.files, order.options)
+        _print(args, show.order_json(order, sizes), show.order_table(order, sizes))
         return 0
-    size = order.total_bytes if order.total_bytes is not None else order.size
-    log.info(f"{order.name}: {counted(len(order.files), 'file')}, {show.human(size)}, into {folder}")
+    size = show.total(file.size for file in order.files) or order.size
+    about = "" if size is None else f"{show.human(size)}, "
+    log.info(f"{order.name}: {counted(len(order.files), 'file')}, {about}into {folder}")
     done = orders.carry_out(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
     following = _next(order, model, args.tasks)
     if args.json:

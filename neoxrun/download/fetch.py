@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neoxrun.download.http import Client, Options
-from neoxrun.download.listing import with_sizes
+from neoxrun.download.listing import told_sizes
 from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, part_path, safe_name
 from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
@@ -152,9 +152,8 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
 def _sizes(files: Sequence[RemoteFile], folder: Path, options: Options, jobs: int) -> dict[str, int | None]:
     """Bytes of each file, for the room and the bars: known, there, or told by the server without being asked for."""
     there = {file.name: path.stat().st_size for file in files if (path := folder / file.name).is_file()}
-    asked = with_sizes([file for file in files if file.name not in there], options, jobs=jobs)
-    told = {file.name: file.size for file in asked}
-    return {file.name: file.size or there.get(file.name) or told.get(file.name) for file in files}
+    told = told_sizes([file for file in files if file.name not in there], options, jobs=jobs)
+    return {file.name: told[file.name] if file.name in told else file.size or there[file.name] for file in files}
 
 
 def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:

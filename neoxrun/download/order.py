@@ -43,12 +43,6 @@ class Order:
     repository: hub.Repository | None = None
     size: int | None = None
 
-    @property
-    def total_bytes(self) -> int | None:
-        """The size of all files; None where one is not known."""
-        sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(size or 0 for size in sizes)
-
 
 @dataclass(frozen=True)
 class Done:
@@ -147,10 +141,12 @@ def with_checksums(
     recorded = before if same else None
     result = []
     for file in files:
-        if given is not None and (entry := given.files.get(file.name)):
-            file = replace(file, size=entry.size if entry.size is not None else file.size, sha256=entry.sha256)
-        elif file.sha256 is None and recorded is not None and (entry := recorded.files.get(file.name)):
-            file = replace(file, sha256=entry.sha256)
+        entry = None if given is None else given.files.get(file.name)
+        if entry is None and file.sha256 is None and recorded is not None:
+            entry = recorded.files.get(file.name)
+        if entry is not None:
+            # The size belongs to the checksum.
+            file = replace(file, size=file.size if entry.size is None else entry.size, sha256=entry.sha256)
         result.append(file)
     if given is not None:
         unknown = [file.name for file in files if file.name not in given.files]

@@ -108,8 +108,22 @@ def state_path(path: Path) -> Path:
 
 
 def corrupt_path(path: Path) -> Path:
-    """Where ``path`` is set aside when its checksum is wrong."""
+    """Where what arrived for ``path`` is set aside when it is wrong."""
     return path.with_name(path.name + CORRUPT)
+
+
+def replaced_paths(path: Path) -> list[Path]:
+    """Where wrong files lie that were at ``path`` before a download; the last one is free for the next."""
+    found = [path.with_name(f"{path.name}.replaced{CORRUPT}")]
+    while found[-1].exists():
+        found.append(path.with_name(f"{path.name}.replaced{len(found)}{CORRUPT}"))
+    return found
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what downloads of ``path`` have left beside it, now that it is there and right."""
+    for leftover in (part_path(path), state_path(path), corrupt_path(path), *replaced_paths(path)):
+        leftover.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

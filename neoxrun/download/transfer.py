@@ -14,8 +14,9 @@ from neoxrun.download.remote import (
     corrupt_path,
     origin,
     part_path,
+    remove_leftovers,
+    replaced_paths,
     shown_url,
-    state_path,
 )
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
@@ -99,16 +100,18 @@ class Transfer:
         if not self._path.is_file():
             raise DataError("something that is not a file has the name of a file to fetch", where=str(self._path))
         size = self._path.stat().st_size
-        if self._file.size in (None, size):
+        # A checksum that is right says more than any size.
+        if self._file.sha256 is not None or self._file.size in (None, size):
             digest = sha256_of(self._path, self._client.stop)
             if self._file.sha256 in (None, digest) and self._passes(self._path):
                 self._running.done = size
                 # Left by a process that was killed just after it had given the file its name.
-                for leftover in (part_path, state_path, corrupt_path):
-                    leftover(self._path).unlink(missing_ok=True)
+                remove_leftovers(self._path)
                 return Arrival(self._file.name, self._path, size, digest, None, time.monotonic() - start)
-        self._path.replace(corrupt_path(self._path))
-        self._running.say(f"{self._file.name} is there but not right: it is fetched again")
+        # Under a name of its own: what arrives may be wrong too, and must not take its place.
+        aside = replaced_paths(self._path)[-1]
+        self._path.replace(aside)
+        self._running.say(f"{self._file.name} is there but not right: it is fetched again; it is now {aside.name}")
         return None
 
     def _passes(self, path: Path) -> bool:
