@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from neoxrun import config
 from neoxrun.checkpoint import layout
-from neoxrun.download import catalog
+from neoxrun.download import catalog, manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
@@ -216,6 +216,8 @@ def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> No
         asked = ("evaluate", "demo", "--tasks", "lambada", "piqa", "--limit", 2, "--tp", 1)
         scored = Running(*asked, env=environment(tmp_path), cwd=tmp_path).finish().check_success()
         assert "lambada_standard 2 of 9, piqa 2 of 1838" in scored.out
+        other = download(tmp_path, "--tasks", "piqa", "--mirror", server.url, "--to", "my data").check_success()
+        assert other.err.splitlines()[-1] == "next: neoxrun evaluate --data-dir 'my data' --tasks piqa"
         server.files["piqa/valid.jsonl"] = b"{}" + files["piqa/valid.jsonl"][2:]
         shutil.rmtree(folder / "piqa")
         wrong = download(tmp_path, "--tasks", "piqa", "--mirror", server.url)
@@ -361,6 +363,13 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
         assert wait_until(lambda: (tmp_path / "tiny" / ".tokenizer.json.part").exists())
         second = download(tmp_path, "tiny")
         second.check_error(4, "another neoxrun", str(first.process.pid))
+        # Another model and a repair are refused before they change anything, the manifest above all.
+        record = manifest.Manifest({"latest": manifest.Entry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
+        before = manifest.write(record, tmp_path / "tiny").read_bytes()
+        for arguments in (("20B", "--mirror", NOWHERE, "--to", "tiny"), ("--repair", "tiny")):
+            download(tmp_path, *arguments).check_error(4, "another neoxrun")
+        assert (tmp_path / "tiny" / manifest.NAME).read_bytes() == before
+        assert not (tmp_path / "tiny" / "latest").exists()
     finally:
         first.process.send_signal(signal.SIGINT)
         first.finish(timeout=20)

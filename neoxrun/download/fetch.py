@@ -45,7 +45,7 @@ def fetch(
 
     Args:
         files: what to fetch; their names must differ.
-        folder: made where it does not exist.
+        folder: made where it does not exist. The caller holds ``folder_lock``.
         jobs: files at a time.
         options: time-outs, tries, certificates and credentials.
         check: proves a file's contents before it gets its name.
@@ -59,7 +59,7 @@ def fetch(
         UsageError: no job.
         NetworkError: names that are not safe or clash; a file that no mirror gives.
         CheckpointError: a file whose contents are wrong, wherever it was fetched from.
-        DataError: the folder is in use by another process, the disk is full or refuses.
+        DataError: the disk is full or refuses.
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
     """
     if jobs < 1:
@@ -67,16 +67,24 @@ def fetch(
     _check_names(files)
     stop = threading.Event()
     client = Client(options, stop)
+    make(folder)
+    sizes = _sizes(files, folder, options, jobs)
+    _check_space(sizes, folder)
+    total = sum(size for size in sizes.values() if size is not None)
+    with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
+        return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
+
+
+def make(folder: Path) -> None:
+    """Have a folder.
+
+    Raises:
+        DataError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
-    with folder_lock(folder):
-        sizes = _sizes(files, folder, options, jobs)
-        _check_space(sizes, folder)
-        total = sum(size for size in sizes.values() if size is not None)
-        with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
-            return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neoxrun.download import hub, listing, manifest, proof
 from neoxrun.download.catalog import Known, Model
-from neoxrun.download.fetch import fetch
+from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
@@ -156,12 +156,20 @@ def with_checksums(
 
 
 def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
-    """Fetch what is missing, prove everything, and record it.
+    """Fetch what is missing, prove everything, and record it, with the folder held against every other process.
 
     Raises:
+        DataError: another process holds the folder; nothing was changed.
         NeoxrunError: as ``fetch``; what has arrived is kept.
     """
     start = time.monotonic()
+    make(order.folder)
+    with folder_lock(order.folder):
+        arrivals = _carry_out(order, jobs, show)
+    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
+
+
+def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
     if order.repository is not None:
         cached = hub.from_cache(order.repository, order.folder)
         if cached:
@@ -182,7 +190,7 @@ def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
         )
         for text in write_texts(order.texts, order.folder):
             recorder.add(text)
-    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
+    return arrivals
 
 
 def checker(blobs: Mapping[str, str]) -> Check:

@@ -156,7 +156,7 @@ class Source:
 
 
 def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manifest:
-    """Fetch the files that are wrong, and those alone.
+    """Fetch the files that are wrong, and those alone. The caller holds ``fetch.folder_lock``.
 
     Returns:
         The folder's manifest, which has been written.
