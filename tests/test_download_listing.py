@@ -46,6 +46,7 @@ UNSAFE = [
     ".neoxrun.lock",
     "x.corrupt",
     "x.corrupt/y",
+    "neoxrun.manifest.json",
 ]
 
 
@@ -122,7 +123,7 @@ def test_tree_of_a_server(tmp_path) -> None:
     deep = "step 1/deep/er/x"
     names = ["20B_tokenizer.json", "step 1/layer_00.pt", "step 1/layer_01.pt", deep, "latest", "a&b%41.txt"]
     with FaultyServer({f"pub/{name}": data_of(100 + at, at) for at, name in enumerate(names)}) as server:
-        server.files["elsewhere"] = b"x"
+        server.files |= {"elsewhere": b"x", "pub/neoxrun.manifest.json": b"not ours"}
         assert {file.name for file in list_tree(server.url + "pub/", IMPATIENT)} == set(names) - {deep}
         files = list_tree(server.url + "pub", IMPATIENT, depth=3)
         assert [file.name for file in files] == sorted(names)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
-from neoxrun.download.remote import RemoteFile, printable, safe_name, shown_url
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, printable, safe_name, shown_url
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import NetworkError
@@ -99,7 +99,7 @@ class _Links(HTMLParser):
 
 
 def _name_below(reference: str, base: str) -> str | None:
-    """The name that a link has within the folder; None where it leads elsewhere."""
+    """The name that a link has within the folder; None where it leads elsewhere, or to a manifest."""
     try:
         target = urlsplit(urldefrag(urljoin(base, reference)).url)
     except ValueError:
@@ -116,7 +116,8 @@ def _name_below(reference: str, base: str) -> str | None:
     name = unquote(inner)
     if "/" in name:
         raise NetworkError(f"a listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
-    return safe_name(name) + slash
+    # A manifest is of whoever downloaded the files to that server.
+    return None if name == MANIFEST_NAME else safe_name(name) + slash
 
 
 class _Tree:

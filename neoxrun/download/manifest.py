@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from neoxrun.download.remote import Arrival, safe_name
+from neoxrun.download.remote import MANIFEST_NAME, Arrival, safe_name
 from neoxrun.errors import DataError, NetworkError
 
-NAME = "neoxrun.manifest.json"
+NAME = MANIFEST_NAME
 
 _FORMAT = 1
 _WRITE_SECONDS = 2.0
@@ -236,7 +236,10 @@ def _from_lines(text: str, path: Path) -> Manifest:
         if escaped:
             name = re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], name)
         # `sha256sum ./*` and `find . | xargs sha256sum` name files so.
-        name = safe_name(name.removeprefix("./"))
+        name = name.removeprefix("./")
+        if name.rpartition("/")[2] == NAME:  # `sha256sum *` in a folder of ours
+            continue
+        safe_name(name)
         if name in files and files[name].sha256 != sha256.lower():
             raise ValueError(f"line {number} names {name} again, with another checksum")
         files[name] = Entry(None, sha256.lower())

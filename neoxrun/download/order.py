@@ -123,7 +123,7 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
     for url in model.mirrors:
         try:
             found = listing.list_tree(url, options)
-            return model.remote_files(Known(file.name, file.size) for file in found if file.name != manifest.NAME)
+            return model.remote_files(Known(file.name, file.size) for file in found)
         except NetworkError as error:
             if url == model.mirrors[-1]:
                 raise

@@ -12,6 +12,9 @@ from neoxrun.errors import NetworkError
 LOCK_NAME = ".neoxrun.lock"
 """In the target folder; the process that writes there holds it."""
 
+MANIFEST_NAME = "neoxrun.manifest.json"
+"""In the target folder; what has arrived there."""
+
 CORRUPT = ".corrupt"
 """What a file is called that arrived with a wrong checksum: its name and this."""
 
@@ -19,7 +22,7 @@ _LONGEST_NAME = 200
 """Bytes of one part of a name. File systems take 255; the part file and its state add 11."""
 
 _LONGEST_PATH = 1000
-_OURS = re.compile(r"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt", re.DOTALL)
+_OURS = re.compile(rf"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt|{re.escape(MANIFEST_NAME)}", re.DOTALL)
 
 
 @dataclass(frozen=True)
