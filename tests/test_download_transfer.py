@@ -327,7 +327,6 @@ def test_every_mirror_is_named_when_none_gives_it(server, tmp_path) -> None:
     ("fault", "said"),
     [
         (Fault("gzip"), "encoding"),
-        (Fault("overflow", 10), "more than"),
         (Fault("status", 404), "no such file"),
         (Fault("status", 410), "gone"),
         (Fault("status", 401), "login or token"),
@@ -343,6 +342,27 @@ def test_what_no_second_try_can_mend(server, tmp_path, fault: Fault, said: str) 
         fetch_one(remote(server, NAME), tmp_path)
     assert len(server.gets(NAME)) == 1
     assert not (tmp_path / NAME).exists()
+
+
+def test_more_bytes_than_announced(server, tmp_path) -> None:
+    """A checksum tells whether the file is among them; without one nothing of them is kept."""
+    server.faults[NAME] = [Fault("cut", 100_000), Fault("overflow", 10)]
+    arrives(server, tmp_path / "known")
+    assert server.sent(NAME) <= len(DATA) + 10
+    server.faults[NAME] = [Fault("overflow", 10)]
+    with pytest.raises(NetworkError, match="more than"):
+        fetch_one(remote(server, NAME, sha256=False), tmp_path / "unknown")
+    assert names_in(tmp_path / "unknown") == set()
+
+
+def test_a_server_that_has_only_web_pages(server, tmp_path) -> None:
+    server.faults[NAME] = [Fault("html")] * 9
+    with pytest.raises(NetworkError, match="a web page instead of the file") as caught:
+        fetch_one(remote(server, NAME), tmp_path, options=replace(IMPATIENT, tries=50))
+    assert caught.value.where == server.link(NAME)
+    assert "login page" in str(caught.value.hint)
+    assert len(server.gets(NAME)) == 3
+    assert names_in(tmp_path) == set()
 
 
 def test_web_pages_are_left_after_a_few_tries(server, tmp_path) -> None:

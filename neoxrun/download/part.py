@@ -209,22 +209,6 @@ class Part:
         self.version = version
 
 
-def sha256_of(path: Path, stop: threading.Event) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        DataError: it cannot be read.
-        Stopped: told to stop meanwhile.
-    """
-    digest = hashlib.sha256()
-    with _refusals(path), FileIO(path) as file:
-        while chunk := file.read(_CHUNK):
-            if stop.is_set():
-                raise Stopped
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _opened(path: Path) -> FileIO:
     # Never through a link: whoever may write here could make us write elsewhere.
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
