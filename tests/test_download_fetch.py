@@ -196,7 +196,7 @@ def test_file_in_the_place_of_the_folder(server, tmp_path) -> None:
 def test_room_is_looked_for_first(server, tmp_path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
-    with pytest.raises(DataError, match="GB are free"):
+    with pytest.raises(DataError, match="B are free"):
         fetch([file], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.requests == []
     assert names_in(tmp_path) == set()
@@ -217,7 +217,7 @@ def test_room_counts_what_is_there(server, tmp_path, monkeypatch) -> None:
         if enough:
             fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
         else:
-            with pytest.raises(DataError, match="GB are free"):
+            with pytest.raises(DataError, match="B are free"):
                 fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.sent(NAMES[-1]) == files[1].size
 

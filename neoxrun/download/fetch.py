@@ -19,6 +19,7 @@ from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
+from neoxrun.explain import human_bytes
 from neoxrun.log import log
 from neoxrun.progress import DownloadBars, Running
 
@@ -176,7 +177,7 @@ def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:
         raise DataError(
-            f"{needed / 1e9:.2f} GB are still to arrive, but only {free / 1e9:.2f} GB are free on this disk",
+            f"{human_bytes(needed)} are still to arrive, but only {human_bytes(free)} are free on this disk",
             where=str(folder),
             hint="Make room, or name a folder on another disk with --to DIR.",
         )

@@ -18,6 +18,8 @@ MANIFEST_NAME = "neoxrun.manifest.json"
 CORRUPT = ".corrupt"
 """What a file is called that arrived with a wrong checksum: its name and this."""
 
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
 _LONGEST_NAME = 200
 """Bytes of one part of a name. File systems take 255; the part file and its state add 11."""
 

@@ -11,19 +11,12 @@ from neoxrun.download.manifest import Entry
 from neoxrun.download.order import Done, Order
 from neoxrun.download.remote import shown_url
 from neoxrun.download.verify import Verdict
-from neoxrun.explain import counted
+from neoxrun.explain import counted, human_bytes
 
 
 def human(size: int | None) -> str:
-    """A number of bytes for people."""
-    if size is None:
-        return "?"
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} GB" if amount < 1000 else f"{amount:,.0f} GB"
+    """A number of bytes for people, known or not."""
+    return "?" if size is None else human_bytes(size)
 
 
 def table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
