@@ -14,8 +14,12 @@ _MOST_GPUS_SUGGESTED = 64
 
 
 def human_bytes(count: int) -> str:
-    """``20.6 GB`` (10**9 bytes) or, below that, ``339 MB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
+    """``20.6 GB`` (10**9 bytes), or below that ``339 MB``, ``12 kB`` and ``5 B``."""
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    if count >= 10**6:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e3:.0f} kB" if count >= 10**3 else f"{count} B"
 
 
 def counted(count: int, noun: str) -> str:

@@ -7,26 +7,25 @@ import shlex
 from pathlib import Path
 
 _ON_THE_HUB = re.compile(r"(pythia-[\d.]+[mb](?:-deduped)?|polyglot-ko-[\d.]+b)(?:-(step\d+))?")
+_20B = ("20b", "20b_checkpoints", "gpt-neox-20b")
 
 
-def download_command(folder: Path, file: str = "") -> str | None:
-    """The command that downloads a released model into a folder; None where the names tell none.
+def download_command(folder: Path) -> str | None:
+    """The command that downloads a released model into a folder; None where its name tells none.
 
-    Args:
-        folder: where the model should be.
-        file: the name of a file that is missing there.
+    Only whole names count: a folder of the user's own, such as ``my-20b-run``, is nothing to download into.
     """
     folder = folder.absolute()
     if folder.name.startswith("global_step"):
         folder = folder.parent
-    name = "/".join((*folder.parts[-2:], file)).lower()
+    name = folder.name.lower()
     words = ["neoxrun", "download"]
-    if found := _ON_THE_HUB.search(name):
+    if found := _ON_THE_HUB.fullmatch(name):
         words.append(found[1])
         default = found[0]
         if found[2]:
             words += ["--revision", found[2]]
-    elif "20b" in name:
+    elif name in _20B:
         default = "20B_checkpoints"
     else:
         return None

@@ -295,7 +295,7 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
 
 def _hint(path: Path) -> str:
     """How to get a tokenizer that is not there or not whole."""
-    command = download_command(path.parent, path.name)
+    command = download_command(path.parent)
     if command is None:
         return "name the model's own tokenizer with --tokenizer FILE"
     return f"get the tokenizer with `{command}`, or name it with --tokenizer FILE"

@@ -42,7 +42,7 @@ LAYERS = (
         "download",
         "command",
         "download.remote download.trouble download.http download.part download.threads download.listing "
-        "download.transfer download.fetch download.catalog download.hub download.manifest download.proof "
+        "download.proof download.transfer download.fetch download.catalog download.hub download.manifest "
         "download.order download.tasks download.verify download.show",
     ),
     (

@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from neoxrun import config
 from neoxrun.checkpoint import layout
-from neoxrun.download import catalog
+from neoxrun.download import catalog, manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
@@ -215,8 +215,9 @@ def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> No
         assert "next: neoxrun evaluate --tasks lambada piqa" in done.err
         asked = ("evaluate", "demo", "--tasks", "lambada", "piqa", "--limit", 2, "--tp", 1)
         scored = Running(*asked, env=environment(tmp_path), cwd=tmp_path).finish().check_success()
-        assert scored.out.count("2 of 9") == 2
-        assert scored.out.count("2 of 1838") == 2
+        assert "lambada_standard 2 of 9, piqa 2 of 1838" in scored.out
+        other = download(tmp_path, "--tasks", "piqa", "--mirror", server.url, "--to", "my data").check_success()
+        assert other.err.splitlines()[-1] == "next: neoxrun evaluate --data-dir 'my data' --tasks piqa"
         server.files["piqa/valid.jsonl"] = b"{}" + files["piqa/valid.jsonl"][2:]
         shutil.rmtree(folder / "piqa")
         wrong = download(tmp_path, "--tasks", "piqa", "--mirror", server.url)
@@ -289,10 +290,35 @@ def test_what_first_arrived_is_what_must_arrive_again(demo: FaultyServer, tmp_pa
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     download(tmp_path, "tiny", "-q").check_success()
     (tmp_path / "tiny" / "latest").unlink()
-    demo.files["latest"] = b"something that is longer"
-    done = download(tmp_path, "tiny", "-q")
-    assert done.code == 3, done.err
-    assert "the checksum of latest is wrong" in done.err
+    first, longer = demo.files["latest"], b"something that is longer"
+    for other, code, said in (
+        (longer, 4, f"the server has {len(longer)} bytes instead of {len(first)}"),
+        (first[::-1], 3, "the checksum of latest is wrong"),
+    ):
+        demo.files["latest"] = other
+        done = download(tmp_path, "tiny", "-q")
+        assert done.code == code, done.err
+        assert said in done.err
+        assert not (tmp_path / "tiny" / "latest").exists()
+
+
+def test_a_mirror_that_was_cut_costs_no_good_file(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
+    download(tmp_path, "tiny", "-q").check_success()
+    whole = demo.files["tokenizer.json"]
+    demo.files["tokenizer.json"] = whole[:3000]
+    download(tmp_path, "tiny", "-q").check_success()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("tok*")} == {"tokenizer.json": whole}
+
+
+def test_a_mirror_that_was_cut_does_not_say_how_long_the_file_is(demo: FaultyServer, tmp_path: Path) -> None:
+    whole = weights(1)
+    with FaultyServer({"a.pt": whole[:2000]}) as cut:
+        demo.files["a.pt"] = whole
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{cut.url}', '{demo.url}'], files: [a.pt]}}}}")
+        assert json.loads(download(tmp_path, "tiny", "--dry-run", "--json").check_success().out)["size"] == 2000
+        download(tmp_path, "tiny").check_success()
+    assert (tmp_path / "tiny" / "a.pt").read_bytes() == whole
 
 
 def test_a_file_with_code_in_it_is_refused(demo: FaultyServer, tmp_path: Path) -> None:
@@ -337,6 +363,13 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
         assert wait_until(lambda: (tmp_path / "tiny" / ".tokenizer.json.part").exists())
         second = download(tmp_path, "tiny")
         second.check_error(4, "another neoxrun", str(first.process.pid))
+        # Another model and a repair are refused before they change anything, the manifest above all.
+        record = manifest.Manifest({"latest": manifest.Entry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
+        before = manifest.write(record, tmp_path / "tiny").read_bytes()
+        for arguments in (("20B", "--mirror", NOWHERE, "--to", "tiny"), ("--repair", "tiny")):
+            download(tmp_path, *arguments).check_error(4, "another neoxrun")
+        assert (tmp_path / "tiny" / manifest.NAME).read_bytes() == before
+        assert not (tmp_path / "tiny" / "latest").exists()
     finally:
         first.process.send_signal(signal.SIGINT)
         first.finish(timeout=20)

@@ -34,7 +34,7 @@ PROGRAM = """
 import sys, threading
 from pathlib import Path
 from neoxrun import log
-from neoxrun.download.fetch import fetch
+from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.remote import RemoteFile
 from neoxrun.errors import NeoxrunError
@@ -43,7 +43,9 @@ log.set_up(int(verbosity))
 files = [RemoteFile(*(pair.split("=")[0], (pair.split("=")[1],))) for pair in pairs]
 options = Options(tries=50, stall_timeout=60, backoff=0.01)
 try:
-    done = fetch(files, Path(folder), jobs=int(jobs), options=options, show=int(verbosity) >= 0)
+    make(Path(folder))
+    with folder_lock(Path(folder)):
+        done = fetch(files, Path(folder), jobs=int(jobs), options=options, show=int(verbosity) >= 0)
     print(len(done))
 except NeoxrunError as error:
     print(error.render(), file=sys.stderr)
@@ -136,13 +138,14 @@ def test_two_runs_do_not_fight(server, tmp_path) -> None:
     holder = subprocess.Popen(command(server, tmp_path), stderr=subprocess.PIPE)
     try:
         assert wait_until(lambda: (tmp_path / LOCK_NAME).exists() and (tmp_path / LOCK_NAME).read_text() != "")
-        with pytest.raises(DataError, match=rf"process {holder.pid}\)"):
-            fetch([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
+        with pytest.raises(DataError, match=rf"process {holder.pid}\)"), folder_lock(tmp_path):
+            pass
     finally:
         holder.kill()
         holder.communicate()
     # The lock ends with its process, however that ends.
-    fetch([remote(server, name) for name in NAMES], tmp_path, jobs=4, options=IMPATIENT, show=False)
+    with folder_lock(tmp_path):
+        fetch([remote(server, name) for name in NAMES], tmp_path, jobs=4, options=IMPATIENT, show=False)
     all_right(server, tmp_path)
 
 
@@ -176,8 +179,8 @@ def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_that_may_not_be_written_to(server, tmp_path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="cannot be"):
-        fetch([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
+    with pytest.raises(DataError, match="cannot be"), folder_lock(tmp_path):
+        pass
 
 
 def test_file_in_the_place_of_the_folder(server, tmp_path) -> None:
@@ -193,7 +196,7 @@ def test_file_in_the_place_of_the_folder(server, tmp_path) -> None:
 def test_room_is_looked_for_first(server, tmp_path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
-    with pytest.raises(DataError, match="GB are free"):
+    with pytest.raises(DataError, match="B are free"):
         fetch([file], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.requests == []
     assert names_in(tmp_path) == set()
@@ -214,7 +217,7 @@ def test_room_counts_what_is_there(server, tmp_path, monkeypatch) -> None:
         if enough:
             fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
         else:
-            with pytest.raises(DataError, match="GB are free"):
+            with pytest.raises(DataError, match="B are free"):
                 fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.sent(NAMES[-1]) == files[1].size
 

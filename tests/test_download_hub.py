@@ -131,11 +131,15 @@ def cached(server: HubServer, name: str) -> Path:
 
 def test_what_is_in_the_hubs_cache_is_not_fetched(server: HubServer, tmp_path: Path) -> None:
     file = cached(server, "config.json")
+    large = file.with_name("model.safetensors")
+    large.write_bytes(WEIGHTS)
     before = len(server.requests)
     done = fetched(server, tmp_path / "a")
-    assert {arrival.name for arrival in done.fetched} == {"model.safetensors", "tokenizer.json"}
+    assert {arrival.name for arrival in done.fetched} == {"tokenizer.json"}
     assert not [path for path, _ in server.requests[before:] if path.endswith("/config.json") and "/resolve/" in path]
-    assert (tmp_path / "a" / "config.json").samefile(file)
+    assert (tmp_path / "a" / "model.safetensors").samefile(large)
+    (tmp_path / "a" / "config.json").write_bytes(b"edited")
+    assert file.read_bytes() == CONFIG, "the cache is not ours to change"
 
 
 def test_damage_in_the_hubs_cache_is_noticed(server: HubServer, tmp_path: Path) -> None:
@@ -231,7 +235,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(server: HubServer) -> No
             ["model-1-of-2.safetensors", "model.safetensors.index.json"],
         ),
         (
-            ["latest", "global_step10/layer_00-model_states.pt", "config.yml", ".gitattributes"],
+            ["latest", "global_step10/layer_00-model_states.pt", "config.yml", ".gitattributes", manifest.NAME],
             ["config.yml", "global_step10/layer_00-model_states.pt", "latest"],
         ),
         (["config.json", "tokenizer.json"], []),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neoxrun.download.fetch import fetch
-from neoxrun.download.listing import links, list_tree, with_sizes
+from neoxrun.download.listing import links, list_tree, told_sizes
 from neoxrun.download.remote import RemoteFile, corrupt_path, part_path, printable, safe_name, state_path
 from neoxrun.errors import NetworkError
 
@@ -46,6 +46,7 @@ UNSAFE = [
     ".neoxrun.lock",
     "x.corrupt",
     "x.corrupt/y",
+    "neoxrun.manifest.json",
 ]
 
 
@@ -122,13 +123,12 @@ def test_tree_of_a_server(tmp_path) -> None:
     deep = "step 1/deep/er/x"
     names = ["20B_tokenizer.json", "step 1/layer_00.pt", "step 1/layer_01.pt", deep, "latest", "a&b%41.txt"]
     with FaultyServer({f"pub/{name}": data_of(100 + at, at) for at, name in enumerate(names)}) as server:
-        server.files["elsewhere"] = b"x"
+        server.files |= {"elsewhere": b"x", "pub/neoxrun.manifest.json": b"not ours"}
         assert {file.name for file in list_tree(server.url + "pub/", IMPATIENT)} == set(names) - {deep}
         files = list_tree(server.url + "pub", IMPATIENT, depth=3)
         assert [file.name for file in files] == sorted(names)
-        sized = with_sizes(files, IMPATIENT)
-        assert {file.name: file.size for file in sized} == {name: 100 + at for at, name in enumerate(names)}
-        fetch(sized, tmp_path, jobs=3, options=IMPATIENT, show=False)
+        assert told_sizes(files, IMPATIENT) == {name: 100 + at for at, name in enumerate(names)}
+        fetch(files, tmp_path, jobs=3, options=IMPATIENT, show=False)
         for name in names:
             assert (tmp_path / name).read_bytes() == server.files[f"pub/{name}"]
         assert names_in(tmp_path) == set(names)
@@ -155,9 +155,9 @@ def test_sizes_that_nobody_tells() -> None:
     with FaultyServer({"x": b"123", "y": b"1234"}) as server:
         server.head_status = 405
         files = [RemoteFile("x", (server.link("x"),)), RemoteFile("y", (server.link("y"),), 9)]
-        assert with_sizes(files, IMPATIENT) == files
+        assert told_sizes(files, IMPATIENT) == {"x": None, "y": 9}
         server.head_status = 200
         gone = RemoteFile("z", ("http://127.0.0.1:9/z",))
         mirrored = RemoteFile("x", ("http://127.0.0.1:9/x", server.link("x")))
-        assert [file.size for file in with_sizes([mirrored, files[1]], IMPATIENT)] == [3, 9]
-        assert with_sizes([gone] * 50, IMPATIENT, jobs=1) == [gone] * 50
+        assert told_sizes([mirrored, files[1]], IMPATIENT) == {"x": 3, "y": 9}
+        assert told_sizes([gone] * 50, IMPATIENT, jobs=1) == {"z": None}

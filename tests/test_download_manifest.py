@@ -61,7 +61,9 @@ def test_what_sha256sum_writes_is_read(options: list[str], tmp_path: Path) -> No
 
 def test_names_below_the_working_directory_are_read(tmp_path: Path) -> None:
     path = tmp_path / "sums"
-    path.write_text(f"# made by hand\r\n{SUM.upper()}  ./a/b.pt\r\n", encoding="utf-8")
+    # `find -type f | xargs sha256sum` in a folder that was downloaded names its manifest too.
+    text = f"# made by hand\r\n{SUM.upper()}  ./a/b.pt\r\n{SUM}  ./{manifest.NAME}\n"
+    path.write_text(text, encoding="utf-8")
     assert manifest.read(path).files == {"a/b.pt": Entry(None, SUM)}
 
 

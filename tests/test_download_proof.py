@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from safetensors.torch import save_file
 from torch._weights_only_unpickler import _get_allowed_globals
 
@@ -64,6 +66,20 @@ def test_whole_files_of_every_kind_pass(layer: Path, tensors: Path, tmp_path: Pa
     (tmp_path / "readme.txt").write_text("<html>", encoding="utf-8")
     for path in (layer, tensors, legacy, tmp_path / "config.json", tmp_path / "readme.txt"):
         assert prove(path) is None
+
+
+def test_parquet_files_that_were_cut_or_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}]), path)
+    whole = path.read_bytes()
+    assert prove(path) is None
+    wrong_footer = whole[:-8] + struct.pack("<I", len(whole)) + b"PAR1"
+    for data in (whole[:-1], whole[1:], whole[: len(whole) // 2], b"PAR1", b"PAR1PAR1", wrong_footer):
+        path.write_bytes(data)
+        assert prove(path) == "test.parquet is not a whole Parquet file"
+    for data in (b"", b"<html>log in</html>", b"version https://git-lfs.github.com/spec/v1"):
+        path.write_bytes(data)
+        assert prove(path) is not None
 
 
 def test_shipped_and_reference_checkpoints_pass(shared: Path) -> None:

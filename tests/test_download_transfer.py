@@ -238,7 +238,24 @@ def test_wrong_file_that_cannot_be_replaced_is_never_used(server, tmp_path) -> N
     server.faults[NAME] = [Fault("status", 404)]
     with pytest.raises(NetworkError, match="404"):
         fetch_one(remote(server, NAME), tmp_path)
-    assert names_in(tmp_path) == {NAME + ".corrupt"}
+    assert names_in(tmp_path) == {NAME + ".replaced.corrupt"}
+
+
+def test_what_arrives_wrong_does_not_overwrite_what_was_there(server, tmp_path) -> None:
+    file = replace(remote(server, NAME), sha256="0" * 64)
+    (tmp_path / NAME).parent.mkdir()
+    for mine in (b"first", b"second"):
+        (tmp_path / NAME).write_bytes(mine)
+        with pytest.raises(CheckpointError):
+            fetch_one(file, tmp_path)
+    left = {path.name.removeprefix("one.bin"): path.read_bytes() for path in (tmp_path / "layers").iterdir()}
+    assert left == {".replaced.corrupt": b"first", ".replaced1.corrupt": b"second", ".corrupt": DATA}
+    arrives(server, tmp_path)
+
+
+def test_a_checksum_that_is_right_says_more_than_a_size(server, tmp_path) -> None:
+    arrives(server, tmp_path)
+    assert fetch_one(replace(remote(server, NAME), size=9), tmp_path).url is None
 
 
 def test_wrong_checksum_is_set_aside(server, tmp_path) -> None:
@@ -278,7 +295,7 @@ def test_check_refuses_then_accepts(server, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="never right") as caught:
         fetch_one(remote(server, NAME, sha256=False), tmp_path, check=refuse)
     assert caught.value.where == str(corrupt_path(tmp_path / NAME))
-    assert names_in(tmp_path) == {NAME + ".corrupt"}
+    assert names_in(tmp_path) == {NAME + ".corrupt", NAME + ".replaced.corrupt"}
 
 
 def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server, tmp_path) -> None:
@@ -310,7 +327,6 @@ def test_every_mirror_is_named_when_none_gives_it(server, tmp_path) -> None:
     ("fault", "said"),
     [
         (Fault("gzip"), "encoding"),
-        (Fault("overflow", 10), "more than"),
         (Fault("status", 404), "no such file"),
         (Fault("status", 410), "gone"),
         (Fault("status", 401), "login or token"),
@@ -326,6 +342,27 @@ def test_what_no_second_try_can_mend(server, tmp_path, fault: Fault, said: str) 
         fetch_one(remote(server, NAME), tmp_path)
     assert len(server.gets(NAME)) == 1
     assert not (tmp_path / NAME).exists()
+
+
+def test_more_bytes_than_announced(server, tmp_path) -> None:
+    """A checksum tells whether the file is among them; without one nothing of them is kept."""
+    server.faults[NAME] = [Fault("cut", 100_000), Fault("overflow", 10)]
+    arrives(server, tmp_path / "known")
+    assert server.sent(NAME) <= len(DATA) + 10
+    server.faults[NAME] = [Fault("overflow", 10)]
+    with pytest.raises(NetworkError, match="more than"):
+        fetch_one(remote(server, NAME, sha256=False), tmp_path / "unknown")
+    assert names_in(tmp_path / "unknown") == set()
+
+
+def test_a_server_that_has_only_web_pages(server, tmp_path) -> None:
+    server.faults[NAME] = [Fault("html")] * 9
+    with pytest.raises(NetworkError, match="a web page instead of the file") as caught:
+        fetch_one(remote(server, NAME), tmp_path, options=replace(IMPATIENT, tries=50))
+    assert caught.value.where == server.link(NAME)
+    assert "login page" in str(caught.value.hint)
+    assert len(server.gets(NAME)) == 3
+    assert names_in(tmp_path) == set()
 
 
 def test_web_pages_are_left_after_a_few_tries(server, tmp_path) -> None:

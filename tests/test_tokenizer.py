@@ -171,7 +171,8 @@ CONTENT = DEMO.read_bytes()
     ],
 )
 def test_a_vocabulary_file_that_is_none(content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "20B_tokenizer.json"
+    path = tmp_path / "20B_checkpoints" / "20B_tokenizer.json"
+    path.parent.mkdir()
     elsewhere = tmp_path / "configs" / path.name
     found = TokenizerConfig("HFTokenizer", path, None, (elsewhere, path))
     if content is not None:
@@ -181,7 +182,7 @@ def test_a_vocabulary_file_that_is_none(content: bytes | None, message: str, tmp
     error = caught.value
     assert str(error.where).startswith(str(path))
     assert "--tokenizer FILE" in str(error.hint)
-    assert f"`neoxrun download --to {tmp_path}`" in str(error.hint)
+    assert f"`neoxrun download --to {path.parent}`" in str(error.hint)
     if content is None:
         assert str(elsewhere) in error.message
         assert tokenizer.vocabulary_size(found) is None

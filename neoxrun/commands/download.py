@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,13 +156,13 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         place = args.to or args.repair
         folder = Path(place).expanduser() if place else orders.default_folder(model, args.revision)
         order = orders.of_model(model, folder, options, revision=args.revision, mirrors=mirrors, given=given)
-    # Sizes are for the check of the free space and for the bars.
-    order = replace(order, files=tuple(listing.with_sizes(order.files, order.options)))
     if args.dry_run:
-        _print(args, show.order_json(order), show.order_table(order))
+        sizes = listing.told_sizes(order.files, order.options)
+        _print(args, show.order_json(order, sizes), show.order_table(order, sizes))
         return 0
-    size = order.total_bytes if order.total_bytes is not None else order.size
-    log.info(f"{order.name}: {counted(len(order.files), 'file')}, {show.human(size)}, into {folder}")
+    size = show.total(file.size for file in order.files) or order.size
+    about = "" if size is None else f"{show.human(size)}, "
+    log.info(f"{order.name}: {counted(len(order.files), 'file')}, {about}into {folder}")
     done = orders.carry_out(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
     following = _next(order, model, args.tasks)
     if args.json:
@@ -179,9 +180,19 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
 
 
 def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | None, mirrors: list[str]) -> int:
-    from neoxrun.download import show, verify
+    from neoxrun.download.fetch import folder_lock
 
     folder = Path(args.verify or args.repair).expanduser()
+    # What is found wrong must still be wrong when it is fetched, and the manifest the one that was read.
+    with folder_lock(folder) if args.repair and folder.is_dir() else nullcontext():
+        return _check_held(args, folder, known, given, mirrors)
+
+
+def _check_held(
+    args: argparse.Namespace, folder: Path, known: Catalog, given: Manifest | None, mirrors: list[str]
+) -> int:
+    from neoxrun.download import show, verify
+
     recorded = manifest.of_folder(folder)
     expected = given or recorded
     verdict = verify.verify(
@@ -211,7 +222,9 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
 def _next(order: Order, model: Model | None, tasks: list[str] | None) -> str | None:
     """The command to type next, where one can be known."""
     if tasks:
-        return shlex.join(["neoxrun", "evaluate", "--tasks", *tasks])
+        elsewhere = order.folder.resolve() != default_data_dir().resolve()
+        data = ["--data-dir", str(order.folder)] if elsewhere else []
+        return shlex.join(["neoxrun", "evaluate", *data, "--tasks", *tasks])
     if model is None or model.config is None:
         return None
     words = ["neoxrun", "generate", model.config]

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from neoxrun import yaml_source
-from neoxrun.download.remote import RemoteFile, safe_name, shown_url
+from neoxrun.download.remote import SHA256, RemoteFile, safe_name, shown_url
 from neoxrun.errors import ConfigError, NetworkError, UsageError
 
 DEFAULT_MODEL = "20B"
@@ -23,7 +23,6 @@ SHIPPED = Path(__file__).with_name("models.yml")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _MOST_FILES = 100_000  # a slip in a {range} is not worth the machine's memory
 
 _MODEL_KEYS = frozenset(
@@ -319,7 +318,7 @@ class _Reader:
     def _file(self, name: str, value: object, what: str) -> Known:
         facts = self.keys(value or {}, f"{what}: {name}", frozenset({"urls", "size", "sha256"}))
         sha256 = facts.get("sha256")
-        if sha256 is not None and not _SHA256.fullmatch(str(sha256)):
+        if sha256 is not None and not SHA256.fullmatch(str(sha256)):
             raise self.refuse(f"{name}: sha256", "64 hexadecimal digits")
         return Known(
             name=self.name(name, what),

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neoxrun.download.http import Client, Options
-from neoxrun.download.listing import with_sizes
+from neoxrun.download.listing import told_sizes
 from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, part_path, safe_name
 from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
+from neoxrun.explain import human_bytes
 from neoxrun.log import log
 from neoxrun.progress import DownloadBars, Running
 
@@ -45,7 +46,7 @@ def fetch(
 
     Args:
         files: what to fetch; their names must differ.
-        folder: made where it does not exist.
+        folder: made where it does not exist. The caller holds ``folder_lock``.
         jobs: files at a time.
         options: time-outs, tries, certificates and credentials.
         check: proves a file's contents before it gets its name.
@@ -59,7 +60,7 @@ def fetch(
         UsageError: no job.
         NetworkError: names that are not safe or clash; a file that no mirror gives.
         CheckpointError: a file whose contents are wrong, wherever it was fetched from.
-        DataError: the folder is in use by another process, the disk is full or refuses.
+        DataError: the disk is full or refuses.
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
     """
     if jobs < 1:
@@ -67,16 +68,24 @@ def fetch(
     _check_names(files)
     stop = threading.Event()
     client = Client(options, stop)
+    make(folder)
+    sizes = _sizes(files, folder, options, jobs)
+    _check_space(sizes, folder)
+    total = sum(size for size in sizes.values() if size is not None)
+    with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
+        return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
+
+
+def make(folder: Path) -> None:
+    """Have a folder.
+
+    Raises:
+        DataError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
-    with folder_lock(folder):
-        sizes = _sizes(files, folder, options, jobs)
-        _check_space(sizes, folder)
-        total = sum(size for size in sizes.values() if size is not None)
-        with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
-            return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
 
 
 @contextmanager
@@ -152,9 +161,8 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
 def _sizes(files: Sequence[RemoteFile], folder: Path, options: Options, jobs: int) -> dict[str, int | None]:
     """Bytes of each file, for the room and the bars: known, there, or told by the server without being asked for."""
     there = {file.name: path.stat().st_size for file in files if (path := folder / file.name).is_file()}
-    asked = with_sizes([file for file in files if file.name not in there], options, jobs=jobs)
-    told = {file.name: file.size for file in asked}
-    return {file.name: file.size or there.get(file.name) or told.get(file.name) for file in files}
+    told = told_sizes([file for file in files if file.name not in there], options, jobs=jobs)
+    return {file.name: told[file.name] if file.name in told else file.size or there[file.name] for file in files}
 
 
 def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
@@ -169,7 +177,7 @@ def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:
         raise DataError(
-            f"{needed / 1e9:.2f} GB are still to arrive, but only {free / 1e9:.2f} GB are free on this disk",
+            f"{human_bytes(needed)} are still to arrive, but only {human_bytes(free)} are free on this disk",
             where=str(folder),
             hint="Make room, or name a folder on another disk with --to DIR.",
         )

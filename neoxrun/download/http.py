@@ -45,6 +45,9 @@ class Options:
         ca_bundle: certificates to trust instead of the usual ones.
         credentials: ``remote.origin(url)`` -> value of the Authorization header. It is sent to that origin alone,
             after a redirect too.
+
+    Raises:
+        UsageError: the file of certificates is not there.
     """
 
     tries: int = 8
@@ -57,6 +60,10 @@ class Options:
     ca_bundle: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.ca_bundle is not None and not self.ca_bundle.exists():
+            raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(self.ca_bundle))
+
 
 class Client:
     """Requests of one download, from all its threads, over connections that are kept.
@@ -64,16 +71,11 @@ class Client:
     Args:
         options: time-outs, certificates and credentials.
         stop: once it is set, every read ends in ``Stopped``.
-
-    Raises:
-        UsageError: the file of certificates is not there.
     """
 
     def __init__(self, options: Options, stop: threading.Event) -> None:
         self.options = options
         self.stop = stop
-        if options.ca_bundle is not None and not options.ca_bundle.exists():
-            raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(options.ca_bundle))
         self._open: set[Answer] = set()
         self._session = requests.Session()
         self._session.headers.clear()

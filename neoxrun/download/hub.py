@@ -13,13 +13,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from neoxrun.download.catalog import url_problem
-from neoxrun.download.remote import RemoteFile, origin, printable, safe_name, shown_url
+from neoxrun.download.proof import WEIGHTS
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, printable, safe_name, shown_url
 from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
 from neoxrun.log import log
 
@@ -141,7 +143,8 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
 
 def choose(names: Iterable[str]) -> list[str]:
     """The files of a repository that a model needs: weights in one form, its configuration and its tokenizer."""
-    names = sorted(names)
+    # A whole folder may have been uploaded, with the manifest of its own download.
+    names = sorted(name for name in names if name.rpartition("/")[2] != MANIFEST_NAME)
     for first, rest in _WEIGHTS:
         if first in names:
             wanted = (first, rest, *_BESIDE)
@@ -152,7 +155,9 @@ def choose(names: Iterable[str]) -> list[str]:
 
 
 def from_cache(repository: Repository, folder: Path) -> list[str]:
-    """Put what the hub's cache has of a repository into ``folder``, as links where the file system can.
+    """Put what the hub's cache has of a repository into ``folder``: weights as links where the file system can.
+
+    All else is copied, because people edit such files, and must not edit the cache with them.
 
     Returns:
         The names of the files. They are still to be proved.
@@ -172,20 +177,21 @@ def from_cache(repository: Repository, folder: Path) -> list[str]:
         if not source.is_file() or (file.size is not None and source.stat().st_size != file.size):
             continue
         try:
-            _link_or_copy(source, target)
+            _take(source, target, link=target.suffix in WEIGHTS)
         except OSError as error:
             raise DataError(f"{target} cannot be written: {error.strerror}", where=str(target)) from error
         found.append(file.name)
     return found
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _take(source: Path, target: Path, *, link: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".neoxrun.{target.name}")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # another file system, or one without links
+    if link:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source, temporary)
+    if not temporary.exists():
         shutil.copyfile(source, temporary)
     temporary.replace(target)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
-from neoxrun.download.remote import RemoteFile, printable, safe_name, shown_url
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, printable, safe_name, shown_url
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import NetworkError
@@ -41,10 +40,11 @@ def list_tree(url: str, options: Options, *, depth: int = 2) -> list[RemoteFile]
         client.close()
 
 
-def with_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) -> list[RemoteFile]:
-    """The same files, with the sizes that their servers tell (HEAD) where they were not known.
+def told_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) -> dict[str, int | None]:
+    """Bytes of each file, by name: as known, or as the first server tells that answers (HEAD).
 
-    Sizes that no server tells stay None: whatever is wrong, the download itself says it better.
+    To show and to plan with, and nothing else: a mirror may have a file that was cut. What no server tells is None:
+    whatever is wrong, the download itself says it better.
     """
     stop = threading.Event()
     client = Client(options, stop)
@@ -62,7 +62,7 @@ def with_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) 
     finally:
         stop.set()
         client.close()
-    return [replace(file, size=found[file.name]) if file.name in found else file for file in files]
+    return {file.name: found.get(file.name, file.size) for file in files}
 
 
 def links(page: str, base: str) -> list[str]:
@@ -99,7 +99,7 @@ class _Links(HTMLParser):
 
 
 def _name_below(reference: str, base: str) -> str | None:
-    """The name that a link has within the folder; None where it leads elsewhere."""
+    """The name that a link has within the folder; None where it leads elsewhere, or to a manifest."""
     try:
         target = urlsplit(urldefrag(urljoin(base, reference)).url)
     except ValueError:
@@ -116,7 +116,8 @@ def _name_below(reference: str, base: str) -> str | None:
     name = unquote(inner)
     if "/" in name:
         raise NetworkError(f"a listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
-    return safe_name(name) + slash
+    # A manifest is of whoever downloaded the files to that server.
+    return None if name == MANIFEST_NAME else safe_name(name) + slash
 
 
 class _Tree:

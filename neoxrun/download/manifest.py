@@ -14,14 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from neoxrun.download.remote import Arrival, safe_name
+from neoxrun.download.remote import MANIFEST_NAME, SHA256, Arrival, safe_name
 from neoxrun.errors import DataError, NetworkError
 
-NAME = "neoxrun.manifest.json"
+NAME = MANIFEST_NAME
 
 _FORMAT = 1
 _WRITE_SECONDS = 2.0
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # `sha256sum`: the digest, a space, a space or an asterisk, the name; and its --tag form.
 _PLAIN_LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 _TAGGED_LINE = re.compile(r"(\\?)SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
@@ -212,7 +211,7 @@ def _from_json(text: str) -> Manifest:
 
 def _entry(name: str, facts: Mapping[str, Any]) -> Entry:
     size, sha256, url = facts.get("size"), facts["sha256"], facts.get("url")
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits")
     if size is not None and (type(size) is not int or size < 0):
         raise ValueError(f"the size of {name} is not a number of bytes")
@@ -236,7 +235,10 @@ def _from_lines(text: str, path: Path) -> Manifest:
         if escaped:
             name = re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], name)
         # `sha256sum ./*` and `find . | xargs sha256sum` name files so.
-        name = safe_name(name.removeprefix("./"))
+        name = name.removeprefix("./")
+        if name.rpartition("/")[2] == NAME:  # `sha256sum *` in a folder of ours
+            continue
+        safe_name(name)
         if name in files and files[name].sha256 != sha256.lower():
             raise ValueError(f"line {number} names {name} again, with another checksum")
         files[name] = Entry(None, sha256.lower())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neoxrun.download import hub, listing, manifest, proof
 from neoxrun.download.catalog import Known, Model
-from neoxrun.download.fetch import fetch
+from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
@@ -42,12 +42,6 @@ class Order:
     texts: Mapping[str, str] = field(default_factory=dict)
     repository: hub.Repository | None = None
     size: int | None = None
-
-    @property
-    def total_bytes(self) -> int | None:
-        """The size of all files; None where one is not known."""
-        sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
     for url in model.mirrors:
         try:
             found = listing.list_tree(url, options)
-            return model.remote_files(Known(file.name, file.size) for file in found if file.name != manifest.NAME)
+            return model.remote_files(Known(file.name, file.size) for file in found)
         except NetworkError as error:
             if url == model.mirrors[-1]:
                 raise
@@ -147,10 +141,12 @@ def with_checksums(
     recorded = before if same else None
     result = []
     for file in files:
-        if given is not None and (entry := given.files.get(file.name)):
-            file = replace(file, size=entry.size if entry.size is not None else file.size, sha256=entry.sha256)
-        elif file.sha256 is None and recorded is not None and (entry := recorded.files.get(file.name)):
-            file = replace(file, sha256=entry.sha256)
+        entry = None if given is None else given.files.get(file.name)
+        if entry is None and file.sha256 is None and recorded is not None:
+            entry = recorded.files.get(file.name)
+        if entry is not None:
+            # The size belongs to the checksum.
+            file = replace(file, size=file.size if entry.size is None else entry.size, sha256=entry.sha256)
         result.append(file)
     if given is not None:
         unknown = [file.name for file in files if file.name not in given.files]
@@ -160,12 +156,20 @@ def with_checksums(
 
 
 def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
-    """Fetch what is missing, prove everything, and record it.
+    """Fetch what is missing, prove everything, and record it, with the folder held against every other process.
 
     Raises:
+        DataError: another process holds the folder; nothing was changed.
         NeoxrunError: as ``fetch``; what has arrived is kept.
     """
     start = time.monotonic()
+    make(order.folder)
+    with folder_lock(order.folder):
+        arrivals = _carry_out(order, jobs, show)
+    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
+
+
+def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
     if order.repository is not None:
         cached = hub.from_cache(order.repository, order.folder)
         if cached:
@@ -186,7 +190,7 @@ def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
         )
         for text in write_texts(order.texts, order.folder):
             recorder.add(text)
-    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
+    return arrivals
 
 
 def checker(blobs: Mapping[str, str]) -> Check:

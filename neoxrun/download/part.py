@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from neoxrun.download.http import Answer
-from neoxrun.download.remote import corrupt_path, part_path, shown_url, state_path
+from neoxrun.download.remote import corrupt_path, part_path, remove_leftovers, shown_url, state_path
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError
 
@@ -158,8 +158,7 @@ class Part:
         with _refusals(self.path):
             os.fsync(self._open.fileno())
             part_path(self.path).replace(self.path)
-            state_path(self.path).unlink(missing_ok=True)
-            corrupt_path(self.path).unlink(missing_ok=True)
+            remove_leftovers(self.path)
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 # Some network file systems cannot do this to a folder, and need it less.
@@ -208,22 +207,6 @@ class Part:
             self._hash.update(chunk)
             self.size += len(chunk)
         self.version = version
-
-
-def sha256_of(path: Path, stop: threading.Event) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        DataError: it cannot be read.
-        Stopped: told to stop meanwhile.
-    """
-    digest = hashlib.sha256()
-    with _refusals(path), FileIO(path) as file:
-        while chunk := file.read(_CHUNK):
-            if stop.is_set():
-                raise Stopped
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _opened(path: Path) -> FileIO:

@@ -56,6 +56,7 @@ def prove(path: Path, name: str, progress: Progress | None = None) -> None:
     .pt .pth .bin             every byte by the CRC-32 of the archive; the names that the pickle would look up
     .safetensors              the header, and that the tensors fill the file without a gap
     .json                     it is JSON
+    .parquet                  its mark at both ends, and that its footer lies within it
     all of these              it is not empty, a web page or a pointer of Git LFS
     ========================  ================================================================================
 
@@ -66,7 +67,7 @@ def prove(path: Path, name: str, progress: Progress | None = None) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(64)
-        if ending in (*WEIGHTS, ".json"):
+        if ending in (*WEIGHTS, ".json", ".parquet"):
             refuse_other_content(path, start)
         if ending == ".safetensors":
             _safetensors(path)
@@ -74,6 +75,8 @@ def prove(path: Path, name: str, progress: Progress | None = None) -> None:
             _torch(path, start, progress)
         elif ending == ".json":
             _json(path)
+        elif ending == ".parquet":
+            _parquet(path)
     except CheckpointError as error:
         message = error.message.replace(path.name, Path(name).name)
         raise CheckpointError(message, where=error.where, hint=error.hint) from error
@@ -186,3 +189,15 @@ def _json(path: Path) -> None:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path), hint=AGAIN) from error
+
+
+def _parquet(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, size - 8))
+        end = file.read(8)
+    # PAR1, the data, the footer, its length in four bytes, PAR1.
+    whole = size >= 12 and start == end[4:] == b"PAR1" and struct.unpack("<I", end[:4])[0] <= size - 12
+    if not whole:
+        raise CheckpointError(f"{path.name} is not a whole Parquet file", where=str(path), hint=AGAIN)

@@ -12,14 +12,19 @@ from neoxrun.errors import NetworkError
 LOCK_NAME = ".neoxrun.lock"
 """In the target folder; the process that writes there holds it."""
 
+MANIFEST_NAME = "neoxrun.manifest.json"
+"""In the target folder; what has arrived there."""
+
 CORRUPT = ".corrupt"
 """What a file is called that arrived with a wrong checksum: its name and this."""
+
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 _LONGEST_NAME = 200
 """Bytes of one part of a name. File systems take 255; the part file and its state add 11."""
 
 _LONGEST_PATH = 1000
-_OURS = re.compile(r"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt", re.DOTALL)
+_OURS = re.compile(rf"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt|{re.escape(MANIFEST_NAME)}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,22 @@ def state_path(path: Path) -> Path:
 
 
 def corrupt_path(path: Path) -> Path:
-    """Where ``path`` is set aside when its checksum is wrong."""
+    """Where what arrived for ``path`` is set aside when it is wrong."""
     return path.with_name(path.name + CORRUPT)
+
+
+def replaced_paths(path: Path) -> list[Path]:
+    """Where wrong files lie that were at ``path`` before a download; the last one is free for the next."""
+    found = [path.with_name(f"{path.name}.replaced{CORRUPT}")]
+    while found[-1].exists():
+        found.append(path.with_name(f"{path.name}.replaced{len(found)}{CORRUPT}"))
+    return found
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what downloads of ``path`` have left beside it, now that it is there and right."""
+    for leftover in (part_path(path), state_path(path), corrupt_path(path), *replaced_paths(path)):
+        leftover.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

@@ -11,18 +11,12 @@ from neoxrun.download.manifest import Entry
 from neoxrun.download.order import Done, Order
 from neoxrun.download.remote import shown_url
 from neoxrun.download.verify import Verdict
+from neoxrun.explain import counted, human_bytes
 
 
 def human(size: int | None) -> str:
-    """A number of bytes for people."""
-    if size is None:
-        return "?"
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} GB" if amount < 1000 else f"{amount:,.0f} GB"
+    """A number of bytes for people, known or not."""
+    return "?" if size is None else human_bytes(size)
 
 
 def table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
@@ -47,9 +41,7 @@ def catalog_table(catalog: Catalog) -> str:
         models.append((model.name, size, model.folder, model.licence or "?", model.about))
     tasks = [("DATA OF TASK", "SIZE", "WHAT IT IS")]
     for task in catalog.tasks.values():
-        sizes = [file.size for file in task.files]
-        total = None if None in sizes else sum(size or 0 for size in sizes)
-        tasks.append((task.name, human(total), task.about))
+        tasks.append((task.name, human(total(file.size for file in task.files)), task.about))
     text = table(models, (1,)) + "\n" + table(tasks, (1,))
     revised = {model.revisions for model in catalog.models.values() if model.revisions != "main"}
     for revisions in sorted(revised):
@@ -82,15 +74,21 @@ def catalog_json(catalog: Catalog) -> dict[str, Any]:
     return {"models": models, "tasks": tasks}
 
 
-def order_table(order: Order) -> str:
-    """What would be fetched, and from where."""
+def total(sizes: Iterable[int | None]) -> int | None:
+    """Bytes in all; None where one size is not known."""
+    known = list(sizes)
+    return None if None in known else sum(size or 0 for size in known)
+
+
+def order_table(order: Order, sizes: Mapping[str, int | None]) -> str:
+    """What would be fetched, and from where; ``sizes`` by name, as far as they are known or told."""
     rows = [("FILE", "SIZE", "HERE", "FROM")]
     for file in order.files:
-        rows.append((file.name, human(file.size), _here(order, file.name, file.size), shown_url(file.urls[0])))
-    total = order.total_bytes
-    size = human(total) if total is not None else f"about {human(order.size)}" if order.size else "size not known"
-    count = "1 file" if len(order.files) == 1 else f"{len(order.files)} files"
-    text = table(rows, (1,)) + f"\n{count}, {size}, into {order.folder}\n"
+        size = sizes[file.name]
+        rows.append((file.name, human(size), _here(order, file.name, size), shown_url(file.urls[0])))
+    whole = total(sizes.values())
+    told = human(whole) if whole is not None else f"about {human(order.size)}" if order.size else "size not known"
+    text = table(rows, (1,)) + f"\n{counted(len(order.files), 'file')}, {told}, into {order.folder}\n"
     places = dict.fromkeys(_folder(url, file.name) for file in order.files for url in file.urls[1:])
     return text + "".join(f"if that fails: {place}\n" for place in places)
 
@@ -109,14 +107,14 @@ def _here(order: Order, name: str, size: int | None) -> str:
     return "yes" if size in (None, path.stat().st_size) else "differs"
 
 
-def order_json(order: Order) -> dict[str, Any]:
+def order_json(order: Order, sizes: Mapping[str, int | None]) -> dict[str, Any]:
     """The same for programs."""
     files = [
         {
             "name": file.name,
-            "size": file.size,
+            "size": sizes[file.name],
             "sha256": file.sha256,
-            "here": _here(order, file.name, file.size),
+            "here": _here(order, file.name, sizes[file.name]),
             "urls": [shown_url(url) for url in file.urls],
         }
         for file in order.files
@@ -125,7 +123,7 @@ def order_json(order: Order) -> dict[str, Any]:
         "name": order.name,
         "folder": str(order.folder),
         "revision": order.source.revision,
-        "size": order.total_bytes,
+        "size": total(sizes.values()),
         "files": files,
     }
 

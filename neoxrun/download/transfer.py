@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neoxrun.download.http import Answer, Client, check_scheme, wait_seconds
-from neoxrun.download.part import Part, Version, sha256_of
+from neoxrun.download.part import Part, Version
+from neoxrun.download.proof import sha256_of
 from neoxrun.download.remote import (
     Arrival,
     RemoteFile,
     corrupt_path,
     origin,
     part_path,
+    remove_leftovers,
+    replaced_paths,
     shown_url,
-    state_path,
 )
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
@@ -99,17 +101,23 @@ class Transfer:
         if not self._path.is_file():
             raise DataError("something that is not a file has the name of a file to fetch", where=str(self._path))
         size = self._path.stat().st_size
-        if self._file.size in (None, size):
-            digest = sha256_of(self._path, self._client.stop)
+        # A checksum that is right says more than any size.
+        if self._file.sha256 is not None or self._file.size in (None, size):
+            digest = sha256_of(self._path, self._go_on)
             if self._file.sha256 in (None, digest) and self._passes(self._path):
                 self._running.done = size
                 # Left by a process that was killed just after it had given the file its name.
-                for leftover in (part_path, state_path, corrupt_path):
-                    leftover(self._path).unlink(missing_ok=True)
+                remove_leftovers(self._path)
                 return Arrival(self._file.name, self._path, size, digest, None, time.monotonic() - start)
-        self._path.replace(corrupt_path(self._path))
-        self._running.say(f"{self._file.name} is there but not right: it is fetched again")
+        # Under a name of its own: what arrives may be wrong too, and must not take its place.
+        aside = replaced_paths(self._path)[-1]
+        self._path.replace(aside)
+        self._running.say(f"{self._file.name} is there but not right: it is fetched again; it is now {aside.name}")
         return None
+
+    def _go_on(self, count: int) -> None:
+        if self._client.stop.is_set():
+            raise Stopped
 
     def _passes(self, path: Path) -> bool:
         try:
@@ -244,7 +252,7 @@ class Transfer:
         """Refuse what cannot be the file, before anything is dropped for it."""
         name, expected = self._file.name, self._file.size
         if answer.is_html and not name.endswith((".html", ".htm")):
-            raise Trouble("the server sent a web page instead of the file", again=True, lasting=True)
+            raise _page_instead()
         if answer.encoding is not None:
             raise Trouble(f"the server sent it in an encoding that was not asked for: {answer.encoding}", again=False)
         if expected is not None and version.length not in (None, expected):
@@ -258,13 +266,17 @@ class Transfer:
         for chunk in answer.chunks():
             if fresh:
                 if _is_page(chunk) and not self._file.name.endswith((".html", ".htm")):
-                    raise Trouble("the server sent a web page instead of the file", again=True, lasting=True)
+                    raise _page_instead()
                 part.begin(version)
                 fresh = False
             if most is not None and part.size + len(chunk) > most:
-                part.clear()
-                self._running.done = 0
-                raise Trouble(f"the server sends more than the {most} bytes that were announced", again=False)
+                if self._file.sha256 is None:
+                    part.clear()
+                    self._running.done = 0
+                    raise Trouble(f"the server sends more than the {most} bytes that were announced", again=False)
+                # The checksum says whether those that belong to the file are right.
+                part.write(chunk[: most - part.size])
+                break
             part.write(chunk)
             self._running.done = part.size
         if fresh:
@@ -272,6 +284,16 @@ class Transfer:
         if most is not None and part.size < most:
             raise Trouble(f"the connection ended after {part.size} of {most} bytes", again=True)
         part.finish()
+
+
+def _page_instead() -> Trouble:
+    return Trouble(
+        "the server sent a web page instead of the file",
+        again=True,
+        lasting=True,
+        hint="It may be the login page of the network or a notice of the server: open the address in a browser. "
+        "--mirror names another source.",
+    )
 
 
 def _is_page(first: bytes) -> bool:

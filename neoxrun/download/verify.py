@@ -19,6 +19,7 @@ from neoxrun.download.manifest import Entry, Manifest
 from neoxrun.download.order import checker, write_texts
 from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError, UsageError
+from neoxrun.explain import counted
 from neoxrun.progress import CheckBar
 
 
@@ -156,7 +157,7 @@ class Source:
 
 
 def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manifest:
-    """Fetch the files that are wrong, and those alone.
+    """Fetch the files that are wrong, and those alone. The caller holds ``fetch.folder_lock``.
 
     Returns:
         The folder's manifest, which has been written.
@@ -222,7 +223,7 @@ def _elsewhere(name: str, source: Source) -> RemoteFile:
 
 def refusal(verdict: Verdict) -> NeoxrunError:
     """The error for a folder with files that are not right."""
-    count = "1 file is" if len(verdict.wrong) == 1 else f"{len(verdict.wrong)} files are"
+    count = f"{counted(len(verdict.wrong), 'file')} {'is' if len(verdict.wrong) == 1 else 'are'}"
     return CheckpointError(
         f"{count} not right: {', '.join(list(verdict.wrong)[:5])}" + (" and others" if len(verdict.wrong) > 5 else ""),
         where=str(verdict.folder),
