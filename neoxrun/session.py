@@ -94,6 +94,7 @@ def open_session(
             stage = _random(settings, mesh, dtype, tokenizer)
         else:
             stage, model = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
+        stage.pack()
         cache_bytes = _cache_bytes(mesh, stage, dtype)
         session = Session(
             settings,

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from neoxrun.checkpoint.merge import TensorKey
+from neoxrun.kernels import linear_gelu, packed
 from neoxrun.model.attention import AttentionContext, attend
-from neoxrun.model.kernels import linear_gelu
 from neoxrun.model.rotary import rotary_tables, rotate_
 from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
@@ -181,6 +181,12 @@ class Stage(nn.Module):
         """Give one parameter its values."""
         path, _, name = self._names()[key].rpartition(".")
         setattr(self.get_submodule(path), name, nn.Parameter(tensor, requires_grad=False))
+
+    def pack(self) -> None:
+        """Put the layers' weights into the layout that their kernels like best, once they are all there."""
+        for module in self.layers.modules():
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                module.weight = nn.Parameter(packed(module.weight.data), requires_grad=False)
 
     def randomize(self, seed: int) -> None:
         """Fill every parameter with small random numbers (norms with ones): for sizing and timing only."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from neoxrun.kernels import linear
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import vocab_shard
 
@@ -31,7 +32,7 @@ class ColumnParallelLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, I]``."""
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class RowParallelLinear(nn.Module):
@@ -49,7 +50,7 @@ class RowParallelLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, I / tp]``."""
-        return F.linear(x, self.weight, self.bias if self.bias_in_partial else None)
+        return linear(x, self.weight, self.bias if self.bias_in_partial else None)
 
 
 class VocabParallelEmbedding(nn.Module):

@@ -1,0 +1,51 @@
+"""Which of torch's kernels computes a linear layer.
+
+In bf16 on a CPU oneDNN's are faster with weights in a layout of its own, for one token as for thousands, and with GELU
+in the same kernel, which by itself takes a third of the product's time, most of it to read and write memory. torch has
+no public names for them; without them, and everywhere else, its ordinary ones serve.
+
+Shapes: ``B`` batch, ``T`` tokens, ``I`` / ``O`` input and output width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+_TOKENS = 1024  # of the passes that the layout is chosen for
+
+
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """``weight`` ``[O, I]`` as ``linear`` and ``linear_gelu`` like it best; nothing else takes the result."""
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _has_packed():
+        return weight
+    own: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
+    return own
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``x W^T + b``: ``[B, T, I] -> [B, T, O]``, with a weight that may be packed."""
+    if weight.is_mkldnn:
+        return _fused(x, weight, bias, "none", "")
+    return F.linear(x, weight, bias)
+
+
+def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, approximate: str) -> torch.Tensor:
+    """``GELU(x W^T + b)``: ``[B, T, I] -> [B, T, O]``; ``approximate`` as ``F.gelu`` takes it."""
+    if weight.is_mkldnn:
+        return _fused(x, weight, bias, "gelu", approximate)
+    return F.gelu(F.linear(x, weight, bias), approximate=approximate)
+
+
+def _fused(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str, how: str) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
+    return y
+
+
+@cache
+def _has_packed() -> bool:
+    ours = torch.ops.mkldnn
+    names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    return all(hasattr(ours, name) for name in names) and bool(ours._is_mkldnn_bf16_supported())
