@@ -84,7 +84,7 @@ IMPORTERS = {
     "tokenizers": "tokenizer",
     "tqdm": "progress",
     "urllib3": "download.trouble",
-    "wandb": "evaluation.run",
+    "wandb": "evaluation.run commands.evaluate",
     "yaml": "yaml_source",
 }
 INDEX_NAMES = {
