@@ -48,7 +48,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of given tokens; the cache is not touched. See ``scoring`` for what a row is."""
+    """Log-probabilities of given tokens; the cache is given up. See ``scoring`` for what a row is."""
 
     rows: Sequence[Row]
 
