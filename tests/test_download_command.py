@@ -269,7 +269,22 @@ def test_a_folder_that_somebody_else_filled_is_checked_without_any_checksum(tmp_
     download(tmp_path, "--verify", "demo", "-q").check_error(
         3, path.name, out=f"{path.relative_to(tmp_path / 'demo')}  {path.name} is damaged or was cut short\n"
     )
-    download(tmp_path, "--repair", "demo", "-q").check_error(2, "nothing says where", "--to demo")
+    download(tmp_path, "--repair", "demo", "-q").check_error(3, "nothing says where", "--to demo")
+
+
+def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    download(tmp_path, "tiny", "-q").check_success()
+    own = {"notes.json": b"not JSON", "link.pt": b"mine"}
+    for name, content in {**own, "tokenizer.json": b"{}"}.items():
+        (tmp_path / "tiny" / name).write_bytes(content)
+    done = download(tmp_path, "--repair", "tiny")
+    done.check_error(3, "2 files are not right and left alone", "link.pt, notes.json")
+    assert "1 file repaired: tokenizer.json" in done.err
+    arrived = read_tree(tmp_path / "tiny")
+    del arrived["neoxrun.manifest.json"]
+    assert arrived == {**own, **{name: demo.files[name] for name in ("latest", "tokenizer.json")}}
+    assert json.loads(download(tmp_path, "--repair", "tiny", "--json").out)["repaired"] == []
 
 
 def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path) -> None:

@@ -208,9 +208,14 @@ def _check_held(
         source = verify.Source(
             replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
         )
-        after = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
-        _print(args, show.verdict_json(verdict, after.files), "")
-        log.info(f"{counted(len(verdict.wrong), 'file')} repaired: {', '.join(list(verdict.wrong)[:5])}")
+        repaired = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
+        left = [name for name in verdict.wrong if name not in repaired]
+        _print(args, show.verdict_json(verdict, repaired), "")
+        if repaired:
+            log.info(f"{counted(len(repaired), 'file')} repaired: {', '.join(repaired[:5])}")
+        if left:
+            sys.stdout.flush()
+            raise verify.left_alone(left, folder)
         return 0
     _print(args, show.verdict_json(verdict), show.verdict_table(verdict))
     if verdict.wrong:
