@@ -178,6 +178,25 @@ def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     done.check_error(4, "has no revision step14300", "did you mean step143000")
 
 
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path) -> None:
+    name, ending = kind.split(".")
+    shards = [f"{name}-0000{number}-of-00002.{ending}" for number in (1, 2)]
+    shard = (8).to_bytes(8, "little") + b"{}      " if ending == "safetensors" else weights(1)
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = {f"{kind}.index.json": index, shards[0]: shard}
+    with HubServer({"me/mine": Repository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
+        done = download(tmp_path, "me/mine", HF_ENDPOINT=server.url)
+        done.check_error(3, f"names 1 file that me/mine does not have: {shards[1]}")
+        assert "whole in" not in done.err
+        verdict = download(tmp_path, "--verify", "mine")
+        verdict.check_error(3, "1 file is not right", out=f"{shards[1]}  it is missing\n")
+        download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3, "nothing says where")
+        whole = ("me/mine", "--revision", "whole", "--to", "mine")
+        download(tmp_path, *whole, HF_ENDPOINT=server.url).check_success()
+    download(tmp_path, "--verify", "mine").check_success()
+
+
 def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")

@@ -16,6 +16,7 @@ from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
 from neoxrun.errors import CheckpointError, ConfigError, NetworkError, UsageError
+from neoxrun.explain import counted
 from neoxrun.log import log
 
 
@@ -190,6 +191,15 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
         )
         for text in write_texts(order.texts, order.folder):
             recorder.add(text)
+    missing = proof.missing_shards(order.folder)
+    if missing:
+        raise CheckpointError(
+            f"the index of the weights names {counted(len(missing), 'file')} that {order.name} does not have: "
+            + ", ".join(missing[:5]),
+            where=str(order.folder),
+            hint="What is there was kept. The weights are not complete where they come from: ask their owner, or "
+            "name another source.",
+        )
     return arrivals
 
 

@@ -45,7 +45,7 @@ class _Stop(Exception):
 
 
 def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Verdict:
-    """Check every file that the manifest names, and every other weights file that is in the folder.
+    """Check every file that the manifest or an index of shards names, and every other weights file in the folder.
 
     Args:
         folder: what to check.
@@ -60,7 +60,7 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}", where=str(folder))
     expected = {} if known is None else dict(known.files)
-    names = sorted({*expected, *_checkable(folder)})
+    names = sorted({*expected, *_checkable(folder), *proof.missing_shards(folder)})
     if not names:
         raise DataError(
             f"there is nothing to check in {folder}: no {manifest.NAME}, no weights",
