@@ -122,6 +122,21 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
     assert answer.out
 
 
+@pytest.mark.parametrize(
+    ("page", "count"), [("<html>Welcome to captive portal</html>", 0), ("<html><a href='help.html'>help</a></html>", 1)]
+)
+def test_a_page_that_lists_no_weights_is_no_model(page: str, count: int, demo: FaultyServer, tmp_path: Path) -> None:
+    with FaultyServer({}) as portal:
+        portal.listings[""] = page
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}']}}}}")
+        done = download(tmp_path, "tiny")
+        done.check_error(4, f"the page of tiny lists no weights ({count} file", "login page", where=portal.url)
+        assert not (tmp_path / "tiny").exists()
+        shutil.rmtree(tmp_path / "config")
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo.url}']}}}}")
+        download(tmp_path, "tiny").check_success()
+
+
 def test_a_second_time_fetches_nothing_and_json_says_so(demo: FaultyServer, tmp_path: Path) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     first = json.loads(download(tmp_path, "tiny", "--json").check_success().out)
@@ -421,6 +436,9 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
         (("--mirror", "ftp://host/"), "is not a mirror"),
         (("--jobs", "0"), "not a whole number of 1 or more"),
         (("--verify", "a", "--repair", "b"), "not allowed with"),
+        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--verify", "--repair", "--to", "--manifest")),
+        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--ca-bundle", "--revision")),
+        (("", "--mirror", NOWHERE), "MODEL is empty"),
         (("--ca-bundle", "none.pem", "--mirror", NOWHERE), "certificates"),
     ],
 )

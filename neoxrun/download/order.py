@@ -124,6 +124,13 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
     for url in model.mirrors:
         try:
             found = listing.list_tree(url, options)
+            if not any(file.name.lower().endswith(proof.WEIGHTS) for file in found):
+                raise NetworkError(
+                    f"the page of {model.name} lists no weights ({counted(len(found), 'file')})",
+                    where=shown_url(url),
+                    hint="It may be the login page of the network: open it in a browser. `files` in models.yml names "
+                    "what a server without a listing has.",
+                )
             return model.remote_files(Known(file.name, file.size) for file in found)
         except NetworkError as error:
             if url == model.mirrors[-1]:
