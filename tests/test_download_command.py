@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -335,6 +336,41 @@ def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "latest.corrupt").read_bytes() == b"global_step9999"
 
 
+def test_a_manifest_of_something_else_is_refused(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    (tmp_path / "SHA256SUMS").write_text(f"{'ab' * 32}  tiny/latest\n", encoding="utf-8")
+    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
+    done.check_error(4, "names none of the files", "it names tiny/latest, and the first file is latest")
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_folders_manifest_without_files_may_go(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    (tmp_path / "tiny").mkdir()
+    path = tmp_path / "tiny" / manifest.NAME
+    path.write_text('{"format": 1}', encoding="utf-8")
+    download(tmp_path, "tiny").check_error(4, "it has no `files`", "delete it", where=f"tiny/{manifest.NAME}")
+    path.unlink()
+    download(tmp_path, "tiny").check_success()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("fault", [Fault("status", 404), Fault("redirect", text="file:///etc/passwd")])
+def test_what_another_try_would_not_change(fault: Fault, demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest]}}}}")
+    demo.faults["latest"] = [fault] * 9
+    done = download(tmp_path, "tiny")
+    done.check_error(4, "latest cannot be fetched", "name another source with --mirror")
+    assert "again later" not in done.err
+
+
+def test_more_messages_say_what_was_no_hub(tmp_path: Path) -> None:
+    with HubServer({}, page=PAGE) as server:
+        done = download(tmp_path, "me/mine", "-v", HF_ENDPOINT=server.url)
+    assert done.code == 4
+    assert re.search(r"127\.0\.0\.1: \w+Error: ", done.err), done.err
+
+
 def test_what_first_arrived_is_what_must_arrive_again(demo: FaultyServer, tmp_path: Path) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     download(tmp_path, "tiny", "-q").check_success()
@@ -402,6 +438,18 @@ def test_ctrl_c_keeps_what_has_arrived(demo: FaultyServer, tmp_path: Path) -> No
     download(tmp_path, "tiny").check_success()
     assert (tmp_path / "tiny" / "tokenizer.json").read_bytes() == demo.files["tokenizer.json"]
     assert demo.gets("tokenizer.json")[-1].start >= 5000, "the rest only"
+
+
+def test_ctrl_c_while_a_server_is_silent(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['http://127.0.0.1:{silent.getsockname()[1]}']}}}}")
+        running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
+        asked, _ = silent.accept()
+        with asked:
+            time.sleep(0.2)
+            running.process.send_signal(signal.SIGINT)
+            running.finish(timeout=20).check_error(130, "interrupted", "What has arrived is kept")
 
 
 def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:

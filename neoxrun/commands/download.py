@@ -16,7 +16,7 @@ from neoxrun import config
 from neoxrun.commands import common
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
-from neoxrun.errors import NeoxrunError, UsageError
+from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.explain import counted
 from neoxrun.log import log
@@ -118,9 +118,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     given = manifest.read(args.manifest) if args.manifest else None
     mirrors = [catalog.mirror(url) for url in args.mirror]
-    if args.verify or (args.repair and args.model is None):
-        return _check_folder(args, known, given, mirrors)
-    return _download(args, known, given, mirrors)
+    try:
+        if args.verify or (args.repair and args.model is None):
+            return _check_folder(args, known, given, mirrors)
+        return _download(args, known, given, mirrors)
+    except KeyboardInterrupt:  # while no file was under way
+        raise Interrupted(
+            "interrupted", hint="What has arrived is kept: give the same command again, and it goes on."
+        ) from None
 
 
 def _check_usage(args: argparse.Namespace) -> None:

@@ -13,9 +13,9 @@ from neoxrun.download.catalog import Known, Model
 from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
-from neoxrun.download.remote import Arrival, RemoteFile, shown_url
+from neoxrun.download.remote import Arrival, RemoteFile, printable, shown_url
 from neoxrun.download.transfer import Check
-from neoxrun.errors import CheckpointError, ConfigError, NetworkError, UsageError
+from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError
 from neoxrun.explain import counted
 from neoxrun.log import log
 
@@ -142,7 +142,11 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
 def with_checksums(
     files: Sequence[RemoteFile], source: Manifest, folder: Path, given: Manifest | None
 ) -> list[RemoteFile]:
-    """The files with the best that is known: the user's manifest, what is published, what the first arrival had."""
+    """The files with the best that is known: the user's manifest, what is published, what the first arrival had.
+
+    Raises:
+        DataError: the user's manifest is of other files, or the folder's own cannot be used.
+    """
     before = manifest.of_folder(folder)
     # The checksums of another model or version say nothing about this one.
     same = before is not None and (before.model, before.revision) == (source.model, source.revision)
@@ -158,8 +162,14 @@ def with_checksums(
         result.append(file)
     if given is not None:
         unknown = [file.name for file in files if file.name not in given.files]
+        if unknown and len(unknown) == len(files):
+            raise DataError(
+                "the manifest that was given names none of the files to download",
+                hint=f"it names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}: "
+                "names are paths below the folder, as `sha256sum` writes them there",
+            )
         if unknown:
-            log.warning(f"{len(unknown)} files are not in the manifest that was given, {unknown[0]} among them")
+            log.warning(f"not in the manifest that was given: {counted(len(unknown), 'file')}, {unknown[0]} among them")
     return result
 
 
