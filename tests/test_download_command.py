@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -122,6 +123,21 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
     assert answer.out
 
 
+@pytest.mark.parametrize(
+    ("page", "count"), [("<html>Welcome to captive portal</html>", 0), ("<html><a href='help.html'>help</a></html>", 1)]
+)
+def test_a_page_that_lists_no_weights_is_no_model(page: str, count: int, demo: FaultyServer, tmp_path: Path) -> None:
+    with FaultyServer({}) as portal:
+        portal.listings[""] = page
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}']}}}}")
+        done = download(tmp_path, "tiny")
+        done.check_error(4, f"the page of tiny lists no weights ({count} file", "login page", where=portal.url)
+        assert not (tmp_path / "tiny").exists()
+        shutil.rmtree(tmp_path / "config")
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo.url}']}}}}")
+        download(tmp_path, "tiny").check_success()
+
+
 def test_a_second_time_fetches_nothing_and_json_says_so(demo: FaultyServer, tmp_path: Path) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     first = json.loads(download(tmp_path, "tiny", "--json").check_success().out)
@@ -176,6 +192,25 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
 def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     done = download(tmp_path, "pythia-410m", "--revision", "step14300", HF_ENDPOINT=hub.url)
     done.check_error(4, "has no revision step14300", "did you mean step143000")
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path) -> None:
+    name, ending = kind.split(".")
+    shards = [f"{name}-0000{number}-of-00002.{ending}" for number in (1, 2)]
+    shard = (8).to_bytes(8, "little") + b"{}      " if ending == "safetensors" else weights(1)
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = {f"{kind}.index.json": index, shards[0]: shard}
+    with HubServer({"me/mine": Repository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
+        done = download(tmp_path, "me/mine", HF_ENDPOINT=server.url)
+        done.check_error(3, f"names 1 file that me/mine does not have: {shards[1]}")
+        assert "whole in" not in done.err
+        verdict = download(tmp_path, "--verify", "mine")
+        verdict.check_error(3, "1 file is not right", out=f"{shards[1]}  it is missing\n")
+        download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3, "nothing says where")
+        whole = ("me/mine", "--revision", "whole", "--to", "mine")
+        download(tmp_path, *whole, HF_ENDPOINT=server.url).check_success()
+    download(tmp_path, "--verify", "mine").check_success()
 
 
 def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
@@ -269,7 +304,22 @@ def test_a_folder_that_somebody_else_filled_is_checked_without_any_checksum(tmp_
     download(tmp_path, "--verify", "demo", "-q").check_error(
         3, path.name, out=f"{path.relative_to(tmp_path / 'demo')}  {path.name} is damaged or was cut short\n"
     )
-    download(tmp_path, "--repair", "demo", "-q").check_error(2, "nothing says where", "--to demo")
+    download(tmp_path, "--repair", "demo", "-q").check_error(3, "nothing says where", "--to demo")
+
+
+def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    download(tmp_path, "tiny", "-q").check_success()
+    own = {"notes.json": b"not JSON", "link.pt": b"mine"}
+    for name, content in {**own, "tokenizer.json": b"{}"}.items():
+        (tmp_path / "tiny" / name).write_bytes(content)
+    done = download(tmp_path, "--repair", "tiny")
+    done.check_error(3, "2 files are not right and left alone", "link.pt, notes.json")
+    assert "1 file repaired: tokenizer.json" in done.err
+    arrived = read_tree(tmp_path / "tiny")
+    del arrived["neoxrun.manifest.json"]
+    assert arrived == {**own, **{name: demo.files[name] for name in ("latest", "tokenizer.json")}}
+    assert json.loads(download(tmp_path, "--repair", "tiny", "--json").out)["repaired"] == []
 
 
 def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path) -> None:
@@ -284,6 +334,41 @@ def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path) -> None:
     assert "the checksum of latest is wrong" in done.err
     assert not (tmp_path / "tiny" / "latest").exists()
     assert (tmp_path / "tiny" / "latest.corrupt").read_bytes() == b"global_step9999"
+
+
+def test_a_manifest_of_something_else_is_refused(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    (tmp_path / "SHA256SUMS").write_text(f"{'ab' * 32}  tiny/latest\n", encoding="utf-8")
+    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
+    done.check_error(4, "names none of the files", "it names tiny/latest, and the first file is latest")
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_folders_manifest_without_files_may_go(demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+    (tmp_path / "tiny").mkdir()
+    path = tmp_path / "tiny" / manifest.NAME
+    path.write_text('{"format": 1}', encoding="utf-8")
+    download(tmp_path, "tiny").check_error(4, "it has no `files`", "delete it", where=f"tiny/{manifest.NAME}")
+    path.unlink()
+    download(tmp_path, "tiny").check_success()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("fault", [Fault("status", 404), Fault("redirect", text="file:///etc/passwd")])
+def test_what_another_try_would_not_change(fault: Fault, demo: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest]}}}}")
+    demo.faults["latest"] = [fault] * 9
+    done = download(tmp_path, "tiny")
+    done.check_error(4, "latest cannot be fetched", "name another source with --mirror")
+    assert "again later" not in done.err
+
+
+def test_more_messages_say_what_was_no_hub(tmp_path: Path) -> None:
+    with HubServer({}, page=PAGE) as server:
+        done = download(tmp_path, "me/mine", "-v", HF_ENDPOINT=server.url)
+    assert done.code == 4
+    assert re.search(r"127\.0\.0\.1: \w+Error: ", done.err), done.err
 
 
 def test_what_first_arrived_is_what_must_arrive_again(demo: FaultyServer, tmp_path: Path) -> None:
@@ -355,6 +440,18 @@ def test_ctrl_c_keeps_what_has_arrived(demo: FaultyServer, tmp_path: Path) -> No
     assert demo.gets("tokenizer.json")[-1].start >= 5000, "the rest only"
 
 
+def test_ctrl_c_while_a_server_is_silent(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['http://127.0.0.1:{silent.getsockname()[1]}']}}}}")
+        running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
+        asked, _ = silent.accept()
+        with asked:
+            time.sleep(0.2)
+            running.process.send_signal(signal.SIGINT)
+            running.finish(timeout=20).check_error(130, "interrupted", "What has arrived is kept")
+
+
 def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
     demo.faults["tokenizer.json"] = [Fault("stall", 5000)]
@@ -387,6 +484,9 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
         (("--mirror", "ftp://host/"), "is not a mirror"),
         (("--jobs", "0"), "not a whole number of 1 or more"),
         (("--verify", "a", "--repair", "b"), "not allowed with"),
+        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--verify", "--repair", "--to", "--manifest")),
+        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--ca-bundle", "--revision")),
+        (("", "--mirror", NOWHERE), "MODEL is empty"),
         (("--ca-bundle", "none.pem", "--mirror", NOWHERE), "certificates"),
     ],
 )

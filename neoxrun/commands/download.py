@@ -16,7 +16,7 @@ from neoxrun import config
 from neoxrun.commands import common
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
-from neoxrun.errors import NeoxrunError, UsageError
+from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.explain import counted
 from neoxrun.log import log
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--to",
+        type=common.path,
         metavar="DIR",
         help="Download into this folder. Default: where the model's configuration looks, for example "
         "./20B_checkpoints; evaluate's data folder with --tasks.",
@@ -80,22 +81,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--manifest",
+        type=common.path,
         metavar="FILE",
         help="Check against the SHA-256 sums of this file: a neoxrun.manifest.json, or what sha256sum writes. "
         "Default: what is published, or what the first download recorded.",
     )
     how.add_argument(
         "--ca-bundle",
+        type=common.path,
         metavar="FILE",
-        type=Path,
         help="Trust the certificates of this file. Default: the usual ones, or those of REQUESTS_CA_BUNDLE.",
     )
     again = parser.add_argument_group("a folder that is there already").add_mutually_exclusive_group()
     again.add_argument(
-        "--verify", metavar="DIR", help="Check every file of this folder again, and fetch nothing. Default: none."
+        "--verify",
+        type=common.path,
+        metavar="DIR",
+        help="Check every file of this folder again, and fetch nothing. Default: none.",
     )
     again.add_argument(
         "--repair",
+        type=common.path,
         metavar="DIR",
         help="Check every file of this folder, and fetch just those that are not right. Default: none.",
     )
@@ -110,11 +116,16 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         _print(args, show.catalog_json(known), show.catalog_table(known))
         return 0
-    given = manifest.read(Path(args.manifest)) if args.manifest else None
+    given = manifest.read(args.manifest) if args.manifest else None
     mirrors = [catalog.mirror(url) for url in args.mirror]
-    if args.verify or (args.repair and args.model is None):
-        return _check_folder(args, known, given, mirrors)
-    return _download(args, known, given, mirrors)
+    try:
+        if args.verify or (args.repair and args.model is None):
+            return _check_folder(args, known, given, mirrors)
+        return _download(args, known, given, mirrors)
+    except KeyboardInterrupt:  # while no file was under way
+        raise Interrupted(
+            "interrupted", hint="What has arrived is kept: give the same command again, and it goes on."
+        ) from None
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -132,6 +143,9 @@ def _check_usage(args: argparse.Namespace) -> None:
     for option in ("revision", "to", "dry_run"):
         if getattr(args, option) and (args.verify or args.repair or args.list):
             raise UsageError(f"--{option.replace('_', '-')} does not go with {chosen[0]}")
+    for name, value in (("MODEL", args.model), ("--revision", args.revision)):
+        if value == "":
+            raise UsageError(f"{name} is empty; is a shell variable not set?")
     if args.revision and args.tasks:
         raise UsageError("--revision goes with a model of the Hugging Face hub, not with --tasks")
 
@@ -148,13 +162,13 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
 
     options, model = _options(args), None
     if args.tasks:
-        folder = Path(args.to).expanduser() if args.to else default_data_dir()
+        folder = args.to.expanduser() if args.to else default_data_dir()
         order = tasks.of_tasks([known.task(name) for name in args.tasks], folder, options, mirrors)
         order = replace(order, files=tuple(orders.with_checksums(order.files, order.source, folder, given)))
     else:
-        model = known.model(args.model or catalog.DEFAULT_MODEL)
+        model = known.model(catalog.DEFAULT_MODEL if args.model is None else args.model)
         place = args.to or args.repair
-        folder = Path(place).expanduser() if place else orders.default_folder(model, args.revision)
+        folder = place.expanduser() if place else orders.default_folder(model, args.revision)
         order = orders.of_model(model, folder, options, revision=args.revision, mirrors=mirrors, given=given)
     if args.dry_run:
         sizes = listing.told_sizes(order.files, order.options)
@@ -182,7 +196,7 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
 def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | None, mirrors: list[str]) -> int:
     from neoxrun.download.fetch import folder_lock
 
-    folder = Path(args.verify or args.repair).expanduser()
+    folder = (args.verify or args.repair).expanduser()
     # What is found wrong must still be wrong when it is fetched, and the manifest the one that was read.
     with folder_lock(folder) if args.repair and folder.is_dir() else nullcontext():
         return _check_held(args, folder, known, given, mirrors)
@@ -208,9 +222,14 @@ def _check_held(
         source = verify.Source(
             replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
         )
-        after = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
-        _print(args, show.verdict_json(verdict, after.files), "")
-        log.info(f"{counted(len(verdict.wrong), 'file')} repaired: {', '.join(list(verdict.wrong)[:5])}")
+        repaired = verify.repair(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
+        left = [name for name in verdict.wrong if name not in repaired]
+        _print(args, show.verdict_json(verdict, repaired), "")
+        if repaired:
+            log.info(f"{counted(len(repaired), 'file')} repaired: {', '.join(repaired[:5])}")
+        if left:
+            sys.stdout.flush()
+            raise verify.left_alone(left, folder)
         return 0
     _print(args, show.verdict_json(verdict), show.verdict_table(verdict))
     if verdict.wrong:

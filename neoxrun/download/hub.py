@@ -232,6 +232,7 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
         except ConnectionError as error:  # OfflineModeIsEnabled is one
             raise _refusal(error, None, api, name, revision) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log.debug(f"{_host(api.endpoint)}: {type(error).__name__}: {_reason(error)}")
             raise NetworkError(
                 f"{_host(api.endpoint)} does not answer as the Hugging Face hub does",
                 where=shown_url(api.endpoint),

@@ -112,8 +112,12 @@ class Recorder:
                 write(self.record, self._folder)
 
 
-def read(path: Path) -> Manifest:
+def read(path: Path, hint: str = f"it should be a {NAME}, or what `sha256sum FILES` writes") -> Manifest:
     """A manifest of ours, or the text that ``sha256sum`` writes.
+
+    Args:
+        path: where it is.
+        hint: what to do if it is neither.
 
     Raises:
         DataError: it cannot be read, or is neither.
@@ -121,7 +125,7 @@ def read(path: Path) -> Manifest:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"the manifest {path.name} is not a text file", where=str(path)) from error
+        raise DataError(f"the manifest {path.name} is not a text file", where=str(path), hint=hint) from error
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}", where=str(path)) from error
     try:
@@ -131,7 +135,7 @@ def read(path: Path) -> Manifest:
         raise DataError(
             f"the manifest {path.name} cannot be used: {reason}",
             where=str(path),
-            hint=f"it should be a {NAME}, or what `sha256sum FILES` writes",
+            hint=hint,
         ) from error
 
 
@@ -142,7 +146,7 @@ def of_folder(folder: Path) -> Manifest | None:
         DataError: there is one that cannot be used.
     """
     path = folder / NAME
-    return read(path) if path.exists() else None
+    return read(path, "delete it: the next download into this folder records anew") if path.exists() else None
 
 
 def write(manifest: Manifest, folder: Path) -> Path:
@@ -205,12 +209,14 @@ def _from_json(text: str) -> Manifest:
     mirrors = content.get("mirrors", [])
     if not isinstance(mirrors, list) or not all(isinstance(word, str) for word in [*words.values(), *mirrors]):
         raise ValueError("its source is not a text")
+    if not isinstance(content.get("files"), dict):
+        raise ValueError("it has no `files`")
     files = {safe_name(name): _entry(name, facts) for name, facts in content["files"].items()}
     return Manifest(files, mirrors=tuple(mirrors), **words)
 
 
 def _entry(name: str, facts: Mapping[str, Any]) -> Entry:
-    size, sha256, url = facts.get("size"), facts["sha256"], facts.get("url")
+    size, sha256, url = facts.get("size"), facts.get("sha256"), facts.get("url")
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits")
     if size is not None and (type(size) is not int or size < 0):

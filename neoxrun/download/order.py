@@ -13,9 +13,10 @@ from neoxrun.download.catalog import Known, Model
 from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
-from neoxrun.download.remote import Arrival, RemoteFile, shown_url
+from neoxrun.download.remote import Arrival, RemoteFile, printable, shown_url
 from neoxrun.download.transfer import Check
-from neoxrun.errors import CheckpointError, ConfigError, NetworkError, UsageError
+from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError
+from neoxrun.explain import counted
 from neoxrun.log import log
 
 
@@ -123,6 +124,13 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
     for url in model.mirrors:
         try:
             found = listing.list_tree(url, options)
+            if not any(file.name.lower().endswith(proof.WEIGHTS) for file in found):
+                raise NetworkError(
+                    f"the page of {model.name} lists no weights ({counted(len(found), 'file')})",
+                    where=shown_url(url),
+                    hint="It may be the login page of the network: open it in a browser. `files` in models.yml names "
+                    "what a server without a listing has.",
+                )
             return model.remote_files(Known(file.name, file.size) for file in found)
         except NetworkError as error:
             if url == model.mirrors[-1]:
@@ -134,7 +142,11 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
 def with_checksums(
     files: Sequence[RemoteFile], source: Manifest, folder: Path, given: Manifest | None
 ) -> list[RemoteFile]:
-    """The files with the best that is known: the user's manifest, what is published, what the first arrival had."""
+    """The files with the best that is known: the user's manifest, what is published, what the first arrival had.
+
+    Raises:
+        DataError: the user's manifest is of other files, or the folder's own cannot be used.
+    """
     before = manifest.of_folder(folder)
     # The checksums of another model or version say nothing about this one.
     same = before is not None and (before.model, before.revision) == (source.model, source.revision)
@@ -150,8 +162,14 @@ def with_checksums(
         result.append(file)
     if given is not None:
         unknown = [file.name for file in files if file.name not in given.files]
+        if unknown and len(unknown) == len(files):
+            raise DataError(
+                "the manifest that was given names none of the files to download",
+                hint=f"it names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}: "
+                "names are paths below the folder, as `sha256sum` writes them there",
+            )
         if unknown:
-            log.warning(f"{len(unknown)} files are not in the manifest that was given, {unknown[0]} among them")
+            log.warning(f"not in the manifest that was given: {counted(len(unknown), 'file')}, {unknown[0]} among them")
     return result
 
 
@@ -190,6 +208,15 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
         )
         for text in write_texts(order.texts, order.folder):
             recorder.add(text)
+    missing = proof.missing_shards(order.folder)
+    if missing:
+        raise CheckpointError(
+            f"the index of the weights names {counted(len(missing), 'file')} that {order.name} does not have: "
+            + ", ".join(missing[:5]),
+            where=str(order.folder),
+            hint="What is there was kept. The weights are not complete where they come from: ask their owner, or "
+            "name another source.",
+        )
     return arrivals
 
 

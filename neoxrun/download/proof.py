@@ -20,6 +20,7 @@ from neoxrun.checkpoint.content import (
     check_legacy_pickles,
     refuse_other_content,
 )
+from neoxrun.download.remote import printable
 from neoxrun.errors import CheckpointError
 
 ARCHIVES = (".pt", ".pth", ".bin")
@@ -27,6 +28,12 @@ ARCHIVES = (".pt", ".pth", ".bin")
 
 WEIGHTS = (*ARCHIVES, ".safetensors")
 """Endings of weights files."""
+
+_INDEXES = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""Weights in one file, or the index of those in several, in the order in which they are looked for."""
 
 _BLOCK = 1 << 20
 _LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own library has it
@@ -82,6 +89,23 @@ def prove(path: Path, name: str, progress: Progress | None = None) -> None:
         raise CheckpointError(message, where=error.where, hint=error.hint) from error
     except OSError as error:
         raise CheckpointError(f"cannot read {name}: {error.strerror}", where=str(path)) from error
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """The weights files that the index in a folder names and that are not there.
+
+    An index that cannot be read names none: it is found wrong itself.
+    """
+    for whole, index in _INDEXES:
+        if (folder / whole).is_file():
+            return []
+        if (folder / index).is_file():
+            try:
+                shards = {str(shard) for shard in json.loads((folder / index).read_bytes())["weight_map"].values()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                return []
+            return sorted(printable(shard) for shard in shards if not (folder / shard).is_file())
+    return []
 
 
 def sha256_of(path: Path, progress: Progress | None = None) -> str:

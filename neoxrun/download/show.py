@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neoxrun.download.catalog import Catalog
-from neoxrun.download.manifest import Entry
 from neoxrun.download.order import Done, Order
 from neoxrun.download.remote import shown_url
 from neoxrun.download.verify import Verdict
@@ -159,7 +158,7 @@ def verdict_table(verdict: Verdict) -> str:
     return table((name, why) for name, why in verdict.wrong.items()) if verdict.wrong else ""
 
 
-def verdict_json(verdict: Verdict, repaired: Mapping[str, Entry] | None = None) -> dict[str, Any]:
+def verdict_json(verdict: Verdict, repaired: Sequence[str] | None = None) -> dict[str, Any]:
     """What became of a check, for programs."""
     content: dict[str, Any] = {
         "folder": str(verdict.folder),
@@ -168,7 +167,7 @@ def verdict_json(verdict: Verdict, repaired: Mapping[str, Entry] | None = None) 
         "wrong": dict(verdict.wrong),
     }
     if repaired is not None:
-        content["repaired"] = [name for name in verdict.wrong if name in repaired]
+        content["repaired"] = list(repaired)
     return content
 
 

@@ -155,7 +155,10 @@ class Transfer:
         if len(troubles) > 1:
             reasons = [f"{url}: {trouble.reason}" for url, trouble in troubles]
         hints = [trouble.hint for _, trouble in troubles if trouble.hint]
-        hint = "Give the same command again later" + (f": it goes on after {kept} bytes." if kept else ".")
+        if any(trouble.again for _, trouble in troubles):
+            hint = "Give the same command again later" + (f": it goes on after {kept} bytes." if kept else ".")
+        else:
+            hint = "Another try would end the same: check the address, or name another source with --mirror."
         return NetworkError(
             f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'nothing says from where'}",
             where=troubles[0][0] if len(troubles) == 1 else None,

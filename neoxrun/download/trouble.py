@@ -79,7 +79,8 @@ def of_status(status: int, phrase: str, retry_after: str | None, longest_wait: f
     reason = f"the server answers {status}" + (f": {said}" if said else "")
     after = _retry_after(retry_after)
     if status in _PASSING and after is not None and after > longest_wait:
-        return Trouble(f"{reason}, and asks to come back in {after:.0f} s", again=False)
+        hint = "Give the same command again after that time; what has arrived is kept."
+        return Trouble(f"{reason}, and asks to come back in {after:.0f} s", again=False, hint=hint)
     return Trouble(reason, again=status in _PASSING, after=after, hint=_HINTS.get(status))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from neoxrun.download.http import Options
 from neoxrun.download.manifest import Entry, Manifest
 from neoxrun.download.order import checker, write_texts
 from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
-from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError, UsageError
+from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
 from neoxrun.explain import counted
 from neoxrun.progress import CheckBar
 
@@ -45,7 +45,7 @@ class _Stop(Exception):
 
 
 def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Verdict:
-    """Check every file that the manifest names, and every other weights file that is in the folder.
+    """Check every file that the manifest or an index of shards names, and every other weights file in the folder.
 
     Args:
         folder: what to check.
@@ -60,7 +60,7 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}", where=str(folder))
     expected = {} if known is None else dict(known.files)
-    names = sorted({*expected, *_checkable(folder)})
+    names = sorted({*expected, *_checkable(folder), *proof.missing_shards(folder)})
     if not names:
         raise DataError(
             f"there is nothing to check in {folder}: no {manifest.NAME}, no weights",
@@ -156,14 +156,13 @@ class Source:
     options: Options
 
 
-def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manifest:
+def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> list[str]:
     """Fetch the files that are wrong, and those alone. The caller holds ``fetch.folder_lock``.
 
     Returns:
-        The folder's manifest, which has been written.
+        What was repaired. The other wrong files were not touched: nothing says that they came from anywhere.
 
     Raises:
-        UsageError: nothing says where a file comes from.
         NeoxrunError: as ``fetch``.
     """
     known, folder = source.known, verdict.folder
@@ -184,20 +183,15 @@ def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> Manife
         options = replace(options, credentials={**options.credentials, **repository.credentials})
     else:
         files = [file for name in names if (file := _elsewhere(name, source)).urls]
-    homeless = sorted(set(names) - {file.name for file in files})
-    if homeless:
-        raise UsageError(
-            f"nothing says where {', '.join(homeless[:5])} came from",
-            where=str(folder / manifest.NAME),
-            hint=f"download the model again: `neoxrun download MODEL --to {folder}` fetches only what is not right",
-        )
+    if not files and not texts:
+        return []
     with manifest.Recorder(known, folder) as recorder:
         if files:
             check = checker(blobs)
             fetch(files, folder, jobs=jobs, options=options, check=check, arrived=recorder.add, show=show)
         for text in write_texts(texts, folder):
             recorder.add(text)
-    return recorder.record
+    return sorted([*texts, *(file.name for file in files)])
 
 
 def _other_hub(source: Source) -> str | None:
@@ -209,9 +203,14 @@ def _other_hub(source: Source) -> str | None:
 
 
 def _elsewhere(name: str, source: Source) -> RemoteFile:
-    """A file at every place that is known for it."""
+    """A file at every place that is known for it; nowhere if it may be the user's own."""
     entry = source.known.files.get(name)
-    places = [mirror + quote(name) for mirror in (*source.mirrors, *source.known.mirrors)]
+    model = source.catalog.models.get(source.known.model or "")
+    listed = model is not None and any(file.name == name for file in model.files)
+    places = []
+    # Where nothing at all is recorded, the user's mirrors are for whatever is wrong.
+    if entry is not None or listed or not source.known.files:
+        places = [mirror + quote(name) for mirror in (*source.mirrors, *source.known.mirrors)]
     if entry is not None and entry.url is not None:
         places.append(entry.url)
     places += [
@@ -223,9 +222,26 @@ def _elsewhere(name: str, source: Source) -> RemoteFile:
 
 def refusal(verdict: Verdict) -> NeoxrunError:
     """The error for a folder with files that are not right."""
-    count = f"{counted(len(verdict.wrong), 'file')} {'is' if len(verdict.wrong) == 1 else 'are'}"
     return CheckpointError(
-        f"{count} not right: {', '.join(list(verdict.wrong)[:5])}" + (" and others" if len(verdict.wrong) > 5 else ""),
+        f"{_are(verdict.wrong)} not right: {_some(verdict.wrong)}",
         where=str(verdict.folder),
         hint=f"`neoxrun download --repair {verdict.folder}` fetches just what is not right",
     )
+
+
+def left_alone(names: Sequence[str], folder: Path) -> NeoxrunError:
+    """The error for files that are not right and that ``repair`` did not touch."""
+    return CheckpointError(
+        f"{_are(names)} not right and left alone, since nothing says where from: {_some(names)}",
+        where=str(folder),
+        hint="move away what is your own; for what is the model's, `neoxrun download MODEL --to "
+        f"{folder}` fetches only what is not right",
+    )
+
+
+def _are(names: Collection[str]) -> str:
+    return f"{counted(len(names), 'file')} {'is' if len(names) == 1 else 'are'}"
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:5]) + (" and others" if len(names) > 5 else "")
