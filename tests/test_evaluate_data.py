@@ -415,21 +415,21 @@ def test_tasks_of_the_users_own(tmp_path):
     assert list(prepared.task_dict["groups"]) == ["own_group"]
     theirs = lm_eval.tasks.TaskManager(include_defaults=False, include_path=tasks)
     assert set(theirs.all_tasks) == {"own_a", "own_b", "own_group", "own_tag"} <= set(data.task_names(tasks))
-    assert data.match(["own_?"], tasks) == ["own_a", "own_b"]
+    assert Catalog(tasks).match(["own_?"]) == ["own_a", "own_b"]
     with pytest.raises(UsageError, match="own_a"):
         data.prepare(["own_group", "own_a"], tmp_path, include_path=tasks)
 
 
 def test_wrong_task_files(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
-        data.match(["piqa"], tmp_path / "typo")
+        Catalog(tmp_path / "typo").match(["piqa"])
     path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
     with pytest.raises(DataError, match="not valid YAML") as caught:
-        data.match(["piqa"], tmp_path)
+        Catalog(tmp_path).match(["piqa"])
     assert caught.value.where.startswith(str(path))
     write(path, "task: own", "include: missing.yaml")
     with pytest.raises(DataError, match=r"missing.yaml cannot be read"):
-        data.match(["piqa"], tmp_path)
+        Catalog(tmp_path).match(["piqa"])
 
 
 # --- the network ------------------------------------------------------------------------------------------------
@@ -629,5 +629,5 @@ def test_what_datasets_has_cached_needs_no_hub(tmp_path):
 
 def test_names_are_found_fast():
     begin = time.process_time()
-    data.match(["piqa"])
+    Catalog().match(["piqa"])
     assert time.process_time() - begin < 5, "lm-eval's own index takes ten seconds"

@@ -165,7 +165,7 @@ class Copies:
                 self._store.set(self._key(place), json.dumps([numbers, [astuple(part) for part in parts]]))
 
     def _key(self, place: int) -> str:
-        return f"{self._name}/work/{place}"
+        return f"{self._name}/piece/{place}"
 
     def _take(self, work: Sequence[Piece], place: int) -> Piece:
         """A piece for rank 0 itself."""

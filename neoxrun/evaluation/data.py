@@ -6,7 +6,7 @@ the local files while the tasks are built. lm-eval and ``datasets`` take seconds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-__all__ = ["Found", "PreparedTasks", "default_data_dir", "find", "load", "match", "prepare", "task_names"]
+__all__ = ["Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ class PreparedTasks:
 def task_names(include_path: Path | None = None) -> list[str]:
     """Every name that lm-eval knows: tasks, groups and tags."""
     return Catalog(include_path).names
-
-
-def match(patterns: Iterable[str], include_path: Path | None = None) -> list[str]:
-    """The names that names and globs stand for; see ``Catalog.match``."""
-    return Catalog(include_path).match(patterns)
 
 
 def prepare(
