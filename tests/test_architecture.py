@@ -55,7 +55,7 @@ LAYERS = (
     ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
     ("session", "rank", "session generation.interrupt generation.text generation.dialogue generation.run"),
-    ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.run"),
+    ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.checks evaluation.run"),
     ("ranks", "rank", "agent worker"),
     ("Python API", "rank", "llm neoxrun evaluation.registered evaluation.__main__"),
 )
@@ -74,7 +74,8 @@ EXCEPTIONS = {
 IMPORTERS = {
     "datasets": "evaluation.data",
     "huggingface_hub": "evaluation.hub download.hub",
-    "lm_eval": "evaluation.adapter evaluation.data evaluation.run evaluation.registered evaluation.__main__",
+    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.run evaluation.registered "
+    "evaluation.__main__",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
     "pyarrow": "evaluation.local_data",

@@ -21,9 +21,9 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from neoxrun.download.remote import origin, printable, shown_url
+from neoxrun.download.remote import origin, shown_url
 from neoxrun.download.trouble import HTTPError, Stopped, Trouble, of_exception, of_status, whole_number
-from neoxrun.errors import NetworkError, UsageError
+from neoxrun.errors import NetworkError, UsageError, printable
 
 _CHUNK = 1 << 20
 _MOST_REDIRECTS = 10

@@ -21,8 +21,8 @@ from urllib.parse import quote, urlsplit
 
 from neoxrun.download.catalog import url_problem
 from neoxrun.download.proof import WEIGHTS
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, printable, safe_name, shown_url
-from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, safe_name, shown_url
+from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError, printable
 from neoxrun.log import log
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, printable, safe_name, shown_url
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, safe_name, shown_url
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
-from neoxrun.errors import NetworkError
+from neoxrun.errors import NetworkError, printable
 
 _MOST_BYTES = 8 << 20
 _MOST_FILES = 20_000

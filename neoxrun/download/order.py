@@ -13,9 +13,9 @@ from neoxrun.download.catalog import Known, Model
 from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
-from neoxrun.download.remote import Arrival, RemoteFile, printable, shown_url
+from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
-from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError
+from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError, printable
 from neoxrun.explain import counted
 from neoxrun.log import log
 

@@ -20,8 +20,7 @@ from neoxrun.checkpoint.content import (
     check_legacy_pickles,
     refuse_other_content,
 )
-from neoxrun.download.remote import printable
-from neoxrun.errors import CheckpointError
+from neoxrun.errors import CheckpointError, printable
 
 ARCHIVES = (".pt", ".pth", ".bin")
 """Endings of files that torch.save wrote; their every byte is read for the proof."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from neoxrun.errors import NetworkError
+from neoxrun.errors import NetworkError, printable
 
 LOCK_NAME = ".neoxrun.lock"
 """In the target folder; the process that writes there holds it."""
@@ -129,12 +129,6 @@ def remove_leftovers(path: Path) -> None:
     """Remove what downloads of ``path`` have left beside it, now that it is there and right."""
     for leftover in (part_path(path), state_path(path), corrupt_path(path), *replaced_paths(path)):
         leftover.unlink(missing_ok=True)
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere for a message: one short line, with nothing that moves a terminal's cursor."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
-    return shown + ("..." if len(text) > 200 else "")
 
 
 def shown_url(url: str) -> str:

@@ -25,7 +25,7 @@ Kind = Literal["task", "group", "tag"]
 _NAMING = re.compile(
     rb"""^["']?(?:task|group|tag|class|include)["']?[ \t]*:.*\n?(?:[ \t#-].*\n?|\r?\n)*""", re.MULTILINE
 )
-# What decides which data a task reads; a group may set it for its members.
+# What decides which data a task reads, and whether it is run at all; a group may set it for its members.
 _DATA_KEYS = {
     "class",
     "custom_dataset",
@@ -37,6 +37,7 @@ _DATA_KEYS = {
     "num_fewshot",
     "test_split",
     "training_split",
+    "unsafe_code",
     "validation_split",
 }
 _SKIPPED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}

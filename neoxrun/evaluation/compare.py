@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from neoxrun.errors import DataError, UsageError
+from neoxrun.errors import DataError, UsageError, printable
 from neoxrun.settings import ModelConfig
 
 AGREES_WITHIN: Final = 2.0
@@ -151,6 +151,17 @@ def compare(document: Mapping[str, Any], figures: Sequence[Figures]) -> list[Com
     return [comparison for one in figures for comparison in _compared(document, one)]
 
 
+def not_measured(document: Mapping[str, Any], figures: Sequence[Figures]) -> list[str]:
+    """Of the tasks on both sides, their figures that have none of ours beside them: ``piqa f1``."""
+    return [
+        f"{task} {label(metric)}"
+        for one in figures
+        for task, theirs in one.results.items()
+        for metric in theirs
+        if task in document["results"] and not _same(metric, document["results"][task])
+    ]
+
+
 def _compared(document: Mapping[str, Any], figures: Figures) -> Iterator[Comparison]:
     for task, theirs in figures.results.items():
         mine = document["results"].get(task, {})
@@ -159,8 +170,9 @@ def _compared(document: Mapping[str, Any], figures: Figures) -> Iterator[Compari
                 name, _, filtered = key.partition(",")
                 stderr = mine.get(f"{name}_stderr,{filtered}")
                 stderr = float(stderr) if isinstance(stderr, int | float) and stderr > 0 else None
-                errors = None if stderr is None else _errors(name, mine[key], stderr, value)
-                verdict = _verdict(document, task, figures, errors)
+                numbers = math.isfinite(mine[key]) and math.isfinite(value)
+                errors = _errors(name, mine[key], stderr, value) if stderr is not None and numbers else None
+                verdict = _verdict(document, task, figures, errors) if numbers else "cannot be said: no number"
                 yield Comparison(task, key, float(mine[key]), stderr, value, errors, verdict, figures.source)
 
 
@@ -214,7 +226,7 @@ def _figures(content: Mapping[str, Any], name: str) -> Figures:
         shots = dict.fromkeys(results, content["num_fewshot"])
     scored = {task: counts(content, task) for task in results}
     return Figures(
-        str(content.get("source", name)),
+        printable(str(content.get("source", name))),
         results,
         {task: number for task, number in shots.items() if isinstance(number, int)},
         {task: f"{some} of {all_}" for task, (some, all_) in scored.items() if some != all_},

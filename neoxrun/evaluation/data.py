@@ -21,7 +21,9 @@ from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-__all__ = ["Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
+WRONG_FIELDS = "If its documents are local, compare their fields with the hub's."
+
+__all__ = ["WRONG_FIELDS", "Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _built(manager: TaskManager, name: str) -> list[Any]:
     except Exception as error:  # the code of a task may do anything
         raise DataError(
             f"lm-eval cannot build {name}: {type(error).__name__}: {error}",
-            hint="If its documents are local, compare their fields with the hub's.",
+            hint=f"lm-eval's own messages, above, may say more. {WRONG_FIELDS}",
         ) from error
     group = loaded.get("groups", {}).get(name)
     return [group] if group is not None else list(loaded["tasks"].values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from neoxrun.checkpoint.layout import listing
 from neoxrun.errors import DataError, UsageError
@@ -84,7 +84,7 @@ def find(
         num_fewshot: examples before each document, in place of the tasks' own number.
 
     Raises:
-        UsageError: few-shot examples would come from the documents that are scored.
+        UsageError: few-shot examples would come from the documents that are scored; a task runs what the model writes.
         DataError: no such task; data that is neither there nor to be had; a file that is damaged.
     """
     if not data_dir.is_dir() and data_dir != default_data_dir():
@@ -101,6 +101,8 @@ def find(
 
 def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, data_dir: Path) -> TaskData:
     """What a task reads, by its configuration; of a task that is a program of its own, little can be known."""
+    if values.get("unsafe_code"):
+        refuse_programs(name)
     options = values.get("dataset_kwargs") or {}
     path, by_code = values.get("dataset_path"), values.get("class") or values.get("custom_dataset")
     given = {key: values.get(key) for key in _SPLIT_KEYS}
@@ -131,6 +133,11 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
             log.warning(f"{name} takes its few-shot examples from {scored}, the split that it is scored on")
     named = [split for split in (*given.values(), declared) if split]
     return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn)
+
+
+def refuse_programs(name: str) -> NoReturn:
+    """Of a task that runs what the model writes."""
+    raise UsageError(f"{name} runs program text that the model writes, which neoxrun does not do")
 
 
 def _texts(value: Any) -> Iterator[str]:

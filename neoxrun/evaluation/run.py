@@ -19,11 +19,12 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string, sanitize_model_name
 
 from neoxrun import __version__
-from neoxrun.errors import DataError, Interrupted, UsageError
+from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
-from neoxrun.evaluation.compare import compare
+from neoxrun.evaluation.checks import check
+from neoxrun.evaluation.compare import compare, not_measured
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import PreparedTasks, load
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
@@ -53,7 +54,7 @@ def prepare(options: EvaluateOptions) -> Ready:
     """On rank 0, before the weights: load the tasks, and build the first request of each.
 
     Raises:
-        DataError: a task cannot be built.
+        DataError: a task cannot be built, or its documents are wrong.
         UsageError: a task is not for a text model, or runs what the model writes.
     """
     start = time.time()
@@ -70,7 +71,7 @@ def prepare(options: EvaluateOptions) -> Ready:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
             sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
         task.set_fewshot_seed(seed=seeds[3])
-        _check(name, task)
+        check(name, task)
         task.set_fewshot_seed(seed=seeds[3])  # the check has drawn examples
     kinds = {task.get_config("output_type") for task in tasks.task_dict["tasks"].values()}
     if options.gen_kwargs and "generate_until" not in kinds:
@@ -78,21 +79,6 @@ def prepare(options: EvaluateOptions) -> Ready:
     random.setstate(states[0])
     np.random.set_state(states[1])
     return Ready(options, tasks, seeds, start)
-
-
-def _check(name: str, task: Any) -> None:
-    """Fail now rather than after the model is loaded."""
-    if getattr(task, "UNSAFE_CODE", False):
-        raise UsageError(f"{name} runs program text that the model writes, which neoxrun does not do")
-    if getattr(task, "MULTIMODAL", False):
-        raise UsageError(f"{name} asks about more than text, which these models cannot read")
-    try:
-        task.build_all_requests(limit=1)
-    except Exception as error:  # the code and the templates of a task may do anything
-        raise DataError(
-            f"lm-eval cannot make the requests of {name}: {type(error).__name__}: {error}",
-            hint="If its documents are local, compare their fields with the hub's.",
-        ) from error
 
 
 def run(
@@ -209,6 +195,8 @@ def _report(document: dict[str, Any], samples: report.Samples, options: Evaluate
         stdout.writelines(f"{note}\n" for note in report.notes(document))
         if options.figures:
             stdout.write("\n" + report.comparison_table(comparisons))
+            if missing := not_measured(document, options.figures):
+                stdout.write(f"not measured here: {', '.join(missing)}\n")
         stdout.flush()
     finally:  # also where nobody reads stdout any more
         _keep(document, samples, options)

@@ -1,0 +1,48 @@
+"""What is wrong with a task is said before the weights are loaded, and before a table looks as if nothing were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation.data import WRONG_FIELDS
+from neoxrun.evaluation.find import refuse_programs
+
+
+def check(name: str, task: Any) -> None:
+    """Look through a task of lm-eval's, with its documents.
+
+    Raises:
+        DataError: its first request cannot be made, or a document's right answer is none of its choices.
+        UsageError: it is not for a text model, or runs what the model writes.
+    """
+    if getattr(task, "UNSAFE_CODE", False):
+        refuse_programs(name)
+    if getattr(task, "MULTIMODAL", False):
+        raise UsageError(f"{name} asks about more than text, which these models cannot read")
+    try:
+        task.build_all_requests(limit=1)
+        wrong = _wrong_answer(task)
+    except Exception as error:  # the code and the templates of a task may do anything
+        raise DataError(
+            f"lm-eval cannot make the requests of {name}: {type(error).__name__}: {error}", hint=WRONG_FIELDS
+        ) from error
+    if wrong is not None:
+        raise DataError(f"{name}: {wrong}, so that no answer can be right", hint=WRONG_FIELDS)
+
+
+def _wrong_answer(task: Any) -> str | None:
+    """The first document whose right answer is none of its choices: lm-eval counts any answer to it as wrong."""
+    own = type(task).process_results is not ConfigurableTask.process_results or task.config.process_results
+    if own or task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    right_of = task.doc_to_text if task.multiple_input else task.doc_to_target
+    for number, document in enumerate(task.eval_docs):
+        choices = task.doc_to_choice(document)
+        right = right_of(document)
+        for one in right if isinstance(right, list) else [right]:
+            if not (one in choices if isinstance(one, str) else 0 <= one < len(choices)):
+                return f"document {number} (from 0) has {one!r} for its right answer, of {len(choices)} choices"
+    return None
