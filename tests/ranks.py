@@ -6,6 +6,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.runner import Runner
+from neoxrun.engine.scoring import Scored, ScoreRequest, pack
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -24,6 +27,8 @@ from neoxrun.settings import ModelConfig
 
 DECODED = 3
 """Tokens at the end of each prompt that go through the cache one by one."""
+
+SCORED_FROM = 2
 
 CPU = torch.device("cpu")
 
@@ -44,7 +49,9 @@ class Answer:
 
     ``whole``: one prefill of all prompts together. ``cached``: the last tokens through the cache, all prompts
     together. ``alone``: the same, the first prompt by itself. ``batched_tokens`` and ``alone_tokens``: of the
-    engine, for all prompts with fewer slots than prompts, and for the first prompt by itself.
+    engine, for all prompts with fewer slots than prompts, and for the first prompt by itself. ``scored``: the sum of
+    the log-probabilities of each prompt from its token SCORED_FROM on, to its end and to every place before, and
+    whether all these tokens are the likeliest; all computed together.
     """
 
     whole: list[Tensor]
@@ -52,6 +59,7 @@ class Answer:
     alone: list[Tensor]
     batched_tokens: list[list[int]]
     alone_tokens: list[list[int]]
+    scored: list[list[Scored]]
 
 
 def new_tokens(prompt: int) -> int:
@@ -119,6 +127,24 @@ def run_engine(
     return tokens
 
 
+def _scored(runner: Runner, prompts: list[list[int]]) -> list[list[Scored]]:
+    """Answers on the leader: per prompt, for its continuations of 1, 2, ... tokens.
+
+    Others branch off after each of them, so that a token that saw its neighbours would show.
+    """
+    requests = [
+        ScoreRequest(tuple(prompt[:SCORED_FROM]), tuple(prompt[SCORED_FROM:end]))
+        for prompt in prompts
+        for end in range(SCORED_FROM + 1, len(prompt) + 1)
+    ]
+    branches = [dataclasses.replace(request, continuation=(*request.continuation, 0, 1, 2)) for request in requests]
+    rows = pack(requests + branches, budget=2 * max(map(len, prompts)))
+    answers = runner.score([row for row, _ in rows])
+    numbers = [number for _, answered in rows for number in answered]
+    in_order = iter([answer for _, answer in sorted(zip(numbers, answers, strict=False), key=itemgetter(0))])
+    return [list(islice(in_order, len(prompt) - SCORED_FROM)) for prompt in prompts]
+
+
 @torch.inference_mode()
 def run(case: Case, mesh: Mesh) -> Answer:
     runner = Runner(load_stage(case, mesh), cache_bytes=2**30)
@@ -129,12 +155,14 @@ def run(case: Case, mesh: Mesh) -> Answer:
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
     batched_tokens = run_engine(runner, case.prompts, params, slots=len(case.prompts) - 1)
     alone_tokens = run_engine(runner, case.prompts[:1], params[:1], slots=1)
-    mine = Answer(whole, cached, alone, batched_tokens, alone_tokens)
+    scored = _scored(runner, case.prompts)
+    mine = Answer(whole, cached, alone, batched_tokens, alone_tokens, scored)
     answers = meshes.gather_from_all(mine)
     return dataclasses.replace(
         answers[mesh.rank_at(0, mesh.pp - 1)],
         batched_tokens=answers[0].batched_tokens,
         alone_tokens=answers[0].alone_tokens,
+        scored=answers[0].scored,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neoxrun.kernels import linear, linear_gelu, packed
+from neoxrun.kernels import attention, linear, linear_gelu, packed
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -30,3 +30,20 @@ def test_packed_weights(approximate: str, dtype: torch.dtype, tokens: int, biase
     ):
         assert found.dtype == dtype
         assert (found - exact).abs().max() <= 1.1 * (plain - exact).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [1, 40, 330])  # both kernels
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention(dtype: torch.dtype, length: int, masked: bool) -> None:
+    """Queries and keys in fp32, as on the CPU."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, length, 16) for _ in range(3))
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    if masked:  # each row of its own
+        mask = mask & (torch.rand(3, 1, length, length) < 0.5) | torch.eye(length, dtype=torch.bool)
+    scores = (q.double() @ k.double().mT / 4).masked_fill(~mask, -torch.inf)
+    right = scores.softmax(-1) @ v.to(dtype).double()
+    found = attention(q, k, v.to(dtype), mask if masked else None)
+    assert found.dtype == dtype
+    assert (found - right).abs().max() <= 8 * torch.finfo(dtype).eps * v.abs().max()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import fixture_config, join, random_model, raw_shards, tiny
-from ranks import Answer, Case, answers_of, new_tokens
+from ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
 from reference import greedy, logits
 from safetensors.torch import load_file
 from test_checkpoint_huggingface import twin
@@ -205,6 +205,19 @@ def check(answer: Answer, right: Expected) -> None:
     assert answer.alone_tokens == right.tokens[:1]
 
 
+def check_scores(answer: Answer, prompts: list[list[int]], close: float) -> None:
+    """Continuations that were scored together, in trees of tokens, against the logits of the prompts."""
+    for prompt, whole, scored in zip(prompts, answer.whole, answer.scored, strict=True):
+        targets = torch.tensor(prompt[SCORED_FROM:])
+        before = whole[SCORED_FROM - 1 : -1]
+        right = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
+        ours = torch.tensor([one.logprob for one in scored])
+        counts = torch.arange(1, len(targets) + 1)
+        assert ((ours - right).abs() / counts).max() < close
+        likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
+        assert [one.greedy for one in scored] == likeliest.tolist()
+
+
 def split_name(split: tuple[int, int]) -> str:
     return f"tp{split[0]}-pp{split[1]}"
 
@@ -216,12 +229,14 @@ splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
 def test_hugging_face_agrees(suite, split, name):
     check(suite.answer(split, name), suite.expected[name])
+    check_scores(suite.answer(split, name), suite.cases[name].prompts, CLOSE)
 
 
 @splits
 @pytest.mark.parametrize("name", OTHER)
 def test_the_plain_reference_agrees(suite, split, name):
     check(suite.answer(split, name), suite.expected[name])
+    check_scores(suite.answer(split, name), suite.cases[name].prompts, CLOSE)
 
 
 @splits
@@ -231,6 +246,7 @@ def test_gpt_neox_agrees(shared, suite, split, name):
     native = split[0] == (2 if "tp2" in name else 1)
     answer = suite.answer(split, name)
     check(answer, suite.expected[f"{name}-native" if native else name])
+    check_scores(answer, suite.cases[name].prompts, CLOSE)
     merged = name == "tp2_legacy_20b"
     if native != merged:
         stored = load_file(shared / "fixtures" / name / f"logits{'_merged' if merged else ''}.safetensors")

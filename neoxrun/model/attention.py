@@ -1,16 +1,18 @@
-"""Attention over a preallocated key-value cache, and the choice of kernel.
+"""Attention: over a preallocated key-value cache, or within rows of which nothing is kept.
 
 Shapes: ``B`` batch, ``T`` new tokens, ``S`` cached length, ``N`` this rank's heads, ``D`` head dim, ``W`` longest row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
-from neoxrun.engine.kv_cache import KVCache
+from neoxrun.engine.kv_cache import KVCache, cache_dtype
+from neoxrun.kernels import attention
+from neoxrun.model.rotary import Rotary, rotate_
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Rows:
 
     Attributes:
         padded: int64 ``[B, W]``, for each place of each row the token there; any token where the row has ended.
-        line: int64 ``[T]``, for each token its place in ``padded``, flattened.
+        line: int64 ``[T]``, for each token whose output is wanted its place in ``padded``, flattened.
         mask: bool, ``[B, 1, W, W]``, True where a token may look. None: at all that stand before it.
     """
 
@@ -59,28 +61,55 @@ class AttentionContext:
         return self.cache
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, context: AttentionContext) -> torch.Tensor:
-    """Store the new keys and values, and attend.
+def narrowed(
+    context: AttentionContext, distinct: torch.Tensor | None, wanted: torch.Tensor | None
+) -> tuple[AttentionContext, torch.Tensor | None]:
+    """One layer's pass over rows, where it has fewer tokens than others to take or to give.
 
     Args:
-        q, k, v: ``[B, T, N, D]``; queries and keys already rotated.
+        context: the pass.
+        distinct: int64 ``[T]``; what the layer takes holds every token once, and token ``t`` is ``distinct[t]``.
+        wanted: int64, the tokens whose outputs the layer gives.
+
+    Returns:
+        Its pass, and for each token that it gives the place in what it takes; None: all as they lie.
+    """
+    rows = context.rows
+    if rows is None or (distinct is None and wanted is None):
+        return context, None
+    places = wanted
+    if distinct is not None:
+        rows = replace(rows, padded=distinct[rows.padded])
+        places = distinct if wanted is None else distinct[wanted]
+    if wanted is not None:
+        rows = replace(rows, line=rows.line[wanted])
+    return replace(context, rows=rows), places
+
+
+def attend(qkv: torch.Tensor, rotary: Rotary, layer: int, context: AttentionContext) -> torch.Tensor:
+    """Turn queries and keys, store the new keys and values, and attend.
+
+    Args:
+        qkv: ``[B, T, N, 3, D]``; overwritten.
+        rotary: tables at the tokens' places; None where there is no rotary embedding.
         layer: place of the layer in this stage's cache.
         context: the pass.
 
     Returns:
-        ``[B, T, N * D]``. The softmax is scaled by ``1 / sqrt(D)``.
+        ``[B, T, N * D]``, of rows the tokens that are wanted. The softmax is scaled by ``1 / sqrt(D)``.
     """
     if context.rows is not None:
-        return _attend_rows(q[0], k[0], v[0], context.rows)
-    batch, tokens = q.shape[:2]
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return _attend_rows(qkv[0], rotary, context.rows)
+    batch, tokens = qkv.shape[:2]
+    if rotary is not None:
+        rotate_(qkv[..., :2, :], *rotary)
+    q, k, v = qkv.transpose(1, 2).unbind(3)
+    keys, values = context.held.layer(layer, context.first_slot, batch)
     if context.prefill:
-        keys, values = context.held.layer(layer, context.first_slot, batch)
         keys[:, :, :tokens].copy_(k)
         values[:, :, :tokens].copy_(v)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
-        keys, values = context.held.layer(layer, context.first_slot, batch)
         _store_one(keys, values, k, v, context.positions)
         dtype = keys.dtype
         out = F.scaled_dot_product_attention(
@@ -89,11 +118,15 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, contex
     return out.transpose(1, 2).reshape(batch, tokens, -1)
 
 
-def _attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """Attend within each row; ``q``, ``k``, ``v``: ``[T, N, D]``. Returns ``[1, T, N * D]``."""
-    q, k, v = (x[rows.padded].transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, is_causal=rows.mask is None)
-    return out.transpose(1, 2).flatten(2).flatten(0, 1)[rows.line].unsqueeze(0)
+def _attend_rows(qkv: torch.Tensor, rotary: Rotary, rows: Rows) -> torch.Tensor:
+    """Attend within each row; ``qkv``: ``[T, N, 3, D]``. Returns ``[1, T, N * D]``."""
+    padded = qkv.flatten(1).index_select(0, rows.padded.flatten()).view(*rows.padded.shape, *qkv.shape[1:])
+    padded = padded.permute(3, 0, 2, 1, 4)
+    qk = padded[:2].to(cache_dtype(qkv.device, qkv.dtype), memory_format=torch.contiguous_format)
+    if rotary is not None:
+        rotate_(qk, *rotary)
+    out = attention(qk[0], qk[1], padded[2], rows.mask)
+    return out.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, rows.line).unsqueeze(0)
 
 
 def _store_one(

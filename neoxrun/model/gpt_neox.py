@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from neoxrun.checkpoint.merge import TensorKey
+from neoxrun.engine.kv_cache import cache_dtype
 from neoxrun.kernels import linear_gelu, packed
-from neoxrun.model.attention import AttentionContext, attend
-from neoxrun.model.rotary import rotary_tables, rotate_
+from neoxrun.model.attention import AttentionContext, attend, narrowed
+from neoxrun.model.rotary import Rotary, rotary_tables
 from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
 from neoxrun.settings import ModelConfig
-
-Rotary = tuple[torch.Tensor, torch.Tensor] | None
 
 
 class LayerNorm(nn.Module):
@@ -56,9 +55,9 @@ def _norm(config: ModelConfig) -> LayerNorm | RMSNorm:
     return kind(config.hidden_size, config.norm_epsilon)
 
 
-def _chosen(x: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
-    """``x`` ``[B, T, H]`` at the wanted tokens."""
-    return x if wanted is None else x[:, wanted]
+def _at(x: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    """``x`` ``[B, T, H]`` at some of its tokens."""
+    return x if places is None else x[:, places]
 
 
 class Attention(nn.Module):
@@ -72,17 +71,12 @@ class Attention(nn.Module):
         self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias)
         self.dense = RowParallelLinear(mesh, hidden, hidden, bias, bias_in_partial=config.gpt_j_residual)
 
-    def forward(
-        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None
-    ) -> torch.Tensor:
-        """``x``: ``[B, T, H]``. All tokens are attended to; the output is that of the wanted ones."""
+    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
+        """``x``: ``[B, T, H]``."""
         batch, tokens, _ = x.shape
         # Rows of query_key_value are [q | k | v] head by head.
         qkv = self.query_key_value(x).view(batch, tokens, self.heads, 3, -1)
-        if rotary is not None:
-            rotate_(qkv[..., :2, :], *rotary)
-        q, k, v = qkv.unbind(3)
-        return self.dense.forward(_chosen(attend(q, k, v, self.index, context), wanted))
+        return self.dense.forward(attend(qkv, rotary, self.index, context))
 
 
 class MLP(nn.Module):
@@ -116,16 +110,28 @@ class Layer(nn.Module):
         self.mlp = MLP(config, mesh)
 
     def forward(
-        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None = None
+        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, places: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``x``: ``[B, T, H]``, the same on every tensor-parallel rank; the output is that of the wanted tokens."""
+        """Run the layer.
+
+        Args:
+            x: ``[B, T, H]``, the same on every tensor-parallel rank.
+            rotary, context: the pass.
+            places: int64, the tokens of ``x`` whose outputs are wanted, the same that ``attention`` gives. None: all.
+
+        Returns:
+            ``[B, T, H]``, or as many tokens as there are places.
+        """
         normed = self.input_layernorm(x)
-        attended = self.attention(normed, rotary, context, wanted)
-        x = _chosen(x, wanted)
+        attended = self.attention(normed, rotary, context)
+        # The feed-forward network is where most of the time goes: it is given the fewer tokens.
+        fewer = places is not None and len(places) < x.shape[1]
+        if fewer:
+            x, normed, places = _at(x, places), _at(normed, places), None
         if self.parallel_residual:
-            fed = self.mlp(_chosen(normed, wanted) if self.tied else self.post_attention_layernorm(x))
-            return x + self.mesh.all_reduce(attended + fed)
-        x = x + self._whole(attended, self.attention.dense.bias)
+            fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
+            return _at(x, places) + self.mesh.all_reduce(attended + _at(fed, places))
+        x = _at(x, places) + self._whole(attended, self.attention.dense.bias)
         return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
 
     def _whole(self, partial: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -183,8 +189,8 @@ class Stage(nn.Module):
         setattr(self.get_submodule(path), name, nn.Parameter(tensor, requires_grad=False))
 
     def pack(self) -> None:
-        """Put the layers' weights into the layout that their kernels like best, once they are all there."""
-        for module in self.layers.modules():
+        """Put the linear layers' weights into the layout that their kernels like best, once they are all there."""
+        for module in self.modules():
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.weight = nn.Parameter(packed(module.weight.data), requires_grad=False)
 
@@ -228,19 +234,33 @@ class Stage(nn.Module):
         Returns:
             ``[B, T, H]`` for the next stage, or, of the tokens that are wanted, for ``logits`` on the last.
         """
-        positions = context.positions
+        distinct = None
         if x is None:
+            if context.rows is not None and self.config.pos_emb != "learned":
+                # Until attention, the first layer gives the same for the same token wherever it stands.
+                ids, distinct = torch.unique(ids, return_inverse=True)
+                ids, distinct = ids.unsqueeze(0), distinct[0]
             x = self.word_embeddings(ids)
             if self.config.pos_emb == "learned":
-                x = x + self.position_embeddings[positions]
-        rotary = None
-        if self._rotary is not None:
-            cos, sin = self._rotary
-            rotary = cos[positions][:, :, None, None], sin[positions][:, :, None, None]
+                x = x + self.position_embeddings[context.positions]
+        rotary = self._turns(context)
         for place, layer in enumerate(self.layers):
             last = self.mesh.last_stage and place == len(self.layers) - 1
-            x = layer(x, rotary, context, context.wanted if last else None)
+            wanted = context.wanted if last else None
+            x = layer(x, rotary, *narrowed(context, distinct if place == 0 else None, wanted))
         return x
+
+    def _turns(self, context: AttentionContext) -> Rotary:
+        """The rotary tables at the places of a pass, of the shape in which attention has its queries and keys."""
+        if self._rotary is None:
+            return None
+        if context.rows is None:
+            cos, sin = (table[context.positions][:, :, None, None] for table in self._rotary)
+        else:
+            places = context.positions[0][context.rows.padded]
+            dtype = cache_dtype(self.device, self.dtype)
+            cos, sin = (table[places][:, None].to(dtype) for table in self._rotary)
+        return cos, sin
 
     def logits(self, x: torch.Tensor) -> torch.Tensor | None:
         """Scores of the next token, fp32 ``[..., V]``, on the sampling rank; None on the other ranks.
@@ -248,9 +268,7 @@ class Stage(nn.Module):
         Args:
             x: ``[..., H]``, output of the last stage's layers at the positions asked for.
         """
-        x = self.norm(x)
-        head = self.word_embeddings.weight if self.config.tie_embeddings else self.final_linear.weight
-        scores = self.mesh.gather_last_dim(F.linear(x, head))
+        scores = self.mesh.gather_last_dim(self._head(x))
         return None if scores is None else scores[..., : self.vocab_size].float()
 
     def scores(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -265,14 +283,13 @@ class Stage(nn.Module):
         Returns:
             fp32 ``[P]``, the log-probabilities, and bool ``[P]``, whether the target is the likeliest token.
         """
-        head = self.word_embeddings.weight if self.config.tie_embeddings else self.final_linear.weight
         rows = vocab_shard(self.vocab_size, self.mesh.tp, self.mesh.tp_rank)
-        logits = F.linear(self.norm(x), head).float()
-        logits[:, max(0, self.vocab_size - rows.start) :] = -torch.inf
+        logits = self._head(x).float()
+        # A shard that is all padding still has a finite best one.
+        logits[:, max(0, self.vocab_size - rows.start) :] = torch.finfo(logits.dtype).min
         best = logits.argmax(-1, keepdim=True)
-        # A shard that is all padding has nothing finite.
-        top = logits.gather(-1, best).clamp(min=torch.finfo(logits.dtype).min)
-        total = (logits - top).exp().sum(-1, keepdim=True)
+        top = logits.gather(-1, best)
+        total = top - logits.log_softmax(-1).gather(-1, best)  # logarithm of the sum of exponentials
         here = (targets >= rows.start) & (targets < rows.stop)
         own = logits.gather(-1, (targets - rows.start).masked_fill(~here, 0)[:, None])
         own = own.masked_fill(~here[:, None], -torch.inf)
@@ -281,6 +298,10 @@ class Stage(nn.Module):
         if parts is None:
             return None
         top, total, own, best = parts.view(-1, self.mesh.tp, 4).unbind(-1)
-        highest, winner = top.max(-1, keepdim=True)
-        normalizer = highest[:, 0] + (total * (top - highest).exp()).sum(-1).log()
-        return own.amax(-1) - normalizer, best.gather(-1, winner)[:, 0] == targets
+        winner = top.argmax(-1, keepdim=True)
+        return own.amax(-1) - total.logsumexp(-1), best.gather(-1, winner)[:, 0] == targets
+
+    def _head(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of this rank's part of the vocabulary: ``[..., H] -> [..., V / tp]``."""
+        x = self.norm(x)
+        return F.linear(x, self.word_embeddings.weight) if self.config.tie_embeddings else self.final_linear.forward(x)

@@ -6,6 +6,9 @@ import torch
 
 from neoxrun.settings import ModelConfig
 
+Rotary = tuple[torch.Tensor, torch.Tensor] | None
+"""Cosines and sines at the places of one pass; None where the network has none."""
+
 
 def rotary_tables(
     config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
@@ -32,9 +35,9 @@ def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Turn the first ``R`` dims of each head, in place.
 
     Args:
-        x: queries and keys together, ``[B, T, N, 2, D]``: one pass over both halves the number of operations, which
-            is what a decode step of a small model costs.
-        cos, sin: ``[B, T, 1, 1, R]``, the tables at the tokens' positions.
+        x: queries and keys together, ``[..., D]``: one pass over both halves the number of operations, which is what
+            a decode step of a small model costs.
+        cos, sin: ``[..., R]``, the tables at the tokens' positions.
     """
     turned = x[..., : cos.shape[-1]]
     first, second = turned.chunk(2, dim=-1)
