@@ -75,7 +75,8 @@ class Model:
 
     def evaluate(self, *arguments: object, **how) -> Result:
         """Run `neoxrun evaluate` with this model."""
-        return neoxrun("evaluate", self.config, *self.where, *arguments, **how)
+        timeout = 120 if LIMIT <= 24 else 1200
+        return neoxrun("evaluate", self.config, *self.where, *arguments, timeout=timeout, **how)
 
     @property
     def where(self) -> list[object]:
