@@ -9,7 +9,7 @@ from typing import Literal
 PREFILL_TOKENS = 4096
 """Most tokens, padding included, of one prefill pass of several prompts; sizes the workspace."""
 
-LOGIT_ROWS = 256
+LOGIT_ROWS = 128
 """Most positions whose logits exist at one time."""
 
 FinishReason = Literal["length", "stop", "context", "aborted"]

@@ -20,6 +20,8 @@ from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
 
+_EVEN = 8  # rows are padded to a multiple: kernels of attention take odd lengths more slowly
+
 
 class Runner:
     """One rank's part of the work.
@@ -117,7 +119,8 @@ class Runner:
         """How attention sees rows that begin at the tokens ``starts``."""
         device = self.stage.device
         lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        places = torch.arange(int(max(len(row.tokens) for row in rows)), device=device)
+        longest = max(len(row.tokens) for row in rows)
+        places = torch.arange(_EVEN * -(-longest // _EVEN), device=device)
         there = places < lengths[:, None]
         padded = (torch.tensor(starts[:-1], device=device)[:, None] + places).masked_fill(~there, 0)
         mask = None

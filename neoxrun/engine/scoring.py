@@ -14,8 +14,8 @@ from neoxrun.engine.request import PREFILL_TOKENS
 
 # A sequence joins a tree that holds at least an eighth of it: a longer row costs attention.
 _LEAST_SHARED = 8
-# Only attention pads, and takes at most twice the budget so.
-_PADDED = 2
+# Only attention pads, and takes at most a quarter more than the budget so.
+_PADDED = 1.25
 
 
 @dataclass(frozen=True)
