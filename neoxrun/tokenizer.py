@@ -71,6 +71,13 @@ class Tokenizer:
         except (UnicodeError, TypeError) as error:
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
 
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, on all cores; see ``encode``."""
+        try:
+            return [encoding.ids for encoding in self._library.encode_batch(texts)]
+        except (UnicodeError, TypeError):
+            return [self.encode(text) for text in texts]  # which says what text it is
+
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
 

@@ -29,7 +29,7 @@ from lm_eval.api.instance import Instance
 from neoxrun import config
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import compare, fingerprint, report
+from neoxrun.evaluation import adapter, compare, fingerprint, report
 from neoxrun.evaluation import run as evaluation
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
@@ -111,6 +111,41 @@ def test_a_context_of_spaces_only_is_refused() -> None:
     """lm-eval moves spaces at the end of a context to the continuation."""
     with pytest.raises(DataError, match="a context has no tokens"):
         reciting(" os").loglikelihood(requests("loglikelihood", ("  ", "os")))
+
+
+TEXTS = st.text("ab \n", max_size=5)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS.map(lambda text: text + "x")), max_size=20), st.integers(1, 5))
+def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str]], ahead: int) -> None:
+    lm = reciting(" os")
+    calls = []
+
+    def encode_all(texts: list[str]) -> list[list[int]]:
+        calls.append(texts)
+        return [TOKENIZER.encode(text) for text in texts]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter, "_AHEAD", ahead)
+        patch.setattr(lm._session.tokenizer, "encode_all", encode_all)
+        patch.setattr(lm, "_loglikelihood_tokens", lambda requests, **_: requests)
+        found = lm.loglikelihood(requests("loglikelihood", *pairs))
+    for (context, continuation), (_, before, after) in zip(pairs, found, strict=True):
+        if context:
+            kept = context.rstrip()
+            assert before == TOKENIZER.encode(kept)
+            assert after == TOKENIZER.encode(context + continuation)[len(before) :]
+        else:
+            assert [before, after] == [[TOKENIZER.eod], TOKENIZER.encode(continuation)]
+    assert all(len(texts) <= ahead + 1 for texts in calls)
+    assert len(calls) <= -(-2 * len(pairs) // ahead)
+
+
+def test_all_texts_at_once_are_encoded_as_one_by_one() -> None:
+    texts = ["import os", "", "é ", "<|endoftext|>"]
+    assert TOKENIZER.encode_all(texts) == [TOKENIZER.encode(text) for text in texts]
+    with pytest.raises(DataError, match=r"'\\ud800' is not valid Unicode"):
+        TOKENIZER.encode_all(["a", "\ud800"])
 
 
 def test_ids_beyond_the_vocabulary_are_refused() -> None:

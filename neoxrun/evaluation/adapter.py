@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import reprlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from lm_eval.api.instance import Instance
@@ -31,7 +31,12 @@ from neoxrun.session import Session
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
-_REMEMBERED_TEXTS = 256  # encodings kept: the context of a question is asked for once with each of its answers
+_AHEAD = 1024  # texts that are encoded together
+
+
+def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
+    """What lm-eval has encoded for a pair: spaces at the end of a context count as the continuation's."""
+    return (context + continuation, context.rstrip()) if context else (continuation,)
 
 
 @dataclass
@@ -76,7 +81,8 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._session, self._copies, self._cache = session, copies, cache
         self._eod, self._seed, self._show_progress = eod, seed, show_progress
         self._cut = 0
-        self._encode = lru_cache(_REMEMBERED_TEXTS)(session.tokenizer.encode)
+        self._encoded: dict[str, list[int]] = {}
+        self._to_come: Iterator[str] = iter(())
         self.counts = Counts()
 
     @property
@@ -100,16 +106,25 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return str(self._session.settings.tokenizer.vocab_file)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for."""
-        return list(self._encode(string))
+        """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for.
+
+        lm-eval asks for one text after the other. Those that are known to come are encoded together, on all cores:
+        one by one, they take half the time of a small model on a GPU.
+        """
+        if string not in self._encoded:
+            texts = list(dict.fromkeys((string, *islice(self._to_come, _AHEAD))))
+            self._encoded = dict(zip(texts, self._session.tokenizer.encode_all(texts), strict=True))
+        return list(self._encoded[string])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is what greedy decoding gives."""
+        self._to_come = (text for request in requests for text in _texts_of(*request.args))
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text, in windows of the context's length where it is longer."""
+        self._to_come = (request.args[0] for request in requests)
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for request in requests:
@@ -157,6 +172,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The text after each prompt, up to the first of its stop texts."""
+        self._to_come = (request.args[0] for request in requests)
         asked = []
         seen: dict[GenerateRequest, int] = {}
         for request in requests:
