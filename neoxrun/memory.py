@@ -129,8 +129,9 @@ def _workspace_bytes(
     For ``T = prefill_tokens(context)`` tokens a layer holds, in the model's dtype: the residual stream, the
     normed input and the outputs of attention and MLP (``4 T H``, not split by tensor parallelism); query, key
     and value, rotated copies and the attention's result (``7 T H / tp``); the MLP's inner activation
-    before and after GELU (``2 T I / tp``). scaled_dot_product_attention never materialises the scores. The
-    last stage adds ``LOGIT_ROWS`` rows of fp32 logits twice: as computed, and as the sampler's probabilities.
+    before and after GELU (``2 T I / tp``). scaled_dot_product_attention never materialises the scores; scoring on a
+    CPU does, for short rows in passes of a quarter of the tokens. The last stage adds ``LOGIT_ROWS`` rows of fp32
+    logits twice: as computed, and as the sampler's probabilities.
     """
     workspace = prefill_tokens(context) * _token_bytes(model, tensor, dtype)
     if stage == pipeline - 1:
@@ -153,7 +154,7 @@ def scoring_tokens(model: ModelConfig, *, tensor: int, dtype: Precision, kind: D
         kind: of the device.
         spare: bytes for the key-value cache, which scoring does without.
     """
-    # Twice query, key, value and result: rows are padded for attention.
+    # Query, key, value and result once more, and a quarter for padding: rows are padded for attention.
     padded = 8 * model.hidden_size // tensor * DTYPE_BYTES[dtype]
     per_token = _token_bytes(model, tensor, dtype) + padded + _MASK_BYTES * PREFILL_TOKENS
     return min(_MOST_SCORED[kind], PREFILL_TOKENS + spare // per_token)

@@ -29,6 +29,7 @@ DECODED = 3
 """Tokens at the end of each prompt that go through the cache one by one."""
 
 SCORED_FROM = 2
+"""The place in each prompt of the first token that is asked for when prompts are scored."""
 
 CPU = torch.device("cpu")
 
@@ -51,7 +52,7 @@ class Answer:
     together. ``alone``: the same, the first prompt by itself. ``batched_tokens`` and ``alone_tokens``: of the
     engine, for all prompts with fewer slots than prompts, and for the first prompt by itself. ``scored``: the sum of
     the log-probabilities of each prompt from its token SCORED_FROM on, to its end and to every place before, and
-    whether all these tokens are the likeliest; all computed together.
+    whether all these tokens are the likeliest; all computed together, and once more with others that branch off.
     """
 
     whole: list[Tensor]
@@ -60,6 +61,7 @@ class Answer:
     batched_tokens: list[list[int]]
     alone_tokens: list[list[int]]
     scored: list[list[Scored]]
+    scored_in_trees: list[list[Scored]]
 
 
 def new_tokens(prompt: int) -> int:
@@ -127,21 +129,25 @@ def run_engine(
     return tokens
 
 
-def _scored(runner: Runner, prompts: list[list[int]]) -> list[list[Scored]]:
+def _scored(runner: Runner, prompts: list[list[int]], *, branching: bool) -> list[list[Scored]]:
     """Answers on the leader: per prompt, for its continuations of 1, 2, ... tokens.
 
-    Others branch off after each of them, so that a token that saw its neighbours would show.
+    With ``branching`` others branch off after each of them, so that a token that saw its neighbours would show.
     """
     requests = [
         ScoreRequest(tuple(prompt[:SCORED_FROM]), tuple(prompt[SCORED_FROM:end]))
         for prompt in prompts
         for end in range(SCORED_FROM + 1, len(prompt) + 1)
     ]
-    branches = [dataclasses.replace(request, continuation=(*request.continuation, 0, 1, 2)) for request in requests]
-    rows = pack(requests + branches, budget=2 * max(map(len, prompts)))
+    asked = list(requests)
+    if branching:
+        asked += [dataclasses.replace(one, continuation=(*one.continuation, 0, 1, 2)) for one in requests]
+    rows = pack(asked, budget=2 * max(map(len, prompts)))
     answers = runner.score([row for row, _ in rows])
+    if not runner.mesh.leads:
+        return []
     numbers = [number for _, answered in rows for number in answered]
-    in_order = iter([answer for _, answer in sorted(zip(numbers, answers, strict=False), key=itemgetter(0))])
+    in_order = iter([answer for _, answer in sorted(zip(numbers, answers, strict=True), key=itemgetter(0))])
     return [list(islice(in_order, len(prompt) - SCORED_FROM)) for prompt in prompts]
 
 
@@ -155,14 +161,16 @@ def run(case: Case, mesh: Mesh) -> Answer:
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
     batched_tokens = run_engine(runner, case.prompts, params, slots=len(case.prompts) - 1)
     alone_tokens = run_engine(runner, case.prompts[:1], params[:1], slots=1)
-    scored = _scored(runner, case.prompts)
-    mine = Answer(whole, cached, alone, batched_tokens, alone_tokens, scored)
+    scored = _scored(runner, case.prompts, branching=False)
+    scored_in_trees = _scored(runner, case.prompts, branching=True)
+    mine = Answer(whole, cached, alone, batched_tokens, alone_tokens, scored, scored_in_trees)
     answers = meshes.gather_from_all(mine)
     return dataclasses.replace(
         answers[mesh.rank_at(0, mesh.pp - 1)],
         batched_tokens=answers[0].batched_tokens,
         alone_tokens=answers[0].alone_tokens,
         scored=answers[0].scored,
+        scored_in_trees=answers[0].scored_in_trees,
     )
 
 

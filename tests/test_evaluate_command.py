@@ -31,7 +31,7 @@ DOCUMENTS = [
     {"thing": "grass", "colour": "green"},
     {"thing": "the sky", "colour": "blue"},
 ]
-# Of `colours` with something else, what is said.
+# Variants of `colours` that are wrong: what is changed, and what is said of it.
 BROKEN = {
     "broken_template": ({"doc_to_text": "{{thing.name.first}}"}, "no attribute 'name'"),
     "broken_word": ({"doc_to_choice": ["red", "green"]}, "document 2 (from 0) has 'blue' for its right answer, of 2"),

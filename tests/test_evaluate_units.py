@@ -326,12 +326,14 @@ def test_theirs_may_not_be_the_whole_truth_either(tmp_path: Path) -> None:
 
 def test_figures_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
-    path.write_text('{"source": "a\\u001b[2Jb", "results": {"piqa": {"acc": NaN, "f1": 0.5}, "other": {"acc": 1}}}')
+    path.write_text(
+        '{"source": "a\\u001b[2Jb", "results": {"piqa": {"acc": NaN, "f1\\u001b": 0.5}, "other": {"acc": 1}}}'
+    )
     theirs = compare.read(path)
     (found,) = compare.compare(results(0.77), theirs)
     assert found.verdict == "cannot be said: no number"
     assert found.source == "a\\x1b[2Jb"
-    assert compare.not_measured(results(0.77), theirs) == ["piqa f1"]
+    assert compare.not_measured(results(0.77), theirs) == ["piqa f1\\x1b"]
 
 
 def test_a_group_is_limited_as_its_tasks_are() -> None:

@@ -42,7 +42,9 @@ OTHER: dict[str, dict[str, object]] = {
     "no-mlp-biases": {"use_bias_in_mlp": False, "gpt_j_residual": False},
     "legacy-angles": {"rotary_legacy_fp16": True, "rotary_emb_base": 500.0},
     "narrow-mlp": {"intermediate_size": 48},
+    "few-words": {},
 }
+FEW_ROWS = 5  # of four shards the last is all padding
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIXTURES = [
     "tp1",
@@ -115,9 +117,9 @@ def expected_of_reference(config: ModelConfig, shards: list, ids: list[list[int]
     )
 
 
-def lively_weights(config: ModelConfig):
+def lively_weights(config: ModelConfig, rows: int = ROWS):
     generator = torch.Generator().manual_seed(13)
-    return {key: lively(key.name, tensor, generator) for key, tensor in random_model(config, ROWS).items()}
+    return {key: lively(key.name, tensor, generator) for key, tensor in random_model(config, rows).items()}
 
 
 class Suite:
@@ -143,10 +145,11 @@ class Suite:
             self.expected[name] = self.expected[source]
         for name, changes in OTHER.items():
             config = dataclasses.replace(BASE, **changes)
-            weights = lively_weights(config)
+            rows = FEW_ROWS if name == "few-words" else ROWS
+            weights = lively_weights(config, rows)
             save_layer_files(weights, folder / name, tp=2, config=config, tag="global_step1")
-            self.cases[name] = Case(config, folder / name, prompts(ROWS))
-            self.expected[name] = expected_of_reference(config, [weights], prompts(ROWS))
+            self.cases[name] = Case(config, folder / name, prompts(rows))
+            self.expected[name] = expected_of_reference(config, [weights], prompts(rows))
         for name in FIXTURES if shared is not None else []:
             self._add_fixture(name, shared / "fixtures" / name)
 
@@ -205,17 +208,18 @@ def check(answer: Answer, right: Expected) -> None:
     assert answer.alone_tokens == right.tokens[:1]
 
 
-def check_scores(answer: Answer, prompts: list[list[int]], close: float) -> None:
-    """Continuations that were scored together, in trees of tokens, against the logits of the prompts."""
-    for prompt, whole, scored in zip(prompts, answer.whole, answer.scored, strict=True):
-        targets = torch.tensor(prompt[SCORED_FROM:])
-        before = whole[SCORED_FROM - 1 : -1]
-        right = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
-        ours = torch.tensor([one.logprob for one in scored])
-        counts = torch.arange(1, len(targets) + 1)
-        assert ((ours - right).abs() / counts).max() < close
-        likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
-        assert [one.greedy for one in scored] == likeliest.tolist()
+def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], close: float) -> None:
+    """Continuations that were scored together, also in trees of tokens, against logits of the prompts."""
+    for given in (answer.scored, answer.scored_in_trees):
+        for prompt, whole, scored in zip(prompts, right, given, strict=True):
+            targets = torch.tensor(prompt[SCORED_FROM:])
+            before = whole[SCORED_FROM - 1 : -1]
+            sums = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
+            ours = torch.tensor([one.logprob for one in scored])
+            assert ((ours - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
+            if close == CLOSE:
+                likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
+                assert [one.greedy for one in scored] == likeliest.tolist()
 
 
 def split_name(split: tuple[int, int]) -> str:
@@ -228,15 +232,26 @@ splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
 @splits
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
 def test_hugging_face_agrees(suite, split, name):
-    check(suite.answer(split, name), suite.expected[name])
-    check_scores(suite.answer(split, name), suite.cases[name].prompts, CLOSE)
+    answer = suite.answer(split, name)
+    check(answer, suite.expected[name])
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
 
 
 @splits
 @pytest.mark.parametrize("name", OTHER)
 def test_the_plain_reference_agrees(suite, split, name):
-    check(suite.answer(split, name), suite.expected[name])
-    check_scores(suite.answer(split, name), suite.cases[name].prompts, CLOSE)
+    answer = suite.answer(split, name)
+    check(answer, suite.expected[name])
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
+
+
+def test_a_single_layer_is_the_first_and_the_last(tmp_path):
+    config = dataclasses.replace(BASE, num_layers=1)
+    weights = lively_weights(config)
+    save_layer_files(weights, tmp_path, tp=2, config=config, tag="global_step1")
+    answer = answers_of({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
+    check(answer, expected_of_reference(config, [weights], prompts(ROWS)))
+    check_scores(answer, prompts(ROWS), answer.whole, CLOSE)
 
 
 @splits
@@ -246,7 +261,7 @@ def test_gpt_neox_agrees(shared, suite, split, name):
     native = split[0] == (2 if "tp2" in name else 1)
     answer = suite.answer(split, name)
     check(answer, suite.expected[f"{name}-native" if native else name])
-    check_scores(answer, suite.cases[name].prompts, CLOSE)
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
     merged = name == "tp2_legacy_20b"
     if native != merged:
         stored = load_file(shared / "fixtures" / name / f"logits{'_merged' if merged else ''}.safetensors")
@@ -264,6 +279,7 @@ def test_half_precision_is_as_exact_as_hugging_face(suite, split, name):
     far = distances(answer, right)
     assert min(far.values()) > 10 * CLOSE, "this is fp32"
     assert max(far.values()) < allowed, (far, allowed)
+    check_scores(answer, suite.cases[name].prompts, right.logits, allowed)
     assert [len(tokens) for tokens in answer.batched_tokens] == [len(tokens) for tokens in right.tokens]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.engine.scoring import Row, ScoreRequest, pack, passes
+from neoxrun.engine.scoring import Row, ScoreRequest, pack, passes, width
 
 IDS = st.integers(0, 2)  # few, so that sequences begin alike
 TEXTS = st.lists(IDS, min_size=1, max_size=8).map(tuple)
@@ -41,10 +41,9 @@ def test_passes_keep_to_their_limits(requests: list[ScoreRequest], budget: int, 
     for numbers, rows in passes(requests, budget, most):
         assert len(numbers) <= most
         assert len(numbers) == sum(len(row.asked) for row in rows)
-        width = max(len(row.tokens) for row in rows)
         if len(rows) > 1:
             assert sum(len(row.tokens) for row in rows) <= budget
-            assert width * len(rows) <= 1.25 * budget
+            assert width(rows) * len(rows) <= 1.25 * budget
         for number, (_, targets) in zip(numbers, (asked for row in rows for asked in row.asked), strict=True):
             assert tuple(targets) == requests[number].continuation
         answered += numbers

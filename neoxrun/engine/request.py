@@ -9,8 +9,11 @@ from typing import Literal
 PREFILL_TOKENS = 4096
 """Most tokens, padding included, of one prefill pass of several prompts; sizes the workspace."""
 
-LOGIT_ROWS = 128
+LOGIT_ROWS = 256
 """Most positions whose logits exist at one time."""
+
+SCORED_ROWS = 128
+"""The same where nothing is sampled: smaller blocks stay in a CPU's caches."""
 
 FinishReason = Literal["length", "stop", "context", "aborted"]
 

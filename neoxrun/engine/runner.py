@@ -13,14 +13,12 @@ import torch
 
 from neoxrun.engine.kv_cache import KVCache, cache_dtype
 from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
-from neoxrun.engine.request import LOGIT_ROWS
+from neoxrun.engine.request import SCORED_ROWS
 from neoxrun.engine.sampler import Sampled, Sampler
-from neoxrun.engine.scoring import Row, Scored
+from neoxrun.engine.scoring import Row, Scored, width
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
-
-_EVEN = 8  # rows are padded to a multiple: kernels of attention take odd lengths more slowly
 
 
 class Runner:
@@ -119,8 +117,7 @@ class Runner:
         """How attention sees rows that begin at the tokens ``starts``."""
         device = self.stage.device
         lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        longest = max(len(row.tokens) for row in rows)
-        places = torch.arange(_EVEN * -(-longest // _EVEN), device=device)
+        places = torch.arange(width(rows), device=device)
         there = places < lengths[:, None]
         padded = (torch.tensor(starts[:-1], device=device)[:, None] + places).masked_fill(~there, 0)
         mask = None
@@ -138,8 +135,8 @@ class Runner:
         logprobs: list[float] = []
         likeliest: list[bool] = []
         if self.mesh.last_stage:
-            for first in range(0, len(targets), LOGIT_ROWS):
-                block = slice(first, first + LOGIT_ROWS)
+            for first in range(0, len(targets), SCORED_ROWS):
+                block = slice(first, first + SCORED_ROWS)
                 scored = self.stage.scores(x[0, block], targets[block])
                 if scored is not None:
                     logprobs += scored[0].tolist()
@@ -170,9 +167,9 @@ class Runner:
 
     def _prefill(self, message: Prefill) -> list[Sampled]:
         lengths = [len(prompt) for prompt in message.prompts]
-        width = max(lengths)
+        longest = max(lengths)
         # Padding comes after a prompt, where causal attention keeps it out of the prompt's results.
-        padded = [[*prompt, *[0] * (width - len(prompt))] for prompt in message.prompts]
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in message.prompts]
         ids = torch.tensor(padded, device=self.stage.device)
         x = self.prefill_hidden(ids, message.first_slot)
         if self.mesh.samples:

@@ -16,6 +16,7 @@ from neoxrun.engine.request import PREFILL_TOKENS
 _LEAST_SHARED = 8
 # Only attention pads, and takes at most a quarter more than the budget so.
 _PADDED = 1.25
+_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Row:
     positions: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
+
+
+def width(rows: Sequence[Row]) -> int:
+    """Places that attention has for each of the rows; its kernels take odd lengths more slowly."""
+    longest = max(len(row.tokens) for row in rows)
+    return _MULTIPLE * -(-longest // _MULTIPLE)
 
 
 def pack(requests: Sequence[ScoreRequest], budget: int, most: int | None = None) -> list[tuple[Row, list[int]]]:
@@ -105,9 +112,8 @@ def passes(
     rows: list[Row] = []
     tokens = 0
     for row, answered in pack(requests, PREFILL_TOKENS, most):
-        width = len((rows or [row])[0].tokens)
         many = most is not None and len(numbers) + len(answered) > most
-        padded = width * (len(rows) + 1)
+        padded = width(rows or [row]) * (len(rows) + 1)  # the first is the longest
         if rows and (many or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
             yield numbers, rows
             numbers, rows, tokens = [], [], 0

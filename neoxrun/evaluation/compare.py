@@ -152,7 +152,7 @@ def compare(document: Mapping[str, Any], figures: Sequence[Figures]) -> list[Com
 
 
 def not_measured(document: Mapping[str, Any], figures: Sequence[Figures]) -> list[str]:
-    """Of the tasks on both sides, their figures that have none of ours beside them: ``piqa f1``."""
+    """Of the tasks on both sides, the figures of theirs that have none of ours beside them: ``piqa f1``."""
     return [
         f"{task} {label(metric)}"
         for one in figures
@@ -170,9 +170,9 @@ def _compared(document: Mapping[str, Any], figures: Figures) -> Iterator[Compari
                 name, _, filtered = key.partition(",")
                 stderr = mine.get(f"{name}_stderr,{filtered}")
                 stderr = float(stderr) if isinstance(stderr, int | float) and stderr > 0 else None
-                numbers = math.isfinite(mine[key]) and math.isfinite(value)
-                errors = _errors(name, mine[key], stderr, value) if stderr is not None and numbers else None
-                verdict = _verdict(document, task, figures, errors) if numbers else "cannot be said: no number"
+                finite = math.isfinite(mine[key]) and math.isfinite(value)
+                errors = _errors(name, mine[key], stderr, value) if stderr is not None and finite else None
+                verdict = _verdict(document, task, figures, errors) if finite else "cannot be said: no number"
                 yield Comparison(task, key, float(mine[key]), stderr, value, errors, verdict, figures.source)
 
 
@@ -213,8 +213,8 @@ def _verdict(document: Mapping[str, Any], task: str, figures: Figures, errors: f
 def _figures(content: Mapping[str, Any], name: str) -> Figures:
     """One set of figures, from our format or from lm-eval's results."""
     results = {
-        str(task): {
-            metric: float(value)
+        printable(str(task)): {
+            printable(metric): float(value)
             for metric, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and _is_figure(metric)
         }

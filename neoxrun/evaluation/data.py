@@ -21,9 +21,9 @@ from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-WRONG_FIELDS = "If its documents are local, compare their fields with the hub's."
+FIELDS_HINT = "Compare the fields of its documents with what its file asks for, or with the hub's."
 
-__all__ = ["WRONG_FIELDS", "Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
+__all__ = ["FIELDS_HINT", "Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _built(manager: TaskManager, name: str) -> list[Any]:
     except Exception as error:  # the code of a task may do anything
         raise DataError(
             f"lm-eval cannot build {name}: {type(error).__name__}: {error}",
-            hint=f"lm-eval's own messages, above, may say more. {WRONG_FIELDS}",
+            hint=f"lm-eval's own messages, above, may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
     return [group] if group is not None else list(loaded["tasks"].values())

@@ -71,7 +71,7 @@ def prepare(options: EvaluateOptions) -> Ready:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
             sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
         task.set_fewshot_seed(seed=seeds[3])
-        check(name, task)
+        check(name, task, options.limit)
         task.set_fewshot_seed(seed=seeds[3])  # the check has drawn examples
     kinds = {task.get_config("output_type") for task in tasks.task_dict["tasks"].values()}
     if options.gen_kwargs and "generate_until" not in kinds:

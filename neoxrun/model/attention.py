@@ -62,25 +62,25 @@ class AttentionContext:
 
 
 def narrowed(
-    context: AttentionContext, distinct: torch.Tensor | None, wanted: torch.Tensor | None
+    context: AttentionContext, to_unique: torch.Tensor | None, wanted: torch.Tensor | None
 ) -> tuple[AttentionContext, torch.Tensor | None]:
     """One layer's pass over rows, where it has fewer tokens than others to take or to give.
 
     Args:
         context: the pass.
-        distinct: int64 ``[T]``; what the layer takes holds every token once, and token ``t`` is ``distinct[t]``.
+        to_unique: int64 ``[T]``; what the layer takes holds each id once, and token ``t`` is its ``to_unique[t]``.
         wanted: int64, the tokens whose outputs the layer gives.
 
     Returns:
         Its pass, and for each token that it gives the place in what it takes; None: all as they lie.
     """
     rows = context.rows
-    if rows is None or (distinct is None and wanted is None):
+    if rows is None or (to_unique is None and wanted is None):
         return context, None
     places = wanted
-    if distinct is not None:
-        rows = replace(rows, padded=distinct[rows.padded])
-        places = distinct if wanted is None else distinct[wanted]
+    if to_unique is not None:
+        rows = replace(rows, padded=to_unique[rows.padded])
+        places = to_unique if wanted is None else to_unique[wanted]
     if wanted is not None:
         rows = replace(rows, line=rows.line[wanted])
     return replace(context, rows=rows), places
@@ -90,7 +90,7 @@ def attend(qkv: torch.Tensor, rotary: Rotary, layer: int, context: AttentionCont
     """Turn queries and keys, store the new keys and values, and attend.
 
     Args:
-        qkv: ``[B, T, N, 3, D]``; overwritten.
+        qkv: ``[B, T, N, 3, D]``; may be overwritten.
         rotary: tables at the tokens' places; None where there is no rotary embedding.
         layer: place of the layer in this stage's cache.
         context: the pass.
@@ -122,7 +122,7 @@ def _attend_rows(qkv: torch.Tensor, rotary: Rotary, rows: Rows) -> torch.Tensor:
     """Attend within each row; ``qkv``: ``[T, N, 3, D]``. Returns ``[1, T, N * D]``."""
     padded = qkv.flatten(1).index_select(0, rows.padded.flatten()).view(*rows.padded.shape, *qkv.shape[1:])
     padded = padded.permute(3, 0, 2, 1, 4)
-    qk = padded[:2].to(cache_dtype(qkv.device, qkv.dtype), memory_format=torch.contiguous_format)
+    qk = padded[:2].to(cache_dtype(qkv.device, qkv.dtype)).contiguous()
     if rotary is not None:
         rotate_(qk, *rotary)
     out = attention(qk[0], qk[1], padded[2], rows.mask)

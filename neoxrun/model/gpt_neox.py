@@ -117,22 +117,22 @@ class Layer(nn.Module):
         Args:
             x: ``[B, T, H]``, the same on every tensor-parallel rank.
             rotary, context: the pass.
-            places: int64, the tokens of ``x`` whose outputs are wanted, the same that ``attention`` gives. None: all.
+            places: int64, for each token of the output its token in ``x``; one may serve for several. None: the same.
 
         Returns:
             ``[B, T, H]``, or as many tokens as there are places.
         """
         normed = self.input_layernorm(x)
         attended = self.attention(normed, rotary, context)
-        # The feed-forward network is where most of the time goes: it is given the fewer tokens.
+        if not self.parallel_residual:
+            x = _at(x, places) + self._whole(attended, self.attention.dense.bias)
+            return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
+        # Most of the time goes into the feed-forward network, so it is given the smaller number of tokens.
         fewer = places is not None and len(places) < x.shape[1]
-        if fewer:
-            x, normed, places = _at(x, places), _at(normed, places), None
-        if self.parallel_residual:
-            fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
-            return _at(x, places) + self.mesh.all_reduce(attended + _at(fed, places))
-        x = _at(x, places) + self._whole(attended, self.attention.dense.bias)
-        return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
+        before, after = (places, None) if fewer else (None, places)
+        x, normed = _at(x, before), _at(normed, before)
+        fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
+        return _at(x, after) + self.mesh.all_reduce(attended + _at(fed, after))
 
     def _whole(self, partial: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         total = self.mesh.all_reduce(partial)
@@ -234,20 +234,20 @@ class Stage(nn.Module):
         Returns:
             ``[B, T, H]`` for the next stage, or, of the tokens that are wanted, for ``logits`` on the last.
         """
-        distinct = None
+        to_unique = None
         if x is None:
             if context.rows is not None and self.config.pos_emb != "learned":
                 # Until attention, the first layer gives the same for the same token wherever it stands.
-                ids, distinct = torch.unique(ids, return_inverse=True)
-                ids, distinct = ids.unsqueeze(0), distinct[0]
+                ids, to_unique = torch.unique(ids, return_inverse=True)
+                ids, to_unique = ids.unsqueeze(0), to_unique[0]
             x = self.word_embeddings(ids)
             if self.config.pos_emb == "learned":
                 x = x + self.position_embeddings[context.positions]
         rotary = self._turns(context)
         for place, layer in enumerate(self.layers):
             last = self.mesh.last_stage and place == len(self.layers) - 1
-            wanted = context.wanted if last else None
-            x = layer(x, rotary, *narrowed(context, distinct if place == 0 else None, wanted))
+            own, places = narrowed(context, to_unique if place == 0 else None, context.wanted if last else None)
+            x = layer(x, rotary, own, places)
         return x
 
     def _turns(self, context: AttentionContext) -> Rotary:
@@ -289,7 +289,8 @@ class Stage(nn.Module):
         logits[:, max(0, self.vocab_size - rows.start) :] = torch.finfo(logits.dtype).min
         best = logits.argmax(-1, keepdim=True)
         top = logits.gather(-1, best)
-        total = top - logits.log_softmax(-1).gather(-1, best)  # logarithm of the sum of exponentials
+        # The logarithm of the sum of exponentials; log_softmax is one kernel, logsumexp is four.
+        total = top - logits.log_softmax(-1).gather(-1, best)
         here = (targets >= rows.start) & (targets < rows.stop)
         own = logits.gather(-1, (targets - rows.start).masked_fill(~here, 0)[:, None])
         own = own.masked_fill(~here[:, None], -torch.inf)

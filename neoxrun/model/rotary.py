@@ -35,8 +35,8 @@ def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Turn the first ``R`` dims of each head, in place.
 
     Args:
-        x: queries and keys together, ``[..., D]``: one pass over both halves the number of operations, which is what
-            a decode step of a small model costs.
+        x: queries and keys together, ``[..., D]``. A decode step of a small model costs what its operations are in
+            number, and together they need half as many.
         cos, sin: ``[..., R]``, the tables at the tokens' positions.
     """
     turned = x[..., : cos.shape[-1]]
