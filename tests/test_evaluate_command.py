@@ -36,6 +36,7 @@ BROKEN = {
     "broken_template": ({"doc_to_text": "{{thing.name.first}}"}, "no attribute 'name'"),
     "broken_word": ({"doc_to_choice": ["red", "green"]}, "document 2 (from 0) has 'blue' for its right answer, of 2"),
     "broken_number": ({"doc_to_target": "{{thing | length - 3}}"}, "document 2 (from 0) has 4 for its right answer"),
+    "broken_type": ({"doc_to_target": "{{[thing | length - 3.0]}}"}, "document 0 (from 0) has [2.0] for its right"),
     "broken_metric": ({"metric_list": [{"metric": "acc_nrom"}]}, "lm-eval's own messages, above"),
 }
 RANDOM = ["pythia-14m", "--random-weights", "--tokenizer", DEMO / "tokenizer.json"]
@@ -224,3 +225,19 @@ def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path) -
     done = neoxrun("evaluate", *RANDOM, "--tasks", name, "--include-path", tasks)
     done.check_error(4, name, *BROKEN[name][1:])
     assert "the weights are random" not in done.err
+
+
+def test_a_task_that_fails_later_is_named(tasks: Path) -> None:
+    task = yaml.safe_load((tasks / "colours.yaml").read_text())
+    metrics = [{"metric": "acc", "aggregation": "nope", "higher_is_better": True}]
+    (tasks / "late.yaml").write_text(yaml.safe_dump(task | {"task": "late", "metric_list": metrics}))
+    done = neoxrun("evaluate", *RANDOM, "--tasks", "late", "--include-path", tasks)
+    done.check_error(4, "lm-eval cannot work with late", "metric_list")
+
+
+def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "answers")
+    neoxrun("evaluate", *RANDOM, "--tasks", "nope", "--include-path", tasks, "--cache", link).check_error(4, "nope")
+    assert link.is_symlink()
+    assert not link.exists()

@@ -221,6 +221,7 @@ def test_generation_options() -> None:
     [
         ({"num_beams": 4}, "num_beams=4"),
         ({"do_sample": True}, "temperature"),
+        ({"do_sample": "no", "temperature": 2}, "do_sample is true or false, not 'no'"),
         ({"top_p": 3}, "top_p must be"),
         ({"max_gen_toks": 2048}, "no room for a prompt"),
         ({"until": 5}, "neither a text nor a list of texts"),
@@ -241,7 +242,7 @@ def results(acc: float, stderr: float | str = 0.01, scored: int = 100, **ours: A
         "results": {"piqa": metrics},
         "n-shot": {"piqa": 0},
         "n-samples": {"piqa": {"effective": scored, "original": 100}},
-        "neoxrun": ours,
+        "neoxrun": {"data": {}} | ours,
     }
 
 
@@ -334,6 +335,37 @@ def test_figures_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
     assert found.verdict == "cannot be said: no number"
     assert found.source == "a\\x1b[2Jb"
     assert compare.not_measured(results(0.77), theirs) == ["piqa f1\\x1b"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"results": {"piqa": {"acc": 1' + 400 * "0" + "}}}",
+        '{"results": {"piqa": {"acc": 1}}, "group_subtasks": {"piqa": ["piqa"]}}',
+        '{"results": {"piqa": {"acc": 1}}, "group_subtasks": {"piqa": 5}}',
+        '{"results": {"piqa": {"acc": 1}}, "num_fewshot": true}',
+        100_000 * "[",
+    ],
+    ids=["a huge number", "a group in itself", "a group of a number", "a word for a number", "no end of lists"],
+)
+def test_a_file_of_figures_that_is_odd(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        compare.read(path)
+    assert caught.value.where == str(path)
+    assert "A file of figures is" in caught.value.hint
+
+
+def test_documents_that_may_be_others_are_said() -> None:
+    file = {"path": "valid.jsonl", "sha256": "", "published": None}
+    document = results(0.77, limited=None)
+    document["neoxrun"]["data"] = {"baber/piqa": {"splits": {"validation": {"documents": 5, "files": [file]}}}}
+    assert report.notes(document) == ["baber/piqa validation is valid.jsonl: it may not be what was published."]
+    file["published"] = True
+    assert report.notes(document) == []
+    document["results"]["piqa"] = {"alias": "piqa"}
+    assert report.notes(document) == ["no figures: piqa ask for no metric."]
 
 
 def test_a_group_is_limited_as_its_tasks_are() -> None:

@@ -111,4 +111,4 @@ def check(path: Path) -> None:
     existed = path.exists()
     AnswerCache(path, "").close()
     if not existed:
-        path.unlink()
+        path.resolve().unlink()  # of a link its target: the link is the user's

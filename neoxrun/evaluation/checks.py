@@ -49,7 +49,8 @@ def _wrong_answer(task: Any, limit: float | None) -> str | None:
         if isinstance(right, str):
             there = right in choices
         else:
-            there = any(0 <= one < len(choices) for one in (right if isinstance(right, list) else [right]))
+            numbers = right if isinstance(right, list) else [right]
+            there = all(isinstance(one, int) for one in numbers) and any(0 <= one < len(choices) for one in numbers)
         if not there:
             return f"document {number} (from 0) has {right!r} for its right answer, of {len(choices)} choices"
     return None

@@ -97,8 +97,13 @@ def read(path: Path) -> tuple[Figures, ...]:
         raise DataError(f"the figures {path} cannot be read: {error.strerror}", where=str(path), hint=_FORMAT) from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}", where=str(path), hint=_FORMAT) from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply", where=str(path), hint=_FORMAT) from None
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
-        figures = _figures(content, str(path))
+        try:
+            figures = _figures(content, str(path))
+        except (OverflowError, RecursionError, TypeError) as error:
+            raise DataError(f"{path} holds other values than figures: {error}", where=str(path), hint=_FORMAT) from None
         if any(figures.results.values()):
             return (figures,)
     raise DataError(f"{path} holds no figures", where=str(path), hint=_FORMAT)
@@ -222,7 +227,9 @@ def _figures(content: Mapping[str, Any], name: str) -> Figures:
         if isinstance(metrics, dict)
     }
     shots = _dict(content, "n-shot")
-    if isinstance(content.get("num_fewshot"), int):
+    if "num_fewshot" in content:
+        if type(content["num_fewshot"]) is not int:
+            raise TypeError(f"num_fewshot is {content['num_fewshot']!r}, no whole number")
         shots = dict.fromkeys(results, content["num_fewshot"])
     scored = {task: counts(content, task) for task in results}
     return Figures(

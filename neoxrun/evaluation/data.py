@@ -74,6 +74,8 @@ def load(found: Found) -> PreparedTasks:
         task_dict: dict[str, Any] = dict(manager.load(parts))
     except ValueError as error:
         raise UsageError(f"a task is named twice: {error}", hint="Name the group or the task, not both.") from None
+    if not task_dict["tasks"]:
+        raise DataError(f"there are no tasks in {', '.join(found.names)}", hint="Check the list in the group's file.")
     for task in task_dict["tasks"].values():
         task.set_config(key="num_fewshot", value=shots(task.get_config("num_fewshot"), found.num_fewshot))
     return PreparedTasks(task_dict, sources)

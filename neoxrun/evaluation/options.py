@@ -88,6 +88,8 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
             where=where,
             hint="For example --gen-kwargs do_sample=true temperature=0.8.",
         )
+    if not isinstance(sample, bool | None):
+        raise DataError(f"do_sample is true or false, not {sample!r}", where=where)
     values["temperature"] = 0.0 if sample is False else temperature
     values["maximum_tokens"] = given[0] if given else MAX_GENERATED
     try:

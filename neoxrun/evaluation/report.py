@@ -134,6 +134,13 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         said.append(f"limited: {ours['limited']}. These are no figures of the whole tasks.")
     if ours.get("weights") == "random":
         said.append("random weights: the figures mean nothing.")
+    for dataset, source in ours["data"].items():
+        for split, given in source.get("splits", {}).items():
+            if files := [file["path"] for file in given["files"] if not file["published"]]:
+                said.append(f"{dataset} {split} is {', '.join(files)}: it may not be what was published.")
+    without = [task for task in document["n-samples"] if not any("," in key for key in document["results"][task])]
+    if without:
+        said.append(f"no figures: {', '.join(without)} ask for no metric.")
     return said
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string, sanitize_model_name
 
 from neoxrun import __version__
+from neoxrun.checkpoint.layout import listing
 from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
@@ -124,13 +126,23 @@ def _evaluate(
 ) -> tuple[dict[str, Any], report.Samples]:
     options, seeds = ready.options, ready.seeds
     lm = NeoxLM(session, copies, cache=cache, seed=seeds[3], show_progress=show_progress)
-    results = evaluate(
-        lm=lm,
-        task_dict=ready.tasks.task_dict,
-        limit=options.limit,
-        bootstrap_iters=BOOTSTRAP_DRAWS,
-        log_samples=options.log_samples,
-    )
+    try:
+        results = evaluate(
+            lm=lm,
+            task_dict=ready.tasks.task_dict,
+            limit=options.limit,
+            bootstrap_iters=BOOTSTRAP_DRAWS,
+            log_samples=options.log_samples,
+        )
+    except Exception as error:
+        if _passed_through_us(error):
+            raise
+        names = listing(list(ready.tasks.task_dict["tasks"]))
+        raise DataError(
+            f"lm-eval cannot work with {names}: {type(error).__name__}: {error}",
+            hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
+            "Answers that were kept with --cache are not computed again.",
+        ) from error
     samples = results.pop("samples", {})
     results["config"] = {
         "model": "neoxrun",
@@ -158,6 +170,13 @@ def _evaluate(
     }
     results["neoxrun"] = _ours(session, ready, lm, results)
     return results, samples
+
+
+def _passed_through_us(error: Exception) -> bool:
+    """Whether an error of lm-eval's ``evaluate`` comes from what it calls: the model, not a task."""
+    assert error.__traceback__ is not None
+    frames = traceback.walk_tb(error.__traceback__.tb_next)
+    return any(frame.f_globals.get("__name__", "").startswith("neoxrun.") for frame, _ in frames)
 
 
 def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]) -> dict[str, Any]:
