@@ -432,6 +432,23 @@ def test_wrong_task_files(tmp_path):
         Catalog(tmp_path).match(["piqa"])
 
 
+@pytest.mark.parametrize("line", ["dataset_kwargs: abc", "fewshot_config: abc"])
+def test_values_of_other_types_in_task_files(line, tmp_path):
+    lines = ["task: own", "tag: 5", "dataset_path: own/set", "test_split: test", "num_fewshot: 1", line]
+    write(tmp_path / "own.yaml", *lines)
+    with pytest.raises(DataError, match="own is not as lm-eval takes it") as caught:
+        data.find(["own"], tmp_path, include_path=tmp_path)
+    assert line.partition(":")[0] in caught.value.hint
+
+
+def test_a_group_in_itself(tmp_path):
+    path = write(tmp_path / "one.yaml", "group: one", "task: [two]")
+    write(tmp_path / "two.yaml", "group: two", "task: [one]")
+    with pytest.raises(DataError, match="one contains itself") as caught:
+        data.find(["one"], tmp_path, include_path=tmp_path)
+    assert caught.value.where == str(path)
+
+
 # --- the network ------------------------------------------------------------------------------------------------
 
 # Every call for a socket that reaches out is written down.

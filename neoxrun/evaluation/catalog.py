@@ -149,22 +149,30 @@ class Catalog:
         return f"The nearest names are {', '.join(near[:5])}. {hint}" if near else hint
 
     def _tasks(
-        self, name: str, given: Mapping[str, Any], known: dict[str, Name]
+        self, name: str, given: Mapping[str, Any], known: dict[str, Name], inside: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         entry = self._known[name]
+        if name in inside:
+            raise DataError(f"the group {name} contains itself", where=str(entry.path))
+        inside = (*inside, name)
         known[name] = entry
         if entry.path is None:
             for task in entry.tasks:
-                yield from self._tasks(task, given, known)
+                yield from self._tasks(task, given, known, inside)
             return
         values = _configuration(entry.path)
         if entry.kind == "task":
             yield name, _data_keys(values) | dict(given)
         else:
-            yield from self._members(name, values, given, known)
+            yield from self._members(name, values, given, known, inside)
 
     def _members(
-        self, group: str, values: Mapping[str, Any], given: Mapping[str, Any], known: dict[str, Name]
+        self,
+        group: str,
+        values: Mapping[str, Any],
+        given: Mapping[str, Any],
+        known: dict[str, Name],
+        inside: tuple[str, ...],
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """A group's members: names, names with settings, or whole tasks and groups written out in its file."""
         shared = _data_keys(values) | dict(given)
@@ -173,9 +181,9 @@ class Catalog:
             values = member if isinstance(member, dict) else {"task": member}
             own = shared | _data_keys(values)
             if "group" in values and values["group"] not in self._known:
-                yield from self._members(f"{group}::{values['group']}", values, shared, known)
+                yield from self._members(f"{group}::{values['group']}", values, shared, known, inside)
             elif (name := values.get("group", values.get("task"))) in self._known:
-                yield from self._tasks(name, own, known)
+                yield from self._tasks(name, own, known, inside)
             else:
                 yield f"{group}::{name}", own
 
@@ -202,7 +210,7 @@ def _read_folder(root: Path, *, own: bool) -> dict[str, Name]:
             continue
         found[name] = Name(kind, Path(path))
         tags = values.get("tag") or []
-        for tag in [tags] if isinstance(tags, str) else tags:
+        for tag in tags if isinstance(tags, list) else [str(tags)]:
             if kind == "task":
                 found.setdefault(tag, Name("tag", None))
                 tagged.setdefault(tag, []).append(name)

@@ -91,12 +91,23 @@ def find(
         raise DataError(f"the data folder {data_dir} does not exist", hint="Check --data-dir.")
     catalog = Catalog(include_path)
     selection = catalog.select(catalog.match(patterns))
-    tasks = tuple(_task_data(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
+    tasks = tuple(_understood(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
     open_tasks = [task for task in tasks if not _is_local(task, data_dir)]
     offline = hub.why_not() if open_tasks else "all data is local, so the hub is not asked"
     if offline is not None:
         _refuse_missing(tasks, open_tasks, data_dir, offline)
     return Found(selection.names, selection.known, tasks, data_dir, offline, num_fewshot)
+
+
+def _understood(name: str, values: Mapping[str, Any], num_fewshot: int | None, data_dir: Path) -> TaskData:
+    """``_task_data``, where a value of another type than lm-eval takes is the task file's fault."""
+    try:
+        return _task_data(name, values, num_fewshot, data_dir)
+    except (AttributeError, TypeError) as error:
+        raise DataError(
+            f"the file of the task {name} is not as lm-eval takes it: {error}",
+            hint=f"Check in it {', '.join(sorted(values))}.",
+        ) from error
 
 
 def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, data_dir: Path) -> TaskData:
