@@ -154,7 +154,7 @@ def scoring_tokens(model: ModelConfig, *, tensor: int, dtype: Precision, kind: D
         kind: of the device.
         spare: bytes for the key-value cache, which scoring does without.
     """
-    # Query, key, value and result once more, and a quarter for padding: rows are padded for attention.
+    # Query, key, value and result once more for attention, where rows are padded by a quarter at most; counted twice.
     padded = 8 * model.hidden_size // tensor * DTYPE_BYTES[dtype]
     per_token = _token_bytes(model, tensor, dtype) + padded + _MASK_BYTES * PREFILL_TOKENS
     return min(_MOST_SCORED[kind], PREFILL_TOKENS + spare // per_token)

@@ -113,7 +113,7 @@ def passes(
     tokens = 0
     for row, answered in pack(requests, PREFILL_TOKENS, most):
         many = most is not None and len(numbers) + len(answered) > most
-        padded = width(rows or [row]) * (len(rows) + 1)  # the first is the longest
+        padded = width([rows[0] if rows else row]) * (len(rows) + 1)  # the first is the longest
         if rows and (many or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
             yield numbers, rows
             numbers, rows, tokens = [], [], 0
