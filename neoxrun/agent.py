@@ -23,7 +23,7 @@ from torch.distributed.run import run as torchrun
 from neoxrun import job as jobs
 from neoxrun.errors import RankError
 from neoxrun.job import Job
-from neoxrun.log import waiting
+from neoxrun.terminal.log import waiting
 
 _GRACE_SECONDS = 5
 _LAST_LINES = 15

@@ -10,8 +10,9 @@ import traceback
 from collections.abc import Sequence
 from typing import IO
 
-from neoxrun import __version__, log, streams
+from neoxrun import __version__
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
+from neoxrun.terminal import log, streams
 
 # Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
 COMMANDS = ("download", "generate", "evaluate", "plan")

@@ -18,8 +18,8 @@ from typing import NoReturn
 from neoxrun.devices import cpu_device
 from neoxrun.errors import UsageError
 from neoxrun.job import Job
-from neoxrun.log import log
 from neoxrun.start import hold_interrupts
+from neoxrun.terminal.log import log
 
 _RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 

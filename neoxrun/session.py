@@ -17,14 +17,14 @@ from neoxrun.devices import cpu_device
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
 from neoxrun.explain import human_bytes
-from neoxrun.log import log
 from neoxrun.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.placement import usable_bytes
-from neoxrun.progress import LoadBar
 from neoxrun.settings import Precision, Settings
+from neoxrun.terminal.log import log
+from neoxrun.terminal.progress import LoadBar
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer import load as load_tokenizer
 

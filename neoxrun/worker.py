@@ -16,7 +16,6 @@ from typing import IO, Any
 import torch.distributed as dist
 
 from neoxrun import job as jobs
-from neoxrun import log
 from neoxrun.allocator import keep_freed_memory
 from neoxrun.errors import (
     READER_GONE,
@@ -32,6 +31,7 @@ from neoxrun.generation.run import run as generate
 from neoxrun.job import Failure, Job
 from neoxrun.parallel import mesh as meshes
 from neoxrun.session import Session, device_of, open_session, out_of_memory
+from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
 

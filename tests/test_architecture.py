@@ -21,7 +21,7 @@ PACKAGE = ROOT / "neoxrun"
 
 # Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
-    ("base", "both", "errors log streams progress"),
+    ("base", "both", "errors terminal.log terminal.streams terminal.progress"),
     ("values", "both", "engine.request parallel.partition settings sampling_params released"),
     ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
     ("planning", "both", "memory placement explain choose plan devices"),
@@ -83,7 +83,7 @@ IMPORTERS = {
     "requests": "download.http",
     "safetensors": "checkpoint.files",
     "tokenizers": "tokenizer",
-    "tqdm": "progress",
+    "tqdm": "terminal.progress",
     "urllib3": "download.trouble",
     "wandb": "evaluation.run commands.evaluate",
     "yaml": "yaml_source",
@@ -107,7 +107,7 @@ USES_STDOUT = {
     "generation.records",
     "launch",
     "start",
-    "streams",
+    "terminal.streams",
 }
 
 

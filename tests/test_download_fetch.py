@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path) -> None:
 
 
 def test_plain_lines_where_there_is_no_terminal(server, tmp_path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("neoxrun.progress._LINE_SECONDS", 0.3)
+    monkeypatch.setattr("neoxrun.terminal.progress._LINE_SECONDS", 0.3)
     caplog.set_level(logging.INFO, logger="neoxrun")
     server.faults[NAMES[3]] = [Fault("cut", 100), Fault("stall", 200)]
     options = replace(IMPATIENT, stall_timeout=1.0)

@@ -11,11 +11,11 @@ from neoxrun import config, devices, tokenizer
 from neoxrun.checkpoint import layout
 from neoxrun.errors import UsageError
 from neoxrun.launch import existing_world, is_port
-from neoxrun.log import log
 from neoxrun.placement import Requested
 from neoxrun.plan import Device, Plan, make_plan, vocab_size_for_planning
 from neoxrun.sampling_params import sampling_value
 from neoxrun.settings import Settings
+from neoxrun.terminal.log import log
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neoxrun import config, launch, streams
+from neoxrun import config, launch
 from neoxrun.commands import common
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.job import Job
-from neoxrun.log import log
 from neoxrun.settings import Settings
+from neoxrun.terminal import streams
+from neoxrun.terminal.log import log
 
 HELP = "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness."
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neoxrun import launch, streams
+from neoxrun import launch
 from neoxrun.commands import common
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
@@ -17,10 +17,11 @@ from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.job import Job
-from neoxrun.log import log
 from neoxrun.plan import vocab_size_for_planning
 from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
 from neoxrun.settings import GenerationConfig, Settings
+from neoxrun.terminal import streams
+from neoxrun.terminal.log import log
 
 HELP = "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely."
 

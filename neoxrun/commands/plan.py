@@ -7,12 +7,12 @@ import json
 import sys
 import textwrap
 
-from neoxrun import streams
 from neoxrun.commands import common
 from neoxrun.devices import parse_devices
 from neoxrun.errors import UsageError
 from neoxrun.explain import counted, human_bytes
 from neoxrun.plan import MARGIN, Plan, RankMemory
+from neoxrun.terminal import streams
 
 HELP = "Show what will run where, and how much memory it needs."
 

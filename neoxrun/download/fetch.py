@@ -20,8 +20,8 @@ from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
 from neoxrun.explain import human_bytes
-from neoxrun.log import log
-from neoxrun.progress import DownloadBars, Running
+from neoxrun.terminal.log import log
+from neoxrun.terminal.progress import DownloadBars, Running
 
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 0.6

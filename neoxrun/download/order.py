@@ -17,7 +17,7 @@ from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
 from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError, printable
 from neoxrun.explain import counted
-from neoxrun.log import log
+from neoxrun.terminal.log import log
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from neoxrun.download.remote import (
 )
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
-from neoxrun.progress import Running
+from neoxrun.terminal.progress import Running
 
 Check = Callable[[RemoteFile, Path], None]
 """Proves the contents of a file that lies at the path; raises a NeoxrunError where they are wrong."""

@@ -20,7 +20,7 @@ from neoxrun.download.order import checker, write_texts
 from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
 from neoxrun.explain import counted
-from neoxrun.progress import CheckBar
+from neoxrun.terminal.progress import CheckBar
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import sys
 
 from lm_eval.__main__ import cli_evaluate
 
-from neoxrun import log
 from neoxrun.errors import NeoxrunError
 from neoxrun.evaluation import registered as registered
+from neoxrun.terminal import log
 
 if __name__ == "__main__":
     log.set_up(0)

@@ -25,9 +25,9 @@ from neoxrun.errors import DataError
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies, GenerateRequest
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
-from neoxrun.log import log
-from neoxrun.progress import RequestBar
 from neoxrun.session import Session
+from neoxrun.terminal.log import log
+from neoxrun.terminal.progress import RequestBar
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _Request = TypeVar("_Request", ScoreRequest, GenerateRequest)

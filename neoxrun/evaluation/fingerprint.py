@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from neoxrun.checkpoint import layout
 from neoxrun.errors import CheckpointError
-from neoxrun.log import log, waiting
 from neoxrun.memory import DeviceKind
 from neoxrun.settings import Precision, Settings
+from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4
 _REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")

@@ -30,9 +30,9 @@ from neoxrun.evaluation.compare import compare, not_measured
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import PreparedTasks, load
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
-from neoxrun.log import log
 from neoxrun.parallel import mesh as meshes
 from neoxrun.session import Session
+from neoxrun.terminal.log import log
 
 # lm-eval's own defaults: Python's, NumPy's, torch's, and that of the examples before a question.
 _SEEDS = (0, 1234, 1234, 1234)

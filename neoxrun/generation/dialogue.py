@@ -13,8 +13,8 @@ from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import answers
 from neoxrun.generation.text import TextGenerator
-from neoxrun.log import log
 from neoxrun.session import Session
+from neoxrun.terminal.log import log
 
 
 def converse(

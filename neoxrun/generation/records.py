@@ -16,7 +16,7 @@ from typing import IO, Any
 from neoxrun.errors import DataError
 from neoxrun.explain import counted
 from neoxrun.generation.prompts import Prompt
-from neoxrun.log import log
+from neoxrun.terminal.log import log
 
 Key = tuple[str | int, int | None]
 

@@ -19,8 +19,8 @@ from neoxrun.generation.text import TextGenerator
 from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
-from neoxrun.progress import GenerationBar
 from neoxrun.session import Session
+from neoxrun.terminal.progress import GenerationBar
 
 _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3

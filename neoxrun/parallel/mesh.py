@@ -26,7 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from neoxrun.errors import UsageError
-from neoxrun.log import log, waiting
+from neoxrun.terminal.log import log, waiting
 
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by what started it
 # (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this.

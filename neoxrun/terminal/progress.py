@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from neoxrun.log import log
+from neoxrun.terminal.log import log
 
 _LINE_SECONDS = 5.0
 """Between two lines about a download where stderr is not a terminal."""
