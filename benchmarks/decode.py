@@ -22,7 +22,7 @@ from shapes import SHAPES, make
 from transformers import AutoModelForCausalLM
 
 import neoxrun
-from neoxrun import config
+from neoxrun.config import reader as config
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
 from neoxrun.parallel.mesh import single

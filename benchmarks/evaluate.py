@@ -30,8 +30,9 @@ from decode import _machine
 from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
-from neoxrun import config, llm
+from neoxrun import llm
 from neoxrun.allocator import keep_freed_memory
+from neoxrun.config import reader as config
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.explain import (
     counted,
     cpu_reason,
@@ -23,7 +24,6 @@ from neoxrun.explain import (
     uneven,
 )
 from neoxrun.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
-from neoxrun.settings import Precision, Settings
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from neoxrun.config.settings import DTYPE_BYTES, ModelConfig, Precision
 from neoxrun.errors import UsageError
 from neoxrun.memory import model_parameters
 from neoxrun.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
-from neoxrun.settings import DTYPE_BYTES, ModelConfig, Precision
 
 _MOST_GPUS_SUGGESTED = 64
 

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.plan import Plan
-from neoxrun.settings import Settings
 
 _PREFIX = "neoxrun-job-"
 _FILE = "job.pickle"

@@ -19,7 +19,9 @@ from types import TracebackType
 
 import torch
 
-from neoxrun import config
+from neoxrun.config import reader as config
+from neoxrun.config.sampling import update_sampling
+from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
 from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.scoring import Scored, ScoreRequest, passes
@@ -29,9 +31,7 @@ from neoxrun.generation.prompts import Prompt, answers, check_unicode
 from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
 from neoxrun.parallel import mesh as meshes
-from neoxrun.sampling_params import update_sampling
 from neoxrun.session import Session, open_session
-from neoxrun.settings import Precision
 
 
 class LLM:

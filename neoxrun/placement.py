@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.errors import UsageError
 from neoxrun.memory import DeviceKind, RankNeed, stage_needs
-from neoxrun.settings import ModelConfig, Precision
 
 COMFORTABLE = 8
 MIN_CONTEXT = 256  # a model that cannot hold this many tokens is not worth starting

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from neoxrun.choose import Choice, choose_cpu, choose_gpus
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
 from neoxrun.explain import size_notes
 from neoxrun.memory import (
@@ -18,7 +19,6 @@ from neoxrun.memory import (
     prefill_tokens,
 )
 from neoxrun.placement import MARGIN, Device, Requested, check_request
-from neoxrun.settings import Precision, Settings
 
 __all__ = ["MARGIN", "Device", "Plan", "RankMemory", "Requested", "make_plan", "vocab_size_for_planning"]
 

@@ -13,6 +13,7 @@ import torch
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint import load as loading
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.devices import cpu_device
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
@@ -22,7 +23,6 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.placement import usable_bytes
-from neoxrun.settings import Precision, Settings
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
 from neoxrun.tokenizer import Tokenizer

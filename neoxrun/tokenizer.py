@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as _Library
 
+from neoxrun.config.released import download_command
+from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError
-from neoxrun.released import download_command
-from neoxrun.settings import TokenizerConfig
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
 _PADDING: Final = "<|padding|>"

@@ -13,8 +13,8 @@ from torch import Tensor
 from neoxrun.checkpoint.layout import Checkpoint, find
 from neoxrun.checkpoint.load import load, vocab_rows
 from neoxrun.checkpoint.merge import TensorKey, local_shape, parameters
+from neoxrun.config.settings import ModelConfig
 from neoxrun.parallel.partition import stage_layers
-from neoxrun.settings import ModelConfig
 
 TINY = ModelConfig(
     num_layers=2,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.request import SamplingParams
@@ -23,7 +24,6 @@ from neoxrun.engine.scoring import Scored, ScoreRequest, pack
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
-from neoxrun.settings import ModelConfig
 
 DECODED = 3
 """Tokens at the end of each prompt that go through the cache one by one."""

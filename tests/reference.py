@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neoxrun.checkpoint.merge import TensorKey
-from neoxrun.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig
 
 Weights = Mapping[TensorKey, Tensor]
 

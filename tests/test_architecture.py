@@ -22,8 +22,12 @@ PACKAGE = ROOT / "neoxrun"
 # Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
 LAYERS = (
     ("base", "both", "errors terminal.log terminal.streams terminal.progress"),
-    ("values", "both", "engine.request parallel.partition settings sampling_params released"),
-    ("configuration", "both", "neox_keys yaml_source options network config tokenizer"),
+    ("values", "both", "engine.request parallel.partition config.settings config.sampling config.released"),
+    (
+        "configuration",
+        "both",
+        "config.neox_keys config.yaml_source config.typed config.architecture config.reader tokenizer",
+    ),
     ("planning", "both", "memory placement explain choose plan devices"),
     ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout checkpoint.content"),
     ("prompts and records", "both", "generation.prompts generation.options generation.records"),
@@ -86,7 +90,7 @@ IMPORTERS = {
     "tqdm": "terminal.progress",
     "urllib3": "download.trouble",
     "wandb": "evaluation.run commands.evaluate",
-    "yaml": "yaml_source",
+    "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
     "huggingface_hub": "huggingface-hub",

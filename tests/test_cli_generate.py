@@ -9,7 +9,7 @@ import sys
 import pytest
 from cli import DEMO, answers_of, neoxrun, records_of
 
-from neoxrun.settings import TokenizerConfig
+from neoxrun.config.settings import TokenizerConfig
 from neoxrun.tokenizer import load
 
 ONE = ("--tp", "1")

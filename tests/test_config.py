@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neoxrun import config, neox_keys
+from neoxrun.config import neox_keys
+from neoxrun.config import reader as config
+from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import ConfigError, NeoxrunError, UsageError
-from neoxrun.settings import ModelConfig, Settings
 
 SMALL = {
     "num_layers": 2,

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun import cli, config, errors
+from neoxrun import cli, errors
+from neoxrun.config import reader as config
+from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import catalog
 from neoxrun.download.manifest import Entry, Manifest, write
 from neoxrun.generation.records import Record
-from neoxrun.sampling_params import SAMPLING_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun import config
 from neoxrun.checkpoint.merge import places
+from neoxrun.config import reader as config
+from neoxrun.config.released import download_command
 from neoxrun.download import catalog
 from neoxrun.errors import ConfigError, UsageError
-from neoxrun.released import download_command
 
 
 @pytest.fixture

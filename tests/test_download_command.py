@@ -22,8 +22,8 @@ from faulty_server import PAGE, Fault, FaultyServer, wait_until
 from hub_server import HubServer, Repository
 from pyarrow import parquet
 
-from neoxrun import config
 from neoxrun.checkpoint import layout
+from neoxrun.config import reader as config
 from neoxrun.download import catalog, manifest
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,8 @@ from cli import DEMO, neoxrun, records_of
 from python_api import PARAMS, TEXTS
 from ranks import torchrun
 
-from neoxrun import LLM, SamplingParams, config
+from neoxrun import LLM, SamplingParams
+from neoxrun.config import reader as config
 from neoxrun.errors import ConfigError, DataError, UsageError
 
 

@@ -26,7 +26,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from neoxrun import config
+from neoxrun.config import reader as config
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import adapter, compare, fingerprint, report

@@ -11,8 +11,8 @@ import pytest
 import torch
 from checkpoints import random_model
 
-from neoxrun import config
 from neoxrun.checkpoint.save import save_layer_files
+from neoxrun.config import reader as config
 
 SHAPE = {
     "num_layers": 12,

@@ -62,7 +62,9 @@ def test_installed_package_finds_its_configs(wheel: Path, tmp_path: Path) -> Non
     """The unpacked wheel alone, without the checkout: the name `demo` leads to files inside the package."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    program = "from neoxrun import config; s = config.load(['demo']); print(s.checkpoint, s.tokenizer.vocab_file)"
+    program = (
+        "from neoxrun.config import reader; s = reader.load(['demo']); print(s.checkpoint, s.tokenizer.vocab_file)"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", program],
         cwd="/",

@@ -19,7 +19,7 @@ from test_checkpoint_huggingface import twin
 from torch import Tensor
 
 from neoxrun.checkpoint.save import from_huggingface, save_layer_files
-from neoxrun.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig
 
 SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
 CLOSE = 1e-4

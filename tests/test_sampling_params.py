@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
-from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
 
 WRONG = [
     ("maximum_tokens", 0),

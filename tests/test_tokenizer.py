@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from neoxrun import config, tokenizer
+from neoxrun import tokenizer
+from neoxrun.config import reader as config
+from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
-from neoxrun.settings import TokenizerConfig
 
 DEMO = config.shipped_dir() / "demo" / "tokenizer.json"
 

@@ -9,10 +9,10 @@ import torch
 from checkpoints import tiny
 
 from neoxrun.checkpoint.merge import TensorKey
+from neoxrun.config.settings import TokenizerConfig
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import single
-from neoxrun.settings import TokenizerConfig
 from neoxrun.tokenizer import Tokenizer, load
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"

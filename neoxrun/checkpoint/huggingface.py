@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint.merge import IGNORED, TensorKey
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
-from neoxrun.settings import ModelConfig
 
 _LAYER = re.compile(r"gpt_neox\.layers\.(\d+)\.(.+)")
 _GELU = {"gelu": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}

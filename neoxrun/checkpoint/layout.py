@@ -15,9 +15,9 @@ from typing import Literal
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.merge import places
+from neoxrun.config.released import download_command
+from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
-from neoxrun.released import download_command
-from neoxrun.settings import ModelConfig, Settings
 
 Kind = Literal["layers", "sequential", "huggingface"]
 

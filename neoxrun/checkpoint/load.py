@@ -23,8 +23,8 @@ from neoxrun.checkpoint.merge import (
     pieces,
 )
 from neoxrun.checkpoint.source import Shard, Source, Stored
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
-from neoxrun.settings import ModelConfig
 
 _WIDEST = 64  # tensor-parallel ranks of a checkpoint
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

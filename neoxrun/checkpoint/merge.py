@@ -13,8 +13,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+from neoxrun.config.settings import ModelConfig
 from neoxrun.parallel.partition import vocab_shard
-from neoxrun.settings import ModelConfig
 
 
 class TensorKey(NamedTuple):

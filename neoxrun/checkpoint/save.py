@@ -10,9 +10,9 @@ from torch import Tensor
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.merge import Parameter, TensorKey, contributors, local_shape, parameters
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError, UsageError
 from neoxrun.parallel.partition import vocab_shard
-from neoxrun.settings import ModelConfig
 
 
 def save_layer_files(

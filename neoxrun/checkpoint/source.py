@@ -13,8 +13,8 @@ from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_names
 from neoxrun.checkpoint.layout import Checkpoint, check_layers, listing
 from neoxrun.checkpoint.merge import IGNORED, TensorKey, canonical
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
-from neoxrun.settings import ModelConfig
 
 _SEQUENTIAL = re.compile(r"sequential\.(\d+)\.(.+)")
 

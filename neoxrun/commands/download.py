@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxrun import config
 from neoxrun.commands import common
+from neoxrun.config import reader as config
 from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.errors import Interrupted, NeoxrunError, UsageError

@@ -11,14 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neoxrun import config, launch
+from neoxrun import launch
 from neoxrun.commands import common
+from neoxrun.config import reader as config
+from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.job import Job
-from neoxrun.settings import Settings
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 

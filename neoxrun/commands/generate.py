@@ -10,6 +10,8 @@ from typing import Any
 
 from neoxrun import launch
 from neoxrun.commands import common
+from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
+from neoxrun.config.settings import GenerationConfig, Settings
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
 from neoxrun.generation import prompts as reading
@@ -18,8 +20,6 @@ from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.job import Job
 from neoxrun.plan import vocab_size_for_planning
-from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
-from neoxrun.settings import GenerationConfig, Settings
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from neoxrun import yaml_source
+from neoxrun.config import yaml_source
 from neoxrun.download.remote import SHA256, RemoteFile, safe_name, shown_url
 from neoxrun.errors import ConfigError, NetworkError, UsageError
 

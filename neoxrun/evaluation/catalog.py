@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from neoxrun.config.yaml_source import read_values
 from neoxrun.errors import ConfigError, DataError, UsageError
-from neoxrun.yaml_source import read_values
 
 Kind = Literal["task", "group", "tag"]
 

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import DataError, UsageError, printable
-from neoxrun.settings import ModelConfig
 
 AGREES_WITHIN: Final = 2.0
 """Standard errors. Of two figures that differ by chance alone, 1 in 20 is further apart."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint import layout
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
 from neoxrun.memory import DeviceKind
-from neoxrun.settings import Precision, Settings
 from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.config.sampling import sampling_value
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.data import Found
-from neoxrun.sampling_params import sampling_value
 
 MAX_GENERATED: Final = 256
 """Tokens of an answer where neither the task nor --gen-kwargs says (lm-eval's default)."""

@@ -13,12 +13,12 @@ from typing import Any, cast, get_args
 
 from lm_eval.api.registry import register_model
 
+from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import follow
 from neoxrun.errors import UsageError
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
 from neoxrun.llm import LLM
-from neoxrun.settings import Precision
 
 
 @register_model("neoxrun")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import DataError, NeoxrunError, UsageError
-from neoxrun.sampling_params import SAMPLING_NAMES, update_sampling
 
 _TEXT_KEYS = ("prompt", "context")
 _SAMPLES = ("n", "num_samples")

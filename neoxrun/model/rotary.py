@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neoxrun.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
 """Cosines and sines at the places of one pass; None where the network has none."""

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from neoxrun import neox_keys, network
+from neoxrun.config import architecture as network
+from neoxrun.config import neox_keys
+from neoxrun.config.sampling import sampling_value
+from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
+from neoxrun.config.typed import Options
+from neoxrun.config.yaml_source import Entry, read_file, read_override
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import ConfigError, UsageError
-from neoxrun.options import Options
-from neoxrun.sampling_params import sampling_value
-from neoxrun.settings import GenerationConfig, Precision, Settings, TokenizerConfig
-from neoxrun.yaml_source import Entry, read_file, read_override
 
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
 _REQUIRED: Final = (
@@ -58,8 +59,8 @@ _CHECKPOINT_FILES: Final = (
 
 def shipped_dir() -> Path:
     """The folder of the shipped configurations: inside the installed package, or of the checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def shipped_names() -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from neoxrun.config.yaml_source import Entry
 from neoxrun.errors import ConfigError
-from neoxrun.yaml_source import Entry
 
 _LARGEST: Final = 2**31 - 1
 D = TypeVar("D")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from neoxrun import neox_keys
+from neoxrun.config import neox_keys
+from neoxrun.config.settings import ModelConfig
+from neoxrun.config.typed import Options
 from neoxrun.errors import ConfigError
-from neoxrun.options import Options
-from neoxrun.settings import ModelConfig
 
 
 def check_supported(options: Options) -> None:
