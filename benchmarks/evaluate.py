@@ -36,7 +36,7 @@ from neoxrun.config import reader as config
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare
-from neoxrun.memory import layer_parameters
+from neoxrun.planning.memory import layer_parameters
 from neoxrun.session import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}

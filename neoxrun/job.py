@@ -20,7 +20,7 @@ from typing import Any
 
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, NeoxrunError
-from neoxrun.plan import Plan
+from neoxrun.planning.plan import Plan
 
 _PREFIX = "neoxrun-job-"
 _FILE = "job.pickle"

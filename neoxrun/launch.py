@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from neoxrun.devices import cpu_device
 from neoxrun.errors import UsageError
 from neoxrun.job import Job
+from neoxrun.planning.devices import cpu_device
 from neoxrun.start import hold_interrupts
 from neoxrun.terminal.log import log
 

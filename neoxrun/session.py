@@ -14,15 +14,15 @@ import torch
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint import load as loading
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.devices import cpu_device
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
-from neoxrun.explain import human_bytes
-from neoxrun.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
-from neoxrun.placement import usable_bytes
+from neoxrun.planning.devices import cpu_device
+from neoxrun.planning.explain import human_bytes
+from neoxrun.planning.memory import DeviceKind, scoring_tokens, stage_needs
+from neoxrun.planning.placement import usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
 from neoxrun.tokenizer import Tokenizer

@@ -28,7 +28,11 @@ LAYERS = (
         "both",
         "config.neox_keys config.yaml_source config.typed config.architecture config.reader tokenizer",
     ),
-    ("planning", "both", "memory placement explain choose plan devices"),
+    (
+        "planning",
+        "both",
+        "planning.memory planning.placement planning.explain planning.choose planning.plan planning.devices",
+    ),
     ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout checkpoint.content"),
     ("prompts and records", "both", "generation.prompts generation.options generation.records"),
     (
@@ -83,7 +87,7 @@ IMPORTERS = {
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
     "pyarrow": "evaluation.local_data",
-    "pynvml": "devices",
+    "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
     "tokenizers": "tokenizer",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.devices import chosen_uuids, cpu_device, parse_devices, visible_gpus
 from neoxrun.errors import UsageError
+from neoxrun.planning.devices import chosen_uuids, cpu_device, parse_devices, visible_gpus
 
 
 @pytest.mark.parametrize(

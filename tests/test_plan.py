@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from neoxrun.cli import main
 from neoxrun.commands.plan import render
 from neoxrun.config.settings import GenerationConfig, ModelConfig, Precision, Settings, TokenizerConfig
-from neoxrun.devices import parse_devices
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
-from neoxrun.memory import model_parameters, stage_parameters
-from neoxrun.placement import Device, Requested
-from neoxrun.plan import Plan, make_plan, vocab_size_for_planning
+from neoxrun.planning.devices import parse_devices
+from neoxrun.planning.memory import model_parameters, stage_parameters
+from neoxrun.planning.placement import Device, Requested
+from neoxrun.planning.plan import Plan, make_plan, vocab_size_for_planning
 
 
 def settings_for(

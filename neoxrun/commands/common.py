@@ -7,15 +7,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun import devices, tokenizer
+from neoxrun import tokenizer
 from neoxrun.checkpoint import layout
 from neoxrun.config import reader as config
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch import existing_world, is_port
-from neoxrun.placement import Requested
-from neoxrun.plan import Device, Plan, make_plan, vocab_size_for_planning
+from neoxrun.planning import devices
+from neoxrun.planning.placement import Requested
+from neoxrun.planning.plan import Device, Plan, make_plan, vocab_size_for_planning
 from neoxrun.terminal.log import log
 
 

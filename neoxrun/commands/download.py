@@ -18,7 +18,7 @@ from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
-from neoxrun.explain import counted
+from neoxrun.planning.explain import counted
 from neoxrun.terminal.log import log
 
 if TYPE_CHECKING:  # requests takes a tenth of a second to import

@@ -19,7 +19,7 @@ from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.job import Job
-from neoxrun.plan import vocab_size_for_planning
+from neoxrun.planning.plan import vocab_size_for_planning
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 

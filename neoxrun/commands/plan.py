@@ -8,10 +8,10 @@ import sys
 import textwrap
 
 from neoxrun.commands import common
-from neoxrun.devices import parse_devices
 from neoxrun.errors import UsageError
-from neoxrun.explain import counted, human_bytes
-from neoxrun.plan import MARGIN, Plan, RankMemory
+from neoxrun.planning.devices import parse_devices
+from neoxrun.planning.explain import counted, human_bytes
+from neoxrun.planning.plan import MARGIN, Plan, RankMemory
 from neoxrun.terminal import streams
 
 HELP = "Show what will run where, and how much memory it needs."

@@ -19,7 +19,7 @@ from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
-from neoxrun.explain import human_bytes
+from neoxrun.planning.explain import human_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import DownloadBars, Running
 

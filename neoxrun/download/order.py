@@ -16,7 +16,7 @@ from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
 from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError, printable
-from neoxrun.explain import counted
+from neoxrun.planning.explain import counted
 from neoxrun.terminal.log import log
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from neoxrun.checkpoint import layout
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
-from neoxrun.memory import DeviceKind
+from neoxrun.planning.memory import DeviceKind
 from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4

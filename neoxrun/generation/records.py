@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from neoxrun.errors import DataError
-from neoxrun.explain import counted
 from neoxrun.generation.prompts import Prompt
+from neoxrun.planning.explain import counted
 from neoxrun.terminal.log import log
 
 Key = tuple[str | int, int | None]

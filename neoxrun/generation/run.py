@@ -9,16 +9,16 @@ from typing import IO
 
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.errors import DataError, Interrupted
-from neoxrun.explain import counted
 from neoxrun.generation.dialogue import converse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions, Truncate
 from neoxrun.generation.prompts import Prompt
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.generation.text import TextGenerator
-from neoxrun.memory import MAX_BATCH
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
+from neoxrun.planning.explain import counted
+from neoxrun.planning.memory import MAX_BATCH
 from neoxrun.session import Session
 from neoxrun.terminal.progress import GenerationBar
 

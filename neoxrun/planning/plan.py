@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neoxrun.choose import Choice, choose_cpu, choose_gpus
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
-from neoxrun.explain import size_notes
-from neoxrun.memory import (
+from neoxrun.planning.choose import Choice, choose_cpu, choose_gpus
+from neoxrun.planning.explain import size_notes
+from neoxrun.planning.memory import (
     MAX_BATCH,
     DeviceKind,
     cache_value_bytes,
@@ -18,7 +18,7 @@ from neoxrun.memory import (
     model_parameters,
     prefill_tokens,
 )
-from neoxrun.placement import MARGIN, Device, Requested, check_request
+from neoxrun.planning.placement import MARGIN, Device, Requested, check_request
 
 __all__ = ["MARGIN", "Device", "Plan", "RankMemory", "Requested", "make_plan", "vocab_size_for_planning"]
 

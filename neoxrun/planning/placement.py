@@ -23,7 +23,7 @@ from functools import cached_property
 
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.errors import UsageError
-from neoxrun.memory import DeviceKind, RankNeed, stage_needs
+from neoxrun.planning.memory import DeviceKind, RankNeed, stage_needs
 
 COMFORTABLE = 8
 MIN_CONTEXT = 256  # a model that cannot hold this many tokens is not worth starting

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.errors import UsageError
-from neoxrun.memory import DeviceKind
-from neoxrun.placement import Device
+from neoxrun.planning.memory import DeviceKind
+from neoxrun.planning.placement import Device
 
 _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _ROOT = Path("/")

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from neoxrun.config.settings import DTYPE_BYTES, ModelConfig, Precision
 from neoxrun.errors import UsageError
-from neoxrun.memory import model_parameters
-from neoxrun.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
+from neoxrun.planning.memory import model_parameters
+from neoxrun.planning.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
 
 _MOST_GPUS_SUGGESTED = 64
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.explain import (
+from neoxrun.planning.explain import (
     counted,
     cpu_reason,
     gpu_reason,
@@ -23,7 +23,7 @@ from neoxrun.explain import (
     human_bytes,
     uneven,
 )
-from neoxrun.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
+from neoxrun.planning.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What runs where, and what it needs. Arithmetic on sizes: no torch."""
