@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from neoxrun.checkpoint.save import from_huggingface, save_layer_files
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config import reader as config
 
 SHAPES = ("pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m")

@@ -301,7 +301,7 @@ def stage_export(args: argparse.Namespace) -> None:
     """The Hugging Face folder ``args.out`` -> configs/demo: layer files, ``latest``, tokenizer and README."""
     from safetensors.torch import load_file
 
-    from neoxrun.checkpoint.save import from_huggingface, save_layer_files
+    from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
     from neoxrun.config import reader as configuration
 
     facts = json.loads((args.out / "training.json").read_text(encoding="utf-8"))

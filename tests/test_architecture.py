@@ -59,7 +59,7 @@ LAYERS = (
         "launch commands.common commands.plan commands.generate commands.evaluate commands.download cli __main__",
     ),
     ("parallel", "rank", "allocator kernels parallel.mesh parallel.layers parallel.queue"),
-    ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.save"),
+    ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.writers"),
     ("network", "rank", "engine.kv_cache model.rotary model.attention model.gpt_neox"),
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
     ("session", "rank", "session generation.interrupt generation.text generation.dialogue generation.run"),

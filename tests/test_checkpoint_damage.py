@@ -18,7 +18,7 @@ from neoxrun.checkpoint.files import read_pickle
 from neoxrun.checkpoint.huggingface import to_name
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import vocab_rows
-from neoxrun.checkpoint.save import save_layer_files
+from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.errors import CheckpointError
 
 LAYER = "global_step1/layer_02-model_01-model_states.pt"

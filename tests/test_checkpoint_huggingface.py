@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from neoxrun.checkpoint.huggingface import check_config, to_key, to_name
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import vocab_rows
-from neoxrun.checkpoint.save import from_huggingface, save_layer_files
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.errors import CheckpointError
 
 CONFIG = {

@@ -11,7 +11,7 @@ import pytest
 from checkpoints import TINY, random_model, tiny
 
 from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.save import save_layer_files
+from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.errors import CheckpointError, UsageError
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neoxrun.checkpoint.save import from_huggingface, save_layer_files
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config import reader as config
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve

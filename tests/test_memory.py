@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoints import random_model
 
-from neoxrun.checkpoint.save import save_layer_files
+from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config import reader as config
 
 SHAPE = {

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_checkpoint_huggingface import twin
 from torch import Tensor
 
-from neoxrun.checkpoint.save import from_huggingface, save_layer_files
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config.settings import ModelConfig
 
 SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
