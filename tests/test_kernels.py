@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neoxrun.kernels import attention, linear, linear_gelu, packed
+from neoxrun.model.kernels.cpu import attention, linear, linear_gelu, packed
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

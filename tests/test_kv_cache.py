@@ -8,9 +8,9 @@ from ranks import run_engine
 from tiny_models import CPU, successor
 
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.kv_cache import KVCache, cache_dtype
 from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import RankError
+from neoxrun.model.kv_cache import KVCache, cache_dtype
 
 BYTES_A_TOKEN = 2 * 64 * 4  # keys and values, hidden 64, fp32, one layer
 

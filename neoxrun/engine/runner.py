@@ -11,7 +11,6 @@ from math import fsum
 
 import torch
 
-from neoxrun.engine.kv_cache import KVCache, cache_dtype
 from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
 from neoxrun.engine.request import SCORED_ROWS
 from neoxrun.engine.sampler import Sampled, Sampler
@@ -19,6 +18,7 @@ from neoxrun.engine.scoring import Row, Scored, width
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
+from neoxrun.model.kv_cache import KVCache, cache_dtype
 
 
 class Runner:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from neoxrun.engine.kv_cache import KVCache, cache_dtype
-from neoxrun.kernels import attention
+from neoxrun.model.kernels.cpu import attention
+from neoxrun.model.kv_cache import KVCache, cache_dtype
 from neoxrun.model.rotary import Rotary, rotate_
 
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.config.settings import ModelConfig
-from neoxrun.engine.kv_cache import cache_dtype
-from neoxrun.kernels import linear_gelu, packed
 from neoxrun.model.attention import AttentionContext, attend, narrowed
+from neoxrun.model.kernels.cpu import linear_gelu, packed
+from neoxrun.model.kv_cache import cache_dtype
+from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.model.rotary import Rotary, rotary_tables
-from neoxrun.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neoxrun.kernels import linear
+from neoxrun.model.kernels.cpu import linear
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import vocab_shard
 
