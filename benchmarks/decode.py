@@ -25,8 +25,8 @@ import neoxrun
 from neoxrun.config import reader as config
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.session import DTYPES, open_session
 from neoxrun.parallel.mesh import single
-from neoxrun.session import DTYPES, open_session
 
 PROMPT_TOKENS = 32
 

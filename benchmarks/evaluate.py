@@ -31,13 +31,13 @@ from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
 from neoxrun import llm
-from neoxrun.allocator import keep_freed_memory
 from neoxrun.config import reader as config
+from neoxrun.engine.allocator import keep_freed_memory
+from neoxrun.engine.session import DTYPES
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare
 from neoxrun.planning.memory import layer_parameters
-from neoxrun.session import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
 OURS = "neoxrun"

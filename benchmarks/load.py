@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from shapes import SHAPES, make
 
-from neoxrun.session import DTYPES
+from neoxrun.engine.session import DTYPES
 
 _NEOXRUN = """
 from neoxrun import config
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
 from neoxrun.parallel.mesh import single
-from neoxrun.session import open_session
+from neoxrun.engine.session import open_session
 settings = config.load([SHAPE, FOLDER + "/config.yml"])
 def first_token():
     session = open_session(settings, single(torch.device("cpu")), DTYPE, random_weights=False, show_progress=False)

@@ -25,13 +25,13 @@ from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
 from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.scoring import Scored, ScoreRequest, passes
+from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError
 from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import Prompt, answers, check_unicode
 from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
 from neoxrun.parallel import mesh as meshes
-from neoxrun.session import Session, open_session
 
 
 class LLM:

@@ -16,7 +16,8 @@ from typing import IO, Any
 import torch.distributed as dist
 
 from neoxrun import job as jobs
-from neoxrun.allocator import keep_freed_memory
+from neoxrun.engine.allocator import keep_freed_memory
+from neoxrun.engine.session import Session, device_of, open_session, out_of_memory
 from neoxrun.errors import (
     READER_GONE,
     Interrupted,
@@ -30,7 +31,6 @@ from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run as generate
 from neoxrun.job import Failure, Job
 from neoxrun.parallel import mesh as meshes
-from neoxrun.session import Session, device_of, open_session, out_of_memory
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]

@@ -20,9 +20,9 @@ from neoxrun.config import reader as config
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.session import open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single
-from neoxrun.session import open_session
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
 

@@ -28,6 +28,7 @@ from lm_eval.api.instance import Instance
 
 from neoxrun.config import reader as config
 from neoxrun.engine.runner import Runner
+from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import adapter, compare, fingerprint, report
 from neoxrun.evaluation import run as evaluation
@@ -37,7 +38,6 @@ from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.report import table
 from neoxrun.parallel.mesh import single
-from neoxrun.session import Session
 
 TOKENIZER = demo_tokenizer()
 ROWS = TOKENIZER.vocab_size

@@ -21,11 +21,11 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from neoxrun.engine.scoring import ScoreRequest
+from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies, GenerateRequest
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
-from neoxrun.session import Session
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import RequestBar
 from neoxrun.tokenizer import END_OF_DOCUMENT

@@ -15,10 +15,10 @@ from typing import IO, Any
 from neoxrun.engine.engine import Engine, Scorer, follow
 from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.scoring import Row, ScoreRequest, passes
+from neoxrun.engine.session import Session
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.planning.memory import MAX_BATCH
-from neoxrun.session import Session
 from neoxrun.tokenizer import StreamDecoder
 
 _POLL_SECONDS = 0.02

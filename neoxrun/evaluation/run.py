@@ -21,6 +21,7 @@ from lm_eval.utils import handle_non_serializable, hash_string, sanitize_model_n
 
 from neoxrun import __version__
 from neoxrun.checkpoint.layout import listing
+from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
@@ -31,7 +32,6 @@ from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import PreparedTasks, load
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.parallel import mesh as meshes
-from neoxrun.session import Session
 from neoxrun.terminal.log import log
 
 # lm-eval's own defaults: Python's, NumPy's, torch's, and that of the examples before a question.

@@ -9,11 +9,11 @@ from typing import IO
 
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
+from neoxrun.engine.session import Session
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import answers
 from neoxrun.generation.text import TextGenerator
-from neoxrun.session import Session
 from neoxrun.terminal.log import log
 
 

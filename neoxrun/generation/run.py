@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import IO
 
 from neoxrun.engine.engine import Engine, follow
+from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
 from neoxrun.generation.dialogue import converse
 from neoxrun.generation.interrupt import StopFlag
@@ -19,7 +20,6 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.planning.explain import counted
 from neoxrun.planning.memory import MAX_BATCH
-from neoxrun.session import Session
 from neoxrun.terminal.progress import GenerationBar
 
 _COLLECT_SECONDS = 0.05
