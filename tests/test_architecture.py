@@ -62,7 +62,7 @@ LAYERS = (
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.writers"),
     ("network", "rank", "model.kv_cache model.rotary model.attention model.gpt_neox"),
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
-    ("session", "rank", "engine.session generation.interrupt generation.text generation.dialogue generation.run"),
+    ("session", "rank", "engine.session generation.interrupt generation.answer generation.dialogue generation.run"),
     ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.checks evaluation.run"),
     ("ranks", "rank", "agent worker"),
     ("Python API", "rank", "llm neoxrun evaluation.registered evaluation.__main__"),

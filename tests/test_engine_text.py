@@ -13,8 +13,8 @@ from tiny_models import demo_tokenizer, reciter, successor
 
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
+from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.prompts import Prompt
-from neoxrun.generation.text import TextGenerator
 
 TOKENIZER = demo_tokenizer()
 EOD = TOKENIZER.eod

@@ -10,10 +10,10 @@ from typing import IO
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.session import Session
+from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import answers
-from neoxrun.generation.text import TextGenerator
 from neoxrun.terminal.log import log
 
 

@@ -10,12 +10,12 @@ from typing import IO
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
+from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.dialogue import converse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions, Truncate
 from neoxrun.generation.prompts import Prompt
 from neoxrun.generation.records import Record, RecordWriter
-from neoxrun.generation.text import TextGenerator
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.planning.explain import counted
