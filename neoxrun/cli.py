@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speaks = True
     try:
         streams.open_closed()
-        from neoxrun.launch import existing_world  # within reach of Ctrl-C
+        from neoxrun.launch.launcher import existing_world  # within reach of Ctrl-C
 
         world = existing_world()
         # The other ranks of a host meet the same error.

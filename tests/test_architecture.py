@@ -45,7 +45,7 @@ LAYERS = (
         "both",
         "evaluation.compare evaluation.report evaluation.fingerprint evaluation.cache evaluation.options",
     ),
-    ("hand-over", "both", "job start"),
+    ("hand-over", "both", "launch.job launch.start"),
     (
         "download",
         "command",
@@ -56,7 +56,8 @@ LAYERS = (
     (
         "commands",
         "command",
-        "launch commands.common commands.plan commands.generate commands.evaluate commands.download cli __main__",
+        "launch.launcher commands.common commands.plan commands.generate commands.evaluate commands.download cli "
+        "__main__",
     ),
     ("parallel", "rank", "engine.allocator model.kernels.cpu parallel.mesh model.layers parallel.queue"),
     ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.writers"),
@@ -64,7 +65,7 @@ LAYERS = (
     ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
     ("session", "rank", "engine.session generation.interrupt generation.answer generation.dialogue generation.run"),
     ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.checks evaluation.run"),
-    ("ranks", "rank", "agent worker"),
+    ("ranks", "rank", "launch.agent launch.worker"),
     ("Python API", "rank", "llm neoxrun evaluation.registered evaluation.__main__"),
 )
 ORDER = [module for _, _, modules in LAYERS for module in modules.split()]
@@ -74,8 +75,8 @@ SIDE = {module: side for _, side, modules in LAYERS for module in modules.split(
 EXCEPTIONS = {
     ("cli", "neoxrun"): "the version number, which stands in the package itself",
     ("evaluation.run", "neoxrun"): "the version number, too",
-    ("start", "agent"): "a process becomes what its arguments name, by a late import",
-    ("start", "worker"): "a process becomes what its arguments name, by a late import",
+    ("launch.start", "launch.agent"): "a process becomes what its arguments name, by a late import",
+    ("launch.start", "launch.worker"): "a process becomes what its arguments name, by a late import",
 }
 
 # The only modules that import a package, and the package's name on the index where it is another.
@@ -104,7 +105,13 @@ INDEX_NAMES = {
     "yaml": "pyyaml",
 }
 
-SPEAKS = {"agent", "cli", "generation.dialogue", "start", "worker"}  # to people, on stderr, beside the log
+SPEAKS = {
+    "launch.agent",
+    "cli",
+    "generation.dialogue",
+    "launch.start",
+    "launch.worker",
+}  # to people, on stderr, beside the log
 # Those that write data to stdout.
 USES_STDOUT = {
     "cli",
@@ -113,8 +120,8 @@ USES_STDOUT = {
     "commands.generate",
     "commands.plan",
     "generation.records",
-    "launch",
-    "start",
+    "launch.launcher",
+    "launch.start",
     "terminal.streams",
 }
 

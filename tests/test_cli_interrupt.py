@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cli import Running, answers_of, neoxrun, records_of, running, wait_for
 
-from neoxrun.job import Job
+from neoxrun.launch.job import Job
 
 PROMPTS = [f"def function_{number}(value):" for number in range(24)]
 # Greedy, so that runs can be compared, and one prompt after the other, so that records come one by one.
@@ -124,7 +124,7 @@ def test_what_killed_launchers_left_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     work = Job("none", settings=None, plan=None)
     held = work.save()
-    code = "from neoxrun.job import Job; print(Job('none', None, None).save())"
+    code = "from neoxrun.launch.job import Job; print(Job('none', None, None).save())"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     dead, new = (
         Path(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip())

@@ -14,7 +14,8 @@ from cli import DEMO, ROOT, Running, neoxrun
 from evaluations import results_of
 from test_docs import first_cells, options_of, section, written
 
-from neoxrun import cli, launch
+from neoxrun import cli
+from neoxrun.launch import launcher as launch
 
 TASK = {
     "task": "colours",

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neoxrun import launch
 from neoxrun.commands import common
 from neoxrun.config import reader as config
 from neoxrun.config.settings import Settings
@@ -19,7 +18,8 @@ from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
-from neoxrun.job import Job
+from neoxrun.launch import launcher as launch
+from neoxrun.launch.job import Job
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neoxrun import launch
 from neoxrun.commands import common
 from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
 from neoxrun.config.settings import GenerationConfig, Settings
@@ -18,7 +17,8 @@ from neoxrun.generation import prompts as reading
 from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
-from neoxrun.job import Job
+from neoxrun.launch import launcher as launch
+from neoxrun.launch.job import Job
 from neoxrun.planning.plan import vocab_size_for_planning
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from neoxrun.errors import UsageError
-from neoxrun.job import Job
+from neoxrun.launch.job import Job
+from neoxrun.launch.start import hold_interrupts
 from neoxrun.planning.devices import cpu_device
-from neoxrun.start import hold_interrupts
 from neoxrun.terminal.log import log
 
 _RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
@@ -110,7 +110,7 @@ def run(job: Job) -> NoReturn:
     sys.stderr.flush()
     hold_interrupts()
     try:
-        os.execve(sys.executable, [sys.executable, "-m", "neoxrun.start", role, str(folder)], environment)
+        os.execve(sys.executable, [sys.executable, "-m", "neoxrun.launch.start", role, str(folder)], environment)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import torch.distributed as dist
 
-from neoxrun import job as jobs
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session, out_of_memory
 from neoxrun.errors import (
@@ -29,7 +28,8 @@ from neoxrun.errors import (
 )
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run as generate
-from neoxrun.job import Failure, Job
+from neoxrun.launch import job as jobs
+from neoxrun.launch.job import Failure, Job
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal import log
 

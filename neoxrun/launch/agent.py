@@ -20,9 +20,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import get_args_parser
 from torch.distributed.run import run as torchrun
 
-from neoxrun import job as jobs
 from neoxrun.errors import RankError
-from neoxrun.job import Job
+from neoxrun.launch import job as jobs
+from neoxrun.launch.job import Job
 from neoxrun.terminal.log import waiting
 
 _GRACE_SECONDS = 5
@@ -84,7 +84,7 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
             f"--master-addr={host}",
             f"--master-port={port}",
         ]
-    return [*arguments, "-m", "neoxrun.start", "rank", str(folder), str(os.getpid())]
+    return [*arguments, "-m", "neoxrun.launch.start", "rank", str(folder), str(os.getpid())]
 
 
 def _silence_torchrun() -> None:

@@ -3,9 +3,9 @@
 torch takes seconds to import. What must hold from the start is done here, before that: Ctrl-C ends the process with
 one line, a rank does not outlive its launcher, and a broken installation is named.
 
-    python -m neoxrun.start worker FOLDER         a lone rank, or a rank of a world that something else has made
-    python -m neoxrun.start agent FOLDER          starts the ranks of this host
-    python -m neoxrun.start rank FOLDER PARENT    one of those; PARENT is the agent's process id
+    python -m neoxrun.launch.start worker FOLDER         a lone rank, or a rank of a world that something else has made
+    python -m neoxrun.launch.start agent FOLDER          starts the ranks of this host
+    python -m neoxrun.launch.start rank FOLDER PARENT    one of those; PARENT is the agent's process id
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from neoxrun import job as jobs
 from neoxrun.errors import Interrupted, NeoxrunError
+from neoxrun.launch import job as jobs
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 5
@@ -54,10 +54,10 @@ def _load(role: str) -> Callable[[Path], int]:
     """Import what the role needs."""
     try:
         if role == "agent":
-            from neoxrun import agent
+            from neoxrun.launch import agent
 
             return agent.main
-        from neoxrun import worker
+        from neoxrun.launch import worker
     except (ImportError, OSError, MemoryError) as error:
         raise NeoxrunError(
             f"a library cannot be loaded: {str(error) or type(error).__name__}",
