@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 
 import neoxrun
 from neoxrun.config import reader as config
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.session import DTYPES, open_session
 from neoxrun.parallel.mesh import single
 

@@ -26,7 +26,7 @@ from neoxrun.engine.session import DTYPES
 _NEOXRUN = """
 from neoxrun import config
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.parallel.mesh import single
 from neoxrun.engine.session import open_session
 settings = config.load([SHAPE, FOLDER + "/config.yml"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neoxrun.engine.request import SamplingParams as SamplingParams
+    from neoxrun.config.sampling import SamplingParams as SamplingParams
     from neoxrun.llm import LLM as LLM
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return LLM
     if name == "SamplingParams":
-        from neoxrun.engine.request import SamplingParams
+        from neoxrun.config.sampling import SamplingParams
 
         return SamplingParams
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,10 +20,9 @@ from types import TracebackType
 import torch
 
 from neoxrun.config import reader as config
-from neoxrun.config.sampling import update_sampling
+from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.scoring import Scored, ScoreRequest, passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError

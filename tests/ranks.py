@@ -15,10 +15,10 @@ from torch import Tensor
 
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.scoring import Scored, ScoreRequest, pack
 from neoxrun.model.gpt_neox import Stage

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config import reader as config
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.session import open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single

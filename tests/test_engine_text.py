@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_models import demo_tokenizer, reciter, successor
 
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.request import SamplingParams
 from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.prompts import Prompt
 

@@ -7,8 +7,8 @@ import torch
 from ranks import run_engine
 from tiny_models import CPU, successor
 
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import RankError
 from neoxrun.model.kv_cache import KVCache, cache_dtype
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from neoxrun.cli import main
 from neoxrun.commands.plan import render
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, ModelConfig, Precision, Settings, TokenizerConfig
-from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
 from neoxrun.planning.devices import parse_devices
 from neoxrun.planning.memory import model_parameters, stage_parameters

@@ -12,7 +12,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.sampler import Sampler, adjust, choose
 from neoxrun.errors import RankError
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.errors import UsageError
 
 WRONG = [

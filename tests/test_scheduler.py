@@ -7,8 +7,9 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neoxrun.config.limits import PREFILL_TOKENS
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.messages import Decode, Move, Prefill
-from neoxrun.engine.request import PREFILL_TOKENS, SamplingParams
 from neoxrun.engine.scheduler import Scheduler, Sequence
 
 EOS = 0

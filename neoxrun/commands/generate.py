@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.commands import common
-from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
+from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.config.settings import GenerationConfig, Settings
-from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import UsageError
 from neoxrun.generation import prompts as reading
 from neoxrun.generation import records

@@ -12,11 +12,10 @@ from typing import Any, Final, Literal, cast
 
 from neoxrun.config import architecture as network
 from neoxrun.config import neox_keys
-from neoxrun.config.sampling import sampling_value
+from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.typed import Options
 from neoxrun.config.yaml_source import Entry, read_file, read_override
-from neoxrun.engine.request import SamplingParams
 from neoxrun.errors import ConfigError, UsageError
 
 _SUFFIXES: Final = (".yml", ".yaml", ".json")

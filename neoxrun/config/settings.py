@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPE_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.messages import Channel, Done, Message, Reserve, Score
-from neoxrun.engine.request import FinishReason, SamplingParams
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.sampler import Sampled
-from neoxrun.engine.scheduler import Scheduler
+from neoxrun.engine.scheduler import FinishReason, Scheduler
 from neoxrun.engine.scheduler import Sequence as Running
 from neoxrun.engine.scoring import Row, Scored
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.scoring import Row
 from neoxrun.parallel.mesh import Mesh
 

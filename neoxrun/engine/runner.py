@@ -11,8 +11,8 @@ from math import fsum
 
 import torch
 
+from neoxrun.config.limits import SCORED_ROWS
 from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
-from neoxrun.engine.request import SCORED_ROWS
 from neoxrun.engine.sampler import Sampled, Sampler
 from neoxrun.engine.scoring import Row, Scored, width
 from neoxrun.errors import RankError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import RankError
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
+from neoxrun.config.limits import PREFILL_TOKENS
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.messages import Decode, Move, Prefill
-from neoxrun.engine.request import PREFILL_TOKENS, FinishReason, SamplingParams
+
+FinishReason = Literal["length", "stop", "context", "aborted"]
 
 
 @dataclass

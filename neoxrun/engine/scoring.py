@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from neoxrun.engine.request import PREFILL_TOKENS
+from neoxrun.config.limits import PREFILL_TOKENS
 
 # A sequence joins a tree that holds at least an eighth of it: a longer row costs attention.
 _LEAST_SHARED = 8

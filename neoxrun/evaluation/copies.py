@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import IO, Any
 
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine, Scorer, follow
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.scoring import Row, ScoreRequest, passes
 from neoxrun.engine.session import Session
 from neoxrun.parallel import mesh as meshes

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import IO
 
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.request import SamplingParams
 from neoxrun.engine.session import Session
 from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.interrupt import StopFlag

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SamplingParams
 from neoxrun.generation.prompts import Prompt
 
 Truncate = Literal["left", "right"]

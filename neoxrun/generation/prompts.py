@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neoxrun.config.sampling import SAMPLING_NAMES, update_sampling
-from neoxrun.engine.request import SamplingParams
+from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 
 _TEXT_KEYS = ("prompt", "context")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from neoxrun.config.limits import LOGIT_ROWS, PREFILL_TOKENS
 from neoxrun.config.settings import DTYPE_BYTES, ModelConfig, Precision
-from neoxrun.engine.request import LOGIT_ROWS, PREFILL_TOKENS
 from neoxrun.parallel.partition import stage_layers, vocab_shard
 
 DeviceKind = Literal["cuda", "cpu"]
