@@ -12,8 +12,8 @@ from torch import Tensor
 
 from neoxrun.checkpoint.layout import Checkpoint, find
 from neoxrun.checkpoint.load import load, vocab_rows
-from neoxrun.checkpoint.merge import TensorKey, local_shape, parameters
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import TensorKey, local_shape, parameters
 from neoxrun.parallel.partition import stage_layers
 
 TINY = ModelConfig(
@@ -87,7 +87,7 @@ def load_rank(
 
     for stage in range(pp):
         places = stage_places(config, pp, stage)
-        targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.place in places}
+        targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.layer in places}
         load(
             checkpoint,
             targets,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import TensorKey
 
 Weights = Mapping[TensorKey, Tensor]
 
@@ -33,7 +33,7 @@ def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor
     turns = _turns(config, len(ids)) if config.pos_emb == "rotary" else None
 
     for place in range(2, layers + 2):
-        here = [{key.name: tensor for key, tensor in rank.items() if key.place == place} for rank in ranks]
+        here = [{key.name: tensor for key, tensor in rank.items() if key.layer == place} for rank in ranks]
         first, second = "input_layernorm", "post_attention_layernorm"
         attended = [_attention(w, _norm(w, first, x, config), heads, turns) for w in here]
         dense, out = "attention.dense", "mlp.dense_4h_to_h"
@@ -49,7 +49,7 @@ def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor
 
     columns = []
     for rank in ranks:
-        last = {key.name: tensor for key, tensor in rank.items() if key.place == layers + 3}
+        last = {key.name: tensor for key, tensor in rank.items() if key.layer == layers + 3}
         head = TensorKey(0, "word_embeddings.weight")
         if not config.tie_embeddings:
             head = TensorKey(layers + 4, "final_linear.weight")

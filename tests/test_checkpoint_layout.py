@@ -38,7 +38,7 @@ def copy_step(folder: Path, step: int) -> Path:
 def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder):
     checkpoint = find(folder, TINY)
     assert (checkpoint.kind, checkpoint.tag, checkpoint.source_tp) == ("layers", "global_step10", 2)
-    assert sorted(checkpoint.places) == [0, 2, 3, 5, 6]
+    assert sorted(checkpoint.layer_files) == [0, 2, 3, 5, 6]
     assert checkpoint.total_bytes == sum(path.stat().st_size for path in folder.rglob("*.pt"))
     assert find(folder / "global_step10", TINY) == checkpoint
     assert find(folder, TINY, iteration=10) == checkpoint
@@ -151,7 +151,7 @@ def test_tied_and_untied(folder):
     for path in folder.rglob("layer_06*"):
         path.unlink()
     assert "no_weight_tying: false" in refusal(folder)
-    assert sorted(find(folder, tiny(tie_embeddings=True)).places) == [0, 2, 3, 5]
+    assert sorted(find(folder, tiny(tie_embeddings=True)).layer_files) == [0, 2, 3, 5]
 
 
 def test_names_without_a_rank_are_one_rank(tmp_path):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import load, vocab_rows
-from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.checkpoint.writers import save_layer_files
+from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
 
 FIXTURES = [

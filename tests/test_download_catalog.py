@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.checkpoint.merge import places
 from neoxrun.config import reader as config
 from neoxrun.config.released import download_command
+from neoxrun.config.tensors import layer_numbers
 from neoxrun.download import catalog
 from neoxrun.errors import ConfigError, UsageError
 
@@ -38,7 +38,7 @@ def test_20b_is_every_file_that_its_configuration_needs(shipped: catalog.Catalog
     settings = config.load(["20B"])
     layers = {
         f"global_step150000/layer_{place:02d}-model_{rank:02d}-model_states.pt"
-        for place in places(settings.model.num_layers, settings.model.tie_embeddings)
+        for place in layer_numbers(settings.model.num_layers, settings.model.tie_embeddings)
         for rank in range(2)
     }
     names = [file.name for file in model.remote_files()]

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from checkpoints import tiny
 
-from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.config.tensors import TensorKey
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import single

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from neoxrun.checkpoint.merge import IGNORED, TensorKey
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import IGNORED, TensorKey
 from neoxrun.errors import CheckpointError
 
 _LAYER = re.compile(r"gpt_neox\.layers\.(\d+)\.(.+)")
@@ -40,8 +40,8 @@ def to_name(key: TensorKey, num_layers: int) -> str:
     Raises:
         KeyError: Hugging Face's model has no such tensor.
     """
-    if 2 <= key.place < num_layers + 2:
-        return f"gpt_neox.layers.{key.place - 2}.{key.name}"
+    if 2 <= key.layer < num_layers + 2:
+        return f"gpt_neox.layers.{key.layer - 2}.{key.name}"
     return {
         TensorKey(0, "word_embeddings.weight"): "gpt_neox.embed_in.weight",
         TensorKey(num_layers + 3, "norm.weight"): "gpt_neox.final_layer_norm.weight",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.merge import places
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig, Settings
+from neoxrun.config.tensors import layer_numbers
 from neoxrun.errors import CheckpointError, ConfigError
 
 Kind = Literal["layers", "sequential", "huggingface"]
@@ -43,7 +43,7 @@ class Checkpoint:
         source_tp: tensor-parallel size that it was saved with; 1 for Hugging Face.
         files: every file that holds weights; for sequential files in the order of the ranks.
         total_bytes: their size on disk.
-        places: of layer files: each layer number's files in the order of the ranks.
+        layer_files: of layer files: each layer number's files in the order of the ranks.
         warnings: what the user should be told once.
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
     source_tp: int
     files: tuple[Path, ...]
     total_bytes: int
-    places: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
+    layer_files: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ def of(settings: Settings) -> Checkpoint:
             hint="Set `load` in the configuration, or give --checkpoint DIR.",
         )
     folder = settings.checkpoint
-    others = [place for place in settings.checkpoint_looked_in if place != folder]
+    others = [path for path in settings.checkpoint_looked_in if path != folder]
     if others and not folder.exists():
         raise CheckpointError(
             f"the checkpoint folder {folder} does not exist, nor {listing(others)}",
@@ -232,18 +232,18 @@ def _neox(folder: Path, config: ModelConfig) -> Checkpoint:
 
 
 def _layer_files(folder: Path, layers: Mapping[tuple[int, int], Path], config: ModelConfig) -> Checkpoint:
-    check_layers({place for place, _ in layers}, config, folder)
+    check_layers({number for number, _ in layers}, config, folder)
     source_tp = max(rank for _, rank in layers) + 1
-    expected = places(config.num_layers, config.tie_embeddings)
+    expected = layer_numbers(config.num_layers, config.tie_embeddings)
     unnumbered = all("-model_0" not in path.name for path in layers.values())
     missing = []
-    for place in expected:
+    for number in expected:
         for rank in range(source_tp):
-            if (place, rank) not in layers:
+            if (number, rank) not in layers:
                 shard = "" if unnumbered else f"-model_{rank:02d}"
-                missing.append(f"layer_{place:02d}{shard}-model_states.pt")
+                missing.append(f"layer_{number:02d}{shard}-model_states.pt")
     _refuse_missing(folder, missing)
-    table = {place: tuple(layers[place, rank] for rank in range(source_tp)) for place in expected}
+    table = {number: tuple(layers[number, rank] for rank in range(source_tp)) for number in expected}
     files = tuple(path for paths in table.values() for path in paths)
     return Checkpoint("layers", folder, folder.absolute().name, source_tp, files, _sizes(files), table)
 
@@ -257,10 +257,10 @@ def check_layers(found: set[int], config: ModelConfig, where: Path) -> None:
     Raises:
         CheckpointError: the numbers belong to another network.
     """
-    expected = set(places(config.num_layers, config.tie_embeddings))
+    expected = set(layer_numbers(config.num_layers, config.tie_embeddings))
     for tied, above in ((False, 4), (True, 3)):
         depth = max(found) - above
-        if depth != config.num_layers and depth > 0 and found == set(places(depth, tied)):
+        if depth != config.num_layers and depth > 0 and found == set(layer_numbers(depth, tied)):
             raise CheckpointError(
                 f"the checkpoint has {depth} transformer layers, the configuration says {config.num_layers}",
                 where=str(where),

@@ -13,17 +13,10 @@ import torch
 from torch import Tensor
 
 from neoxrun.checkpoint.layout import Checkpoint, listing
-from neoxrun.checkpoint.merge import (
-    Parameter,
-    Rule,
-    TensorKey,
-    contributors,
-    local_shape,
-    parameters,
-    pieces,
-)
+from neoxrun.checkpoint.merge import Rule, contributors, pieces, rule_of
 from neoxrun.checkpoint.source import Shard, Source, Stored
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import Parameter, TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError
 
 _WIDEST = 64  # tensor-parallel ranks of a checkpoint
@@ -52,7 +45,7 @@ def _refuse_missing_ranks(source: Source, rows: int) -> None:
     divided = [
         (stored.tensor, parameter)
         for name, stored in source.open(2)[0].items()
-        if (parameter := table.get(TensorKey(2, name))) and parameter.rule.dim is not None
+        if (parameter := table.get(TensorKey(2, name))) and parameter.dim is not None
         if isinstance(stored.tensor, Tensor)
     ]
     for ranks in range(there + 1, _WIDEST + 1):
@@ -126,19 +119,19 @@ def load(
     source = Source(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
     averaged = False
-    for place in sorted({key.place for key in targets}):
-        shards = source.open(place)
-        wanted = [key for key in targets if key.place == place]
-        _prove(source, place, shards, table, {key.name for key in wanted})
+    for layer in sorted({key.layer for key in targets}):
+        shards = source.open(layer)
+        wanted = [key for key in targets if key.layer == layer]
+        _prove(source, layer, shards, table, {key.name for key in wanted})
         extremes = []
         for key in wanted:
-            parameter = table[key]
+            parameter, rule = table[key], rule_of(key.name, config)
             shape = local_shape(key.name, parameter, tp_size)
             assert shape == tuple(targets[key]), f"{key}: the model wants {targets[key]}, its share is {shape}"
             tensor = torch.empty(shape, dtype=dtype, device=device)
             stored = [shard[key.name].tensor for shard in shards]
-            _fill(tensor, parameter, stored, tp_rank, tp_size)
-            if parameter.rule is Rule.MEAN and tp_size != len(stored):
+            _fill(tensor, parameter, rule, stored, tp_rank, tp_size)
+            if parameter.dim is None and rule is Rule.MEAN and tp_size != len(stored):
                 averaged |= any(not torch.equal(stored[0], other) for other in stored[1:])
             extremes.append(torch.stack(tensor.aminmax()))  # NaN where one of the numbers is
             assign(key, tensor)
@@ -152,9 +145,9 @@ def load(
     return averaged
 
 
-def _fill(target: Tensor, parameter: Parameter, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:
+def _fill(target: Tensor, parameter: Parameter, rule: Rule, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:
     """Write a rank's share of a tensor into ``target``; ``shards`` are what the source ranks hold of it."""
-    rule, dim = parameter.rule, parameter.rule.dim
+    dim = parameter.dim
     if dim is not None:
         filled = 0
         for piece in pieces(parameter.shape[dim], len(shards), tp_size, tp_rank):
@@ -174,15 +167,15 @@ def _fill(target: Tensor, parameter: Parameter, shards: list[Tensor], tp_rank: i
 
 
 def _prove(
-    source: Source, place: int, shards: list[Shard], table: Mapping[TensorKey, Parameter], wanted: set[str]
+    source: Source, layer: int, shards: list[Shard], table: Mapping[TensorKey, Parameter], wanted: set[str]
 ) -> None:
     """Check that each source rank has the ``wanted`` tensors of a layer, in their shapes, and no others."""
     for rank, shard in enumerate(shards):
         if absent := sorted(wanted - shard.keys()):
-            raise _missing(source.checkpoint, place, rank, absent)
+            raise _missing(source.checkpoint, layer, rank, absent)
         for name, stored in shard.items():
-            parameter = table.get(TensorKey(place, name))
-            if parameter is None or (name not in wanted and not _may_be_unused(place, name, source.config)):
+            parameter = table.get(TensorKey(layer, name))
+            if parameter is None or (name not in wanted and not _may_be_unused(layer, name, source.config)):
                 raise CheckpointError(
                     f"unexpected tensor {stored.name}: a model of this configuration has no use for it",
                     where=str(stored.file),
@@ -192,12 +185,12 @@ def _prove(
                 raise _wrong_shape(name, shard, parameter, table, len(shards))
 
 
-def _may_be_unused(place: int, name: str, config: ModelConfig) -> bool:
+def _may_be_unused(layer: int, name: str, config: ModelConfig) -> bool:
     if name.startswith("post_attention_layernorm."):
         return config.gpt_j_residual and config.gpt_j_tied
     # A last stage with a tied head takes the word embeddings alone; a first stage is checked by what it asks
     # for.
-    return place == 0 and config.tie_embeddings and name == "position_embeddings.weight"
+    return layer == 0 and config.tie_embeddings and name == "position_embeddings.weight"
 
 
 def _tensor(stored: Stored) -> Tensor:
@@ -215,7 +208,7 @@ def _tensor(stored: Stored) -> Tensor:
 
 def _fits(tensor: Tensor, parameter: Parameter, source_tp: int) -> bool:
     """Whether ``tensor`` is one of ``source_tp`` equal shares of the parameter."""
-    shape, dim = list(tensor.shape), parameter.rule.dim
+    shape, dim = list(tensor.shape), parameter.dim
     if dim is not None and dim < len(shape):
         shape[dim] *= source_tp
     return tuple(shape) == parameter.shape
@@ -224,7 +217,7 @@ def _fits(tensor: Tensor, parameter: Parameter, source_tp: int) -> bool:
 def _wrong_shape(
     name: str, shard: Shard, parameter: Parameter, table: Mapping[TensorKey, Parameter], source_tp: int
 ) -> CheckpointError:
-    stored, dim = shard[name], parameter.rule.dim
+    stored, dim = shard[name], parameter.dim
     share = [-(-size // source_tp) if at == dim else size for at, size in enumerate(parameter.shape)]
     hint = "use the configuration that belongs to this checkpoint"
     # Two causes can be told from the shapes: a matrix that something has transposed, and attention with fewer key and
@@ -261,15 +254,15 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
     )
 
 
-def _missing(checkpoint: Checkpoint, place: int, rank: int, names: list[str]) -> CheckpointError:
+def _missing(checkpoint: Checkpoint, layer: int, rank: int, names: list[str]) -> CheckpointError:
     if checkpoint.kind == "layers":
-        where = checkpoint.places[place][rank]
+        where = checkpoint.layer_files[layer][rank]
     elif checkpoint.kind == "sequential":
         where = checkpoint.files[rank]
     else:
         where = checkpoint.folder
     return CheckpointError(
-        f"layer {place} has no {', '.join(names)}",
+        f"layer {layer} has no {', '.join(names)}",
         where=str(where),
         hint="use the configuration that belongs to this checkpoint, or copy or download the file again",
     )

@@ -12,8 +12,8 @@ from torch import Tensor
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_names
 from neoxrun.checkpoint.layout import Checkpoint, check_layers, listing
-from neoxrun.checkpoint.merge import IGNORED, TensorKey, canonical
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import IGNORED, TensorKey, canonical
 from neoxrun.errors import CheckpointError
 
 _SEQUENTIAL = re.compile(r"sequential\.(\d+)\.(.+)")
@@ -51,21 +51,21 @@ class Source:
             self._index = self._hugging_face_index()
         elif checkpoint.kind == "sequential":
             for path in checkpoint.files:
-                check_layers({place for place, _, _ in _sequential(path)}, config, path)
+                check_layers({layer for layer, _, _ in _sequential(path)}, config, path)
 
-    def open(self, place: int) -> list[Shard]:
-        """What each source rank holds of layer number ``place``, without the buffers that are recomputed."""
+    def open(self, layer: int) -> list[Shard]:
+        """What each source rank holds of layer number ``layer``, without the buffers that are recomputed."""
         if self.checkpoint.kind == "layers":
-            return [_shard(path, read_pickle(path)) for path in self.checkpoint.places[place]]
+            return [_shard(path, read_pickle(path)) for path in self.checkpoint.layer_files[layer]]
         if self.checkpoint.kind == "sequential":
             return [
-                _shard(path, {name: tensor for at, name, tensor in _sequential(path) if at == place})
+                _shard(path, {name: tensor for at, name, tensor in _sequential(path) if at == layer})
                 for path in self.checkpoint.files
             ]
         shard: Shard = {}
         wanted: dict[Path, dict[str, str]] = {}
         for key, (path, name) in self._index.items():
-            if key.place == place:
+            if key.layer == layer:
                 wanted.setdefault(path, {})[name] = key.name
         for path, names in wanted.items():
             tensors: Mapping[str, Tensor]
@@ -94,7 +94,7 @@ class Source:
             index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
         if not index:
             raise CheckpointError("the checkpoint holds no tensors", where=str(self.checkpoint.folder))
-        check_layers({key.place for key in index}, self.config, self.checkpoint.folder)
+        check_layers({key.layer for key in index}, self.config, self.checkpoint.folder)
         return index
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.merge import Parameter, TensorKey, contributors, local_shape, parameters
+from neoxrun.checkpoint.merge import contributors, rule_of
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import Parameter, TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError, UsageError
 from neoxrun.parallel.partition import vocab_shard
 
@@ -43,31 +44,31 @@ def save_layer_files(
     embedding = tensors.get(TensorKey(0, "word_embeddings.weight"))
     table = parameters(config, 0 if embedding is None else embedding.shape[0])
     if wrong := sorted(table.keys() ^ tensors.keys()):
-        raise CheckpointError(f"missing or unexpected tensor: layer {wrong[0].place}, {wrong[0].name}")
+        raise CheckpointError(f"missing or unexpected tensor: layer {wrong[0].layer}, {wrong[0].name}")
     target = folder / tag
     target.mkdir(parents=True, exist_ok=True)
-    for place in sorted({key.place for key in table}):
-        keys = [key for key in table if key.place == place]
+    for layer in sorted({key.layer for key in table}):
+        keys = [key for key in table if key.layer == layer]
         for rank in range(tp):
-            shard = {key.name: _share(tensors[key], key, table[key], tp, rank) for key in keys}
-            torch.save(shard, target / f"layer_{place:02d}-model_{rank:02d}-model_states.pt")
+            shard = {key.name: _share(tensors[key], key, table[key], config, tp, rank) for key in keys}
+            torch.save(shard, target / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt")
     (folder / "latest").write_text(tag, encoding="utf-8")
 
 
-def _share(tensor: Tensor, key: TensorKey, parameter: Parameter, tp: int, rank: int) -> Tensor:
+def _share(tensor: Tensor, key: TensorKey, parameter: Parameter, config: ModelConfig, tp: int, rank: int) -> Tensor:
     """A rank's part of a whole tensor, as a copy: of a view, torch.save would write the whole storage."""
     if tuple(tensor.shape) != parameter.shape:
         raise CheckpointError(
-            f"layer {key.place}, {key.name} has shape {list(tensor.shape)}, the configuration asks for "
+            f"layer {key.layer}, {key.name} has shape {list(tensor.shape)}, the configuration asks for "
             f"{list(parameter.shape)}"
         )
     part = tensor.new_zeros(local_shape(key.name, parameter, tp), device="cpu")
-    dim = parameter.rule.dim
+    dim = parameter.dim
     if dim is not None:
         share = vocab_shard(parameter.shape[dim], tp, rank)
         length = max(0, min(share.stop, parameter.shape[dim]) - share.start)
         part.narrow(dim, 0, length).copy_(tensor.narrow(dim, min(share.start, parameter.shape[dim]), length))
-    elif tp == 1 or contributors(parameter.rule, 1, tp, rank):
+    elif tp == 1 or contributors(rule_of(key.name, config), 1, tp, rank):
         part.copy_(tensor)
     return part
 
@@ -90,7 +91,7 @@ def from_huggingface(state_dict: Mapping[str, Tensor]) -> dict[TensorKey, Tensor
         if key is None:
             raise CheckpointError(f"unexpected tensor {name}: not a Hugging Face GPT-NeoX model")
         tensor = state_dict[name]
-        tied = embedding is not None and key.place == num_layers + 4 and tensor.data_ptr() == embedding.data_ptr()
+        tied = embedding is not None and key.layer == num_layers + 4 and tensor.data_ptr() == embedding.data_ptr()
         if not tied:
             tensors[key] = tensor
     return tensors

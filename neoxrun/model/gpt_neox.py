@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neoxrun.checkpoint.merge import TensorKey
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import TensorKey
 from neoxrun.model.attention import AttentionContext, attend, narrowed
 from neoxrun.model.kernels.cpu import linear_gelu, packed
 from neoxrun.model.kv_cache import cache_dtype
