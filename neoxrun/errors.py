@@ -53,12 +53,6 @@ class NeoxrunError(Exception):
         return text
 
 
-def printable(text: str) -> str:
-    """Text from elsewhere for a message: one short line, with nothing that moves a terminal's cursor."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
-    return shown + ("..." if len(text) > 200 else "")
-
-
 def system_refusal(error: OSError) -> DataError:
     """The system's own error, for what no other message covers."""
     return DataError(

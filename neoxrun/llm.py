@@ -27,10 +27,11 @@ from neoxrun.engine.scoring import Scored, ScoreRequest, passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError
 from neoxrun.generation.options import Truncate
-from neoxrun.generation.prompts import Prompt, answers, check_unicode
+from neoxrun.generation.prompts import Prompt, answers
 from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
 from neoxrun.parallel import mesh as meshes
+from neoxrun.terminal.words import check_unicode
 
 
 class LLM:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from neoxrun.download.fetch import fetch
 from neoxrun.download.listing import links, list_tree, told_sizes
 from neoxrun.download.remote import RemoteFile, corrupt_path, part_path, safe_name, state_path
-from neoxrun.errors import NetworkError, printable
+from neoxrun.errors import NetworkError
+from neoxrun.terminal.words import printable
 
 UNSAFE = [
     "",

@@ -8,7 +8,7 @@ names, sizes and small JSON files only.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.config.tensors import layer_numbers
 from neoxrun.errors import CheckpointError, ConfigError
+from neoxrun.terminal.words import listing
 
 Kind = Literal["layers", "sequential", "huggingface"]
 
@@ -25,7 +26,6 @@ _LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _STEP = re.compile(r"global_step(\d+)")
 _LONGEST_NAME = 255  # bytes of a file name
-_NAMED = 5  # file names that a message lists before it counts the rest
 
 # Hugging Face's names, best first: safetensors hold nothing but tensors.
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -55,12 +55,6 @@ class Checkpoint:
     total_bytes: int
     layer_files: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-def listing(names: Collection[object]) -> str:
-    """The first few of ``names``, and how many more there are."""
-    shown = ", ".join(str(name) for name in list(names)[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def _download_hint(

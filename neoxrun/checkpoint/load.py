@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import Checkpoint, listing
+from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.merge import Rule, contributors, pieces, rule_of
 from neoxrun.checkpoint.source import Shard, Source, Stored
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError
+from neoxrun.terminal.words import listing
 
 _WIDEST = 64  # tensor-parallel ranks of a checkpoint
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

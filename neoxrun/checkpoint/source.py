@@ -11,10 +11,11 @@ from torch import Tensor
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_names
-from neoxrun.checkpoint.layout import Checkpoint, check_layers, listing
+from neoxrun.checkpoint.layout import Checkpoint, check_layers
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import IGNORED, TensorKey, canonical
 from neoxrun.errors import CheckpointError
+from neoxrun.terminal.words import listing
 
 _SEQUENTIAL = re.compile(r"sequential\.(\d+)\.(.+)")
 

@@ -18,8 +18,8 @@ from neoxrun.download import catalog, manifest
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
-from neoxrun.planning.explain import counted
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
 
 if TYPE_CHECKING:  # requests takes a tenth of a second to import
     from neoxrun.download.http import Options

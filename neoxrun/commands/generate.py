@@ -21,6 +21,7 @@ from neoxrun.launch.job import Job
 from neoxrun.planning.plan import vocab_size_for_planning
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import check_unicode
 
 HELP = "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely."
 
@@ -243,7 +244,7 @@ def _prompts(
     """The prompts, and where their records go by default; None is stdout."""
     wanted = args.num_samples or defaults.num_samples
     if args.prompt is not None:
-        reading.check_unicode(args.prompt)
+        check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
         return list(reading.answers(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or defaults.sample_input_file

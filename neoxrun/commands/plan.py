@@ -10,9 +10,9 @@ import textwrap
 from neoxrun.commands import common
 from neoxrun.errors import UsageError
 from neoxrun.planning.devices import parse_devices
-from neoxrun.planning.explain import counted, human_bytes
 from neoxrun.planning.plan import MARGIN, Plan, RankMemory
 from neoxrun.terminal import streams
+from neoxrun.terminal.words import counted, human_bytes
 
 HELP = "Show what will run where, and how much memory it needs."
 

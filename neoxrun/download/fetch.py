@@ -19,9 +19,9 @@ from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
-from neoxrun.planning.explain import human_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import DownloadBars, Running
+from neoxrun.terminal.words import human_bytes
 
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 0.6

@@ -23,7 +23,8 @@ from requests.adapters import HTTPAdapter
 
 from neoxrun.download.remote import origin, shown_url
 from neoxrun.download.trouble import HTTPError, Stopped, Trouble, of_exception, of_status, whole_number
-from neoxrun.errors import NetworkError, UsageError, printable
+from neoxrun.errors import NetworkError, UsageError
+from neoxrun.terminal.words import printable
 
 _CHUNK = 1 << 20
 _MOST_REDIRECTS = 10

@@ -22,8 +22,9 @@ from urllib.parse import quote, urlsplit
 from neoxrun.download.catalog import url_problem
 from neoxrun.download.proof import WEIGHTS
 from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, safe_name, shown_url
-from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError, printable
+from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -11,7 +11,8 @@ from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_se
 from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, safe_name, shown_url
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
-from neoxrun.errors import NetworkError, printable
+from neoxrun.errors import NetworkError
+from neoxrun.terminal.words import printable
 
 _MOST_BYTES = 8 << 20
 _MOST_FILES = 20_000

@@ -15,9 +15,9 @@ from neoxrun.download.http import Options
 from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import Arrival, RemoteFile, shown_url
 from neoxrun.download.transfer import Check
-from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError, printable
-from neoxrun.planning.explain import counted
+from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted, printable
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from neoxrun.checkpoint.content import (
     check_legacy_pickles,
     refuse_other_content,
 )
-from neoxrun.errors import CheckpointError, printable
+from neoxrun.errors import CheckpointError
+from neoxrun.terminal.words import printable
 
 ARCHIVES = (".pt", ".pth", ".bin")
 """Endings of files that torch.save wrote; their every byte is read for the proof."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from neoxrun.errors import NetworkError, printable
+from neoxrun.errors import NetworkError
+from neoxrun.terminal.words import printable
 
 LOCK_NAME = ".neoxrun.lock"
 """In the target folder; the process that writes there holds it."""

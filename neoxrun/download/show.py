@@ -10,7 +10,7 @@ from neoxrun.download.catalog import Catalog
 from neoxrun.download.order import Done, Order
 from neoxrun.download.remote import shown_url
 from neoxrun.download.verify import Verdict
-from neoxrun.planning.explain import counted, human_bytes
+from neoxrun.terminal.words import counted, human_bytes
 
 
 def human(size: int | None) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from urllib3 import exceptions as low
 
-from neoxrun.errors import printable
+from neoxrun.terminal.words import printable
 
 HTTPError = low.HTTPError
 """What urllib3 raises."""

@@ -19,8 +19,8 @@ from neoxrun.download.manifest import Entry, Manifest
 from neoxrun.download.order import checker, write_texts
 from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
-from neoxrun.planning.explain import counted
 from neoxrun.terminal.progress import CheckBar
+from neoxrun.terminal.words import counted
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.planning.devices import cpu_device
-from neoxrun.planning.explain import human_bytes
 from neoxrun.planning.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.planning.placement import usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
+from neoxrun.terminal.words import human_bytes
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer import load as load_tokenizer
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.config.settings import ModelConfig
-from neoxrun.errors import DataError, UsageError, printable
+from neoxrun.errors import DataError, UsageError
+from neoxrun.terminal.words import printable
 
 AGREES_WITHIN: Final = 2.0
 """Standard errors. Of two figures that differ by chance alone, 1 in 20 is further apart."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from neoxrun.checkpoint.layout import listing
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import Catalog, Name
 from neoxrun.evaluation.local_data import DatasetName, default_data_dir
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import listing
 
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 _SHOWN = 5  # commands that a message gives before it counts the rest

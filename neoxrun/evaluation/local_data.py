@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neoxrun.errors import DataError
-from neoxrun.generation.prompts import check_unicode
+from neoxrun.terminal.words import check_unicode
 
 Document = dict[str, Any]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.errors import DataError, NeoxrunError, UsageError
+from neoxrun.terminal.words import check_unicode
 
 _TEXT_KEYS = ("prompt", "context")
 _SAMPLES = ("n", "num_samples")
@@ -95,18 +96,6 @@ def answers(
     for sample in range(num_samples):
         seed = params.seed + (index << 64) + (sample << 32)
         yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed))
-
-
-def check_unicode(text: str, where: str | None = None) -> None:
-    """Refuse half a UTF-16 pair, which no tokenizer and no output file can hold.
-
-    Raises:
-        DataError: there is one in ``text``.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the character {text[error.start]!r} is not valid Unicode", where=where) from None
 
 
 def _read_text(source: str, name: str) -> str:

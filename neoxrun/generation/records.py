@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from neoxrun.errors import DataError
 from neoxrun.generation.prompts import Prompt
-from neoxrun.planning.explain import counted
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
 
 Key = tuple[str | int, int | None]
 

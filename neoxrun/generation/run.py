@@ -18,9 +18,9 @@ from neoxrun.generation.prompts import Prompt
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
-from neoxrun.planning.explain import counted
 from neoxrun.planning.memory import MAX_BATCH
 from neoxrun.terminal.progress import GenerationBar
+from neoxrun.terminal.words import counted
 
 _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3

@@ -13,17 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.planning.explain import (
-    counted,
-    cpu_reason,
-    gpu_reason,
-    gpus_refused,
-    gpus_too_small,
-    host_too_small,
-    human_bytes,
-    uneven,
-)
+from neoxrun.planning.explain import cpu_reason, gpu_reason, gpus_refused, gpus_too_small, host_too_small, uneven
 from neoxrun.planning.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
+from neoxrun.terminal.words import counted, human_bytes
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,9 @@ from neoxrun.config.settings import DTYPE_BYTES, ModelConfig, Precision
 from neoxrun.errors import UsageError
 from neoxrun.planning.memory import model_parameters
 from neoxrun.planning.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
+from neoxrun.terminal.words import counted, human_bytes
 
 _MOST_GPUS_SUGGESTED = 64
-
-
-def human_bytes(count: int) -> str:
-    """``20.6 GB`` (10**9 bytes), or below that ``339 MB``, ``12 kB`` and ``5 B``."""
-    if count >= 10**9:
-        return f"{count / 1e9:.1f} GB"
-    if count >= 10**6:
-        return f"{count / 1e6:.0f} MB"
-    return f"{count / 1e3:.0f} kB" if count >= 10**3 else f"{count} B"
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 GPU``, ``2 GPUs``, ``1 copy``, ``2 copies``."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
 
 
 def weights_text(case: Case) -> str:

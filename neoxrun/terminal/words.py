@@ -1,0 +1,48 @@
+"""Words that messages share: sizes, counts, lists, and text from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from neoxrun.errors import DataError
+
+_NAMED = 5  # names that a message lists before it counts the rest
+
+
+def human_bytes(count: int) -> str:
+    """``20.6 GB`` (10**9 bytes), or below that ``339 MB``, ``12 kB`` and ``5 B``."""
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    if count >= 10**6:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e3:.0f} kB" if count >= 10**3 else f"{count} B"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 GPU``, ``2 GPUs``, ``1 copy``, ``2 copies``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def listing(names: Collection[object]) -> str:
+    """The first few of ``names``, and how many more there are."""
+    shown = ", ".join(str(name) for name in list(names)[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere for a message: one short line, with nothing that moves a terminal's cursor."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
+    return shown + ("..." if len(text) > 200 else "")
+
+
+def check_unicode(text: str, where: str | None = None) -> None:
+    """Refuse half a UTF-16 pair, which no tokenizer and no output file can hold.
+
+    Raises:
+        DataError: there is one in ``text``.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the character {text[error.start]!r} is not valid Unicode", where=where) from None
