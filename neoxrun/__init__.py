@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neoxrun.version import __version__
+
 if TYPE_CHECKING:
     from neoxrun.config.sampling import SamplingParams as SamplingParams
     from neoxrun.llm import LLM as LLM
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__"]
 
 

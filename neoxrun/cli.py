@@ -7,15 +7,21 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import IO
 
-from neoxrun import __version__
 from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
+from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
+from neoxrun.version import __version__
 
-# Each is a module of neoxrun.commands with HELP, add_arguments(parser) and run(args).
-COMMANDS = ("download", "generate", "evaluate", "plan")
+# Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
+COMMANDS = {
+    "download": "Download weights, tokenizers and task data, and prove that they are whole.",
+    "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
+    "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
+    "plan": "Show what will run where, and how much memory it needs.",
+}
 
 EXIT_CODES = """\
 exit codes:
@@ -43,8 +49,13 @@ class _Parser(argparse.ArgumentParser):
         sys.stdout.flush()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        loaded: the commands whose modules are imported and whose options are known. The others only have their names:
+            a command's own imports take longer than everything else that happens before it runs.
+    """
     parser = _Parser(
         prog="neoxrun",
         description="Run GPT-NeoX models (GPT-NeoX-20B, Pythia, Polyglot, own training runs) from their checkpoint "
@@ -54,15 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"neoxrun {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name in COMMANDS:
-        module = importlib.import_module(f"neoxrun.commands.{name}")
+    for name, description in COMMANDS.items():
         sub = commands.add_parser(
             name,
-            help=module.HELP,
-            description=module.HELP,
+            help=description,
+            description=description,
             epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if name not in loaded:
+            continue
+        module = importlib.import_module(f"neoxrun.commands.{name}")
         module.add_arguments(sub)
         sub.add_argument(
             "-v",
@@ -82,12 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     speaks = True
     try:
         streams.open_closed()
-        from neoxrun.launch.launcher import existing_world  # within reach of Ctrl-C
-
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0
-        args = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        args = build_parser([word for word in words if not word.startswith("-")][:1]).parse_args(words)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
         log.set_up(args.verbosity, world.rank if world else 0)

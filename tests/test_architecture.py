@@ -1,7 +1,7 @@
-"""The order of the modules: who may import whom, and which packages each of them may use.
+"""The walls of the house, computed from the imports themselves: nothing here lists the modules.
 
-``LAYERS`` is the table of docs/architecture.md, from the bottom up. A module imports only what stands before
-it: in an earlier layer, or earlier in its own. Imports inside functions count too.
+Two rules: an import between packages only goes down in ``FLOORS``; and what the command imports, before it becomes a
+rank, does not import torch.
 """
 
 from __future__ import annotations
@@ -19,65 +19,39 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "neoxrun"
 
-# Layer, the processes that run it (the command, a rank, or both), its modules. Only a rank's may use torch.
-LAYERS = (
-    ("base", "both", "errors terminal.log terminal.streams terminal.progress"),
-    ("values", "both", "engine.request parallel.partition config.settings config.sampling config.released"),
-    (
-        "configuration",
-        "both",
-        "config.neox_keys config.yaml_source config.typed config.architecture config.reader tokenizer",
-    ),
-    (
-        "planning",
-        "both",
-        "planning.memory planning.placement planning.explain planning.choose planning.plan planning.devices",
-    ),
-    ("checkpoint names", "both", "checkpoint.merge checkpoint.huggingface checkpoint.layout checkpoint.content"),
-    ("prompts and records", "both", "generation.prompts generation.options generation.records"),
-    (
-        "tasks and data",
-        "both",
-        "evaluation.catalog evaluation.hub evaluation.local_data evaluation.find evaluation.data",
-    ),
-    (
-        "answers and figures",
-        "both",
-        "evaluation.compare evaluation.report evaluation.fingerprint evaluation.cache evaluation.options",
-    ),
-    ("hand-over", "both", "launch.job launch.start"),
-    (
-        "download",
-        "command",
-        "download.remote download.trouble download.http download.part download.threads download.listing "
-        "download.proof download.transfer download.fetch download.catalog download.hub download.manifest "
-        "download.order download.tasks download.verify download.show",
-    ),
-    (
-        "commands",
-        "command",
-        "launch.launcher commands.common commands.plan commands.generate commands.evaluate commands.download cli "
-        "__main__",
-    ),
-    ("parallel", "rank", "engine.allocator model.kernels.cpu parallel.mesh model.layers parallel.queue"),
-    ("checkpoint contents", "rank", "checkpoint.files checkpoint.source checkpoint.load checkpoint.writers"),
-    ("network", "rank", "model.kv_cache model.rotary model.attention model.gpt_neox"),
-    ("engine", "rank", "engine.scoring engine.messages engine.scheduler engine.sampler engine.runner engine.engine"),
-    ("session", "rank", "engine.session generation.interrupt generation.answer generation.dialogue generation.run"),
-    ("evaluation", "rank", "evaluation.copies evaluation.adapter evaluation.checks evaluation.run"),
-    ("ranks", "rank", "launch.agent launch.worker"),
-    ("Python API", "rank", "llm neoxrun evaluation.registered evaluation.__main__"),
+# From the bottom up; packages of one floor do not import each other. The last is the package itself, whose names are
+# the Python API.
+FLOORS = (
+    "errors version",
+    "terminal config",
+    "parallel tokenizer",
+    "planning checkpoint",
+    "model download",
+    "engine",
+    "generation",
+    "llm",
+    "evaluation",
+    "launch",
+    "commands",
+    "cli",
+    "__main__ neoxrun",
 )
-ORDER = [module for _, _, modules in LAYERS for module in modules.split()]
-SIDE = {module: side for _, side, modules in LAYERS for module in modules.split()}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 
-# Imports against the order, each with its reason.
-EXCEPTIONS = {
-    ("cli", "neoxrun"): "the version number, which stands in the package itself",
-    ("evaluation.run", "neoxrun"): "the version number, too",
-    ("launch.start", "launch.agent"): "a process becomes what its arguments name, by a late import",
-    ("launch.start", "launch.worker"): "a process becomes what its arguments name, by a late import",
+# What is reachable from these answers without torch, which takes seconds to import.
+COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
+
+# The imports of ours within functions: each decides what a process becomes, or gives the API a name on first use.
+LATE = {
+    ("launch.start", "launch.agent"),
+    ("launch.start", "launch.worker"),
+    ("launch.worker", "evaluation.copies"),
+    ("launch.worker", "evaluation.run"),
+    ("neoxrun", "config.sampling"),
+    ("neoxrun", "llm"),
 }
+MOST_LINES = 375
+MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
@@ -136,8 +110,8 @@ def trees() -> dict[str, ast.Module]:
     return found
 
 
-def imported(tree: ast.Module) -> set[str]:
-    """Everything that a module imports, anywhere in it: modules of ours by short name, others by package."""
+def imported(tree: ast.AST) -> set[str]:
+    """Everything that a piece of a module imports: modules of ours by short name, others by package."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -147,64 +121,107 @@ def imported(tree: ast.Module) -> set[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 names.add(whole if whole.removeprefix("neoxrun.") in trees() else str(node.module))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            # Each name that is written out in the call; one that ends with a dot stands for a package.
-            written = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            for text in (part for part in written if isinstance(part, str) and part.startswith("neoxrun.")):
-                within = [f"neoxrun.{name}" for name in trees() if f"neoxrun.{name}".startswith(text)]
-                names |= set(within) if text.endswith(".") else {text}
     return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
 
 
+def late(tree: ast.Module) -> set[str]:
+    """What a module imports within its functions."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for function in functions for name in imported(function)}
+
+
 @cache
-def edges() -> dict[str, set[str]]:
-    """Who imports whom among our modules, less the exceptions."""
-    return {
-        name: {other for other in imported(tree) if other in trees() and (name, other) not in EXCEPTIONS}
-        for name, tree in trees().items()
-    }
+def edges(*, with_late: bool = True) -> dict[str, set[str]]:
+    """Who imports whom among our modules, when it is imported itself or, ``with_late``, ever."""
+    found = {}
+    for name, tree in trees().items():
+        others = {other for other in imported(tree) if other in trees()}
+        found[name] = others if with_late else others - late(tree)
+    return found
 
 
-def is_empty(tree: ast.Module) -> bool:
-    """Whether there is nothing but a docstring."""
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body)
+def reachable(start: set[str]) -> set[str]:
+    """Every module of ours that is imported with those of ``start``."""
+    seen: set[str] = set()
+    waiting = set(start)
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= edges(with_late=False)[name] - seen
+    return seen
 
 
-def test_every_module_has_one_place() -> None:
-    assert len(ORDER) == len(set(ORDER))
-    assert set(ORDER) == {name for name, tree in trees().items() if not is_empty(tree)}
+def command_side() -> set[str]:
+    """What the command's process imports."""
+    return reachable({name for name in trees() if COMMAND_SIDE.fullmatch(name)})
 
 
-def test_imports_run_downward() -> None:
-    wrong = [
+def room(name: str) -> str:
+    """The package of a module, or the module itself where it is in none."""
+    return name.split(".")[0]
+
+
+def test_every_package_has_a_floor() -> None:
+    assert {room(name) for name in trees()} == FLOOR.keys()
+
+
+def test_imports_between_packages_go_down() -> None:
+    upward = [
         f"{name} imports {other}"
-        for name in ORDER
-        for other in edges()[name]
-        if ORDER.index(other) >= ORDER.index(name) or SIDE[other] not in ("both", SIDE[name])
+        for name, others in edges().items()
+        for other in others
+        if room(name) != room(other) and FLOOR[room(other)] >= FLOOR[room(name)]
     ]
-    assert not wrong, "against the order in LAYERS: " + "; ".join(sorted(wrong))
+    assert not upward, f"against the order in FLOORS: {'; '.join(sorted(upward))}"
 
 
-def test_every_exception_is_needed() -> None:
-    assert all(other in imported(trees()[name]) for name, other in EXCEPTIONS)
+def test_no_import_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a cycle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(edges()[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(trees()):
+        visit(name, ())
 
 
-def test_documented_order_is_this_one() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| (both|command|rank) \| ([^|]+) \|$", text, re.MULTILINE)
-    documented = tuple((name, side, " ".join(re.findall(r"`([\w.]+)`", modules))) for _, name, side, modules in rows)
-    assert documented == LAYERS
-    assert [int(number) for number, *_ in rows] == list(range(1, len(LAYERS) + 1))
+def test_the_command_imports_no_torch() -> None:
+    wrong = {name for name in command_side() if "torch" in imported(trees()[name]) - late(trees()[name])}
+    assert not wrong, f"the command imports these, and they import torch: {sorted(wrong)}"
+
+
+def test_late_imports_are_few() -> None:
+    assert {(name, other) for name, tree in trees().items() for other in late(tree) & trees().keys()} == LATE
+    dynamic = {
+        name
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+    }
+    assert dynamic == {"cli"}, "the command line imports the one command that it runs; nothing else is imported by name"
+
+
+def test_few_modules_are_loose() -> None:
+    assert len([name for name in trees() if "." not in name and (PACKAGE / f"{name}.py").is_file()]) <= MOST_LOOSE
+
+
+def test_modules_are_short() -> None:
+    long = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > MOST_LINES and "# Long because: " not in "\n".join(lines[:40]):
+            long[path.relative_to(PACKAGE).as_posix()] = len(lines)
+    assert not long, "look for a seam, or say in the head of the module why there is none"
 
 
 @pytest.mark.parametrize("package", sorted(IMPORTERS))
 def test_a_package_has_few_importers(package: str) -> None:
     importers = {name for name, tree in trees().items() if package in imported(tree)}
     assert importers == set(IMPORTERS[package].split())
-
-
-def test_only_ranks_import_torch() -> None:
-    assert {SIDE[name] for name, tree in trees().items() if "torch" in imported(tree)} == {"rank"}
 
 
 def test_what_is_imported_is_what_is_depended_on() -> None:
@@ -216,9 +233,9 @@ def test_what_is_imported_is_what_is_depended_on() -> None:
     assert {INDEX_NAMES.get(name, name) for name in foreign} == depended
 
 
-def test_command_imports_no_torch() -> None:
+def test_a_plan_is_made_without_torch() -> None:
     """Really so: every module of the command's side, and a whole `neoxrun plan`, in a fresh interpreter."""
-    modules = [f"neoxrun.{name}" for name in ORDER if SIDE[name] != "rank"]
+    modules = [f"neoxrun.{name}" for name in sorted(command_side() - {"neoxrun"})]
     program = f"""
 import importlib, sys
 for name in {modules!r}:

@@ -13,7 +13,7 @@ from neoxrun.config import reader as config
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
-from neoxrun.launch.launcher import existing_world, is_port
+from neoxrun.launch.world import existing_world, is_port
 from neoxrun.planning import devices
 from neoxrun.planning.placement import Requested
 from neoxrun.planning.plan import Device, Plan, make_plan, vocab_size_for_planning

@@ -10,23 +10,21 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neoxrun.commands import common
 from neoxrun.config import reader as config
-from neoxrun.download import catalog, manifest
+from neoxrun.download import catalog, listing, manifest, show, tasks, verify
+from neoxrun.download import order as orders
 from neoxrun.download.catalog import Catalog, Model
+from neoxrun.download.fetch import folder_lock
+from neoxrun.download.http import Options
+from neoxrun.download.manifest import Manifest
+from neoxrun.download.order import Order
 from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
-
-if TYPE_CHECKING:  # requests takes a tenth of a second to import
-    from neoxrun.download.http import Options
-    from neoxrun.download.manifest import Manifest
-    from neoxrun.download.order import Order
-
-HELP = "Download weights, tokenizers and task data, and prove that they are whole."
 
 _JOBS = 4
 _CHECKS = 8
@@ -109,8 +107,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for."""
-    from neoxrun.download import show
-
     _check_usage(args)
     known = catalog.load()
     if args.list:
@@ -151,15 +147,10 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from neoxrun.download.http import Options
-
     return Options(ca_bundle=args.ca_bundle)
 
 
 def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, mirrors: list[str]) -> int:
-    from neoxrun.download import listing, show, tasks
-    from neoxrun.download import order as orders
-
     options, model = _options(args), None
     if args.tasks:
         folder = args.to.expanduser() if args.to else default_data_dir()
@@ -194,8 +185,6 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
 
 
 def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | None, mirrors: list[str]) -> int:
-    from neoxrun.download.fetch import folder_lock
-
     folder = (args.verify or args.repair).expanduser()
     # What is found wrong must still be wrong when it is fetched, and the manifest the one that was read.
     with folder_lock(folder) if args.repair and folder.is_dir() else nullcontext():
@@ -205,8 +194,6 @@ def _check_folder(args: argparse.Namespace, known: Catalog, given: Manifest | No
 def _check_held(
     args: argparse.Namespace, folder: Path, known: Catalog, given: Manifest | None, mirrors: list[str]
 ) -> int:
-    from neoxrun.download import show, verify
-
     recorded = manifest.of_folder(folder)
     expected = given or recorded
     verdict = verify.verify(
@@ -238,12 +225,12 @@ def _check_held(
     return 0
 
 
-def _next(order: Order, model: Model | None, tasks: list[str] | None) -> str | None:
+def _next(order: Order, model: Model | None, task_names: list[str] | None) -> str | None:
     """The command to type next, where one can be known."""
-    if tasks:
+    if task_names:
         elsewhere = order.folder.resolve() != default_data_dir().resolve()
         data = ["--data-dir", str(order.folder)] if elsewhere else []
-        return shlex.join(["neoxrun", "evaluate", *data, "--tasks", *tasks])
+        return shlex.join(["neoxrun", "evaluate", *data, "--tasks", *task_names])
     if model is None or model.config is None:
         return None
     words = ["neoxrun", "generate", model.config]

@@ -23,8 +23,6 @@ from neoxrun.launch.job import Job
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
-HELP = "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness."
-
 _PUBLISHED = "paper"
 
 

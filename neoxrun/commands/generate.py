@@ -23,8 +23,6 @@ from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 
-HELP = "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely."
-
 _UNCONDITIONAL_SAMPLES = 10  # GPT-NeoX's configs/text_generation.yml
 _UNCONDITIONAL_OUTPUT = "samples.txt"
 

@@ -14,8 +14,6 @@ from neoxrun.planning.plan import MARGIN, Plan, RankMemory
 from neoxrun.terminal import streams
 from neoxrun.terminal.words import counted, human_bytes
 
-HELP = "Show what will run where, and how much memory it needs."
-
 _WIDTH = 100
 _HEADINGS = ("stage", "layers", "weights", "KV cache", "workspace", "total")
 

@@ -19,7 +19,6 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, hash_string, sanitize_model_name
 
-from neoxrun import __version__
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
@@ -33,6 +32,7 @@ from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import listing
+from neoxrun.version import __version__
 
 # lm-eval's own defaults: Python's, NumPy's, torch's, and that of the examples before a question.
 _SEEDS = (0, 1234, 1234, 1234)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from neoxrun import tokenizer
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.choose import Choice, choose_cpu, choose_gpus
@@ -124,8 +125,6 @@ def vocab_size_for_planning(settings: Settings) -> tuple[int, bool]:
         ConfigError: the type of tokenizer is not supported.
         DataError: the tokenizer file is there and cannot be read.
     """
-    from neoxrun import tokenizer  # its library takes longer to import than the rest of planning
-
     size = tokenizer.vocabulary_size(settings.tokenizer)
     assumed = size is None
     if size is None:
