@@ -182,11 +182,11 @@ class Runner:
         return self._sample(self.decode_hidden(message.tokens, message.positions)[:, 0], first_slot=0)
 
     def _forward(self, ids: torch.Tensor, context: AttentionContext) -> torch.Tensor:
-        x = None
+        received = None
         if not self.mesh.first_stage:
             shape = (*ids.shape, self.stage.config.hidden_size)
-            x = self.mesh.receive_activations(shape, self.stage.dtype)
-        x = self.stage.forward(ids, x, context)
+            received = self.mesh.receive_activations(shape, self.stage.dtype)
+        x: torch.Tensor = self.stage(ids, received, context)
         if not self.mesh.last_stage:
             self.mesh.send_activations(x)
         return x

@@ -61,29 +61,11 @@ class AttentionContext:
         return self.cache
 
 
-def narrowed(
-    context: AttentionContext, to_unique: torch.Tensor | None, wanted: torch.Tensor | None
-) -> tuple[AttentionContext, torch.Tensor | None]:
-    """One layer's pass over rows, where it has fewer tokens than others to take or to give.
-
-    Args:
-        context: the pass.
-        to_unique: int64 ``[T]``; what the layer takes holds each id once, and token ``t`` is its ``to_unique[t]``.
-        wanted: int64, the tokens whose outputs the layer gives.
-
-    Returns:
-        Its pass, and for each token that it gives the place in what it takes; None: all as they lie.
-    """
-    rows = context.rows
-    if rows is None or (to_unique is None and wanted is None):
-        return context, None
-    places = wanted
-    if to_unique is not None:
-        rows = replace(rows, padded=to_unique[rows.padded])
-        places = to_unique if wanted is None else to_unique[wanted]
-    if wanted is not None:
-        rows = replace(rows, line=rows.line[wanted])
-    return replace(context, rows=rows), places
+def narrowed(context: AttentionContext) -> AttentionContext:
+    """The pass of the last layer, whose attention gives the tokens that are wanted and no others."""
+    if context.rows is None or context.wanted is None:
+        return context
+    return replace(context, rows=replace(context.rows, line=context.rows.line[context.wanted]))
 
 
 def attend(qkv: torch.Tensor, rotary: Rotary, layer: int, context: AttentionContext) -> torch.Tensor:

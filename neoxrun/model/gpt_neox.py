@@ -13,9 +13,8 @@ from torch import nn
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.model.attention import AttentionContext, attend, narrowed
-from neoxrun.model.kernels.cpu import linear_gelu, packed
 from neoxrun.model.kv_cache import cache_dtype
-from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
 from neoxrun.model.rotary import Rotary, rotary_tables
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
@@ -26,8 +25,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
+        self.weight = unfilled(width)
+        self.bias = unfilled(width)
         self.epsilon = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +39,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.empty(width, device="meta"), requires_grad=False)
+        self.scale = unfilled(width)
         self.epsilon = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,9 +54,9 @@ def _norm(config: ModelConfig) -> LayerNorm | RMSNorm:
     return kind(config.hidden_size, config.norm_epsilon)
 
 
-def _at(x: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
-    """``x`` ``[B, T, H]`` at some of its tokens."""
-    return x if places is None else x[:, places]
+def _at(x: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """``x`` ``[B, T, H]`` at some of its tokens; None: at all."""
+    return x if wanted is None else x[:, wanted]
 
 
 class Attention(nn.Module):
@@ -68,15 +67,16 @@ class Attention(nn.Module):
         hidden, bias = config.hidden_size, config.use_bias_in_attn_linear
         self.index = index
         self.heads = config.num_attention_heads // mesh.tp
-        self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias)
-        self.dense = RowParallelLinear(mesh, hidden, hidden, bias, bias_in_partial=config.gpt_j_residual)
+        self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias=bias)
+        self.dense = RowParallelLinear(mesh, hidden, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
 
     def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
         """``x``: ``[B, T, H]``."""
         batch, tokens, _ = x.shape
         # Rows of query_key_value are [q | k | v] head by head.
         qkv = self.query_key_value(x).view(batch, tokens, self.heads, 3, -1)
-        return self.dense.forward(attend(qkv, rotary, self.index, context))
+        out: torch.Tensor = self.dense(attend(qkv, rotary, self.index, context))
+        return out
 
 
 class MLP(nn.Module):
@@ -85,14 +85,13 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
         super().__init__()
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.use_bias_in_mlp
-        self.approximate = "tanh" if config.gelu == "tanh" else "none"
-        self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias)
-        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias, bias_in_partial=config.gpt_j_residual)
+        self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias=bias, activation=config.gelu)
+        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, H]``."""
-        up = self.dense_h_to_4h
-        return self.dense_4h_to_h.forward(linear_gelu(x, up.weight, up.bias, self.approximate))
+        out: torch.Tensor = self.dense_4h_to_h(self.dense_h_to_4h(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -110,33 +109,26 @@ class Layer(nn.Module):
         self.mlp = MLP(config, mesh)
 
     def forward(
-        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, places: torch.Tensor | None = None
+        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer.
 
         Args:
             x: ``[B, T, H]``, the same on every tensor-parallel rank.
-            rotary, context: the pass.
-            places: int64, for each token of the output its token in ``x``; one may serve for several. None: the same.
+            rotary, context: the pass; its attention gives the tokens that are wanted.
+            wanted: int64, the tokens whose outputs are wanted. None: all.
 
         Returns:
-            ``[B, T, H]``, or as many tokens as there are places.
+            ``[B, T, H]``, or as many tokens as are wanted.
         """
         normed = self.input_layernorm(x)
         attended = self.attention(normed, rotary, context)
+        x = _at(x, wanted)
         if not self.parallel_residual:
-            x = _at(x, places) + self._whole(attended, self.attention.dense.bias)
-            return x + self._whole(self.mlp(self.post_attention_layernorm(x)), self.mlp.dense_4h_to_h.bias)
-        # Most of the time goes into the feed-forward network, so it is given the smaller number of tokens.
-        fewer = places is not None and len(places) < x.shape[1]
-        before, after = (places, None) if fewer else (None, places)
-        x, normed = _at(x, before), _at(normed, before)
-        fed = self.mlp(normed if self.tied else self.post_attention_layernorm(x))
-        return _at(x, after) + self.mesh.all_reduce(attended + _at(fed, after))
-
-    def _whole(self, partial: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        total = self.mesh.all_reduce(partial)
-        return total if bias is None else total + bias
+            x = x + self.mesh.all_reduce(attended)
+            return x + self.mesh.all_reduce(self.mlp(self.post_attention_layernorm(x)))
+        fed = self.mlp(_at(normed, wanted) if self.tied else self.post_attention_layernorm(x))
+        return x + self.mesh.all_reduce(attended + fed)
 
 
 class Stage(nn.Module):
@@ -162,9 +154,7 @@ class Stage(nn.Module):
             self.word_embeddings = VocabParallelEmbedding(mesh, vocab_size, config.hidden_size)
         if mesh.first_stage and config.pos_emb == "learned":
             rows = config.max_position_embeddings
-            self.position_embeddings = nn.Parameter(
-                torch.empty(rows, config.hidden_size, device="meta"), requires_grad=False
-            )
+            self.position_embeddings = unfilled(rows, config.hidden_size)
         if mesh.last_stage:
             self.norm = _norm(config)
             if not config.tie_embeddings:
@@ -186,13 +176,13 @@ class Stage(nn.Module):
     def assign(self, key: TensorKey, tensor: torch.Tensor) -> None:
         """Give one parameter its values."""
         path, _, name = self._names()[key].rpartition(".")
-        setattr(self.get_submodule(path), name, nn.Parameter(tensor, requires_grad=False))
+        setattr(self.get_submodule(path), name, frozen(tensor))
 
     def pack(self) -> None:
         """Put the linear layers' weights into the layout that their kernels like best, once they are all there."""
         for module in self.modules():
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
-                module.weight = nn.Parameter(packed(module.weight.data), requires_grad=False)
+                module.pack()
 
     def randomize(self, seed: int) -> None:
         """Fill every parameter with small random numbers (norms with ones): for sizing and timing only."""
@@ -234,20 +224,16 @@ class Stage(nn.Module):
         Returns:
             ``[B, T, H]`` for the next stage, or, of the tokens that are wanted, for ``logits`` on the last.
         """
-        to_unique = None
         if x is None:
-            if context.rows is not None and self.config.pos_emb != "learned":
-                # Until attention, the first layer gives the same for the same token wherever it stands.
-                ids, to_unique = torch.unique(ids, return_inverse=True)
-                ids, to_unique = ids.unsqueeze(0), to_unique[0]
             x = self.word_embeddings(ids)
             if self.config.pos_emb == "learned":
                 x = x + self.position_embeddings[context.positions]
         rotary = self._turns(context)
-        for place, layer in enumerate(self.layers):
-            last = self.mesh.last_stage and place == len(self.layers) - 1
-            own, places = narrowed(context, to_unique if place == 0 else None, context.wanted if last else None)
-            x = layer(x, rotary, own, places)
+        for index, layer in enumerate(self.layers):
+            if self.mesh.last_stage and index == len(self.layers) - 1:
+                x = layer(x, rotary, narrowed(context), context.wanted)
+            else:
+                x = layer(x, rotary, context)
         return x
 
     def _turns(self, context: AttentionContext) -> Rotary:
@@ -305,4 +291,5 @@ class Stage(nn.Module):
     def _head(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of this rank's part of the vocabulary: ``[..., H] -> [..., V / tp]``."""
         x = self.norm(x)
-        return F.linear(x, self.word_embeddings.weight) if self.config.tie_embeddings else self.final_linear.forward(x)
+        logits: torch.Tensor = self.word_embeddings.logits(x) if self.config.tie_embeddings else self.final_linear(x)
+        return logits

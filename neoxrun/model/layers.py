@@ -12,45 +12,60 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neoxrun.model.kernels.cpu import linear
+from neoxrun.model.kernels.cpu import Gelu, linear, packed
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import vocab_shard
 
 
-def _empty(*shape: int) -> nn.Parameter:
+def frozen(tensor: torch.Tensor) -> nn.Parameter:
+    """A parameter of the network. No gradients: inference is all that it is used for."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def unfilled(*shape: int) -> nn.Parameter:
     """A parameter without storage: the loader gives it its tensor."""
-    return nn.Parameter(torch.empty(*shape, device="meta"), requires_grad=False)
+    return frozen(torch.empty(*shape, device="meta"))
 
 
-class ColumnParallelLinear(nn.Module):
-    """``y = x W^T + b`` with the output dim divided: ``[B, T, I] -> [B, T, O / tp]``."""
+class _Linear(nn.Module):
+    """A weight and, where the configuration has one, a bias."""
 
-    def __init__(self, mesh: Mesh, inputs: int, outputs: int, bias: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()
-        self.weight = _empty(outputs // mesh.tp, inputs)
-        self.bias = _empty(outputs // mesh.tp) if bias else None
+        self.weight = unfilled(outputs, inputs)
+        self.bias = unfilled(outputs) if bias else None
+
+    def pack(self) -> None:
+        """Put the weight into the layout that its kernel likes best, once it is filled."""
+        self.weight = frozen(packed(self.weight.data))
+
+
+class ColumnParallelLinear(_Linear):
+    """``y = activation(x W^T + b)`` with the output dim divided: ``[B, T, I] -> [B, T, O / tp]``."""
+
+    def __init__(self, mesh: Mesh, inputs: int, outputs: int, *, bias: bool, activation: Gelu | None = None) -> None:
+        super().__init__(inputs, outputs // mesh.tp, bias)
+        self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, I]``."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.activation)
 
 
-class RowParallelLinear(nn.Module):
-    """``y = x W^T + b`` with the input dim divided: ``[B, T, I / tp] -> [B, T, O]``.
+class RowParallelLinear(_Linear):
+    """``y = x W^T + b`` with the input dim divided: ``[B, T, I / tp] -> [B, T, O]``, this rank's part of the sum.
 
-    ``forward`` returns this rank's part of the sum. With ``bias_in_partial`` every rank's own bias is in its part
-    (GPT-NeoX's parallel residual); otherwise the caller adds ``bias`` once, after the reduce.
+    The caller sums the parts of all tensor-parallel ranks. The bias is in them: with ``bias_on_every_rank`` each adds
+    its own (GPT-NeoX's parallel residual), otherwise the first adds the one that all of them hold.
     """
 
-    def __init__(self, mesh: Mesh, inputs: int, outputs: int, bias: bool, bias_in_partial: bool) -> None:
-        super().__init__()
-        self.weight = _empty(outputs, inputs // mesh.tp)
-        self.bias = _empty(outputs) if bias else None
-        self.bias_in_partial = bias_in_partial
+    def __init__(self, mesh: Mesh, inputs: int, outputs: int, *, bias: bool, bias_on_every_rank: bool) -> None:
+        super().__init__(inputs // mesh.tp, outputs, bias)
+        self.adds_bias = bias_on_every_rank or mesh.tp_rank == 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[B, T, I / tp]``."""
-        return linear(x, self.weight, self.bias if self.bias_in_partial else None)
+        return linear(x, self.weight, self.bias if self.adds_bias else None)
 
 
 class VocabParallelEmbedding(nn.Module):
@@ -60,7 +75,7 @@ class VocabParallelEmbedding(nn.Module):
         super().__init__()
         self.mesh = mesh
         self.rows = vocab_shard(vocab_size, mesh.tp, mesh.tp_rank)
-        self.weight = _empty(len(self.rows), width)
+        self.weight = unfilled(len(self.rows), width)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """``ids``: int64 ``[B, T]``."""
@@ -69,3 +84,7 @@ class VocabParallelEmbedding(nn.Module):
         elsewhere = (ids < self.rows.start) | (ids >= self.rows.stop)
         x = F.embedding((ids - self.rows.start).masked_fill(elsewhere, 0), self.weight)
         return self.mesh.all_reduce(x.masked_fill_(elsewhere.unsqueeze(-1), 0))
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """The tied head: scores of this rank's rows, ``[..., H] -> [..., V / tp]``."""
+        return F.linear(x, self.weight)

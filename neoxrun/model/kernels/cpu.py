@@ -13,35 +13,38 @@ Shapes: ``B`` batch, ``T`` tokens, ``I`` / ``O`` input and output width, ``N`` h
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
+Gelu = Literal["tanh", "erf"]
+"""The two forms of GELU (Hendrycks and Gimpel, 2016): the approximation by tanh, and the exact one."""
+
+_APPROXIMATE: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # as torch calls them
 _TOKENS = 1024  # of the passes that the layout is chosen for
 # Tokens, measured: with longer sequences the scores leave the CPU's caches.
 _SHORT = {torch.bfloat16: 320, torch.float16: 160, torch.float32: 160}
 
 
 def packed(weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` ``[O, I]`` as ``linear`` and ``linear_gelu`` like it best; nothing else takes the result."""
+    """``weight`` ``[O, I]`` as ``linear`` likes it best; nothing else takes the result."""
     if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _has_packed():
         return weight
     own: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
     return own
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``x W^T + b``: ``[B, T, I] -> [B, T, O]``, with a weight that may be packed."""
+def linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Gelu | None = None
+) -> torch.Tensor:
+    """``activation(x W^T + b)``: ``[B, T, I] -> [B, T, O]``, with a weight that may be packed."""
     if weight.is_mkldnn:
-        return _fused(x, weight, bias, "none", "")
-    return F.linear(x, weight, bias)
-
-
-def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, approximate: str) -> torch.Tensor:
-    """``GELU(x W^T + b)``: ``[B, T, I] -> [B, T, O]``; ``approximate`` as ``F.gelu`` takes it."""
-    if weight.is_mkldnn:
-        return _fused(x, weight, bias, "gelu", approximate)
-    return F.gelu(F.linear(x, weight, bias), approximate=approximate)
+        fused = ("none", "") if activation is None else ("gelu", _APPROXIMATE[activation])
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused[0], [], fused[1])
+        return y
+    y = F.linear(x, weight, bias)
+    return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -63,11 +66,6 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Ten
     # Products in fp16 are slow on a CPU.
     dtype = torch.bfloat16 if v.dtype == torch.bfloat16 else torch.float32
     return torch.matmul(scores.softmax(-1).to(dtype), v.to(dtype)).to(v.dtype)
-
-
-def _fused(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str, how: str) -> torch.Tensor:
-    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
-    return y
 
 
 @cache
