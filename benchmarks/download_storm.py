@@ -2,9 +2,9 @@
 
     python benchmarks/download_storm.py --seed 4 --faults 1200
 
-The server is real (tests/faulty_server.py, on loopback), the client is ``neoxrun.download.fetch`` in a process of its
-own. Every file meets its share of the faults before it is served as it should be. At the end every byte must be right,
-nothing else may lie in the folder, and no file may have been fetched more than needed:
+The server is real (tests/support/faulty_server.py, on loopback), the client is ``neoxrun.download.fetch`` in a process
+of its own. Every file meets its share of the faults before it is served as it should be. At the end every byte must be
+right, nothing else may lie in the folder, and no file may have been fetched more than needed:
 
     bytes sent of a file <= its size x (1 + dear faults that it met) + 64 for each drip + lost
 
@@ -235,8 +235,8 @@ def check_files(expected: dict[str, bytes], folder: Path) -> list[str]:
 
 
 def server_module() -> ModuleType:
-    """tests/faulty_server.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("faulty_server", ROOT / "tests" / "faulty_server.py")
+    """tests/support/faulty_server.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("faulty_server", ROOT / "tests" / "support" / "faulty_server.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,151 @@
+"""How a run ends before its time: Ctrl-C, signals, ranks that die.
+
+Whatever happens, what was finished stays, no process is left behind, and --resume completes it to what an
+uninterrupted run gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from neoxrun.launch.job import Job
+from support.command import Running, answers_of, neoxrun, records_of, running, wait_for
+
+PROMPTS = [f"def function_{number}(value):" for number in range(24)]
+# Greedy, so that runs can be compared, and one prompt after the other, so that records come one by one.
+SLOWLY = ["--temperature", "0", "--maximum-tokens", "60", "--ignore-eos", "--batch-size", "1"]
+SPLITS = [("--tp", "1"), ("--tp", "2"), ("--tp", "1", "--replicas", "2")]
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> list[tuple]:
+    """The answers of a run that nothing interrupts."""
+    path = tmp_path_factory.mktemp("whole") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n")
+    fast = [word for word in SLOWLY if word not in ("--batch-size", "1")]
+    return answers_of(neoxrun("generate", "demo", "-i", path, "-o", "-", "--tp", "1", *fast).check_success().records)
+
+
+def started(command: Running, output: Path, records: int = 2) -> None:
+    """Wait until ``records`` answers are in the file, and make sure that more are to come."""
+
+    def enough() -> bool:
+        assert command.process.poll() is None, command.finish().err
+        return output.exists() and output.read_bytes().count(b"\n") >= records
+
+    wait_for(enough, 60, lambda: "no records came")
+
+
+def check_kept(output: Path, whole_run: list[tuple]) -> None:
+    """What is there is whole and right, and not everything."""
+    kept = answers_of(records_of(output))
+    assert 0 < len(kept) < len(whole_run)
+    assert set(kept) <= set(whole_run)
+
+
+def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
+    """--resume, at one rank and in large batches, makes it what an uninterrupted run gives."""
+    before = output.read_bytes()
+    fast = [word for word in SLOWLY if word not in ("--batch-size", "1")]
+    neoxrun("generate", "demo", "-i", prompts, "-o", output, "--tp", "1", "--resume", *fast).check_success()
+    assert output.read_bytes().startswith(before)
+    assert answers_of(records_of(output)) == whole_run
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=" ".join)
+def test_ctrl_c_while_generating(split, prompts, tmp_path, whole_run):
+    output = tmp_path / "out.jsonl"
+    with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
+        started(command, output)
+        command.interrupt()
+        result = command.finish(timeout=10)
+        command.check_all_gone()
+    result.check_error(130, "interrupted", "--resume")
+    check_kept(output, whole_run)
+    if split == SPLITS[-1]:
+        check_resumed(prompts, output, whole_run)
+
+
+@pytest.mark.parametrize(("split", "delay"), [(SPLITS[0], 1.0), (SPLITS[1], 0.6), (SPLITS[1], 2.5), (SPLITS[1], 4.5)])
+def test_ctrl_c_while_loading(split, delay, prompts, tmp_path):
+    """Whatever is going on then: imports, the meeting of the ranks, or weights."""
+    output = tmp_path / "out.jsonl"
+    with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.process.wait(delay)
+        command.interrupt()
+        result = command.finish(timeout=10)
+        command.check_all_gone()
+    result.check_error(130, "interrupted")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_is_killed(rank, prompts, tmp_path, whole_run):
+    output = tmp_path / "out.jsonl"
+    with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
+        started(command, output)
+        os.kill(command.rank(rank), signal.SIGKILL)
+        result = command.finish(timeout=10)
+        command.check_all_gone()
+    result.check_error(5, f"rank {rank} on {socket.gethostname()}", "killed by SIGKILL", "memory", "--resume")
+    check_kept(output, whole_run)
+    if rank == 1:
+        check_resumed(prompts, output, whole_run)
+
+
+def test_the_launcher_is_killed(prompts, tmp_path, whole_run):
+    output = tmp_path / "out.jsonl"
+    with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
+        started(command, output)
+        assert len(command.processes()) == 3
+        command.process.kill()
+        command.check_all_gone()
+    check_kept(output, whole_run)
+
+
+def test_what_killed_launchers_left_is_removed(tmp_path, monkeypatch):
+    """And nothing else: not what a living one holds, what is too new to tell, or what only has such a name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    work = Job("none", settings=None, plan=None)
+    held = work.save()
+    code = "from neoxrun.launch.job import Job; print(Job('none', None, None).save())"
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    dead, new = (
+        Path(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip())
+        for _ in range(2)
+    )
+    other = tmp_path / "neoxrun-job-of-mine"
+    other.mkdir()
+    for folder in (held, dead, other):
+        os.utime(folder, (0, 0))
+    started = work.save()
+    assert set(tmp_path.iterdir()) == {held, new, other, started}
+
+
+@pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])
+def test_the_launcher_is_terminated(split, code, prompts, tmp_path, whole_run):
+    output = tmp_path / "out.jsonl"
+    with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
+        started(command, output)
+        command.process.terminate()
+        result = command.finish(timeout=10)
+        command.check_all_gone()
+    assert result.code == code
+    assert "error" not in result.err
+    check_kept(output, whole_run)

@@ -1,0 +1,112 @@
+"""Where records go, and what is never written over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.command import neoxrun, records_of
+
+WORK = ("generate", "demo", "-i", "-", "--tp", "1", "--maximum-tokens", "2", "-q")
+
+
+def test_stdout_by_its_name():
+    result = neoxrun(*WORK, "-o", "/dev/stdout", stdin="import os\nclass Queue:\n").check_success()
+    assert [record["id"] for record in result.records] == [0, 1]
+
+
+@pytest.mark.parametrize("split", ["1", "2"])
+def test_resume_tries_errors_again(split, tmp_path):
+    """Here with --truncate; answers that are there stay, and with them the rights and the name of the file."""
+    file, link = tmp_path / "out.jsonl", tmp_path / "link"
+    link.symlink_to(file)
+    work = ("generate", "demo", "-i", "-", "--tp", split, "--maximum-tokens", "2", "-o", link)
+    prompts = "import os\n" + "x = 1; " * 600 + "\nclass Queue:\n"
+    neoxrun(*work, stdin=prompts).check_error(4, "1 of 3 prompts could not be answered", "--resume")
+    reasons = {record["id"]: record["finish_reason"] for record in records_of(file)}
+    assert reasons == {0: "length", 1: "error", 2: "length"}
+    file.chmod(0o640)
+    answered = [line for line in file.read_text().splitlines() if '"error"' not in line]
+    result = neoxrun(*work, "--resume", "--truncate", "left", stdin=prompts).check_success()
+    assert "\n1 answer, " in result.err
+    *kept, new = file.read_text().splitlines()
+    assert kept == answered
+    assert json.loads(new)["id"] == 1
+    assert json.loads(new)["text"]
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl"]
+
+
+def test_replacing_records_is_said(tmp_path):
+    file = tmp_path / "out.jsonl"
+    file.write_text("one\ntwo\n")
+    result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
+    assert result.err == f"warning: {file} is replaced, and had 2 lines: --resume would go on with it\n"
+    assert [record["id"] for record in records_of(file)] == [0]
+    assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
+
+
+def test_a_prompt_alone_that_is_too_long():
+    neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600).check_error(4, "1 of 1 prompt could not be answered")
+
+
+def test_output_into_a_named_pipe(tmp_path):
+    """Its reader may come before or after, and gets all records of one writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        neoxrun(*WORK, "-o", pipe, stdin="import os\nclass Queue:\n", timeout=30).check_success()
+        lines = reader.communicate(timeout=5)[0].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [0, 1]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"])
+def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path):
+    path = tmp_path / "precious.txt"
+    path.write_bytes(content)
+    neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("closed", [(0, 1, 2), (1,)])
+def test_streams_that_are_closed_and_not_needed(closed, tmp_path):
+    """What is opened next must not take their numbers."""
+    (tmp_path / "in.txt").write_text("import os\n")
+    work = ("generate", "demo", "-i", tmp_path / "in.txt", "--tp", "2", "--maximum-tokens", "2")
+    result = neoxrun(*work, preexec=lambda: [os.close(number) for number in closed]).check_success()
+    assert result.out == ""
+    assert ("1 answer" in result.err) == (2 not in closed)
+    assert [record["id"] for record in records_of(tmp_path / "in.txt.output.jsonl")] == [0]
+
+
+CLOSED = {
+    "help": (1, ("--help",), "standard output is closed"),
+    "plan": (1, ("plan", "demo"), "standard output is closed"),
+    "text": (1, ("generate", "demo", "--prompt", "import os"), "standard output is closed"),
+    "dialogue": (1, ("generate", "demo", "--interactive"), "standard output is closed"),
+    "prompts": (0, ("generate", "demo", "-i", "-"), "no prompts in standard input"),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_stream_that_is_closed_and_needed(case, tmp_path):
+    number, arguments, says = CLOSED[case]
+    result = neoxrun(*arguments, preexec=lambda: os.close(number), env={"TMPDIR": str(tmp_path)})
+    result.check_error(4, says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_into_a_full_device():
+    with Path("/dev/full").open("w") as full:
+        neoxrun("--help", stdout=full.fileno()).check_error(4, "No space left on device")
+
+
+@pytest.mark.parametrize("flag", ["-i", "-o"])
+def test_empty_file_name(flag):
+    neoxrun("generate", "demo", flag, "").check_error(2, "need the name of a file")

@@ -1,0 +1,194 @@
+"""Ranks that something else starts (torchrun, Slurm), and several hosts: the same answers everywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from support.command import NEOXRUN, Result, Running, answers_of, neoxrun, running
+from support.paths import DEMO
+
+WORK = ("generate", "demo", "-i", "-", "-o", "-", "--temperature", "0", "--maximum-tokens", "6", "-q")
+PROMPTS = "".join(f"def function_{number}(value):\n" for number in range(4))
+TORCHRUN = [str(NEOXRUN.parent / "torchrun"), "--nproc-per-node", "2", "-m", "neoxrun"]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[tuple]:
+    """The answers of one rank."""
+    return answers_of(neoxrun(*WORK, "--tp", "1", stdin=PROMPTS).check_success().records)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def both(first: Running, second: Running) -> tuple[Result, Result]:
+    """How two processes of one run end; the first has the prompts."""
+    try:
+        results = first.finish(PROMPTS, timeout=90), second.finish(timeout=15)
+        first.check_all_gone()
+        second.check_all_gone()
+        return results
+    finally:
+        first.end()
+        second.end()
+
+
+def test_torchrun(alone):
+    """The existing environment is used as it is."""
+    result = neoxrun(*WORK, command=TORCHRUN, stdin=PROMPTS)
+    assert result.code == 0, result.err
+    assert answers_of(result.records) == alone
+
+
+def ranks(*arguments: object, of_second: tuple[str, ...] = ()) -> tuple[Result, Result]:
+    """Two ranks in torchrun's environment, without torchrun's own talk on stderr."""
+    common = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    first = Running(*WORK, *arguments, env=common | {"RANK": "0", "LOCAL_RANK": "0"}, stdin=subprocess.PIPE)
+    second = Running(*WORK, *arguments, *of_second, env=common | {"RANK": "1", "LOCAL_RANK": "1"})
+    return both(first, second)
+
+
+def test_error_of_all_ranks_is_said_once(tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(DEMO, folder)
+    (folder / "global_step5000" / "layer_10-model_01-model_states.pt").write_bytes(b"nothing")
+    first, second = ranks("--checkpoint", folder)
+    first.check_error(3, "layer_10-model_01-model_states.pt is not")
+    assert (second.code, second.out, second.err) == (3, "", "")
+
+
+@pytest.mark.parametrize("other", [("--set", "rotary_emb_base=500"), ("--random-weights",)])
+def test_ranks_of_different_commands(other):
+    first, second = ranks(of_second=other)
+    first.check_error(2, "rank 1 was started with another command, configuration or split", "same command line")
+    assert (second.code, second.err) == (2, "")
+
+
+def test_ranks_with_different_checkpoints(tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(DEMO, folder)
+    (folder / "global_step5000").rename(folder / "global_step6000")
+    (folder / "latest").write_text("global_step6000")
+    first, second = ranks(of_second=("--checkpoint", str(folder)))
+    first.check_error(3, "rank 1 has another checkpoint or tokenizer than rank 0")
+    assert (second.code, second.err) == (3, "")
+
+
+def test_resume_of_a_complete_file(tmp_path):
+    """Nothing is left to do, and both ranks end; a half-written line goes."""
+    output = tmp_path / "out.jsonl"
+    neoxrun(*WORK, "-o", output, "--tp", "1", stdin=PROMPTS).check_success()
+    whole = output.read_bytes()
+    output.write_bytes(whole + b'{"id": 3, "con')
+    for result in ranks("-o", output, "--resume"):
+        assert (result.code, result.err) == (0, "")
+    assert output.read_bytes() == whole
+
+
+def test_slurm(alone):
+    def task(number: int) -> dict[str, str]:
+        return {
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+
+    port = str(free_port())
+    first, second = both(Running(*WORK, env=task(0), stdin=subprocess.PIPE), Running(*WORK, env=task(1)))
+    first.check_success()
+    second.check_success()
+    assert answers_of(first.records) == alone
+    assert second.out == ""
+
+
+def host(number: int, endpoint: str, *split: str, command: list[str] | None = None) -> Running:
+    """The launcher of one of two hosts."""
+    where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
+    return Running(*WORK, *where, *split, command=command, stdin=subprocess.DEVNULL if number else subprocess.PIPE)
+
+
+def check_hosts(first: Result, second: Result, alone: list[tuple]) -> None:
+    assert (first.code, first.err) == (0, "")
+    assert (second.code, second.out, second.err) == (0, "", "")
+    assert answers_of(first.records) == alone
+
+
+def test_two_launchers_on_one_machine(alone):
+    endpoint = f"127.0.0.1:{free_port()}"
+    split = ("--tp", "1", "--replicas", "2")
+    check_hosts(*both(host(0, endpoint, *split), host(1, endpoint, *split)), alone)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces joined by a cable, as two hosts are; their own name leads neither to the other."""
+    names = [f"neoxrun-{os.getpid()}-{number}" for number in range(2)]
+
+    def ip(*arguments: str) -> bool:
+        return subprocess.run(["ip", *arguments], capture_output=True).returncode == 0
+
+    try:
+        ready = shutil.which("ip") is not None and all(ip("netns", "add", name) for name in names)
+        ready = ready and ip(
+            *("link", "add", "wire", "netns", names[0], "type", "veth"), *("peer", "name", "wire", "netns", names[1])
+        )
+        for number, name in enumerate(names):
+            ready = ready and ip("-n", name, "addr", "add", f"10.213.7.{number + 1}/24", "dev", "wire")
+            ready = ready and ip("-n", name, "link", "set", "wire", "up") and ip("-n", name, "link", "set", "lo", "up")
+        if not ready:
+            pytest.skip("network namespaces cannot be made here: that takes root's rights and iproute2")
+        yield names
+    finally:
+        if shutil.which("ip"):
+            for name in names:
+                ip("netns", "del", name)
+
+
+def test_two_hosts(hosts, alone):
+    first, second = (
+        host(number, "10.213.7.1:29500", "--pp", "2", "--tp", "1", command=["ip", "netns", "exec", name, str(NEOXRUN)])
+        for number, name in enumerate(hosts)
+    )
+    check_hosts(*both(first, second), alone)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_waiting_for_the_other_host_is_said(number):
+    endpoint = f"127.0.0.1:{free_port()}"
+    where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
+    with running("generate", "demo", "--prompt", "import os", *where) as command:
+        assert command.process.stderr.readline().decode() == f"waiting for all 2 hosts to meet at {endpoint}\n"
+        command.interrupt()
+        command.finish(timeout=5).check_error(130, "interrupted")
+        command.check_all_gone()
+
+
+def test_waiting_for_another_rank_is_said():
+    port = str(free_port())
+    with running(*WORK, env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": port}) as command:
+        said = f"[rank 1] warning: waiting for all 2 ranks to meet at 127.0.0.1:{port}\n"
+        assert command.process.stderr.readline().decode() == said
+
+
+def test_what_is_left_of_other_ranks_is_ignored(alone):
+    leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
+    result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
+    assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has RANK and WORLD_SIZE\n"
+    assert answers_of(result.records) == alone

@@ -1,0 +1,174 @@
+"""The network and the engine on a GPU: skipped where there is none.
+
+fp16 and bf16 are compared with the same weights in fp32: a logit of size 1 has steps of 2^-10 and 2^-7 there, and the
+bounds allow a few of them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
+from neoxrun.config import reader as config
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.engine.engine import Engine
+from neoxrun.engine.messages import Reserve
+from neoxrun.engine.session import open_session
+from neoxrun.errors import RankError
+from neoxrun.parallel.mesh import single
+from support.paths import DEMO
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
+
+GPU = torch.device("cuda", 0)
+LENGTHS = (5, 17, 9, 30)
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+
+
+def prefill_logits(session, ids: torch.Tensor) -> torch.Tensor:
+    session.runner.execute(Reserve(len(ids), session.settings.model.max_context))
+    with torch.inference_mode():
+        return session.runner.stage.logits(session.runner.prefill_hidden(ids.to(GPU), 0)).cpu()
+
+
+def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
+    """The same logits from one token of prefill and then one at a time from the cache."""
+    rows = [prefill_logits(session, ids[:, :1])[:, 0]]
+    with torch.inference_mode():
+        for place in range(1, ids.shape[1]):
+            x = session.runner.decode_hidden(ids[:, place].tolist(), [place] * len(ids))
+            rows.append(session.runner.stage.logits(x)[:, 0].cpu())
+    return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
+def test_reference_logits(shared: Path, name: str):
+    folder = shared / "fixtures" / name
+    answers = load_file(folder / "logits.safetensors")
+    session = open_session(
+        config.load([str(folder / "config.yml")]),
+        single(GPU),
+        "fp32",
+        random_weights=False,
+        show_progress=False,
+    )
+    for logits in (
+        prefill_logits(session, answers["input_ids"]),
+        decode_logits(session, answers["input_ids"]),
+    ):
+        difference = (logits - answers["logits"]).abs().max().item()
+        print(f"{name}: {difference:.1e}")
+        assert difference < 1e-4
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    """A random Hugging Face model and its GPT-NeoX layer files at tensor parallel 2."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    folder = tmp_path_factory.mktemp("twin")
+    torch.manual_seed(3)
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=2048, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+            max_position_embeddings=256, rotary_pct=0.25, hidden_act="gelu_fast", use_parallel_residual=True,
+            initializer_range=0.05, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    (folder / "config.yml").write_text(
+        json.dumps(
+            {
+                "num_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "seq_length": 256,
+                "max_position_embeddings": 256, "pos_emb": "rotary", "rotary_pct": 0.25, "no_weight_tying": True,
+                "gpt_j_residual": True, "bias_gelu_fusion": True, "tokenizer_type": "HFTokenizer",
+                "vocab_file": str(DEMO / "tokenizer.json"), "load": "."
+            }
+        )
+    )  # fmt: skip
+    settings = config.load([str(folder / "config.yml")])
+    save_layer_files(from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1")
+    return settings, model
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_parity_with_transformers(twin, dtype: str):
+    settings, model = twin
+    model = model.to("cpu", torch.float32)
+    ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected = model(ids).logits
+    session = open_session(settings, single(GPU), dtype, random_weights=False, show_progress=False)
+    for logits in (prefill_logits(session, ids), decode_logits(session, ids)):
+        difference = (logits - expected).abs().max().item()
+        print(f"{dtype}: {difference:.1e} of {expected.abs().max().item():.2f}")
+        assert difference < TOLERANCE[dtype]
+
+
+def test_greedy_tokens_of_unequal_prompts(twin):
+    settings, model = twin
+    model = model.to(GPU, torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
+    session = open_session(settings, single(GPU), "fp32", random_weights=False, show_progress=False)
+    engine = Engine(session.runner, slots=3, length=64, eos=None)
+    params = SamplingParams(maximum_tokens=20)
+    for number, prompt in enumerate(prompts):
+        engine.add(number, prompt, params)
+    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+    while events := engine.step():
+        for event in events:
+            answers[event.request_id].append(event.sampled.token)
+    for number, prompt in enumerate(prompts):
+        out = model.generate(
+            torch.tensor([prompt], device=GPU),
+            do_sample=False,
+            max_new_tokens=20,
+            min_new_tokens=20,
+            pad_token_id=0,
+        )
+        assert answers[number] == out[0, len(prompt) :].tolist()
+
+
+def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path):
+    texts = []
+    for device in ("cpu", "cuda"):
+        arguments = ["generate", "demo", "--prompt", "def read_file(path):", "--dtype", "fp32", "--tp", "1"]
+        arguments += ["--device", device, "-o", "-"]
+        done = subprocess.run(
+            [sys.executable, "-m", "neoxrun", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        texts.append(json.loads(done.stdout)["text"])
+    assert texts[0] == texts[1]
+
+
+def test_out_of_memory_is_one_error():
+    changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
+    with pytest.raises(RankError, match="out of memory on rank 0"):
+        open_session(config.load(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")
+@pytest.mark.parametrize("split", [("--tp", "2"), ("--pp", "2"), ("--tp", "1", "--replicas", "2")])
+def test_two_gpus_give_the_same_text(split, tmp_path: Path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("import os\ndef read_file(path):\nclass Queue:\n")
+    texts = []
+    for chosen in (("--tp", "1", "--replicas", "1"), split):
+        command = [sys.executable, "-m", "neoxrun", "generate", "demo", "-i", str(prompts), "-o", "-", *chosen]
+        command += ["--device", "cuda", "--dtype", "fp32", "--temperature", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        texts.append({record["id"]: record["text"] for record in map(json.loads, done.stdout.splitlines())})
+    assert texts[0] == texts[1]

@@ -1,0 +1,309 @@
+"""The network at every split, cached and not, in batches and alone, against computations that are not ours.
+
+Hugging Face's network where it has the options, a plain one (reference.py) where it has not, and the stored
+answers of GPT-NeoX itself. A split's ranks are started once for all cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
+from neoxrun.config.settings import ModelConfig
+from support.checkpoints import fixture_config, join, random_model, raw_shards, tiny
+from support.hugging_face import twin
+from support.ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
+from support.reference import greedy, logits
+
+SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
+CLOSE = 1e-4
+ROWS = 101  # divides over no split
+BASE = tiny(num_layers=3, hidden_size=32, intermediate_size=128, seq_length=32, max_position_embeddings=32)
+
+HUGGING_FACE: dict[str, dict[str, object]] = {
+    "parallel-tanh": {"rotary_pct": 0.25},
+    "parallel-erf": {"gelu": "erf", "rotary_pct": 1.0},
+    "sequential-tanh": {"gpt_j_residual": False, "rotary_pct": 1.0},
+    "sequential-erf": {"gpt_j_residual": False, "gelu": "erf", "rotary_pct": 0.25},
+    "tied-embeddings": {"tie_embeddings": True},
+}
+OTHER: dict[str, dict[str, object]] = {
+    "learned-positions": {"pos_emb": "learned", "tie_embeddings": True, "gpt_j_residual": False},
+    "no-positions": {"pos_emb": "none"},
+    "tied-norms": {"gpt_j_tied": True},
+    "rmsnorm": {"norm": "rmsnorm", "norm_epsilon": 1e-2},
+    "no-attention-biases": {"use_bias_in_attn_linear": False},
+    "no-mlp-biases": {"use_bias_in_mlp": False, "gpt_j_residual": False},
+    "legacy-angles": {"rotary_legacy_fp16": True, "rotary_emb_base": 500.0},
+    "narrow-mlp": {"intermediate_size": 48},
+    "few-words": {},
+}
+FEW_ROWS = 5  # of four shards the last is all padding
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIXTURES = [
+    "tp1",
+    "tp1_full_rotary_erf",
+    "tp1_sequential_residual",
+    "tp2_legacy_20b",
+    "tp2_native",
+    "tp2_sequential",
+    "upstream_tp2_pp2",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The right logits ``[T, V]`` and greedy tokens of each prompt."""
+
+    logits: list[Tensor]
+    tokens: list[list[int]]
+
+
+def prompts(rows: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(rows, (length,), generator=generator).tolist() for length in (9, 5, 21, 14)]
+
+
+def lively(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Values at which every part of the network matters, and logits of a size of about 3."""
+    noise = torch.randn(tensor.shape, generator=generator)
+    if "norm" in name:
+        return 0.3 * noise if name.endswith("bias") else 1 + 0.3 * noise
+    if tensor.dim() == 1:
+        return 0.3 * noise
+    if "embed_in" in name or "embeddings" in name:
+        return noise
+    return 1.5 * noise / tensor.shape[1] ** 0.5
+
+
+def hugging_face(config: ModelConfig):
+    model = twin(config, ROWS)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(lively(name, parameter, generator))
+    return model
+
+
+@torch.no_grad()
+def expected_of_hugging_face(model, dtype: torch.dtype = torch.float32) -> Expected:
+    model = model.to(dtype)
+    texts, scores = [], []
+    for number, prompt in enumerate(prompts(ROWS)):
+        ids = torch.tensor([prompt])
+        scores.append(model(ids).logits[0].float())
+        count = new_tokens(number)
+        text = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=count,
+            max_new_tokens=count,
+        )
+        texts.append(text[0, len(prompt) :].tolist())
+    return Expected(scores, texts)
+
+
+def expected_of_reference(config: ModelConfig, shards: list, ids: list[list[int]]) -> Expected:
+    return Expected(
+        [logits(config, shards, prompt) for prompt in ids],
+        [greedy(config, shards, prompt, new_tokens(number)) for number, prompt in enumerate(ids)],
+    )
+
+
+def lively_weights(config: ModelConfig, rows: int = ROWS):
+    generator = torch.Generator().manual_seed(13)
+    return {key: lively(key.name, tensor, generator) for key, tensor in random_model(config, rows).items()}
+
+
+class Suite:
+    """All cases, their right answers, and the answers of the splits that were asked for."""
+
+    def __init__(self, folder: Path, shared: Path | None) -> None:
+        self.folder = folder
+        self.cases: dict[str, Case] = {}
+        self.expected: dict[str, Expected] = {}
+        self._answers: dict[tuple[int, int], dict[str, Answer]] = {}
+        for name, changes in HUGGING_FACE.items():
+            config = dataclasses.replace(BASE, **changes)
+            model = hugging_face(config)
+            weights = from_huggingface(model.state_dict())
+            save_layer_files(weights, folder / name, tp=2, config=config, tag="global_step1")
+            model.save_pretrained(folder / f"{name}-hf")
+            for suffix in ("", "-hf"):
+                self.cases[name + suffix] = Case(config, folder / f"{name}{suffix}", prompts(ROWS))
+            self.expected[name] = self.expected[f"{name}-hf"] = expected_of_hugging_face(model)
+        for name, dtype in LOW.items():
+            source = "sequential-tanh"
+            self.cases[name] = dataclasses.replace(self.cases[source], dtype=dtype)
+            self.expected[name] = self.expected[source]
+        for name, changes in OTHER.items():
+            config = dataclasses.replace(BASE, **changes)
+            rows = FEW_ROWS if name == "few-words" else ROWS
+            weights = lively_weights(config, rows)
+            save_layer_files(weights, folder / name, tp=2, config=config, tag="global_step1")
+            self.cases[name] = Case(config, folder / name, prompts(rows))
+            self.expected[name] = expected_of_reference(config, [weights], prompts(rows))
+        for name in FIXTURES if shared is not None else []:
+            self._add_fixture(name, shared / "fixtures" / name)
+
+    def _add_fixture(self, name: str, folder: Path) -> None:
+        config = real_config(folder)
+        stored = load_file(next(folder.glob("logits*.safetensors")))
+        ids = [stored["input_ids"][0].tolist(), *prompts(512)[1:]]
+        self.cases[name] = Case(config, folder, ids)
+        shards = raw_shards(folder)
+        whole = [join(shards, parallel_residual=config.gpt_j_residual)]
+        self.expected[name] = expected_of_reference(config, whole, ids)
+        self.expected[f"{name}-native"] = expected_of_reference(config, shards, ids)
+
+    def answer(self, split: tuple[int, int], name: str) -> Answer:
+        if split not in self._answers:
+            self._answers[split] = answers_of(self.cases, *split, self.folder)
+        return self._answers[split][name]
+
+
+def real_config(folder: Path) -> ModelConfig:
+    config = fixture_config(folder)
+    return dataclasses.replace(config, gelu="erf") if folder.name.endswith("erf") else config
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory, request) -> Suite:
+    try:
+        shared = request.getfixturevalue("shared")
+    except pytest.skip.Exception:
+        shared = None  # the fixtures' own tests are skipped, with the reason
+    return Suite(tmp_path_factory.mktemp("splits"), shared)
+
+
+def distance(ours: list[Tensor], right: list[Tensor]) -> float:
+    """Largest difference over all prompts; the files of tp 2 have a row of padding, the split adds none."""
+    for mine, theirs in zip(ours, right, strict=True):
+        assert len(mine) == len(theirs), "one row a token"
+        assert mine.shape[1] - theirs.shape[1] in (0, theirs.shape[1] % 2), "one column a word"
+    return max(
+        float((mine[:, : theirs.shape[1]] - theirs).abs().max()) for mine, theirs in zip(ours, right, strict=True)
+    )
+
+
+def distances(answer: Answer, right: Expected) -> dict[str, float]:
+    return {
+        "whole": distance(answer.whole, right.logits),
+        "cached": distance(answer.cached, right.logits),
+        "alone": distance(answer.alone, right.logits[:1]),
+    }
+
+
+def check(answer: Answer, right: Expected) -> None:
+    far = distances(answer, right)
+    assert max(far.values()) < CLOSE, far
+    assert answer.batched_tokens == right.tokens
+    assert answer.alone_tokens == right.tokens[:1]
+
+
+def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], close: float) -> None:
+    """Continuations that were scored together, also in trees of tokens, against logits of the prompts."""
+    for given in (answer.scored, answer.scored_in_trees):
+        for prompt, whole, scored in zip(prompts, right, given, strict=True):
+            targets = torch.tensor(prompt[SCORED_FROM:])
+            before = whole[SCORED_FROM - 1 : -1]
+            sums = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
+            ours = torch.tensor([one.logprob for one in scored])
+            assert ((ours - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
+            if close == CLOSE:
+                likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
+                assert [one.greedy for one in scored] == likeliest.tolist()
+
+
+def split_name(split: tuple[int, int]) -> str:
+    return f"tp{split[0]}-pp{split[1]}"
+
+
+splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
+
+
+@splits
+@pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
+def test_hugging_face_agrees(suite, split, name):
+    answer = suite.answer(split, name)
+    check(answer, suite.expected[name])
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
+
+
+@splits
+@pytest.mark.parametrize("name", OTHER)
+def test_the_plain_reference_agrees(suite, split, name):
+    answer = suite.answer(split, name)
+    check(answer, suite.expected[name])
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
+
+
+def test_a_single_layer_is_the_first_and_the_last(tmp_path):
+    config = dataclasses.replace(BASE, num_layers=1)
+    weights = lively_weights(config)
+    save_layer_files(weights, tmp_path, tp=2, config=config, tag="global_step1")
+    answer = answers_of({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
+    check(answer, expected_of_reference(config, [weights], prompts(ROWS)))
+    check_scores(answer, prompts(ROWS), answer.whole, CLOSE)
+
+
+@splits
+@pytest.mark.parametrize("name", FIXTURES)
+def test_gpt_neox_agrees(shared, suite, split, name):
+    """Norms are each rank's own at the checkpoint's tensor-parallel size, and averaged at any other."""
+    native = split[0] == (2 if "tp2" in name else 1)
+    answer = suite.answer(split, name)
+    check(answer, suite.expected[f"{name}-native" if native else name])
+    check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
+    merged = name == "tp2_legacy_20b"
+    if native != merged:
+        stored = load_file(shared / "fixtures" / name / f"logits{'_merged' if merged else ''}.safetensors")
+        assert distance(answer.cached[:1], [stored["logits"][0]]) < CLOSE
+
+
+@splits
+@pytest.mark.parametrize("name", LOW)
+def test_half_precision_is_as_exact_as_hugging_face(suite, split, name):
+    """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
+    model = hugging_face(suite.cases[name].config)
+    right = suite.expected[name]
+    allowed = 2 * distance(expected_of_hugging_face(model, LOW[name]).logits, right.logits)
+    answer = suite.answer(split, name)
+    far = distances(answer, right)
+    assert min(far.values()) > 10 * CLOSE, "this is fp32"
+    assert max(far.values()) < allowed, (far, allowed)
+    check_scores(answer, suite.cases[name].prompts, right.logits, allowed)
+    assert [len(tokens) for tokens in answer.batched_tokens] == [len(tokens) for tokens in right.tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("parallel-tanh", {"gelu": "erf"}),
+        ("parallel-tanh", {"gpt_j_residual": False}),
+        ("parallel-tanh", {"rotary_pct": 0.5}),
+        ("no-positions", {"pos_emb": "rotary"}),
+        ("tied-norms", {"gpt_j_tied": False}),
+        ("rmsnorm", {"norm_epsilon": 1e-5}),
+        ("legacy-angles", {"rotary_legacy_fp16": False}),
+    ],
+)
+def test_the_cases_tell_networks_apart(suite, name, changes):
+    """An option that was ignored would show: it moves the logits by more than ten times what is allowed."""
+    case, expected = suite.cases[name], suite.expected[name]
+    if name in HUGGING_FACE:
+        weights = from_huggingface(hugging_face(case.config).state_dict())
+    else:
+        weights = lively_weights(case.config)
+    other = dataclasses.replace(case.config, **changes)
+    moved = distance([logits(other, [weights], case.prompts[2])], expected.logits[2:3])
+    assert moved > 10 * CLOSE
+    same = distance([logits(case.config, [weights], case.prompts[2])], expected.logits[2:3])
+    assert same < CLOSE

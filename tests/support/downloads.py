@@ -1,0 +1,39 @@
+"""What the tests of downloads share: impatient options, bytes to serve, and a fetch that says little."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+from neoxrun.download.fetch import fetch
+from neoxrun.download.http import Options
+from neoxrun.download.remote import Arrival, RemoteFile
+from support.faulty_server import FaultyServer
+
+IMPATIENT = Options(tries=4, connect_timeout=5, stall_timeout=0.4, backoff=0.01, longest_wait=3)
+
+
+def data_of(size: int, seed: int = 0) -> bytes:
+    """Bytes that do not repeat."""
+    return random.Random(seed).randbytes(size)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def remote(server: FaultyServer, name: str, *, size: bool = True, sha256: bool = True) -> RemoteFile:
+    """The file as the server has it now."""
+    data = server.files[name]
+    return RemoteFile(name, (server.link(name),), len(data) if size else None, digest(data) if sha256 else None)
+
+
+def fetch_one(file: RemoteFile, folder: Path, options: Options = IMPATIENT, **more) -> Arrival:
+    (arrival,) = fetch([file], folder, jobs=1, options=options, show=False, **more)
+    return arrival
+
+
+def names_in(folder: Path) -> set[str]:
+    """Everything in a folder, hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,178 @@
+"""Any tensor-parallel size of the files to any split of the model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neoxrun.checkpoint.layout import find
+from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.writers import save_layer_files
+from neoxrun.config.tensors import TensorKey
+from neoxrun.errors import CheckpointError
+from support.checkpoints import TINY, fixture_config, join, load_all, load_rank, random_model, raw_shards, tiny
+
+FIXTURES = [
+    "tp1",
+    "tp2_native",
+    "tp2_sequential",
+    "upstream_tp2_pp2",
+    "tp2_legacy_20b",
+    "tp1_full_rotary_erf",
+    "tp1_sequential_residual",
+]
+
+
+def assert_same(actual, expected, **tolerance):
+    assert actual.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (1, 3), (2, 2), (4, 1)])
+def test_reference_checkpoints_at_any_split(shared, name, tp, pp):
+    folder = shared / "fixtures" / name
+    config = fixture_config(folder)
+    shards = raw_shards(folder)
+    ranks = load_all(folder, config, tp, pp=pp)
+    if tp == len(shards):
+        for rank, shard in zip(ranks, shards, strict=True):
+            assert_same(rank, shard, rtol=0, atol=0)  # each rank's own norms and biases, bit for bit
+    else:
+        for rank in ranks[1:]:
+            norms = {key for key in rank if "norm" in key.name}
+            assert all(torch.equal(rank[key], ranks[0][key]) for key in norms), "merged norms are the same on all ranks"
+        expected = join(shards, parallel_residual=config.gpt_j_residual)
+        assert_same(join(ranks, parallel_residual=config.gpt_j_residual), expected, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    heads=st.sampled_from([4, 12]),
+    head_dim=st.integers(1, 3),
+    inner=st.integers(1, 3),
+    vocab=st.integers(1, 40),
+    source=st.sampled_from([1, 2, 4]),
+    target=st.sampled_from([1, 2, 4]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    options=st.fixed_dictionaries(
+        {
+            "gpt_j_residual": st.booleans(),
+            "tie_embeddings": st.booleans(),
+            "norm": st.sampled_from(["layernorm", "rmsnorm"]),
+            "pos_emb": st.sampled_from(["rotary", "learned"]),
+            "use_bias_in_mlp": st.booleans(),
+            "use_bias_in_attn_linear": st.booleans(),
+            "num_layers": st.integers(1, 3),
+        }
+    ),
+)
+def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
+    tmp_path_factory, heads, head_dim, inner, vocab, source, target, dtype, options
+):
+    config = tiny(hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=heads * inner, **options)
+    model = random_model(config, vocab, dtype=dtype)
+    folder = tmp_path_factory.mktemp("saved")
+    save_layer_files(model, folder, tp=source, config=config, tag="global_step1")
+    assert join(raw_shards(folder), parallel_residual=config.gpt_j_residual).keys() == model.keys()
+    loaded = join(load_all(folder, config, target, dtype=dtype), parallel_residual=config.gpt_j_residual)
+    for key, tensor in model.items():
+        rows = tensor.shape[0]
+        assert torch.equal(loaded[key][:rows], tensor), key
+        assert not loaded[key][rows:].any(), f"{key}: rows beyond the vocabulary are zero"
+        assert rows == loaded[key].shape[0] or key.name in ("word_embeddings.weight", "final_linear.weight")
+
+
+def test_a_last_stage_with_a_tied_head_reads_the_embedding(tmp_path):
+    config = tiny(tie_embeddings=True, pos_emb="learned")
+    model = random_model(config, 10)
+    save_layer_files(model, tmp_path, tp=2, config=config, tag="global_step1")
+    head = TensorKey(0, "word_embeddings.weight")
+    loaded = {}
+    load(
+        find(tmp_path, config),
+        {head: (5, 16)},
+        loaded.__setitem__,
+        config=config,
+        tp_rank=1,
+        tp_size=2,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    assert torch.equal(loaded[head], model[head][5:])
+
+
+def test_means_are_taken_in_fp32(tmp_path):
+    config = tiny(gpt_j_residual=False)
+    model = random_model(config, 8, dtype=torch.float16)
+    save_layer_files(model, tmp_path, tp=4, config=config, tag="global_step1")
+    for rank in range(4):
+        path = tmp_path / f"global_step1/layer_05-model_{rank:02d}-model_states.pt"
+        # 60000 x 4 is beyond fp16; the mean is not.
+        torch.save({"norm.weight": torch.full((16,), 60000.0).half(), "norm.bias": torch.zeros(16).half()}, path)
+    (rank,) = load_all(tmp_path, config, 1, dtype=torch.float16)
+    assert (rank[TensorKey(5, "norm.weight")] == 60000).all()
+
+
+def test_dtype_is_converted_and_progress_adds_up(tmp_path):
+    model = random_model(TINY, 8)
+    save_layer_files(model, tmp_path, tp=2, config=TINY, tag="global_step1")
+    steps: list[int] = []
+    loaded = load_rank(find(tmp_path, TINY), TINY, 1, 0, dtype=torch.bfloat16, progress=steps.append)
+    assert sum(steps) == sum(math.prod(tensor.shape) * 2 for tensor in model.values())
+    assert_same(loaded, {key: tensor.bfloat16() for key, tensor in model.items()}, rtol=0, atol=0)
+
+
+def test_ignored_and_unused_tensors(tmp_path):
+    """Buffers of old files are skipped; with tied norms the second one stays in the file unread."""
+    config = tiny(gpt_j_tied=True)
+    save_layer_files(random_model(config, 8), tmp_path, tp=1, config=config, tag="global_step1")
+    path = tmp_path / "global_step1/layer_02-model_00-model_states.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"attention.rotary_emb.inv_freq": torch.ones(2, dtype=torch.float16)}, path)
+    target = TensorKey(2, "input_layernorm.weight")
+    keys = {TensorKey(2, name): tuple(tensor.shape) for name, tensor in state.items() if "post_" not in name}
+    loaded = {}
+    load(
+        find(tmp_path, config),
+        keys,
+        loaded.__setitem__,
+        config=config,
+        tp_rank=0,
+        tp_size=1,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    assert loaded.keys() == keys.keys()
+    assert torch.equal(loaded[target], state[target.name])
+
+
+def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path):
+    save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step1")
+    with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias"):
+        load(
+            find(tmp_path, TINY),
+            {TensorKey(5, "norm.weight"): (16,)},
+            lambda key, tensor: None,
+            config=TINY,
+            tp_rank=0,
+            tp_size=1,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+
+
+def test_vocab_rows_are_counted_over_all_shards(tmp_path):
+    save_layer_files(random_model(TINY, 10), tmp_path, tp=4, config=TINY, tag="global_step1")
+    assert vocab_rows(find(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
+
+
+def test_saved_files_hold_their_own_share_only(tmp_path):
+    save_layer_files(random_model(TINY, 4096), tmp_path, tp=4, config=TINY, tag="global_step1")
+    size = (tmp_path / "global_step1/layer_00-model_00-model_states.pt").stat().st_size
+    assert size < 4096 * 16 * 4 // 4 + 4096

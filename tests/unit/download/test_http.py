@@ -1,0 +1,268 @@
+"""What is sent to whom, and which redirects are followed: against real servers, with a real proxy and real TLS."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import threading
+import time
+from base64 import b64encode
+from dataclasses import replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from neoxrun.download.http import Client, Options, wait_seconds
+from neoxrun.download.remote import RemoteFile, origin, shown_url
+from neoxrun.download.trouble import Stopped, Trouble, of_status
+from neoxrun.errors import NetworkError, UsageError
+from support.downloads import IMPATIENT, data_of, fetch_one, remote
+from support.faulty_server import Fault, FaultyServer
+
+NAME = "one.bin"
+DATA = data_of(20_000)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server():
+    with FaultyServer({NAME: DATA}) as server:
+        yield server
+
+
+@pytest.fixture
+def other():
+    with FaultyServer({NAME: DATA}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A key and a certificate for 127.0.0.1 that nobody trusts."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    key, pem = folder / "key.pem", folder / "both.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", pem]
+    subprocess.run([*command, *subject], check=True, capture_output=True)
+    pem.write_text(key.read_text() + pem.read_text())
+    return pem
+
+
+def trouble_with(url: str, options: Options = IMPATIENT) -> Trouble:
+    with pytest.raises(Trouble) as caught, Client(options, threading.Event()).get(url):
+        pass
+    return caught.value
+
+
+def test_what_is_sent(server, tmp_path) -> None:
+    fetch_one(remote(server, NAME), tmp_path)
+    headers = server.gets(NAME)[0].headers
+    assert headers["User-Agent"].startswith("neoxrun")
+    assert headers["Accept-Encoding"] == "identity"
+    assert not {"Authorization", "Cookie", "Range"} & headers.keys()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(server, other, tmp_path, status: int) -> None:
+    server.faults[NAME] = [Fault("redirect", status, text=other.link(NAME))]
+    arrival = fetch_one(remote(server, NAME), tmp_path)
+    assert arrival.url == server.link(NAME)
+    assert len(other.gets(NAME)) == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "javascript:x"])
+def test_redirects_to_other_schemes_are_refused(server, target: str) -> None:
+    server.faults[NAME] = [Fault("redirect", text=target)]
+    trouble = trouble_with(server.link(NAME))
+    assert "not http or https" in trouble.reason
+    assert not trouble.again
+
+
+def test_redirect_from_https_to_http_is_refused(server, certificate) -> None:
+    with FaultyServer({NAME: DATA}, certificate=certificate) as safe:
+        safe.faults[NAME] = [Fault("redirect", text=server.link(NAME))]
+        trouble = trouble_with(safe.link(NAME), replace(IMPATIENT, ca_bundle=certificate))
+    assert "unprotected" in trouble.reason
+    assert server.gets(NAME) == []
+
+
+def test_redirects_end(server) -> None:
+    server.faults[NAME] = [Fault("redirect", text=f"/{NAME}?{number}") for number in range(99)]
+    assert "redirects" in trouble_with(server.link(NAME)).reason
+    assert len(server.gets(NAME)) == 11
+
+
+def test_credentials_go_to_their_origin_only(server, other, tmp_path) -> None:
+    options = replace(IMPATIENT, credentials={origin(server.url): "Bearer secret"})
+    server.faults[NAME] = [Fault("redirect", text=f"/{NAME}"), Fault("redirect", text=other.link(NAME))]
+    server.faults[NAME][0] = Fault("redirect", text=f"/{NAME}?again")
+    fetch_one(remote(server, NAME), tmp_path, options)
+    assert [request.headers.get("Authorization") for request in server.gets(NAME)] == ["Bearer secret"] * 2
+    assert "Authorization" not in other.gets(NAME)[0].headers
+
+
+def test_credentials_win_over_netrc_and_netrc_serves_the_rest(server, other, tmp_path, monkeypatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password pass\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    options = replace(IMPATIENT, credentials={origin(server.url): "Bearer secret"})
+    fetch_one(remote(server, NAME), tmp_path / "a", options)
+    fetch_one(remote(other, NAME), tmp_path / "b", options)
+    assert server.gets(NAME)[0].headers["Authorization"] == "Bearer secret"
+    assert other.gets(NAME)[0].headers["Authorization"] == "Basic " + b64encode(b"me:pass").decode()
+
+
+def test_credentials_are_in_no_message(server, tmp_path, caplog) -> None:
+    caplog.set_level(logging.DEBUG, logger="neoxrun")
+    url = server.link(NAME).replace("://", "://user:hidden@") + "?signature=hidden"
+    options = replace(IMPATIENT, credentials={origin(server.url): "Bearer hidden"})
+    server.faults[NAME] = [Fault("status", 503), Fault("cut", 1000), *[Fault("status", 403)] * 9]
+    with pytest.raises(NetworkError) as caught:
+        fetch_one(RemoteFile(NAME, (url,)), tmp_path, options)
+    state = (tmp_path / f".{NAME}.part.json").read_text()
+    assert "hidden" not in caught.value.render() + caplog.text + repr(options) + state
+    server.faults[NAME] = []
+    arrival = fetch_one(RemoteFile(NAME, (url,)), tmp_path, options)
+    assert arrival.url == server.link(NAME)
+
+
+def test_proxy_of_the_environment(server, tmp_path, monkeypatch) -> None:
+    seen = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(DATA)))
+            self.end_headers()
+            self.wfile.write(DATA)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Silence."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        file = RemoteFile(NAME, ("http://weights.invalid/one.bin",), len(DATA))
+        assert fetch_one(file, tmp_path / "a").size == len(DATA)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        fetch_one(remote(server, NAME), tmp_path / "b")
+        proxy.shutdown()
+    assert seen == ["http://weights.invalid/one.bin"]
+    assert len(server.gets(NAME)) == 1
+
+
+def test_proxy_that_is_gone(monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    trouble = trouble_with("http://weights.invalid/one.bin")
+    assert "proxy" in trouble.reason
+    assert "http_proxy" in (trouble.hint or "")
+    assert not trouble.reached
+
+
+def test_certificates(certificate, tmp_path) -> None:
+    with FaultyServer({NAME: DATA}, certificate=certificate) as safe:
+        trouble = trouble_with(safe.link(NAME))
+        assert "not trusted" in trouble.reason
+        assert "--ca-bundle" in (trouble.hint or "")
+        assert not trouble.again
+        assert safe.gets(NAME) == []
+        safe.faults[NAME] = [Fault("cut", 5000), Fault("drop")]
+        fetch_one(remote(safe, NAME), tmp_path, replace(IMPATIENT, ca_bundle=certificate))
+        assert safe.sent(NAME) == len(DATA)
+
+
+def test_certificates_that_are_not_there(tmp_path) -> None:
+    with pytest.raises(UsageError, match="--ca-bundle"):
+        Client(replace(IMPATIENT, ca_bundle=tmp_path / "none.pem"), threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/x", "refuses connections"),
+        ("http://no-such-host.invalid/x", "not known"),
+    ],
+)
+def test_nobody_there(url: str, said: str) -> None:
+    trouble = trouble_with(url)
+    assert said in trouble.reason
+    assert trouble.again
+    assert not trouble.reached
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "http:///x", "http://x:99999/", "x"])
+def test_addresses_that_are_none(url: str, tmp_path) -> None:
+    with pytest.raises(NetworkError, match="not an address"):
+        fetch_one(RemoteFile(NAME, (url,), 1), tmp_path)
+
+
+def test_silent_host_does_not_hold_a_run_up(tmp_path) -> None:
+    with FaultyServer({NAME: DATA}) as server:
+        server.faults[NAME] = [Fault("stall", 0)] * 9
+        start = time.monotonic()
+        with pytest.raises(NetworkError, match="stalled"):
+            fetch_one(remote(server, NAME), tmp_path, replace(IMPATIENT, tries=3))
+        assert 3 * IMPATIENT.stall_timeout <= time.monotonic() - start < 6
+
+
+def test_stopped_client_asks_nobody(server) -> None:
+    stop = threading.Event()
+    client = Client(IMPATIENT, stop)
+    stop.set()
+    with pytest.raises(Stopped):
+        client.get(server.link(NAME))
+    assert server.gets(NAME) == []
+
+
+def test_waits_that_servers_ask_for(server, tmp_path) -> None:
+    server.faults[NAME] = [Fault("status", 429, {"Retry-After": "1"})]
+    start = time.monotonic()
+    fetch_one(remote(server, NAME), tmp_path)
+    assert 1 <= time.monotonic() - start < 3
+    in_ten = of_status(503, "", formatdate(time.time() + 10, usegmt=True), 60)
+    assert 8 <= wait_seconds(in_ten, 1, Options()) <= 10
+    assert not of_status(503, "", "61", 60).again
+    assert of_status(503, "", "soon", 60).after is None
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_passing_troubles(status: int) -> None:
+    assert of_status(status, "", None, 60).again
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 405, 410, 451, 501, 505])
+def test_lasting_troubles(status: int) -> None:
+    assert not of_status(status, "", None, 60).again
+
+
+def test_waits_double_up_to_a_limit() -> None:
+    options = Options(backoff=1, longest_wait=20)
+    waits = [wait_seconds(Trouble("", again=True), failures, options) for failures in range(1, 12)]
+    assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:4]))
+    assert waits[-1] == 20
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://u:p@h:1/a?b=c#d", "https://h:1/a"),
+        ("https://h/a\x1b[31m", "https://h/a\\x1b[31m"),
+        ("http://[bad/?secret=1", "http://[bad/"),
+    ],
+)
+def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
+    assert shown_url(url) == shown

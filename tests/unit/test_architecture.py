@@ -1,0 +1,264 @@
+"""The walls of the house, computed from the imports themselves: nothing here lists the modules.
+
+Two rules: an import between packages only goes down in ``FLOORS``; and what the command imports, before it becomes a
+rank, does not import torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+
+import pytest
+
+from support.paths import ROOT
+
+PACKAGE = ROOT / "neoxrun"
+
+# From the bottom up; packages of one floor do not import each other. The last is the package itself, whose names are
+# the Python API.
+FLOORS = (
+    "errors version",
+    "terminal config",
+    "parallel tokenizer",
+    "planning checkpoint",
+    "model download",
+    "engine",
+    "generation",
+    "llm",
+    "evaluation",
+    "launch",
+    "commands",
+    "cli",
+    "__main__ neoxrun",
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+
+# What is reachable from these answers without torch, which takes seconds to import.
+COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
+
+# The imports of ours within functions: each decides what a process becomes, or gives the API a name on first use.
+LATE = {
+    ("launch.start", "launch.agent"),
+    ("launch.start", "launch.worker"),
+    ("launch.worker", "evaluation.copies"),
+    ("launch.worker", "evaluation.run"),
+    ("neoxrun", "config.sampling"),
+    ("neoxrun", "llm"),
+}
+MOST_LINES = 375
+MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
+
+# The only modules that import a package, and the package's name on the index where it is another.
+IMPORTERS = {
+    "datasets": "evaluation.data",
+    "huggingface_hub": "evaluation.hub download.hub",
+    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.run evaluation.registered "
+    "evaluation.__main__",
+    "megatron": "parallel.mesh",
+    "numpy": "checkpoint.files evaluation.run",
+    "pyarrow": "evaluation.local_data",
+    "pynvml": "planning.devices",
+    "requests": "download.http",
+    "safetensors": "checkpoint.files",
+    "tokenizers": "tokenizer",
+    "tqdm": "terminal.progress",
+    "urllib3": "download.trouble",
+    "wandb": "evaluation.run commands.evaluate",
+    "yaml": "config.yaml_source",
+}
+INDEX_NAMES = {
+    "huggingface_hub": "huggingface-hub",
+    "lm_eval": "lm-eval",
+    "megatron": "megatron-core",
+    "pynvml": "nvidia-ml-py",
+    "yaml": "pyyaml",
+}
+
+SPEAKS = {
+    "launch.agent",
+    "cli",
+    "generation.dialogue",
+    "launch.start",
+    "launch.worker",
+}  # to people, on stderr, beside the log
+# Those that write data to stdout.
+USES_STDOUT = {
+    "cli",
+    "commands.download",
+    "commands.evaluate",
+    "commands.generate",
+    "commands.plan",
+    "generation.records",
+    "launch.launcher",
+    "launch.start",
+    "terminal.streams",
+}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, under its name without ``neoxrun.``."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+        found[name or "neoxrun"] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Everything that a piece of a module imports: modules of ours by short name, others by package."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if whole.removeprefix("neoxrun.") in trees() else str(node.module))
+    return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
+
+
+def late(tree: ast.Module) -> set[str]:
+    """What a module imports within its functions."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for function in functions for name in imported(function)}
+
+
+@cache
+def edges(*, with_late: bool = True) -> dict[str, set[str]]:
+    """Who imports whom among our modules, when it is imported itself or, ``with_late``, ever."""
+    found = {}
+    for name, tree in trees().items():
+        others = {other for other in imported(tree) if other in trees()}
+        found[name] = others if with_late else others - late(tree)
+    return found
+
+
+def reachable(start: set[str]) -> set[str]:
+    """Every module of ours that is imported with those of ``start``."""
+    seen: set[str] = set()
+    waiting = set(start)
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= edges(with_late=False)[name] - seen
+    return seen
+
+
+def command_side() -> set[str]:
+    """What the command's process imports."""
+    return reachable({name for name in trees() if COMMAND_SIDE.fullmatch(name)})
+
+
+def room(name: str) -> str:
+    """The package of a module, or the module itself where it is in none."""
+    return name.split(".")[0]
+
+
+def test_every_package_has_a_floor() -> None:
+    assert {room(name) for name in trees()} == FLOOR.keys()
+
+
+def test_imports_between_packages_go_down() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, others in edges().items()
+        for other in others
+        if room(name) != room(other) and FLOOR[room(other)] >= FLOOR[room(name)]
+    ]
+    assert not upward, f"against the order in FLOORS: {'; '.join(sorted(upward))}"
+
+
+def test_no_import_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a cycle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(edges()[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(trees()):
+        visit(name, ())
+
+
+def test_the_command_imports_no_torch() -> None:
+    wrong = {name for name in command_side() if "torch" in imported(trees()[name]) - late(trees()[name])}
+    assert not wrong, f"the command imports these, and they import torch: {sorted(wrong)}"
+
+
+def test_late_imports_are_few() -> None:
+    assert {(name, other) for name, tree in trees().items() for other in late(tree) & trees().keys()} == LATE
+    dynamic = {
+        name
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+    }
+    assert dynamic == {"cli"}, "the command line imports the one command that it runs; nothing else is imported by name"
+
+
+def test_few_modules_are_loose() -> None:
+    assert len([name for name in trees() if "." not in name and (PACKAGE / f"{name}.py").is_file()]) <= MOST_LOOSE
+
+
+def test_modules_are_short() -> None:
+    long = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > MOST_LINES and "# Long because: " not in "\n".join(lines[:40]):
+            long[path.relative_to(PACKAGE).as_posix()] = len(lines)
+    assert not long, "look for a seam, or say in the head of the module why there is none"
+
+
+@pytest.mark.parametrize("package", sorted(IMPORTERS))
+def test_a_package_has_few_importers(package: str) -> None:
+    importers = {name for name, tree in trees().items() if package in imported(tree)}
+    assert importers == set(IMPORTERS[package].split())
+
+
+def test_what_is_imported_is_what_is_depended_on() -> None:
+    foreign = {name for tree in trees().values() for name in imported(tree)} - trees().keys()
+    foreign -= sys.stdlib_module_names
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["wandb"]]
+    depended = {re.split(r"[^\w-]", requirement)[0] for requirement in wanted}
+    assert {INDEX_NAMES.get(name, name) for name in foreign} == depended
+
+
+def test_a_plan_is_made_without_torch() -> None:
+    """Really so: every module of the command's side, and a whole `neoxrun plan`, in a fresh interpreter."""
+    modules = [f"neoxrun.{name}" for name in sorted(command_side() - {"neoxrun"})]
+    program = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+from neoxrun.cli import main
+assert main(["plan", "20B", "--devices", "2x48GB"]) == 0
+print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    assert "tokenizers" in loaded
+    assert not loaded & {"torch", "transformers", "megatron", "numpy", "safetensors"}
+
+
+def test_few_modules_speak() -> None:
+    calls = {
+        (name, ast.unparse(node))
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    }
+    assert {name for name, _ in calls} == SPEAKS
+    assert [call for _, call in calls if "file=sys.stderr" not in call] == []
+    touches = {name for name, tree in trees().items() if re.search(r"\bsys\.stdout\b", ast.unparse(tree))}
+    assert touches == USES_STDOUT

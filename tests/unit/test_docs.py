@@ -1,0 +1,148 @@
+"""What README and docs say is what there is: commands, options, keys, fields, files and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from neoxrun import cli, errors
+from neoxrun.config import reader as config
+from neoxrun.config.sampling import SAMPLING_NAMES
+from neoxrun.download import catalog
+from neoxrun.download.manifest import Entry, Manifest, write
+from neoxrun.generation.records import Record
+from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
+from support.paths import ROOT
+
+
+@pytest.mark.parametrize(("line", "arguments"), list(command_lines()))
+def test_command_lines_parse(line: str, arguments: list[str]) -> None:
+    args = cli.build_parser().parse_args(arguments)
+    for source in getattr(args, "config", []):
+        path = Path(source)
+        if path.parent == Path("configs") or not path.suffix:
+            assert path.stem in config.shipped_names()
+    for name in re.findall(r"(?:configs|tests|docs)/[\w./-]+", line):
+        assert (ROOT / name).exists()
+
+
+def test_every_shipped_configuration_is_read() -> None:
+    named = set(re.findall(r"pythia-\d+\.?\d*[mb]\b", README)) | {"20B", "demo"}
+    assert named <= set(config.shipped_names())
+    for name in config.shipped_names():
+        assert config.load([name]).checkpoint is not None
+
+
+def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:
+    for name, page in PAGES.items():
+        prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+        planned = section(page, "Limits today") if "## Limits today" in page else ""
+        for command in re.findall(r"`neoxrun (\w+)[^`]*`", prose.replace(planned, "") if planned else prose):
+            assert command in cli.COMMANDS, f"{name}: neoxrun {command}"
+    wished = re.findall(r"`neoxrun (\w+)`", section(README, "Limits today"))
+    assert wished
+    assert not set(wished) & set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_and_links_exist(page: str) -> None:
+    text = PAGES[page]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))]
+    for link in links:
+        path, _, heading = link.partition("#")
+        assert not path or ((ROOT / page).parent / path).exists(), link
+        titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+        assert not heading or heading in titles, link
+    folders = r"(?:neoxrun|configs|scripts|tests|docs|benchmarks)/[\w./-]*"
+    for name in re.findall(rf"`({folders})`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_files_table_has_every_folder() -> None:
+    named = {name.split("/")[0] for name in written(first_cells(section(README, "Files")))}
+    folders = {"neoxrun", "configs", "scripts", "tests", "benchmarks"}
+    assert named == folders
+    inside = {name.split("/")[1] for name in written(first_cells(section(README, "Files"))) if name.count("/") == 2}
+    packages = {path.parent.name for path in (ROOT / "neoxrun").glob("*/__init__.py")}
+    assert inside == packages
+
+
+def test_exit_codes_are_the_same_everywhere() -> None:
+    shown = {int(code): meaning for code, meaning in re.findall(r"^ +(\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", section(README, "Exit codes"), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == shown
+    assert {int(code) for code in re.findall(r"^(\d+) {2,}", errors.__doc__ or "", re.MULTILINE)} == shown.keys()
+    raised = {kind.exit_code for kind in [errors.NeoxrunError, *errors.NeoxrunError.__subclasses__()]}
+    assert raised | {0, errors.READER_GONE} == shown.keys()
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_whole_sentences_with_defaults(command: str) -> None:
+    for action in options_of(command):
+        name = "/".join(action.option_strings) or action.dest
+        text = action.help or ""
+        assert text.endswith("."), f"{command} {name}: {text}"
+        assert text[0].isupper(), f"{command} {name}: {text}"
+        takes_value = action.nargs != 0
+        assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
+
+
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_guide_has_every_option(command: str) -> None:
+    documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
+    options = [action for action in options_of(command) if action.option_strings]
+    missing = [action.option_strings for action in options if not documented & set(action.option_strings)]
+    assert not missing
+    assert documented <= {name for action in options for name in action.option_strings}
+
+
+def test_readme_names_options_that_there_are() -> None:
+    documented = written(first_cells(section(GUIDE, "Options")))
+    short = written(first_cells(section(README, "Prompts, options and records")))
+    assert short <= documented
+
+
+def test_guide_has_every_key_of_a_prompt() -> None:
+    documented = written(first_cells(section(GUIDE, "Prompts")))
+    assert documented == {"prompt", "context", "id", "n", "num_samples", *SAMPLING_NAMES}
+
+
+def test_guide_has_every_field_of_a_record() -> None:
+    documented = written(first_cells(section(GUIDE, "Records")))
+    assert documented == {field.name for field in fields(Record)}
+
+
+def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
+    documented = written(first_cells(section(PAGES["docs/download.md"], "The manifest")))
+    full = Manifest(
+        {"a": Entry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
+    )
+    assert documented == json.loads(write(full, tmp_path).read_text(encoding="utf-8")).keys()
+
+
+def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks(PAGES["docs/download.md"], "yaml")
+    path = tmp_path / "neoxrun" / "models.yml"
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    known = catalog.load()
+    assert len(known.model("our-model").files) == 1 + 2 * 15
+    assert known.model("our-pythia").hub == "our-team/our-pythia"
+
+
+def test_python_example_runs() -> None:
+    (program,) = blocks(README, "python")
+    shown = re.findall(r"^# (.+)$", program, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program, "README.md", "exec"), {})
+    lines = printed.getvalue().splitlines()
+    # The text may differ where another processor rounds differently; what kind of lines they are may not.
+    assert [line.split("'")[0] for line in lines] == [line.split("'")[0] for line in shown]

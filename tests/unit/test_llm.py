@@ -1,0 +1,100 @@
+"""The Python API: the same answers as the command's, in the order of the prompts, on every process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neoxrun import LLM, SamplingParams
+from neoxrun.config import reader as config
+from neoxrun.errors import ConfigError, DataError, UsageError
+from support import python_api
+from support.command import neoxrun, records_of
+from support.paths import DEMO
+from support.python_api import PARAMS, TEXTS
+from support.ranks import torchrun
+
+
+def plain(record: dict) -> dict:
+    """What has to be the same at every split."""
+    logprobs = [round(entry["logprob"], 3) for entry in record["logprobs"]]
+    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {"l": logprobs}
+
+
+@pytest.fixture(scope="module")
+def right() -> list[dict]:
+    with LLM("demo", device="cpu") as llm:
+        return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
+
+
+def test_one_process(right):
+    assert [record["context"] for record in right] == TEXTS
+    with LLM("demo", device="cpu") as llm:
+        assert llm.generate([]) == []
+        for size in (1, 2):
+            records = llm.generate(TEXTS, PARAMS, batch_size=size)
+            assert [plain(json.loads(record.to_json())) for record in records] == right
+        configured = config.load(["demo"]).generation.sampling
+        (record,), (same,) = llm.generate(TEXTS[:1]), llm.generate(TEXTS[:1], configured)
+        assert record.text == same.text, "without parameters, the configuration's are taken"
+        (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3))
+        assert (record.finish_reason, record.text) == ("error", None)
+        (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
+        assert record.length == 3
+        with pytest.raises(UsageError, match="temperature"):
+            llm.generate(TEXTS, SamplingParams(temperature=-1.0))
+        with pytest.raises(DataError, match="Unicode"):
+            llm.generate(["\ud83c"])
+    with pytest.raises(ConfigError, match="no-such-model"):
+        LLM("no-such-model")
+
+
+def test_scores_are_those_of_generated_tokens():
+    with LLM("demo", device="cpu") as llm:
+        (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=6, logprobs=1))
+        total = sum(step["logprob"] for step in record.logprobs)
+        encode = llm.session.tokenizer.encode
+        assert encode("import os" + record.text) == encode("import os") + record.tokens, (
+            "the text is cut in other tokens"
+        )
+        scored, other, start = llm.score([("import os", record.text), ("import os", " 1"), ("", "import")])
+        assert scored.logprob == pytest.approx(total, abs=1e-4)
+        assert (scored.greedy, other.greedy) == (True, False)
+        assert start.logprob < 0
+        assert llm.score([]) == []
+        wrong = {("x", ""): "no tokens of its own", ("x", " y" * 3000): "at most", ("\ud83c", "x"): "Unicode"}
+        for pair, says in wrong.items():
+            with pytest.raises(DataError, match=says):
+                llm.score([pair])
+
+
+def test_the_command_gives_the_same(right, tmp_path):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
+    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
+    flags += ("--repetition-penalty", 1, "--tp", 1)
+    neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
+    found = sorted(records_of(output), key=lambda record: record["id"])
+    assert [plain(record) for record in found] == right
+
+
+def test_every_process_gets_all_answers(right, tmp_path):
+    torchrun(python_api.__file__, 2, 1, tmp_path, ranks=2)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for path in files:
+        assert [plain(record) for record in records_of(path)] == right, path.name
+
+
+def test_a_tokenizer_that_makes_a_text_longer(tmp_path):
+    """GPT-NeoX-20B's does: NFC writes some characters as two, so that tokens can be more than bytes."""
+    content = json.loads((DEMO / "tokenizer.json").read_text())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content | {"normalizer": {"type": "NFC"}}))
+    text = "\u0958" * 60
+    with LLM("demo", tokenizer=str(path), device="cpu") as llm:
+        alone = llm.generate([text], SamplingParams(maximum_tokens=5))
+        together = llm.generate([text, "x" * 400], SamplingParams(maximum_tokens=5))
+    assert alone[0].length == 5, alone[0].message
+    assert together[0].text == alone[0].text
