@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from torch import Tensor
@@ -14,6 +15,7 @@ from neoxrun.checkpoint.layout import Checkpoint, find
 from neoxrun.checkpoint.load import load, vocab_rows
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey, local_shape, parameters
+from neoxrun.errors import CheckpointError
 from neoxrun.parallel.partition import stage_layers
 
 TINY = ModelConfig(
@@ -29,6 +31,7 @@ TINY = ModelConfig(
     tie_embeddings=False,
     gelu="tanh",
 )
+LAYER = "global_step1/layer_02-model_01-model_states.pt"
 
 
 def tiny(**changes) -> ModelConfig:
@@ -148,3 +151,9 @@ def join(shards: list[Mapping[TensorKey, Tensor]], *, parallel_residual: bool) -
         else:
             whole[key] = torch.cat(parts, dim=0)
     return whole
+
+
+def refusal(folder: Path, config=TINY, tp=1) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_all(folder, config, tp)
+    return caught.value.render()

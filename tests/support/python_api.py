@@ -12,6 +12,12 @@ TEXTS = ["import os", "class Queue:", "", "# 日本語", "def read_file(path): r
 PARAMS = SamplingParams(temperature=0.9, top_p=0.95, maximum_tokens=12, logprobs=1)
 
 
+def plain(record: dict) -> dict:
+    """What has to be the same at every split."""
+    logprobs = [round(entry["logprob"], 3) for entry in record["logprobs"]]
+    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {"l": logprobs}
+
+
 def main() -> None:
     tp, pp, folder = sys.argv[1:]
     with LLM("demo", tp=int(tp), pp=int(pp), device="cpu") as llm:

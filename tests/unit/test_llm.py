@@ -1,4 +1,4 @@
-"""The Python API: the same answers as the command's, in the order of the prompts, on every process."""
+"""The Python API: answers and scores in the order of the prompts, in this process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ import pytest
 from neoxrun import LLM, SamplingParams
 from neoxrun.config import reader as config
 from neoxrun.errors import ConfigError, DataError, UsageError
-from support import python_api
-from support.command import neoxrun, records_of
 from support.paths import DEMO
-from support.python_api import PARAMS, TEXTS
-from support.ranks import torchrun
-
-
-def plain(record: dict) -> dict:
-    """What has to be the same at every split."""
-    logprobs = [round(entry["logprob"], 3) for entry in record["logprobs"]]
-    return {key: record[key] for key in ("id", "context", "text", "tokens", "finish_reason")} | {"l": logprobs}
+from support.python_api import PARAMS, TEXTS, plain
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +58,6 @@ def test_scores_are_those_of_generated_tokens():
         for pair, says in wrong.items():
             with pytest.raises(DataError, match=says):
                 llm.score([pair])
-
-
-def test_the_command_gives_the_same(right, tmp_path):
-    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
-    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
-    flags += ("--repetition-penalty", 1, "--tp", 1)
-    neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
-    found = sorted(records_of(output), key=lambda record: record["id"])
-    assert [plain(record) for record in found] == right
-
-
-def test_every_process_gets_all_answers(right, tmp_path):
-    torchrun(python_api.__file__, 2, 1, tmp_path, ranks=2)
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 4
-    for path in files:
-        assert [plain(record) for record in records_of(path)] == right, path.name
 
 
 def test_a_tokenizer_that_makes_a_text_longer(tmp_path):

@@ -15,8 +15,10 @@ from neoxrun import tokenizer
 from neoxrun.config import reader as config
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
+from support.tiny_models import demo_tokenizer
 
 DEMO = config.shipped_dir() / "demo" / "tokenizer.json"
+TOKENIZER = demo_tokenizer()
 
 
 def hugging_face(path: Path) -> TokenizerConfig:
@@ -213,3 +215,10 @@ def test_a_tokenizer_that_the_configuration_does_not_fit(gpt2: Path, tmp_path: P
 def test_half_a_utf16_pair_is_refused() -> None:
     with pytest.raises(DataError, match="not valid Unicode"):
         tokenizer.load(hugging_face(DEMO)).encode("a\ud800")
+
+
+def test_all_texts_at_once_are_encoded_as_one_by_one() -> None:
+    texts = ["import os", "", "é ", "<|endoftext|>"]
+    assert TOKENIZER.encode_all(texts) == [TOKENIZER.encode(text) for text in texts]
+    with pytest.raises(DataError, match=r"'\\ud800' is not valid Unicode"):
+        TOKENIZER.encode_all(["a", "\ud800"])

@@ -6,14 +6,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from neoxrun.checkpoint.huggingface import check_config, to_key, to_name
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import vocab_rows
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.errors import CheckpointError
-from support.checkpoints import TINY, fixture_config, join, load_all, random_model, tiny
+from support.checkpoints import TINY, join, load_all, random_model, tiny
 from support.hugging_face import twin
 
 CONFIG = {
@@ -71,31 +70,6 @@ def test_pickled_folders_load_too(tmp_path, sharded):
     expected = from_huggingface(state)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("tp1", "logits"),
-        ("tp1_full_rotary_erf", "logits"),
-        ("tp1_sequential_residual", "logits"),
-        ("tp2_legacy_20b", "logits_merged"),
-    ],
-)
-def test_neox_weights_under_hugging_face_names_give_neox_logits(shared, name, answer):
-    """Names, merging, the layout of query_key_value: transformers computes what GPT-NeoX computed."""
-    folder = shared / "fixtures" / name
-    config = fixture_config(folder)
-    if name == "tp1_full_rotary_erf":
-        config = tiny(**{**vars(config), "gelu": "erf"})
-    (weights,) = load_all(folder, config, 1)
-    model = twin(config, 512)
-    names = {to_name(key, config.num_layers).replace("embed_out", "lm_head"): key for key in weights}
-    model.load_state_dict({name: weights[key] for name, key in names.items()})
-    stored = load_file(folder / f"{answer}.safetensors")
-    with torch.no_grad():
-        logits = model(stored["input_ids"]).logits
-    torch.testing.assert_close(logits, stored["logits"], rtol=0, atol=1e-4)
 
 
 def test_names_go_there_and_back():

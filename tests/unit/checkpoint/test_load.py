@@ -1,8 +1,9 @@
-"""Any tensor-parallel size of the files to any split of the model."""
+"""Any tensor-parallel size of the files to any split of the model; tensors that do not belong stop the load."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from neoxrun.checkpoint.load import load, vocab_rows
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
-from support.checkpoints import TINY, fixture_config, join, load_all, load_rank, random_model, raw_shards, tiny
+from support.checkpoints import TINY, fixture_config, join, load_all, load_rank, random_model, raw_shards, refusal, tiny
 
 FIXTURES = [
     "tp1",
@@ -172,7 +173,135 @@ def test_vocab_rows_are_counted_over_all_shards(tmp_path):
     assert vocab_rows(find(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
 
 
-def test_saved_files_hold_their_own_share_only(tmp_path):
-    save_layer_files(random_model(TINY, 4096), tmp_path, tp=4, config=TINY, tag="global_step1")
-    size = (tmp_path / "global_step1/layer_00-model_00-model_states.pt").stat().st_size
-    assert size < 4096 * 16 * 4 // 4 + 4096
+def change(path: Path, edit) -> None:
+    state = torch.load(path, weights_only=True)
+    edit(state)
+    torch.save(state, path)
+
+
+def resave(path: Path, **tensors) -> None:
+    change(
+        path,
+        lambda state: state.update({name.replace("__", "."): tensor for name, tensor in tensors.items()}),
+    )
+
+
+def test_missing_unexpected_and_foreign_entries(folder, layer):
+    good = layer.read_bytes()
+    change(layer, lambda state: state.pop("mlp.dense_4h_to_h.bias"))
+    message = refusal(folder)
+    assert "layer 2 has no mlp.dense_4h_to_h.bias" in message
+    assert str(layer) in message
+
+    for name, value in [("attention.q_norm.weight", torch.ones(4)), ("mlp.linear3.weight", torch.ones(4, 4))]:
+        layer.write_bytes(good)
+        change(layer, lambda state, name=name, value=value: state.update({name: value}))
+        message = refusal(folder)
+        assert f"unexpected tensor {name}" in message
+        assert str(layer) in message
+
+    layer.write_bytes(good)
+    resave(layer, attention__dense__bias="text")
+    assert "attention.dense.bias is not a tensor" in refusal(folder)
+    resave(layer, attention__dense__bias=torch.ones(16, dtype=torch.int8))
+    assert "attention.dense.bias has type torch.int8" in refusal(folder)
+    resave(layer, attention__dense__bias=torch.ones(16).to_sparse())
+    assert "attention.dense.bias is not a tensor" in refusal(folder)
+
+    layer.write_bytes(good)
+    resave(layer, mlp__linear1__bias=torch.ones(32))
+    assert "mlp.dense_h_to_4h.bias and mlp.linear1.bias" in refusal(folder)
+
+    torch.save([torch.ones(3)], layer)
+    assert "does not hold named tensors but a list" in refusal(folder)
+
+
+def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer):
+    good = layer.read_bytes()
+    for name, shape, expected in [
+        ("mlp.dense_h_to_4h.weight", (31, 16), "[32, 16]"),
+        ("mlp.dense_4h_to_h.weight", (16, 16), "[16, 32]"),
+        ("input_layernorm.weight", (8,), "[16]"),
+        ("attention.dense.bias", (16, 1), "[16]"),
+    ]:
+        layer.write_bytes(good)
+        change(layer, lambda state, name=name, shape=shape: state.update({name: torch.ones(shape)}))
+        message = refusal(folder, tp=2)
+        assert f"{name} has shape {list(shape)}, the configuration asks for {expected}" in message
+        assert str(layer) in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["mlp.dense_4h_to_h.weight", "post_attention_layernorm.bias", "attention.dense.bias"])
+def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value):
+    """At the checkpoint's own split, and where slices are joined, summed or averaged."""
+    change(layer, lambda state: state[name].view(-1)[3:5].fill_(value))
+    for tp in (1, 2, 4):
+        message = refusal(folder, tp=tp)
+        assert f"{name} holds NaN or infinity in 2 of its " in message
+        assert str(layer) in message
+
+
+def test_numbers_that_the_number_format_does_not_hold(folder, layer):
+    change(layer, lambda state: state["mlp.dense_4h_to_h.weight"][0, 0].fill_(1e5))
+    load_all(folder, TINY, 2, dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"):
+        load_all(folder, TINY, 2, dtype=torch.float16)
+
+
+def test_shards_of_the_vocabulary_that_disagree(folder):
+    path = folder / "global_step1/layer_00-model_01-model_states.pt"
+    torch.save({"word_embeddings.weight": torch.ones(30, 16)}, path)
+    message = refusal(folder)
+    assert "rank 0 has 32 rows, rank 1 has 30" in message
+    torch.save({"word_embeddings.weight": torch.ones(32, 8)}, path)
+    assert "has shape [32, 8], the configuration asks for [vocabulary, 16]" in refusal(folder)
+    torch.save({}, path)
+    assert "layer 0 has no word_embeddings.weight" in refusal(folder)
+
+
+def test_a_head_with_another_vocabulary_than_the_embedding(folder):
+    for rank in range(2):
+        path = folder / f"global_step1/layer_06-model_{rank:02d}-model_states.pt"
+        torch.save({"final_linear.weight": torch.ones(40, 16)}, path)
+    assert "final_linear.weight has shape [40, 16], the configuration asks for [32, 16]" in refusal(folder)
+
+
+def test_grouped_query_files_are_recognised(folder):
+    for path in folder.rglob("layer_0[23]-*.pt"):
+        resave(path, attention__query_key_value__weight=torch.ones(16, 16))  # 8 of Q, 4 of K, 4 of V
+    assert "grouped-query attention" in refusal(folder)
+
+
+def test_a_transposed_weight_is_recognised(folder):
+    for path in folder.rglob("layer_02-*.pt"):
+        state = torch.load(path, weights_only=True)
+        name = "attention.query_key_value.weight"
+        torch.save(state | {name: state[name].t().contiguous()}, path)
+    assert "has shape [16, 24], the configuration asks for [24, 16]" in refusal(folder)
+    assert "hint: the tensor is transposed" in refusal(folder)
+
+
+@pytest.mark.parametrize(("tp", "kept"), [(2, 1), (4, 1), (4, 3)])
+def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path, tp, kept):
+    save_layer_files(random_model(TINY, 64), tmp_path, tp=tp, config=TINY, tag="global_step1")
+    missing = [f"model_{rank:02d}" for rank in range(kept, tp)]
+    for path in tmp_path.rglob("*.pt"):
+        if any(name in path.name for name in missing):
+            path.unlink()
+    message = refusal(tmp_path)
+    assert f"all files of {tp - kept} of the {tp} tensor-parallel ranks are missing: " in message
+    assert ", ".join(f"layer_*-{name}-*" for name in missing) in message
+    assert str(tmp_path / "global_step1") in message
+
+
+def test_a_missing_sequential_rank(shared, tmp_path):
+    folder = shared / "fixtures/tp2_sequential"
+    config = fixture_config(folder)
+    for path in folder.glob("global_step*/mp_rank_00_*"):
+        (tmp_path / path.name).symlink_to(path)
+    assert "all files of 1 of the 2 tensor-parallel ranks are missing: mp_rank_01_*" in refusal(tmp_path, config)
+
+
+def test_the_other_norm(folder):
+    assert "layer 2 has no input_layernorm.scale" in refusal(folder, tiny(norm="rmsnorm"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +14,8 @@ from neoxrun.config import neox_keys
 from neoxrun.config import reader as config
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import ConfigError, NeoxrunError, UsageError
+from support.configurations import SMALL, write
 
-SMALL = {
-    "num_layers": 2,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "seq_length": 32,
-    "max_position_embeddings": 48,
-}
 # The shapes that GPT-NeoX's own files come in: JSON with comments, both spellings of keys, Python's True,
 # numbers that YAML 1.1 takes for text, nested blocks and commas before closing brackets.
 RELEASED = """
@@ -48,19 +40,6 @@ RELEASED = """
   "temperature": 7e-1, "maximum_tokens": 102, "prompt_end": "\\n", "num_samples": 10,
 }
 """
-
-
-def write(folder: Path, text: str | dict[str, object], name: str = "model.yml") -> str:
-    path = folder / name
-    path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A configuration with nothing but what is required, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return os.path.relpath(write(tmp_path, SMALL))
 
 
 def test_a_released_configuration_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,74 +207,6 @@ def test_a_wrong_override(override: str, error: type[NeoxrunError], message: str
     with pytest.raises(error, match=message) as caught:
         config.load([small], [override])
     assert error is UsageError or caught.value.where == f"--set {override}"
-
-
-@pytest.mark.parametrize("name", sorted(neox_keys.USED | neox_keys.OWN | neox_keys.FIXED.keys()))
-def test_every_option_that_counts_is_looked_at(name: str, small: str) -> None:
-    """An option in these groups that nobody reads would be silently passed over."""
-    with pytest.raises(ConfigError, match=name):
-        config.load([small], [f"{name}=[[{{}}]]"])
-
-
-def test_every_other_option_is_ignored_and_listed(small: str) -> None:
-    names = sorted(neox_keys.IGNORED)
-    found = config.load([small], [f"{name}={{anything: [at, all]}}" for name in names])
-    assert found.ignored == tuple(names)
-    assert replace(found, ignored=()) == config.load([small])
-
-
-@pytest.mark.parametrize(
-    "harmless",
-    [
-        "attention_config=[[[global, flash], 1]]",
-        "attention_config=[[[flash], all]]",
-        "attention_config=[flash, global]",
-        "num_kv_heads=4",
-        "num_kv_heads=null",
-        "sliding_window_width=null",
-        "use_mup=false",
-        "moe_num_experts=1",
-        "train_impl=dpo",
-        "soft_prompt_tuning={enabled: false}",
-        "output_layer_parallelism=row",
-        "activation=GELU",
-    ],
-)
-def test_values_that_change_nothing_are_accepted(harmless: str, small: str) -> None:
-    assert config.load([small], [harmless]).model == config.load([small]).model
-
-
-def test_a_row_parallel_head_of_several_ranks_is_refused(small: str) -> None:
-    with pytest.raises(ConfigError, match="output_layer_parallelism: row is not supported"):
-        config.load([small], ["output_layer_parallelism=row", "model_parallel_size=2"])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "field", "value"),
-    [
-        (["bias_gelu_fusion=true"], "gelu", "tanh"),
-        (["bias_gelu_fusion=true", "onnx_safe=true"], "gelu", "erf"),
-        (["norm=rmsnorm"], "norm_epsilon", 1e-8),
-        (["norm=rmsnorm", "rms_norm_epsilon=1e-5"], "norm_epsilon", 1e-5),
-        (["layernorm_epsilon=1E-3"], "norm_epsilon", 1e-3),
-        (["intermediate_size=100"], "intermediate_size", 100),
-        (["intermediate_size=100", "mlp_multiple_of=64"], "intermediate_size", 128),
-        (["expansion_factor=2.5"], "intermediate_size", 160),
-        (["no_weight_tying=on"], "tie_embeddings", False),
-        (["model_parallel_size=0"], "model_parallel_size", 1),
-        (["rotary_legacy_fp16=true"], "rotary_legacy_fp16", True),
-    ],
-)
-def test_how_an_option_becomes_a_field(overrides: list[str], field: str, value: object, small: str) -> None:
-    assert getattr(config.load([small], overrides).model, field) == value
-
-
-def test_rotary_dims_are_even_and_at_least_two(small: str) -> None:
-    for share in ("0.05", "0.2", "0.19"):  # 0, 3 and 3 of 16
-        with pytest.raises(ConfigError, match="rotary dims"):
-            config.load([small], ["pos_emb=rotary", f"rotary_pct={share}"])
-    assert config.load([small], ["pos_emb=rotary", "rotary_pct=0.125"]).model.rotary_pct == 0.125
-    config.load([small], ["rotary_pct=0.05"])  # learned positions do not look at it
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.download.http import Client, Options, wait_seconds
-from neoxrun.download.remote import RemoteFile, origin, shown_url
+from neoxrun.download.remote import RemoteFile, origin
 from neoxrun.download.trouble import Stopped, Trouble, of_status
 from neoxrun.errors import NetworkError, UsageError
 from support.downloads import IMPATIENT, data_of, fetch_one, remote
@@ -239,30 +239,8 @@ def test_waits_that_servers_ask_for(server, tmp_path) -> None:
     assert of_status(503, "", "soon", 60).after is None
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_passing_troubles(status: int) -> None:
-    assert of_status(status, "", None, 60).again
-
-
-@pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 405, 410, 451, 501, 505])
-def test_lasting_troubles(status: int) -> None:
-    assert not of_status(status, "", None, 60).again
-
-
 def test_waits_double_up_to_a_limit() -> None:
     options = Options(backoff=1, longest_wait=20)
     waits = [wait_seconds(Trouble("", again=True), failures, options) for failures in range(1, 12)]
     assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:4]))
     assert waits[-1] == 20
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://u:p@h:1/a?b=c#d", "https://h:1/a"),
-        ("https://h/a\x1b[31m", "https://h/a\\x1b[31m"),
-        ("http://[bad/?secret=1", "http://[bad/"),
-    ],
-)
-def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
-    assert shown_url(url) == shown

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neoxrun.download.part import Version
 from neoxrun.download.remote import RemoteFile, corrupt_path, part_path, state_path
 from neoxrun.errors import CheckpointError, DataError, NetworkError
 from support.downloads import IMPATIENT, data_of, digest, fetch_one, names_in, remote
@@ -116,29 +115,6 @@ def test_server_that_ignores_the_condition(server, tmp_path) -> None:
     server.changed = lambda name, data: bytes(byte ^ 255 for byte in data)
     server.faults[NAME] = [Fault("cut", 200_000), Fault("change")]
     arrives(server, tmp_path, RemoteFile(NAME, (server.link(NAME),)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "same"),
-    [
-        ({}, True),
-        ({"length": 9}, False),
-        ({"length": None}, True),
-        ({"length": None, "etag": None, "last_modified": None}, False),
-        ({"etag": '"b"'}, False),
-        ({"etag": '"b"', "sha256": "0"}, False),
-        ({"etag": None}, True),
-        ({"etag": None, "last_modified": "later"}, False),
-        ({"etag": None, "last_modified": None}, False),
-        ({"etag": None, "last_modified": None, "sha256": "0"}, True),
-        ({"url": "http://b", "etag": '"b"', "last_modified": "later", "sha256": "0"}, True),
-        ({"url": "http://b", "etag": '"b"'}, False),
-        ({"url": "http://b", "length": 9, "sha256": "0"}, False),
-    ],
-)
-def test_which_bytes_may_follow_which(changes: dict, same: bool) -> None:
-    first = Version("http://a", 10, '"a"', "then", changes.get("sha256"))
-    assert first.is_same(replace(first, **changes)) is same
 
 
 def test_short_file_in_whole_chunks(server, tmp_path) -> None:

@@ -1,0 +1,37 @@
+"""The Python API gives the command's answers, on every process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neoxrun import LLM
+from support import python_api
+from support.command import neoxrun, records_of
+from support.python_api import PARAMS, TEXTS, plain
+from support.ranks import torchrun
+
+
+@pytest.fixture(scope="module")
+def right() -> list[dict]:
+    with LLM("demo", device="cpu") as llm:
+        return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
+
+
+def test_the_command_gives_the_same(right, tmp_path):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
+    flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
+    flags += ("--repetition-penalty", 1, "--tp", 1)
+    neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
+    found = sorted(records_of(output), key=lambda record: record["id"])
+    assert [plain(record) for record in found] == right
+
+
+def test_every_process_gets_all_answers(right, tmp_path):
+    torchrun(python_api.__file__, 2, 1, tmp_path, ranks=2)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for path in files:
+        assert [plain(record) for record in records_of(path)] == right, path.name

@@ -1,0 +1,55 @@
+"""`neoxrun plan`: its table, its JSON and its errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neoxrun.cli import main
+from neoxrun.commands.plan import render
+from support.plans import planned
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "20B.yml"
+    path.write_text(
+        "{num-layers: 44, hidden-size: 6144, num-attention-heads: 64, seq-length: 2048, rotary-pct: 0.25,\n"
+        " max-position-embeddings: 2048, pos-emb: rotary, gpt-j-residual: true, no-weight-tying: true,\n"
+        " tokenizer-type: HFTokenizer, model-parallel-size: 2, pipe-parallel-size: 4, fp16: {fp16: true}}\n"
+    )
+    return str(path)
+
+
+def test_the_command(config, capsys):
+    assert main(["plan", config, "--devices", "2x48GB", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["tp"], plan["pp"], plan["replicas"], plan["parameters"]) == (2, 1, 1, 20_554_567_680)
+    assert main(["plan", config, "--devices", "64GB", "--device", "cpu", "--tp", "1"]) == 0
+    assert "20B: 20,554,567,680 parameters in bf16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "1x24GB"], "does not fit"),
+        (["--devices", "2x48GB", "--gpus", "0"], "--gpus"),
+        (["--devices", "many"], "not a count and a memory size"),
+    ],
+)
+def test_the_command_refuses(config, capsys, arguments, message):
+    assert main(["plan", config, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+
+
+@pytest.mark.parametrize(("devices", "kind"), [("8x24GB", "cuda"), ("256GB", "cpu")])
+def test_table_is_aligned_and_ends_with_the_reason(devices, kind):
+    plan = planned("20B", devices, kind)
+    text = render(plan, "20B")
+    lines = text.splitlines()
+    table = lines[3 : 4 + len(plan.devices)]
+    assert len({len(line) for line in table}) == 1, "every row ends in the same column"
+    assert text.replace("\n", " ").endswith(plan.reason)

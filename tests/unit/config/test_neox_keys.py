@@ -1,0 +1,25 @@
+"""Every key of GPT-NeoX is read, refused or listed as ignored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from neoxrun.config import neox_keys
+from neoxrun.config import reader as config
+from neoxrun.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", sorted(neox_keys.USED | neox_keys.OWN | neox_keys.FIXED.keys()))
+def test_every_option_that_counts_is_looked_at(name: str, small: str) -> None:
+    """An option in these groups that nobody reads would be silently passed over."""
+    with pytest.raises(ConfigError, match=name):
+        config.load([small], [f"{name}=[[{{}}]]"])
+
+
+def test_every_other_option_is_ignored_and_listed(small: str) -> None:
+    names = sorted(neox_keys.IGNORED)
+    found = config.load([small], [f"{name}={{anything: [at, all]}}" for name in names])
+    assert found.ignored == tuple(names)
+    assert replace(found, ignored=()) == config.load([small])

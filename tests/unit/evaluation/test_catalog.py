@@ -1,0 +1,50 @@
+"""Names of tasks, groups and tags."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation.catalog import Catalog
+from support.task_data import write
+
+
+def test_names_tags_groups_and_globs(catalog):
+    assert catalog.match(["piqa", "lambada", "piqa"]) == ["piqa", "lambada"]
+    assert catalog.match(["lambada_openai,piqa"]) == ["lambada_openai", "piqa"]
+    assert [task for task, _ in catalog.select(["lambada"]).tasks] == ["lambada_openai", "lambada_standard"]
+    assert catalog.match(["lambada_s*d"]) == ["lambada_standard"]
+    assert {"lambada_openai", "lambada_standard"} < set(catalog.match(["lambada*"]))
+    assert "lambada" not in catalog.match(["lambada*"])  # a tag of tasks that match already
+    assert len(catalog.select(["mmlu"]).tasks) == 57
+
+
+def test_unknown_names(catalog):
+    with pytest.raises(DataError) as caught:
+        catalog.match(["piqa", "lambada_opena"])
+    assert caught.value.message == "there is no task 'lambada_opena'"
+    assert "The nearest names are lambada_openai," in caught.value.hint
+    with pytest.raises(DataError, match=r"'no_such_\*'"):
+        catalog.match(["no_such_*"])
+    with pytest.raises(UsageError):
+        catalog.match([" , "])
+
+
+def test_wrong_task_files(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        Catalog(tmp_path / "typo").match(["piqa"])
+    path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
+    with pytest.raises(DataError, match="not valid YAML") as caught:
+        Catalog(tmp_path).match(["piqa"])
+    assert caught.value.where.startswith(str(path))
+    write(path, "task: own", "include: missing.yaml")
+    with pytest.raises(DataError, match=r"missing.yaml cannot be read"):
+        Catalog(tmp_path).match(["piqa"])
+
+
+def test_names_are_found_fast():
+    begin = time.process_time()
+    Catalog().match(["piqa"])
+    assert time.process_time() - begin < 5, "lm-eval's own index takes ten seconds"

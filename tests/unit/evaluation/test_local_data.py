@@ -1,0 +1,110 @@
+"""Documents in local files: where they may lie, whether they are the published ones, and what is wrong with them."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from neoxrun.errors import DataError
+from neoxrun.evaluation import data, local_data
+from neoxrun.evaluation.local_data import DatasetName
+from support.task_data import LAMBADA, OWN, PIQA, PLAIN, write
+
+
+@pytest.mark.parametrize("folder", ["", "piqa", "baber/piqa"])
+def test_where_published_files_may_lie(folder, shared, tmp_path):
+    shutil.copytree(shared / "data" / "piqa", tmp_path / folder, dirs_exist_ok=True)
+    assert len(local_data.read(PIQA, "validation", tmp_path).documents) == 1838
+    assert local_data.read(PIQA, "train", tmp_path) is None
+    assert local_data.read(DatasetName("baber/piqa", "other"), "validation", tmp_path) is None
+
+
+@pytest.mark.parametrize("folder", ["EleutherAI/lambada_openai", "EleutherAI/lambada_openai/default"])
+def test_own_file_wins_and_says_whether_it_is_the_published_one(folder, shared, tmp_path):
+    published = shared / "data" / "lambada" / "lambada_test.jsonl"
+    shutil.copy(published, tmp_path)
+    own = tmp_path / folder / "test.jsonl"
+    own.parent.mkdir(parents=True)
+    shutil.copy(published, own)
+    assert [(file.path, file.published) for file in local_data.read(LAMBADA, "test", tmp_path).files] == [(own, True)]
+    write(own, {"text": "my own"})
+    split = local_data.read(LAMBADA, "test", tmp_path)
+    assert (split.documents, split.files[0].published) == ([{"text": "my own"}], None)
+
+
+def test_any_other_data_set(tmp_path):
+    """<data set>/<configuration>/<split>.jsonl, as the hint's own command writes it."""
+    import datasets
+
+    rows = [
+        {"id": str(n), "question": f"why {n}?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}
+        for n in range(3)
+    ]
+    dataset = DatasetName("allenai/ai2_arc", "ARC-Easy")
+    make, python = local_data.fetch_command(dataset, "test", tmp_path / "my data").split(" && ")
+    subprocess.run(shlex.split(make), check=True)
+    asked = []
+    hub = pytest.MonkeyPatch()
+    hub.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or datasets.Dataset.from_list(rows))
+    exec(shlex.split(python)[-1], {})
+    hub.undo()
+    assert asked == [(("allenai/ai2_arc", "ARC-Easy"), {"split": "test"})]
+
+    prepared = data.prepare(["arc_easy"], tmp_path / "my data")
+    task = prepared.task_dict["tasks"]["arc_easy"]
+    assert list(task.eval_docs) == rows
+    assert task.doc_to_choice(task.eval_docs[1]) == ["x", "y"]
+    assert prepared.sources["allenai/ai2_arc/ARC-Easy"]["splits"]["test"]["documents"] == 3
+
+
+QUESTION = {"goal": "a", "sol1": "b", "sol2": "c"}
+DAMAGE = {
+    "another file under the published name": ({"lambada_test.jsonl": b'{"text": "a b"}\n'}, "4aa8d02cd17c", None),
+    "labels missing": ({"piqa/valid.jsonl": b"{}\n"}, "valid-labels.lst is missing", None),
+    "empty": ({OWN: b"\n"}, "test.jsonl is empty", None),
+    "not JSON": ({OWN: b'{"text": "a b"}\n{"text": \n'}, "not JSON", 2),
+    "cut off": ({OWN: b'{"text": "a b"}\n{"text": "a'}, "not JSON", 2),
+    "no object": ({OWN: b'["a b"]\n'}, "not a JSON object", 1),
+    "a blank line": ({OWN: b'{"text": "a b"}\n\n{"text": "a b"}\n'}, "not JSON", 2),
+    "other keys": ({OWN: b'{"text": "a b"}\n{"txt": "a b"}\n'}, '"text" is in this line or in the first', 2),
+    "not UTF-8": ({OWN: b'{"text": "a b"}\n{"text": "\xff"}\n'}, "byte 0xff at offset 26", 2),
+    "half a character": ({OWN: rb'{"text": "a \ud800"}' + b"\n"}, "not valid Unicode", 1),
+    "too few texts": ({"lambada_test_plain_text.txt": b"a b\n"}, "holds 1 documents, and 5153 were published", None),
+    "a text is empty": ({"lambada_test_plain_text.txt": b"a b\n\na b\n"}, "this line is empty", 2),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_file(case, tmp_path):
+    files, says, line = DAMAGE[case]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    dataset, split = (
+        (PLAIN, "test") if "plain" in name else (PIQA, "validation") if "piqa" in name else (LAMBADA, "test")
+    )
+    with pytest.raises(DataError) as caught:
+        local_data.read(dataset, split, tmp_path)
+    assert says in caught.value.message
+    assert line is None or caught.value.where == f"{tmp_path / name}:{line}"
+
+
+LABELS = {
+    "one label too few": (["0"] * 2, "3 questions, and train-labels.lst 2 labels", None),
+    "no label": (["0", "2", "1"], "a label is 0 or 1, not '2'", 2),
+    "not all of them": (["0"] * 3, "3 documents, and 16113 were published", None),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels(case, tmp_path):
+    labels, says, line = LABELS[case]
+    write(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
+    path = write(tmp_path / "piqa" / "train-labels.lst", *labels)
+    with pytest.raises(DataError) as caught:
+        local_data.read(PIQA, "train", tmp_path)
+    assert says in caught.value.message
+    assert line is None or caught.value.where == f"{path}:{line}"
