@@ -32,7 +32,7 @@ from pathlib import Path
 CLIENT = """
 import json, sys
 from pathlib import Path
-from neoxrun import log
+from neoxrun.terminal import log
 from neoxrun.download.fetch import fetch
 from neoxrun.download.http import Options
 from neoxrun.download.remote import RemoteFile

@@ -44,7 +44,7 @@ DEAR = ("no-range", "bad-range", "length", "corrupt", "change")
 CLIENT = """
 import json, sys
 from pathlib import Path
-from neoxrun import log
+from neoxrun.terminal import log
 from neoxrun.download.fetch import fetch
 from neoxrun.download.http import Options
 from neoxrun.download.remote import RemoteFile

@@ -33,7 +33,7 @@ NAMES = ["tokenizer.json", "latest", *(f"step/layer_{number:02}.pt" for number i
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from neoxrun import log
+from neoxrun.terminal import log
 from neoxrun.download.fetch import fetch, folder_lock, make
 from neoxrun.download.http import Options
 from neoxrun.download.remote import RemoteFile
