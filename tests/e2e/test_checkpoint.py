@@ -28,7 +28,7 @@ class Malicious:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A copy of the demo model's checkpoint."""
     shutil.copytree(DEMO, tmp_path / "demo")
     return tmp_path / "demo"
@@ -71,7 +71,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_shard(damage, folder):
+def test_damaged_shard(damage, folder) -> None:
     act, *says = DAMAGES[damage]
     path = folder / "global_step5000" / SHARD
     act(path)
@@ -79,14 +79,14 @@ def test_damaged_shard(damage, folder):
     result.check_error(3, *says, where=str(path))
 
 
-def test_all_files_of_a_rank_missing(folder):
+def test_all_files_of_a_rank_missing(folder) -> None:
     for path in folder.rglob("*-model_01-*"):
         path.unlink()
     result = neoxrun("generate", "demo", "--checkpoint", folder, "--tp", "1", *PROMPT)
     result.check_error(3, "ranks are missing: layer_*-model_01-*", where=str(folder / "global_step5000"))
 
 
-def test_malicious_pickle_is_refused_by_every_rank(folder, tmp_path):
+def test_malicious_pickle_is_refused_by_every_rank(folder, tmp_path: Path) -> None:
     path = folder / "global_step5000" / SHARD
     state = torch.load(path, weights_only=True)
     torch.save(state | {"extra": Malicious(tmp_path / "witness")}, path)
@@ -96,7 +96,7 @@ def test_malicious_pickle_is_refused_by_every_rank(folder, tmp_path):
 
 
 @pytest.mark.parametrize("entries", [500, 2500])
-def test_tokenizer_of_another_model(entries, tmp_path):
+def test_tokenizer_of_another_model(entries, tmp_path: Path) -> None:
     """One that is too large has ids without a row; one that is far too small leaves rows that no padding explains."""
     content = json.loads((DEMO / "tokenizer.json").read_text())
     special = content["added_tokens"]

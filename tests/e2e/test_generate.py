@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def tokenizer():
     return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
-def test_text_file_at_the_default_split_and_output(tmp_path):
+def test_text_file_at_the_default_split_and_output(tmp_path: Path) -> None:
     """Two ranks on two cores, as a newcomer runs it: nothing on stdout, and on stderr only what we say."""
     source = tmp_path / "prompts.txt"
     source.write_text("import os\n\n  class Queue:  \n", encoding="utf-8-sig")
@@ -45,7 +46,7 @@ def test_text_file_at_the_default_split_and_output(tmp_path):
         assert record["text"]
 
 
-def test_jsonl_with_everything(tmp_path, tokenizer):
+def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
     """One run with a parameter or a fault in every line; the faults become records and the others go on."""
     comma = tokenizer.encode("a,")[-1]
     lines = [
@@ -102,7 +103,7 @@ def test_jsonl_with_everything(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_truncation_keeps_the_other_side(side, tmp_path):
+def test_truncation_keeps_the_other_side(side, tmp_path: Path) -> None:
     filling = "x = 1\n" * 400
     prompts = {
         "one": "import os\n" + filling + "class Queue:",
@@ -129,7 +130,7 @@ def test_truncation_keeps_the_other_side(side, tmp_path):
     assert sureness(other) != pytest.approx(sureness("one"), abs=1e-3)
 
 
-def test_stdin_to_stdout_with_separator_stop_and_samples():
+def test_stdin_to_stdout_with_separator_stop_and_samples() -> None:
     text = "import os\nimport sys\n---\nclass Queue:\n---\n"
     result = neoxrun(
         *("generate", "demo", "-i", "-", "--prompt-end", r"\n---\n", "--stop", r"\n", "-n", "2", *ONE),
@@ -148,7 +149,7 @@ def test_stdin_to_stdout_with_separator_stop_and_samples():
     assert answers_of(again.records) == answers_of(result.records), "a seed gives the same text in any batch"
 
 
-def test_prompt_prints_plain_text_and_how_much_is_said():
+def test_prompt_prints_plain_text_and_how_much_is_said() -> None:
     arguments = ("generate", "demo", "--prompt", "import os", *greedy())
     quiet = neoxrun("-m", "neoxrun", *arguments, "-q", command=[sys.executable]).check_success()
     assert quiet.err == ""
@@ -157,7 +158,7 @@ def test_prompt_prints_plain_text_and_how_much_is_said():
     assert quiet.out == verbose.records[0]["text"] + "\n"
 
 
-def test_writing_freely(tmp_path):
+def test_writing_freely(tmp_path: Path) -> None:
     result = neoxrun("generate", "demo", "-n", "3", "--maximum-tokens", "5", *ONE, cwd=tmp_path).check_success()
     assert result.out == ""
     records = records_of(tmp_path / "samples.txt")
@@ -166,7 +167,7 @@ def test_writing_freely(tmp_path):
     assert len({record["text"] for record in records}) > 1
 
 
-def test_random_weights_need_no_checkpoint_and_say_so(tmp_path):
+def test_random_weights_need_no_checkpoint_and_say_so(tmp_path: Path) -> None:
     result = neoxrun(
         *("generate", "pythia-14m", "--tokenizer", DEMO / "tokenizer.json", "--random-weights", *greedy()),
         *("--prompt", "import os", "-o", "-"),
@@ -175,7 +176,7 @@ def test_random_weights_need_no_checkpoint_and_say_so(tmp_path):
     assert "warning: the weights are random" in result.err
 
 
-def test_resume_of_a_finished_file_has_nothing_to_do(tmp_path):
+def test_resume_of_a_finished_file_has_nothing_to_do(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     record = '{"id": 0, "context": "import os", "text": "..."}\n'
     output.write_text(record + '{"id": 1, "cont')

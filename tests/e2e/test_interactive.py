@@ -59,7 +59,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize("tp", ["1", "2"])
-def test_dialogue_at_a_terminal(tp):
+def test_dialogue_at_a_terminal(tp) -> None:
     with contextlib.closing(Terminal("generate", "demo", "--interactive", "--tp", tp, "-q", *LONG)) as terminal:
         terminal.read_until(r"^> ")
 
@@ -81,7 +81,7 @@ def test_dialogue_at_a_terminal(tp):
         terminal.command.check_all_gone()
 
 
-def test_dialogue_through_pipes():
+def test_dialogue_through_pipes() -> None:
     """No prompt signs where nobody types; --prompt-end lets a prompt have several lines; a last one needs no end."""
     short = ("--tp", "1", "-q", "--temperature", "0", "--maximum-tokens", "5")
     text = "import os\nimport sys\n;;\n\n;;\nclass Queue:;;import re;;def f("

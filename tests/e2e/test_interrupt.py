@@ -27,14 +27,14 @@ SPLITS = [("--tp", "1"), ("--tp", "2"), ("--tp", "1", "--replicas", "2")]
 
 
 @pytest.fixture
-def prompts(tmp_path) -> Path:
+def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(PROMPTS) + "\n")
     return path
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory) -> list[tuple]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
     """The answers of a run that nothing interrupts."""
     path = tmp_path_factory.mktemp("whole") / "prompts.txt"
     path.write_text("\n".join(PROMPTS) + "\n")
@@ -69,7 +69,7 @@ def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=" ".join)
-def test_ctrl_c_while_generating(split, prompts, tmp_path, whole_run):
+def test_ctrl_c_while_generating(split, prompts, tmp_path: Path, whole_run) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
         started(command, output)
@@ -83,7 +83,7 @@ def test_ctrl_c_while_generating(split, prompts, tmp_path, whole_run):
 
 
 @pytest.mark.parametrize(("split", "delay"), [(SPLITS[0], 1.0), (SPLITS[1], 0.6), (SPLITS[1], 2.5), (SPLITS[1], 4.5)])
-def test_ctrl_c_while_loading(split, delay, prompts, tmp_path):
+def test_ctrl_c_while_loading(split, delay, prompts, tmp_path: Path) -> None:
     """Whatever is going on then: imports, the meeting of the ranks, or weights."""
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
@@ -96,7 +96,7 @@ def test_ctrl_c_while_loading(split, delay, prompts, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_is_killed(rank, prompts, tmp_path, whole_run):
+def test_a_rank_is_killed(rank, prompts, tmp_path: Path, whole_run) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -109,7 +109,7 @@ def test_a_rank_is_killed(rank, prompts, tmp_path, whole_run):
         check_resumed(prompts, output, whole_run)
 
 
-def test_the_launcher_is_killed(prompts, tmp_path, whole_run):
+def test_the_launcher_is_killed(prompts, tmp_path: Path, whole_run) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -119,7 +119,7 @@ def test_the_launcher_is_killed(prompts, tmp_path, whole_run):
     check_kept(output, whole_run)
 
 
-def test_what_killed_launchers_left_is_removed(tmp_path, monkeypatch):
+def test_what_killed_launchers_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing else: not what a living one holds, what is too new to tell, or what only has such a name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     work = Job("none", settings=None, plan=None)
@@ -139,7 +139,7 @@ def test_what_killed_launchers_left_is_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])
-def test_the_launcher_is_terminated(split, code, prompts, tmp_path, whole_run):
+def test_the_launcher_is_terminated(split, code, prompts, tmp_path: Path, whole_run) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
         started(command, output)

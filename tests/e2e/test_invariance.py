@@ -32,7 +32,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory) -> Path:
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every prompt with every kind of sampling, of different lengths."""
     lines = [
         {
@@ -81,14 +81,14 @@ def without_numbers(record: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def right(prompts, tmp_path_factory) -> Path:
+def right(prompts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank, each request alone."""
     output = tmp_path_factory.mktemp("right") / "alone.jsonl"
     generate(prompts, output, "--tp", 1, "--batch-size", 1)
     return output
 
 
-def test_there_is_something_to_get_wrong(right):
+def test_there_is_something_to_get_wrong(right) -> None:
     found = answers(right)
     assert len(found) == len(PROMPTS) * (len(KINDS) + 1) + 2
     assert len({record["text"] for record in found.values()}) > 0.9 * len(found), "the answers differ"
@@ -111,13 +111,13 @@ def test_there_is_something_to_get_wrong(right):
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
-def test_other_batches_and_splits(prompts, right, tmp_path, arguments):
+def test_other_batches_and_splits(prompts, right, tmp_path: Path, arguments) -> None:
     generate(prompts, tmp_path / "out.jsonl", *arguments)
     check_same(answers(tmp_path / "out.jsonl"), answers(right))
 
 
 @pytest.mark.parametrize(("kept", "split"), [(0, ("--tp", 1)), (9, ("--tp", 1, "--pp", 2))])
-def test_resume_at_another_split(prompts, right, tmp_path, kept, split):
+def test_resume_at_another_split(prompts, right, tmp_path: Path, kept, split) -> None:
     """Cut in the middle of a line, as a kill leaves it; what was whole stays as it is."""
     lines = right.read_bytes().splitlines(keepends=True)
     whole = b"".join(lines[:kept])

@@ -33,7 +33,7 @@ BESIDE = 400e6  # what the issue allows for the interpreter, torch and the runti
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("large")
     keys = SHAPE | {"vocab_file": str(config.shipped_dir() / SHAPE["vocab_file"])}
     (folder / "config.yml").write_text(json.dumps(keys))
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-def test_peak_is_the_shard_and_one_layer_and_the_interpreter(folder, tp):
+def test_peak_is_the_shard_and_one_layer_and_the_interpreter(folder, tp) -> None:
     command = [sys.executable, "-m", "neoxrun", "generate", str(folder / "config.yml"), "--prompt", "x", "-v"]
     command += ["--device", "cpu", "--dtype", "fp32", "--maximum-tokens", "1", "--tp", str(tp)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

@@ -14,13 +14,13 @@ from support.command import neoxrun, records_of
 WORK = ("generate", "demo", "-i", "-", "--tp", "1", "--maximum-tokens", "2", "-q")
 
 
-def test_stdout_by_its_name():
+def test_stdout_by_its_name() -> None:
     result = neoxrun(*WORK, "-o", "/dev/stdout", stdin="import os\nclass Queue:\n").check_success()
     assert [record["id"] for record in result.records] == [0, 1]
 
 
 @pytest.mark.parametrize("split", ["1", "2"])
-def test_resume_tries_errors_again(split, tmp_path):
+def test_resume_tries_errors_again(split, tmp_path: Path) -> None:
     """Here with --truncate; answers that are there stay, and with them the rights and the name of the file."""
     file, link = tmp_path / "out.jsonl", tmp_path / "link"
     link.symlink_to(file)
@@ -42,7 +42,7 @@ def test_resume_tries_errors_again(split, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl"]
 
 
-def test_replacing_records_is_said(tmp_path):
+def test_replacing_records_is_said(tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_text("one\ntwo\n")
     result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
@@ -51,11 +51,11 @@ def test_replacing_records_is_said(tmp_path):
     assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
 
 
-def test_a_prompt_alone_that_is_too_long():
+def test_a_prompt_alone_that_is_too_long() -> None:
     neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600).check_error(4, "1 of 1 prompt could not be answered")
 
 
-def test_output_into_a_named_pipe(tmp_path):
+def test_output_into_a_named_pipe(tmp_path: Path) -> None:
     """Its reader may come before or after, and gets all records of one writer."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -67,7 +67,7 @@ def test_output_into_a_named_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"])
-def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path):
+def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path: Path) -> None:
     path = tmp_path / "precious.txt"
     path.write_bytes(content)
     neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
@@ -75,7 +75,7 @@ def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path):
 
 
 @pytest.mark.parametrize("closed", [(0, 1, 2), (1,)])
-def test_streams_that_are_closed_and_not_needed(closed, tmp_path):
+def test_streams_that_are_closed_and_not_needed(closed, tmp_path: Path) -> None:
     """What is opened next must not take their numbers."""
     (tmp_path / "in.txt").write_text("import os\n")
     work = ("generate", "demo", "-i", tmp_path / "in.txt", "--tp", "2", "--maximum-tokens", "2")
@@ -95,18 +95,18 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("case", CLOSED)
-def test_stream_that_is_closed_and_needed(case, tmp_path):
+def test_stream_that_is_closed_and_needed(case, tmp_path: Path) -> None:
     number, arguments, says = CLOSED[case]
     result = neoxrun(*arguments, preexec=lambda: os.close(number), env={"TMPDIR": str(tmp_path)})
     result.check_error(4, says)
     assert not list(tmp_path.iterdir())
 
 
-def test_help_into_a_full_device():
+def test_help_into_a_full_device() -> None:
     with Path("/dev/full").open("w") as full:
         neoxrun("--help", stdout=full.fileno()).check_error(4, "No space left on device")
 
 
 @pytest.mark.parametrize("flag", ["-i", "-o"])
-def test_empty_file_name(flag):
+def test_empty_file_name(flag) -> None:
     neoxrun("generate", "demo", flag, "").check_error(2, "need the name of a file")

@@ -20,7 +20,7 @@ CPU_BUILD = pytest.mark.skipif(torch.version.cuda is not None, reason="this torc
 
 
 @pytest.fixture
-def prompts(tmp_path) -> Path:
+def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.txt"
     path.write_text("".join(f"def function_{number}(value):\n" for number in range(8)))
     return path
@@ -30,18 +30,18 @@ def at_most(limit: int, size: int):
     return lambda: resource.setrlimit(limit, (size, size))
 
 
-def test_full_device(prompts):
+def test_full_device(prompts) -> None:
     result = neoxrun("generate", "demo", "-i", prompts, "-o", "/dev/full", "--tp", "1", *LARGE)
     result.check_error(4, "/dev/full cannot be written: No space left on device", "-o")
 
 
-def test_stdout_into_a_full_device(prompts):
+def test_stdout_into_a_full_device(prompts) -> None:
     with Path("/dev/full").open("w") as full:
         result = neoxrun("generate", "demo", "-i", prompts, "-o", "-", "--tp", "1", *LARGE, stdout=full.fileno())
     result.check_error(4, "standard output cannot be written: No space left on device")
 
 
-def test_disk_full_keeps_whole_records(prompts, tmp_path):
+def test_disk_full_keeps_whole_records(prompts, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], capture_output=True).returncode:
@@ -54,7 +54,7 @@ def test_disk_full_keeps_whole_records(prompts, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_file_size_limit_keeps_whole_records(prompts, tmp_path):
+def test_file_size_limit_keeps_whole_records(prompts, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = neoxrun(
         *("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *LARGE),
@@ -65,7 +65,7 @@ def test_file_size_limit_keeps_whole_records(prompts, tmp_path):
     assert 0 < len(records_of(output)) < 8
 
 
-def test_reader_of_stdout_leaves(prompts):
+def test_reader_of_stdout_leaves(prompts) -> None:
     """As with `| head -1`: the run ends with the exit code of every program that this happens to, and says nothing."""
     reader, writer = os.pipe()
     with running("generate", "demo", "-i", prompts, "-o", "-", "--tp", "2", *LARGE, stdout=writer) as command:
@@ -79,7 +79,7 @@ def test_reader_of_stdout_leaves(prompts):
 
 
 @CPU_BUILD
-def test_no_memory_for_the_weights():
+def test_no_memory_for_the_weights() -> None:
     result = neoxrun(
         *("generate", "demo", "--random-weights", "--prompt", "x", "--tp", "1", "-q", "--device", "cpu"),
         *("--set", "num_layers=12", "--set", "hidden_size=2048", "--set", "num_attention_heads=16"),
@@ -89,7 +89,7 @@ def test_no_memory_for_the_weights():
 
 
 @CPU_BUILD
-def test_no_memory_for_the_cache():
+def test_no_memory_for_the_cache() -> None:
     result = neoxrun(
         *("generate", "demo", "--prompt", "x", "--tp", "2", "--device", "cpu", "--maximum-tokens", "800000"),
         *("--set", "seq_length=1000000", "--set", "max_position_embeddings=1000000"),
@@ -99,7 +99,7 @@ def test_no_memory_for_the_cache():
 
 
 @CPU_BUILD
-def test_no_memory_for_the_libraries():
+def test_no_memory_for_the_libraries() -> None:
     result = neoxrun(
         *("generate", "demo", "--prompt", "x", "--tp", "1"),
         preexec=at_most(resource.RLIMIT_AS, 250 * 1024**2),
@@ -108,7 +108,7 @@ def test_no_memory_for_the_libraries():
     result.check_error(1, "a library cannot be loaded")
 
 
-def test_no_room_for_temporary_files(tmp_path):
+def test_no_room_for_temporary_files(tmp_path: Path) -> None:
     result = neoxrun(
         "generate", "demo", "--prompt", "x", env={"TMPDIR": str(tmp_path)}, preexec=at_most(resource.RLIMIT_FSIZE, 0)
     )
@@ -116,5 +116,5 @@ def test_no_room_for_temporary_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_is_the_installed_one():
+def test_the_command_is_the_installed_one() -> None:
     assert NEOXRUN.is_file(), "install the project: pip install -e ."

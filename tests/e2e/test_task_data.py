@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from support.paths import ROOT
 from support.task_data import write
@@ -40,7 +41,7 @@ def run_alone(program: str, *arguments: object, **environment: str) -> subproces
     )
 
 
-def test_no_call_is_made_with_the_data_at_hand(shared, tmp_path):
+def test_no_call_is_made_with_the_data_at_hand(shared: Path, tmp_path: Path) -> None:
     """A whole evaluation, with lm-eval's own stand-in for a model."""
     done = run_alone(
         """
@@ -84,7 +85,7 @@ def refused(*arguments: object, **environment: str) -> tuple[str, str, float, li
     return tuple(json.loads(done.stdout))
 
 
-def test_missing_data_on_a_dead_network(shared, tmp_path):
+def test_missing_data_on_a_dead_network(shared: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
     message, hint, seconds, reached = refused(shared / "data", HF_ENDPOINT=address, HF_HOME=str(tmp_path))
@@ -96,7 +97,7 @@ def test_missing_data_on_a_dead_network(shared, tmp_path):
     assert seconds < 20
 
 
-def test_missing_data_on_a_network_that_swallows_packets(tmp_path):
+def test_missing_data_on_a_network_that_swallows_packets(tmp_path: Path) -> None:
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -133,7 +134,7 @@ class HubWithoutDataSets(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_hub_does_not_have_it(tmp_path):
+def test_the_hub_does_not_have_it(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), HubWithoutDataSets) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = run_alone(
@@ -158,20 +159,20 @@ def test_the_hub_does_not_have_it(tmp_path):
     assert f"{tmp_path}/allenai/ai2_arc/ARC-Easy/test.jsonl" in done.stdout
 
 
-def test_a_proxy_is_asked(tmp_path):
+def test_a_proxy_is_asked(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         proxy = f"http://127.0.0.1:{server.getsockname()[1]}"
     message, *_ = refused(tmp_path, HF_ENDPOINT="http://hub.invalid", http_proxy=proxy, HF_HOME=str(tmp_path))
     assert "http://hub.invalid cannot be reached (ConnectError: [Errno 111] Connection refused)" in message
 
 
-def test_the_user_says_offline(tmp_path):
+def test_the_user_says_offline(tmp_path: Path) -> None:
     message, _, _, reached = refused(tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert message.endswith("and HF_HUB_OFFLINE is set")
     assert not reached
 
 
-def test_what_datasets_has_cached_needs_no_hub(tmp_path):
+def test_what_datasets_has_cached_needs_no_hub(tmp_path: Path) -> None:
     """A cache as `datasets` leaves it behind, here made from a local file."""
     program = """
         import shutil

@@ -18,7 +18,7 @@ HEAVY = {"torch", "megatron", "transformers", "numpy", "safetensors"}
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the commands of a test run in, with the files that the tables below name."""
     contents: dict[str, str | bytes] = {
         "broken.yml": '{"num_layers": 6,\n "hidden_size": ]\n}\n',
@@ -101,7 +101,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_command_line(case, files):
+def test_command_line(case, files) -> None:
     arguments, *says = USAGE[case]
     neoxrun(*arguments, cwd=files).check_error(2, *says)
 
@@ -118,17 +118,17 @@ WORLDS = {
 
 
 @pytest.mark.parametrize("case", WORLDS)
-def test_ranks_that_exist_already(case):
+def test_ranks_that_exist_already(case) -> None:
     environment, arguments, says = WORLDS[case]
     neoxrun(*demo(*PROMPT, *arguments), env=environment).check_error(2, says)
 
 
-def test_network_interface_that_is_not_there():
+def test_network_interface_that_is_not_there() -> None:
     result = neoxrun(*demo(*PROMPT, "--tp", "2"), env={"GLOO_SOCKET_IFNAME": "lo,eth77"})
     result.check_error(2, "GLOO_SOCKET_IFNAME names eth77", "are lo")
 
 
-def test_only_one_rank_of_a_host_speaks():
+def test_only_one_rank_of_a_host_speaks() -> None:
     result = neoxrun(*demo("--set", "num_layer=1"), env={"RANK": "1", "WORLD_SIZE": "2"})
     assert (result.code, result.out, result.err) == (2, "", "")
 
@@ -147,7 +147,7 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_configuration(case, files):
+def test_configuration(case, files) -> None:
     arguments, where, *says = CONFIGURATIONS[case]
     result = neoxrun("generate", *arguments, *PROMPT, cwd=files).check_error(2, *says)
     if where:
@@ -173,17 +173,17 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("case", PROMPTS)
-def test_prompts(case, files):
+def test_prompts(case, files) -> None:
     name, where, *says = PROMPTS[case]
     neoxrun(*demo("-i", name), cwd=files).check_error(4, *says, where=where)
     assert not (files / f"{name}.output.jsonl").exists()
 
 
-def test_prompts_from_stdin():
+def test_prompts_from_stdin() -> None:
     neoxrun(*demo("-i", "-"), stdin=" \n").check_error(4, "no prompts in standard input")
 
 
-def test_prompt_that_is_no_text():
+def test_prompt_that_is_no_text() -> None:
     neoxrun(*demo("--prompt", os.fsdecode(b"caf\xe9"))).check_error(4, "not valid Unicode")
 
 
@@ -195,7 +195,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_output(case, files):
+def test_output(case, files) -> None:
     name, *says = OUTPUTS[case]
     neoxrun(*demo("-i", "good.txt", "-o", name), cwd=files).check_error(4, name, *says)
 
@@ -204,7 +204,7 @@ RESUMED = {"not records": ("foreign.jsonl", "not an output record"), "others": (
 
 
 @pytest.mark.parametrize("case", RESUMED)
-def test_resuming_another_file(case, files):
+def test_resuming_another_file(case, files) -> None:
     name, says = RESUMED[case]
     before = (files / name).read_text()
     result = neoxrun(*demo("-i", "good.txt", "-o", name, "--resume"), cwd=files)
@@ -221,7 +221,7 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("case", TOKENIZERS)
-def test_tokenizer(case, files):
+def test_tokenizer(case, files) -> None:
     arguments, *says = TOKENIZERS[case]
     neoxrun(*demo(*PROMPT, *arguments), cwd=files).check_error(4, *says)
 
@@ -253,7 +253,7 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS)
-def test_checkpoint(case, tmp_path):
+def test_checkpoint(case, tmp_path: Path) -> None:
     damage, *says = CHECKPOINTS[case]
     folder = tmp_path / "demo"
     shutil.copytree(DEMO, folder)
@@ -261,11 +261,11 @@ def test_checkpoint(case, tmp_path):
     neoxrun(*demo(*PROMPT, "--checkpoint", folder)).check_error(3, *says)
 
 
-def test_no_checkpoint_named():
+def test_no_checkpoint_named() -> None:
     neoxrun(*demo(*PROMPT, "--set", "load=null")).check_error(2, "names no checkpoint", "--checkpoint")
 
 
-def test_full_disk_and_closed_pipe_of_stdout():
+def test_full_disk_and_closed_pipe_of_stdout() -> None:
     with Path("/dev/full").open("w") as full:
         neoxrun("plan", "demo", stdout=full.fileno()).check_error(4, "No space left on device")
     reader, writer = os.pipe()
@@ -286,7 +286,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize("case", QUICK)
-def test_quick_answers_import_nothing_heavy(case, tmp_path):
+def test_quick_answers_import_nothing_heavy(case, tmp_path: Path) -> None:
     arguments, code = QUICK[case]
     # Processor time: how long it takes by the clock depends on what else the machine does.
     seconds = min(neoxrun(*arguments, cwd=tmp_path).cpu_seconds for _ in range(2))
@@ -299,7 +299,7 @@ def test_quick_answers_import_nothing_heavy(case, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])
-def test_help_is_sentences_with_defaults(command):
+def test_help_is_sentences_with_defaults(command) -> None:
     result = neoxrun(command, "--help", env={"COLUMNS": "1000"}).check_success()
     texts = re.findall(r"^ {2}(-\S.*?)(?: {2,}|\n {10,})(\S.*)$", result.out, re.MULTILINE)
     assert len(texts) > 15
@@ -312,5 +312,5 @@ def test_help_is_sentences_with_defaults(command):
             assert "efault" in text, f"{option} takes a value, and its help names no default: {text}"
 
 
-def test_the_module_is_the_command():
+def test_the_module_is_the_command() -> None:
     assert neoxrun("-m", "neoxrun", "--version", command=[sys.executable]).out == neoxrun("--version").out

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def both(first: Running, second: Running) -> tuple[Result, Result]:
         second.end()
 
 
-def test_torchrun(alone):
+def test_torchrun(alone) -> None:
     """The existing environment is used as it is."""
     result = neoxrun(*WORK, command=TORCHRUN, stdin=PROMPTS)
     assert result.code == 0, result.err
@@ -62,7 +63,7 @@ def ranks(*arguments: object, of_second: tuple[str, ...] = ()) -> tuple[Result, 
     return both(first, second)
 
 
-def test_error_of_all_ranks_is_said_once(tmp_path):
+def test_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     shutil.copytree(DEMO, folder)
     (folder / "global_step5000" / "layer_10-model_01-model_states.pt").write_bytes(b"nothing")
@@ -72,13 +73,13 @@ def test_error_of_all_ranks_is_said_once(tmp_path):
 
 
 @pytest.mark.parametrize("other", [("--set", "rotary_emb_base=500"), ("--random-weights",)])
-def test_ranks_of_different_commands(other):
+def test_ranks_of_different_commands(other) -> None:
     first, second = ranks(of_second=other)
     first.check_error(2, "rank 1 was started with another command, configuration or split", "same command line")
     assert (second.code, second.err) == (2, "")
 
 
-def test_ranks_with_different_checkpoints(tmp_path):
+def test_ranks_with_different_checkpoints(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     shutil.copytree(DEMO, folder)
     (folder / "global_step5000").rename(folder / "global_step6000")
@@ -88,7 +89,7 @@ def test_ranks_with_different_checkpoints(tmp_path):
     assert (second.code, second.err) == (3, "")
 
 
-def test_resume_of_a_complete_file(tmp_path):
+def test_resume_of_a_complete_file(tmp_path: Path) -> None:
     """Nothing is left to do, and both ranks end; a half-written line goes."""
     output = tmp_path / "out.jsonl"
     neoxrun(*WORK, "-o", output, "--tp", "1", stdin=PROMPTS).check_success()
@@ -99,7 +100,7 @@ def test_resume_of_a_complete_file(tmp_path):
     assert output.read_bytes() == whole
 
 
-def test_slurm(alone):
+def test_slurm(alone) -> None:
     def task(number: int) -> dict[str, str]:
         return {
             "SLURM_PROCID": str(number),
@@ -130,7 +131,7 @@ def check_hosts(first: Result, second: Result, alone: list[tuple]) -> None:
     assert answers_of(first.records) == alone
 
 
-def test_two_launchers_on_one_machine(alone):
+def test_two_launchers_on_one_machine(alone) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     split = ("--tp", "1", "--replicas", "2")
     check_hosts(*both(host(0, endpoint, *split), host(1, endpoint, *split)), alone)
@@ -161,7 +162,7 @@ def hosts() -> Iterator[list[str]]:
                 ip("netns", "del", name)
 
 
-def test_two_hosts(hosts, alone):
+def test_two_hosts(hosts, alone) -> None:
     first, second = (
         host(number, "10.213.7.1:29500", "--pp", "2", "--tp", "1", command=["ip", "netns", "exec", name, str(NEOXRUN)])
         for number, name in enumerate(hosts)
@@ -170,7 +171,7 @@ def test_two_hosts(hosts, alone):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_waiting_for_the_other_host_is_said(number):
+def test_waiting_for_the_other_host_is_said(number) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
     with running("generate", "demo", "--prompt", "import os", *where) as command:
@@ -180,14 +181,14 @@ def test_waiting_for_the_other_host_is_said(number):
         command.check_all_gone()
 
 
-def test_waiting_for_another_rank_is_said():
+def test_waiting_for_another_rank_is_said() -> None:
     port = str(free_port())
     with running(*WORK, env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": port}) as command:
         said = f"[rank 1] warning: waiting for all 2 ranks to meet at 127.0.0.1:{port}\n"
         assert command.process.stderr.readline().decode() == said
 
 
-def test_what_is_left_of_other_ranks_is_ignored(alone):
+def test_what_is_left_of_other_ranks_is_ignored(alone) -> None:
     leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
     result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
     assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has RANK and WORLD_SIZE\n"

@@ -49,7 +49,7 @@ def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
-def test_reference_logits(shared: Path, name: str):
+def test_reference_logits(shared: Path, name: str) -> None:
     folder = shared / "fixtures" / name
     answers = load_file(folder / "logits.safetensors")
     session = open_session(
@@ -69,7 +69,7 @@ def test_reference_logits(shared: Path, name: str):
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory):
+def twin(tmp_path_factory: pytest.TempPathFactory):
     """A random Hugging Face model and its GPT-NeoX layer files at tensor parallel 2."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -98,7 +98,7 @@ def twin(tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_parity_with_transformers(twin, dtype: str):
+def test_parity_with_transformers(twin, dtype: str) -> None:
     settings, model = twin
     model = model.to("cpu", torch.float32)
     ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
@@ -111,7 +111,7 @@ def test_parity_with_transformers(twin, dtype: str):
         assert difference < TOLERANCE[dtype]
 
 
-def test_greedy_tokens_of_unequal_prompts(twin):
+def test_greedy_tokens_of_unequal_prompts(twin) -> None:
     settings, model = twin
     model = model.to(GPU, torch.float32)
     generator = torch.Generator().manual_seed(5)
@@ -136,7 +136,7 @@ def test_greedy_tokens_of_unequal_prompts(twin):
         assert answers[number] == out[0, len(prompt) :].tolist()
 
 
-def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path):
+def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
     texts = []
     for device in ("cpu", "cuda"):
         arguments = ["generate", "demo", "--prompt", "def read_file(path):", "--dtype", "fp32", "--tp", "1"]
@@ -153,7 +153,7 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path):
     assert texts[0] == texts[1]
 
 
-def test_out_of_memory_is_one_error():
+def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
     with pytest.raises(RankError, match="out of memory on rank 0"):
         open_session(config.load(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
@@ -161,7 +161,7 @@ def test_out_of_memory_is_one_error():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")
 @pytest.mark.parametrize("split", [("--tp", "2"), ("--pp", "2"), ("--tp", "1", "--replicas", "2")])
-def test_two_gpus_give_the_same_text(split, tmp_path: Path):
+def test_two_gpus_give_the_same_text(split, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("import os\ndef read_file(path):\nclass Queue:\n")
     texts = []

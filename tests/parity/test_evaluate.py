@@ -27,7 +27,7 @@ SPLITS = ["--tp 1", "--tp 2", "--tp 1 --pp 2", "--tp 2 --pp 2", "--tp 1 --replic
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, shared: Path) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Model:
     return evaluations.make(tmp_path_factory.mktemp("evaluate"), shared)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +22,7 @@ from support.hugging_face import twin
         ("tp2_legacy_20b", "logits_merged"),
     ],
 )
-def test_neox_weights_under_hugging_face_names_give_neox_logits(shared, name, answer):
+def test_neox_weights_under_hugging_face_names_give_neox_logits(shared: Path, name, answer) -> None:
     """Names, merging, the layout of query_key_value: transformers computes what GPT-NeoX computed."""
     folder = shared / "fixtures" / name
     config = fixture_config(folder)

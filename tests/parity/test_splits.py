@@ -175,7 +175,7 @@ def real_config(folder: Path) -> ModelConfig:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory, request) -> Suite:
+def suite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Suite:
     try:
         shared = request.getfixturevalue("shared")
     except pytest.skip.Exception:
@@ -231,7 +231,7 @@ splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
 
 @splits
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
-def test_hugging_face_agrees(suite, split, name):
+def test_hugging_face_agrees(suite, split, name) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
@@ -239,13 +239,13 @@ def test_hugging_face_agrees(suite, split, name):
 
 @splits
 @pytest.mark.parametrize("name", OTHER)
-def test_the_plain_reference_agrees(suite, split, name):
+def test_the_plain_reference_agrees(suite, split, name) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
 
 
-def test_a_single_layer_is_the_first_and_the_last(tmp_path):
+def test_a_single_layer_is_the_first_and_the_last(tmp_path: Path) -> None:
     config = dataclasses.replace(BASE, num_layers=1)
     weights = lively_weights(config)
     save_layer_files(weights, tmp_path, tp=2, config=config, tag="global_step1")
@@ -256,7 +256,7 @@ def test_a_single_layer_is_the_first_and_the_last(tmp_path):
 
 @splits
 @pytest.mark.parametrize("name", FIXTURES)
-def test_gpt_neox_agrees(shared, suite, split, name):
+def test_gpt_neox_agrees(shared: Path, suite, split, name) -> None:
     """Norms are each rank's own at the checkpoint's tensor-parallel size, and averaged at any other."""
     native = split[0] == (2 if "tp2" in name else 1)
     answer = suite.answer(split, name)
@@ -270,7 +270,7 @@ def test_gpt_neox_agrees(shared, suite, split, name):
 
 @splits
 @pytest.mark.parametrize("name", LOW)
-def test_half_precision_is_as_exact_as_hugging_face(suite, split, name):
+def test_half_precision_is_as_exact_as_hugging_face(suite, split, name) -> None:
     """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
     model = hugging_face(suite.cases[name].config)
     right = suite.expected[name]
@@ -295,7 +295,7 @@ def test_half_precision_is_as_exact_as_hugging_face(suite, split, name):
         ("legacy-angles", {"rotary_legacy_fp16": False}),
     ],
 )
-def test_the_cases_tell_networks_apart(suite, name, changes):
+def test_the_cases_tell_networks_apart(suite, name, changes) -> None:
     """An option that was ignored would show: it moves the logits by more than ten times what is allowed."""
     case, expected = suite.cases[name], suite.expected[name]
     if name in HUGGING_FACE:

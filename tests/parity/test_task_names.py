@@ -8,7 +8,7 @@ from neoxrun.evaluation.catalog import Catalog
 
 
 @pytest.mark.slow
-def test_names_are_all_of_lm_evals():
+def test_names_are_all_of_lm_evals() -> None:
     import lm_eval.tasks
 
     catalog = Catalog()

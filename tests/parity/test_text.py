@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_stored_text(shared, name):
+def test_stored_text(shared: Path, name) -> None:
     folder = shared / "fixtures" / name
     (stored,) = json.loads((folder / "greedy.json").read_text())
     arguments = ("--maximum-tokens", stored["length"], *SPLITS[name], "-o", "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ def right() -> list[dict]:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 
 
-def test_one_process(right):
+def test_one_process(right) -> None:
     assert [record["context"] for record in right] == TEXTS
     with LLM("demo", device="cpu") as llm:
         assert llm.generate([]) == []
@@ -41,7 +42,7 @@ def test_one_process(right):
         LLM("no-such-model")
 
 
-def test_scores_are_those_of_generated_tokens():
+def test_scores_are_those_of_generated_tokens() -> None:
     with LLM("demo", device="cpu") as llm:
         (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=6, logprobs=1))
         total = sum(step["logprob"] for step in record.logprobs)
@@ -60,7 +61,7 @@ def test_scores_are_those_of_generated_tokens():
                 llm.score([pair])
 
 
-def test_a_tokenizer_that_makes_a_text_longer(tmp_path):
+def test_a_tokenizer_that_makes_a_text_longer(tmp_path: Path) -> None:
     """GPT-NeoX-20B's does: NFC writes some characters as two, so that tokens can be more than bytes."""
     content = json.loads((DEMO / "tokenizer.json").read_text())
     path = tmp_path / "tokenizer.json"

@@ -7,6 +7,7 @@ import pickle
 import random
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from support.checkpoints import LAYER, TINY, load_all, random_model, raw_shards,
         (bytes(1000), "not a file written by torch.save"),
     ],
 )
-def test_other_content(folder, layer, content, says):
+def test_other_content(folder, layer, content, says) -> None:
     layer.write_bytes(content)
     message = refusal(folder)
     assert says in message
@@ -37,14 +38,14 @@ def test_other_content(folder, layer, content, says):
     assert "download" in message
 
 
-def test_truncation_anywhere_is_refused_before_a_byte_is_used(folder, layer):
+def test_truncation_anywhere_is_refused_before_a_byte_is_used(folder, layer) -> None:
     whole = layer.read_bytes()
     for keep in [4, 30, 100, 1000, len(whole) // 2, len(whole) - 300, len(whole) - 22, len(whole) - 1]:
         layer.write_bytes(whole[:keep])
         assert "damaged or was cut short" in refusal(folder), keep
 
 
-def test_bytes_missing_or_added_in_the_middle_are_refused(folder, layer):
+def test_bytes_missing_or_added_in_the_middle_are_refused(folder, layer) -> None:
     whole = layer.read_bytes()
     draw = random.Random(0)
     for _ in range(20):
@@ -56,7 +57,7 @@ def test_bytes_missing_or_added_in_the_middle_are_refused(folder, layer):
         assert str(layer) in refusal(folder), f"{length} bytes added at {at}"
 
 
-def test_a_record_shorter_than_its_tensor_is_refused(folder, layer):
+def test_a_record_shorter_than_its_tensor_is_refused(folder, layer) -> None:
     """A well-formed archive with too little data: mapped without a look, it would show other bytes."""
     with zipfile.ZipFile(layer) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
@@ -74,7 +75,7 @@ def test_a_record_shorter_than_its_tensor_is_refused(folder, layer):
     assert "damaged or was cut short" in refusal(folder)
 
 
-def test_a_compressed_archive_is_refused(folder, layer):
+def test_a_compressed_archive_is_refused(folder, layer) -> None:
     with zipfile.ZipFile(layer) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(layer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -95,7 +96,7 @@ class Payload:
 
 @pytest.mark.parametrize("form", ["zip", "zip of protocol 4", "legacy", "pickle", "pickle of protocol 4"])
 @pytest.mark.filterwarnings("error")
-def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path, form):
+def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path: Path, form) -> None:
     proof = tmp_path / "executed"
     state = torch.load(layer, weights_only=True) | {"attention.dense.bias": Payload(f"touch {proof}")}
     protocol = 4 if "4" in form else 2
@@ -113,7 +114,7 @@ def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path, form):
     assert proof.exists()
 
 
-def test_sequential_files_with_code_or_without_weights(tmp_path):
+def test_sequential_files_with_code_or_without_weights(tmp_path: Path) -> None:
     path = tmp_path / "mp_rank_00_model_states.pt"
     torch.save({"module": None, "iteration": 1}, path)
     assert "holds no weights" in refusal(tmp_path)
@@ -121,7 +122,7 @@ def test_sequential_files_with_code_or_without_weights(tmp_path):
     assert "system" in refusal(tmp_path)
 
 
-def test_random_state_of_numpy_is_allowed(shared):
+def test_random_state_of_numpy_is_allowed(shared: Path) -> None:
     """GPT-NeoX's mp_rank files hold numpy's random-number state, which plain weights_only refuses."""
     path = shared / "fixtures/upstream_tp2_pp2/global_step150000/mp_rank_00_model_states.pt"
     with pytest.raises(pickle.UnpicklingError):
@@ -129,7 +130,7 @@ def test_random_state_of_numpy_is_allowed(shared):
     assert read_pickle(path)["np_rng_state"][0] == "MT19937"
 
 
-def test_files_older_than_torch_1_6_load(folder):
+def test_files_older_than_torch_1_6_load(folder) -> None:
     for path in folder.rglob("*.pt"):
         torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(folder / LAYER)
@@ -137,7 +138,7 @@ def test_files_older_than_torch_1_6_load(folder):
         assert all(torch.equal(rank[key], tensor) for key, tensor in shard.items())
 
 
-def test_damaged_safetensors(tmp_path):
+def test_damaged_safetensors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, '
         '"intermediate_size": 64, "rotary_pct": 0.5, "rotary_emb_base": 10000, "hidden_act": "gelu_fast"}'

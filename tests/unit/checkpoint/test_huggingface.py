@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ CONFIG = {
     [{}, {"gpt_j_residual": False, "gelu": "erf"}, {"tie_embeddings": True}],
     ids=["parallel", "erf", "tied"],
 )
-def test_what_transformers_saves_loads_at_any_size(tmp_path, changes, shards):
+def test_what_transformers_saves_loads_at_any_size(tmp_path: Path, changes, shards) -> None:
     config = tiny(**changes)
     model = twin(config, 51)
     model.save_pretrained(tmp_path, max_shard_size="8KB" if shards == "many" else "1GB")
@@ -50,7 +51,7 @@ def test_what_transformers_saves_loads_at_any_size(tmp_path, changes, shards):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_pickled_folders_load_too(tmp_path, sharded):
+def test_pickled_folders_load_too(tmp_path: Path, sharded) -> None:
     config = tiny(tie_embeddings=True)
     state = twin(config, 8).state_dict()
     state["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
@@ -72,13 +73,13 @@ def test_pickled_folders_load_too(tmp_path, sharded):
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
 
-def test_names_go_there_and_back():
+def test_names_go_there_and_back() -> None:
     for key in random_model(TINY, 8):
         assert to_key(to_name(key, TINY.num_layers), TINY.num_layers) == key
     assert to_key("transformer.h.0.weight", 2) is None
 
 
-def test_from_hugging_face_to_layer_files(tmp_path):
+def test_from_hugging_face_to_layer_files(tmp_path: Path) -> None:
     model = twin(TINY, 8)
     save_layer_files(from_huggingface(model.state_dict()), tmp_path, tp=2, config=TINY, tag="global_step1")
     loaded = join(load_all(tmp_path, TINY, 4), parallel_residual=True)
@@ -114,7 +115,7 @@ def test_from_hugging_face_to_layer_files(tmp_path):
         ({}, {"gpt_j_tied": True}, "gpt_j_tied is False there"),
     ],
 )
-def test_another_network_in_config_json_is_refused(tmp_path, theirs, ours, says):
+def test_another_network_in_config_json_is_refused(tmp_path: Path, theirs, ours, says) -> None:
     merged = {key: value for key, value in (CONFIG | theirs).items() if value is not None}
     (tmp_path / "config.json").write_text(json.dumps(merged))
     with pytest.raises(CheckpointError) as caught:
@@ -123,7 +124,7 @@ def test_another_network_in_config_json_is_refused(tmp_path, theirs, ours, says)
     assert str(tmp_path / "config.json") in caught.value.render()
 
 
-def test_another_gelu_is_a_warning_only(tmp_path):
+def test_another_gelu_is_a_warning_only(tmp_path: Path) -> None:
     twin(tiny(gelu="erf"), 8).save_pretrained(tmp_path)
     checkpoint = find(tmp_path, TINY)
     assert len(checkpoint.warnings) == 1
@@ -131,7 +132,7 @@ def test_another_gelu_is_a_warning_only(tmp_path):
     assert find(tmp_path, tiny(gelu="erf")).warnings == ()
 
 
-def test_unreadable_config_json(tmp_path):
+def test_unreadable_config_json(tmp_path: Path) -> None:
     for text in ["", "{", "[1]", "\xff"]:
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(CheckpointError, match=r"config\.json"):

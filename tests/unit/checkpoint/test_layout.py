@@ -22,7 +22,7 @@ def refusal(folder: Path, config=TINY, iteration=None) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path: Path) -> Path:
     save_layer_files(random_model(TINY, 8), tmp_path, tp=2, config=TINY, tag="global_step10")
     return tmp_path
 
@@ -35,7 +35,7 @@ def copy_step(folder: Path, step: int) -> Path:
     return target
 
 
-def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder):
+def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder) -> None:
     checkpoint = find(folder, TINY)
     assert (checkpoint.kind, checkpoint.tag, checkpoint.source_tp) == ("layers", "global_step10", 2)
     assert sorted(checkpoint.layer_files) == [0, 2, 3, 5, 6]
@@ -44,7 +44,7 @@ def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder):
     assert find(folder, TINY, iteration=10) == checkpoint
 
 
-def test_latest_and_iteration_choose(folder):
+def test_latest_and_iteration_choose(folder) -> None:
     copy_step(folder, 9)
     assert find(folder, TINY).tag == "global_step10"
     assert find(folder, TINY, iteration=9).tag == "global_step9"
@@ -54,7 +54,7 @@ def test_latest_and_iteration_choose(folder):
     assert "iteration 11 was asked for" in refusal(folder / "global_step9", iteration=11)
 
 
-def test_latest_missing_wrong_or_empty(folder):
+def test_latest_missing_wrong_or_empty(folder) -> None:
     (folder / "latest").write_text("global_step77\n")
     message = refusal(folder)
     assert "`latest` names 'global_step77'" in message
@@ -84,7 +84,9 @@ def test_latest_missing_wrong_or_empty(folder):
         ("mine", "--checkpoint DIR"),
     ],
 )
-def test_no_folder_or_an_empty_one_names_the_download(tmp_path, monkeypatch, name, command):
+def test_no_folder_or_an_empty_one_names_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, command
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     message = refusal(folder)
@@ -101,7 +103,7 @@ def test_no_folder_or_an_empty_one_names_the_download(tmp_path, monkeypatch, nam
     assert "is not a folder" in refusal(folder / "notes.txt")
 
 
-def test_missing_files_are_named_and_counted(folder):
+def test_missing_files_are_named_and_counted(folder) -> None:
     step = folder / "global_step10"
     (step / "layer_03-model_01-model_states.pt").unlink()
     message = refusal(folder)
@@ -116,21 +118,21 @@ def test_missing_files_are_named_and_counted(folder):
     assert "and 2 more" in message
 
 
-def test_a_missing_rank_is_seen_by_the_gap(folder):
+def test_a_missing_rank_is_seen_by_the_gap(folder) -> None:
     step = folder / "global_step10"
     for path in list(step.glob("*-model_01-*")):
         path.rename(step / path.name.replace("model_01", "model_02"))
     assert "layer_00-model_01-model_states.pt, layer_02-model_01-model_states.pt" in refusal(folder)
 
 
-def test_an_empty_file_is_refused(folder):
+def test_an_empty_file_is_refused(folder) -> None:
     path = folder / "global_step10/layer_02-model_01-model_states.pt"
     path.write_bytes(b"")
     assert "is empty (0 bytes)" in refusal(folder)
     assert str(path) in refusal(folder)
 
 
-def test_a_link_to_nothing_is_refused(folder):
+def test_a_link_to_nothing_is_refused(folder) -> None:
     path = folder / "global_step10/layer_02-model_01-model_states.pt"
     path.unlink()
     path.symlink_to("../blobs/77")
@@ -140,13 +142,13 @@ def test_a_link_to_nothing_is_refused(folder):
     assert "download" in message
 
 
-def test_another_number_of_layers(folder):
+def test_another_number_of_layers(folder) -> None:
     for layers in (1, 3, 12):
         message = refusal(folder, tiny(num_layers=layers))
         assert f"the checkpoint has 2 transformer layers, the configuration says {layers}" in message
 
 
-def test_tied_and_untied(folder):
+def test_tied_and_untied(folder) -> None:
     assert "no_weight_tying: true" in refusal(folder, tiny(tie_embeddings=True))
     for path in folder.rglob("layer_06*"):
         path.unlink()
@@ -154,7 +156,7 @@ def test_tied_and_untied(folder):
     assert sorted(find(folder, tiny(tie_embeddings=True)).layer_files) == [0, 2, 3, 5]
 
 
-def test_names_without_a_rank_are_one_rank(tmp_path):
+def test_names_without_a_rank_are_one_rank(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step10")
     step = tmp_path / "global_step10"
     for path in list(step.iterdir()):
@@ -167,7 +169,7 @@ def test_names_without_a_rank_are_one_rank(tmp_path):
     assert "layer_03-model_states.pt" in refusal(tmp_path)
 
 
-def test_sequential_files_and_their_gaps(tmp_path):
+def test_sequential_files_and_their_gaps(tmp_path: Path) -> None:
     for rank in (0, 2):
         (tmp_path / f"mp_rank_{rank:02d}_model_states.pt").write_bytes(b"weights")
     assert "mp_rank_01_model_states.pt" in refusal(tmp_path)
@@ -177,17 +179,17 @@ def test_sequential_files_and_their_gaps(tmp_path):
     assert [path.name[8:10] for path in checkpoint.files] == ["00", "01", "02"]
 
 
-def test_mp_rank_files_beside_layer_files_are_not_read(folder):
+def test_mp_rank_files_beside_layer_files_are_not_read(folder) -> None:
     (folder / "global_step10/mp_rank_00_model_states.pt").write_bytes(b"")
     assert find(folder, TINY).kind == "layers"
 
 
-def test_zero_3_is_refused(tmp_path):
+def test_zero_3_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt").touch()
     assert "ZeRO stage 3" in refusal(tmp_path)
 
 
-def test_hugging_face_folders_with_something_missing(tmp_path):
+def test_hugging_face_folders_with_something_missing(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.touch()
     assert "no config.json" in refusal(tmp_path)
@@ -213,6 +215,6 @@ def test_hugging_face_folders_with_something_missing(tmp_path):
     assert "1 file is missing from the checkpoint: model-2.safetensors" in refusal(tmp_path)
 
 
-def test_finding_needs_no_torch():
+def test_finding_needs_no_torch() -> None:
     code = "import sys, neoxrun.checkpoint.layout; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -28,7 +28,7 @@ FIXTURES = [
 ]
 
 
-def assert_same(actual, expected, **tolerance):
+def assert_same(actual, expected, **tolerance) -> None:
     assert actual.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
@@ -36,7 +36,7 @@ def assert_same(actual, expected, **tolerance):
 
 @pytest.mark.parametrize("name", FIXTURES)
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (1, 3), (2, 2), (4, 1)])
-def test_reference_checkpoints_at_any_split(shared, name, tp, pp):
+def test_reference_checkpoints_at_any_split(shared: Path, name, tp, pp) -> None:
     folder = shared / "fixtures" / name
     config = fixture_config(folder)
     shards = raw_shards(folder)
@@ -74,8 +74,8 @@ def test_reference_checkpoints_at_any_split(shared, name, tp, pp):
     ),
 )
 def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
-    tmp_path_factory, heads, head_dim, inner, vocab, source, target, dtype, options
-):
+    tmp_path_factory: pytest.TempPathFactory, heads, head_dim, inner, vocab, source, target, dtype, options
+) -> None:
     config = tiny(hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=heads * inner, **options)
     model = random_model(config, vocab, dtype=dtype)
     folder = tmp_path_factory.mktemp("saved")
@@ -89,7 +89,7 @@ def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
         assert rows == loaded[key].shape[0] or key.name in ("word_embeddings.weight", "final_linear.weight")
 
 
-def test_a_last_stage_with_a_tied_head_reads_the_embedding(tmp_path):
+def test_a_last_stage_with_a_tied_head_reads_the_embedding(tmp_path: Path) -> None:
     config = tiny(tie_embeddings=True, pos_emb="learned")
     model = random_model(config, 10)
     save_layer_files(model, tmp_path, tp=2, config=config, tag="global_step1")
@@ -108,7 +108,7 @@ def test_a_last_stage_with_a_tied_head_reads_the_embedding(tmp_path):
     assert torch.equal(loaded[head], model[head][5:])
 
 
-def test_means_are_taken_in_fp32(tmp_path):
+def test_means_are_taken_in_fp32(tmp_path: Path) -> None:
     config = tiny(gpt_j_residual=False)
     model = random_model(config, 8, dtype=torch.float16)
     save_layer_files(model, tmp_path, tp=4, config=config, tag="global_step1")
@@ -120,7 +120,7 @@ def test_means_are_taken_in_fp32(tmp_path):
     assert (rank[TensorKey(5, "norm.weight")] == 60000).all()
 
 
-def test_dtype_is_converted_and_progress_adds_up(tmp_path):
+def test_dtype_is_converted_and_progress_adds_up(tmp_path: Path) -> None:
     model = random_model(TINY, 8)
     save_layer_files(model, tmp_path, tp=2, config=TINY, tag="global_step1")
     steps: list[int] = []
@@ -129,7 +129,7 @@ def test_dtype_is_converted_and_progress_adds_up(tmp_path):
     assert_same(loaded, {key: tensor.bfloat16() for key, tensor in model.items()}, rtol=0, atol=0)
 
 
-def test_ignored_and_unused_tensors(tmp_path):
+def test_ignored_and_unused_tensors(tmp_path: Path) -> None:
     """Buffers of old files are skipped; with tied norms the second one stays in the file unread."""
     config = tiny(gpt_j_tied=True)
     save_layer_files(random_model(config, 8), tmp_path, tp=1, config=config, tag="global_step1")
@@ -153,7 +153,7 @@ def test_ignored_and_unused_tensors(tmp_path):
     assert torch.equal(loaded[target], state[target.name])
 
 
-def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path):
+def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step1")
     with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias"):
         load(
@@ -168,7 +168,7 @@ def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path):
         )
 
 
-def test_vocab_rows_are_counted_over_all_shards(tmp_path):
+def test_vocab_rows_are_counted_over_all_shards(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 10), tmp_path, tp=4, config=TINY, tag="global_step1")
     assert vocab_rows(find(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
 
@@ -186,7 +186,7 @@ def resave(path: Path, **tensors) -> None:
     )
 
 
-def test_missing_unexpected_and_foreign_entries(folder, layer):
+def test_missing_unexpected_and_foreign_entries(folder, layer) -> None:
     good = layer.read_bytes()
     change(layer, lambda state: state.pop("mlp.dense_4h_to_h.bias"))
     message = refusal(folder)
@@ -216,7 +216,7 @@ def test_missing_unexpected_and_foreign_entries(folder, layer):
     assert "does not hold named tensors but a list" in refusal(folder)
 
 
-def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer):
+def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer) -> None:
     good = layer.read_bytes()
     for name, shape, expected in [
         ("mlp.dense_h_to_4h.weight", (31, 16), "[32, 16]"),
@@ -233,7 +233,7 @@ def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["mlp.dense_4h_to_h.weight", "post_attention_layernorm.bias", "attention.dense.bias"])
-def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value):
+def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value) -> None:
     """At the checkpoint's own split, and where slices are joined, summed or averaged."""
     change(layer, lambda state: state[name].view(-1)[3:5].fill_(value))
     for tp in (1, 2, 4):
@@ -242,14 +242,14 @@ def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value):
         assert str(layer) in message
 
 
-def test_numbers_that_the_number_format_does_not_hold(folder, layer):
+def test_numbers_that_the_number_format_does_not_hold(folder, layer) -> None:
     change(layer, lambda state: state["mlp.dense_4h_to_h.weight"][0, 0].fill_(1e5))
     load_all(folder, TINY, 2, dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"):
         load_all(folder, TINY, 2, dtype=torch.float16)
 
 
-def test_shards_of_the_vocabulary_that_disagree(folder):
+def test_shards_of_the_vocabulary_that_disagree(folder) -> None:
     path = folder / "global_step1/layer_00-model_01-model_states.pt"
     torch.save({"word_embeddings.weight": torch.ones(30, 16)}, path)
     message = refusal(folder)
@@ -260,20 +260,20 @@ def test_shards_of_the_vocabulary_that_disagree(folder):
     assert "layer 0 has no word_embeddings.weight" in refusal(folder)
 
 
-def test_a_head_with_another_vocabulary_than_the_embedding(folder):
+def test_a_head_with_another_vocabulary_than_the_embedding(folder) -> None:
     for rank in range(2):
         path = folder / f"global_step1/layer_06-model_{rank:02d}-model_states.pt"
         torch.save({"final_linear.weight": torch.ones(40, 16)}, path)
     assert "final_linear.weight has shape [40, 16], the configuration asks for [32, 16]" in refusal(folder)
 
 
-def test_grouped_query_files_are_recognised(folder):
+def test_grouped_query_files_are_recognised(folder) -> None:
     for path in folder.rglob("layer_0[23]-*.pt"):
         resave(path, attention__query_key_value__weight=torch.ones(16, 16))  # 8 of Q, 4 of K, 4 of V
     assert "grouped-query attention" in refusal(folder)
 
 
-def test_a_transposed_weight_is_recognised(folder):
+def test_a_transposed_weight_is_recognised(folder) -> None:
     for path in folder.rglob("layer_02-*.pt"):
         state = torch.load(path, weights_only=True)
         name = "attention.query_key_value.weight"
@@ -283,7 +283,7 @@ def test_a_transposed_weight_is_recognised(folder):
 
 
 @pytest.mark.parametrize(("tp", "kept"), [(2, 1), (4, 1), (4, 3)])
-def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path, tp, kept):
+def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path: Path, tp, kept) -> None:
     save_layer_files(random_model(TINY, 64), tmp_path, tp=tp, config=TINY, tag="global_step1")
     missing = [f"model_{rank:02d}" for rank in range(kept, tp)]
     for path in tmp_path.rglob("*.pt"):
@@ -295,7 +295,7 @@ def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path, tp, kept):
     assert str(tmp_path / "global_step1") in message
 
 
-def test_a_missing_sequential_rank(shared, tmp_path):
+def test_a_missing_sequential_rank(shared: Path, tmp_path: Path) -> None:
     folder = shared / "fixtures/tp2_sequential"
     config = fixture_config(folder)
     for path in folder.glob("global_step*/mp_rank_00_*"):
@@ -303,5 +303,5 @@ def test_a_missing_sequential_rank(shared, tmp_path):
     assert "all files of 1 of the 2 tensor-parallel ranks are missing: mp_rank_01_*" in refusal(tmp_path, config)
 
 
-def test_the_other_norm(folder):
+def test_the_other_norm(folder) -> None:
     assert "layer 2 has no input_layernorm.scale" in refusal(folder, tiny(norm="rmsnorm"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from support.plans import planned
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path: Path):
     path = tmp_path / "20B.yml"
     path.write_text(
         "{num-layers: 44, hidden-size: 6144, num-attention-heads: 64, seq-length: 2048, rotary-pct: 0.25,\n"
@@ -22,7 +23,7 @@ def config(tmp_path):
     return str(path)
 
 
-def test_the_command(config, capsys):
+def test_the_command(config, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", config, "--devices", "2x48GB", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["tp"], plan["pp"], plan["replicas"], plan["parameters"]) == (2, 1, 1, 20_554_567_680)
@@ -38,7 +39,7 @@ def test_the_command(config, capsys):
         (["--devices", "many"], "not a count and a memory size"),
     ],
 )
-def test_the_command_refuses(config, capsys, arguments, message):
+def test_the_command_refuses(config, capsys: pytest.CaptureFixture[str], arguments, message) -> None:
     assert main(["plan", config, *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -46,7 +47,7 @@ def test_the_command_refuses(config, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(("devices", "kind"), [("8x24GB", "cuda"), ("256GB", "cpu")])
-def test_table_is_aligned_and_ends_with_the_reason(devices, kind):
+def test_table_is_aligned_and_ends_with_the_reason(devices, kind) -> None:
     plan = planned("20B", devices, kind)
     text = render(plan, "20B")
     lines = text.splitlines()

@@ -75,7 +75,7 @@ def all_right(server: FaultyServer, folder: Path) -> None:
         assert (folder / name).read_bytes() == data
 
 
-def test_all_files_largest_first(server, tmp_path) -> None:
+def test_all_files_largest_first(server, tmp_path: Path) -> None:
     files = [remote(server, name) for name in NAMES]
     arrivals = fetch(files, tmp_path / "new" / "folder", jobs=1, options=IMPATIENT, show=False)
     all_right(server, tmp_path / "new" / "folder")
@@ -86,20 +86,20 @@ def test_all_files_largest_first(server, tmp_path) -> None:
     assert len(server.requests) == len(NAMES)
 
 
-def test_no_files(tmp_path) -> None:
+def test_no_files(tmp_path: Path) -> None:
     assert fetch([], tmp_path, jobs=4, options=IMPATIENT, show=False) == []
     with pytest.raises(UsageError):
         fetch([], tmp_path, jobs=0, options=IMPATIENT, show=False)
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["a", "a/b"], ["a/b/c", "a"], ["../a"], ["/a"]])
-def test_names_that_cannot_be_are_refused_before_anything(names: list[str], tmp_path) -> None:
+def test_names_that_cannot_be_are_refused_before_anything(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(NetworkError):
         fetch([RemoteFile(name, ("http://127.0.0.1:9/",)) for name in names], tmp_path / "x", jobs=1, options=IMPATIENT)
     assert not (tmp_path / "x").exists()
 
 
-def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path) -> None:
+def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path: Path) -> None:
     server.faults[NAMES[-1]] = [Fault("stall", 60_000)]
     server.faults[NAMES[-2]] = [Fault("status", 503, {"Retry-After": "1"}), Fault("status", 404)]
     options = replace(IMPATIENT, stall_timeout=30)
@@ -114,7 +114,7 @@ def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path) -> No
     assert server.sent(NAMES[-1]) == len(server.files[NAMES[-1]])
 
 
-def test_failures_at_the_same_time_are_one_message(server, tmp_path) -> None:
+def test_failures_at_the_same_time_are_one_message(server, tmp_path: Path) -> None:
     together = threading.Barrier(2)
 
     def check(file: RemoteFile, path: Path) -> None:
@@ -129,7 +129,7 @@ def test_failures_at_the_same_time_are_one_message(server, tmp_path) -> None:
     assert "\n" not in caught.value.message
 
 
-def test_defect_in_a_check_is_reported(server, tmp_path) -> None:
+def test_defect_in_a_check_is_reported(server, tmp_path: Path) -> None:
     def check(file: RemoteFile, path: Path) -> None:
         raise KeyError("oops")
 
@@ -138,7 +138,7 @@ def test_defect_in_a_check_is_reported(server, tmp_path) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_two_runs_do_not_fight(server, tmp_path) -> None:
+def test_two_runs_do_not_fight(server, tmp_path: Path) -> None:
     server.faults[NAMES[-1]] = [Fault("stall", 1000)]
     holder = subprocess.Popen(command(server, tmp_path), stderr=subprocess.PIPE)
     try:
@@ -154,7 +154,7 @@ def test_two_runs_do_not_fight(server, tmp_path) -> None:
     all_right(server, tmp_path)
 
 
-def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path) -> None:
+def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path: Path) -> None:
     inside, most, rounds = [0], [0], [0]
     guard = threading.Lock()
 
@@ -182,13 +182,13 @@ def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_that_may_not_be_written_to(server, tmp_path) -> None:
+def test_folder_that_may_not_be_written_to(server, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot be"), folder_lock(tmp_path):
         pass
 
 
-def test_file_in_the_place_of_the_folder(server, tmp_path) -> None:
+def test_file_in_the_place_of_the_folder(server, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
     for folder in (tmp_path / "x", tmp_path / "x" / "y"):
         with pytest.raises(DataError, match="cannot be made"):
@@ -198,7 +198,7 @@ def test_file_in_the_place_of_the_folder(server, tmp_path) -> None:
         fetch([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
 
 
-def test_room_is_looked_for_first(server, tmp_path) -> None:
+def test_room_is_looked_for_first(server, tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
     with pytest.raises(DataError, match="B are free"):
@@ -207,7 +207,7 @@ def test_room_is_looked_for_first(server, tmp_path) -> None:
     assert names_in(tmp_path) == set()
 
 
-def test_room_counts_what_is_there(server, tmp_path, monkeypatch) -> None:
+def test_room_counts_what_is_there(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of one file has arrived, and all of another; the disk has room for the rest and no more."""
     files = [remote(server, name) for name in NAMES[-2:]]
     fetch(files[:1], tmp_path, jobs=1, options=IMPATIENT, show=False)
@@ -227,7 +227,7 @@ def test_room_counts_what_is_there(server, tmp_path, monkeypatch) -> None:
     assert server.sent(NAMES[-1]) == files[1].size
 
 
-def test_interrupt_stops_within_a_second_and_keeps_parts(server, tmp_path) -> None:
+def test_interrupt_stops_within_a_second_and_keeps_parts(server, tmp_path: Path) -> None:
     """Every thread hangs in a read that would last a minute."""
     for name in NAMES:
         server.faults[name] = [Fault("stall", 30_000)]
@@ -249,7 +249,7 @@ def test_interrupt_stops_within_a_second_and_keeps_parts(server, tmp_path) -> No
     assert all(server.sent(name) == len(server.files[name]) for name in NAMES)
 
 
-def test_killed_at_any_moment_and_started_again(server, tmp_path) -> None:
+def test_killed_at_any_moment_and_started_again(server, tmp_path: Path) -> None:
     """Slowly enough that each process dies in the middle of files; what had arrived is not asked for again."""
     server.draw = lambda name, start, size: Fault("cut", 4000) if start + 4000 < size else None
     kills = 0
@@ -271,7 +271,7 @@ def test_killed_at_any_moment_and_started_again(server, tmp_path) -> None:
     assert sum(server.sent(name) for name in NAMES) <= total + kills * 4 * 4000
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(size: int) -> int:
         with FaultyServer({"big": bytes(size)}) as server:
             program = command(server, tmp_path / str(size))
@@ -283,7 +283,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path) -> None:
     assert peak(200_000_000) - peak(1_000_000) < 20_000_000
 
 
-def test_plain_lines_where_there_is_no_terminal(server, tmp_path, caplog, monkeypatch) -> None:
+def test_plain_lines_where_there_is_no_terminal(
+    server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("neoxrun.terminal.progress._LINE_SECONDS", 0.3)
     caplog.set_level(logging.INFO, logger="neoxrun")
     server.faults[NAMES[3]] = [Fault("cut", 100), Fault("stall", 200)]
@@ -295,7 +297,7 @@ def test_plain_lines_where_there_is_no_terminal(server, tmp_path, caplog, monkey
     assert any(re.fullmatch(rf"{NAMES[3]}: the connection broke; trying again in .+ s", text) for text in lines)
 
 
-def test_bars_on_a_terminal(server, tmp_path) -> None:
+def test_bars_on_a_terminal(server, tmp_path: Path) -> None:
     for name in NAMES[-3:]:
         server.faults[name] = [Fault("drip", 50_000), Fault("cut", 1)]
     main, side = pty.openpty()
@@ -323,13 +325,13 @@ def test_bars_on_a_terminal(server, tmp_path) -> None:
     assert "Traceback" not in text
 
 
-def test_quiet_is_silent(server, tmp_path) -> None:
+def test_quiet_is_silent(server, tmp_path: Path) -> None:
     server.faults[NAMES[0]] = [Fault("cut", 10)]
     done = subprocess.run(command(server, tmp_path, verbosity=-1), capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
-def test_arrivals_say_what_came_from_where(server, tmp_path) -> None:
+def test_arrivals_say_what_came_from_where(server, tmp_path: Path) -> None:
     (arrival,) = fetch([remote(server, "latest")], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert arrival.url == server.link("latest")
     assert arrival.sha256 == digest(server.files["latest"])

@@ -27,7 +27,7 @@ DATA = data_of(20_000)
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch) -> None:
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -46,7 +46,7 @@ def other():
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate for 127.0.0.1 that nobody trusts."""
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -66,7 +66,7 @@ def trouble_with(url: str, options: Options = IMPATIENT) -> Trouble:
     return caught.value
 
 
-def test_what_is_sent(server, tmp_path) -> None:
+def test_what_is_sent(server, tmp_path: Path) -> None:
     fetch_one(remote(server, NAME), tmp_path)
     headers = server.gets(NAME)[0].headers
     assert headers["User-Agent"].startswith("neoxrun")
@@ -75,7 +75,7 @@ def test_what_is_sent(server, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_followed(server, other, tmp_path, status: int) -> None:
+def test_redirects_are_followed(server, other, tmp_path: Path, status: int) -> None:
     server.faults[NAME] = [Fault("redirect", status, text=other.link(NAME))]
     arrival = fetch_one(remote(server, NAME), tmp_path)
     assert arrival.url == server.link(NAME)
@@ -104,7 +104,7 @@ def test_redirects_end(server) -> None:
     assert len(server.gets(NAME)) == 11
 
 
-def test_credentials_go_to_their_origin_only(server, other, tmp_path) -> None:
+def test_credentials_go_to_their_origin_only(server, other, tmp_path: Path) -> None:
     options = replace(IMPATIENT, credentials={origin(server.url): "Bearer secret"})
     server.faults[NAME] = [Fault("redirect", text=f"/{NAME}"), Fault("redirect", text=other.link(NAME))]
     server.faults[NAME][0] = Fault("redirect", text=f"/{NAME}?again")
@@ -113,7 +113,9 @@ def test_credentials_go_to_their_origin_only(server, other, tmp_path) -> None:
     assert "Authorization" not in other.gets(NAME)[0].headers
 
 
-def test_credentials_win_over_netrc_and_netrc_serves_the_rest(server, other, tmp_path, monkeypatch) -> None:
+def test_credentials_win_over_netrc_and_netrc_serves_the_rest(
+    server, other, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password pass\n")
     netrc.chmod(0o600)
@@ -125,7 +127,7 @@ def test_credentials_win_over_netrc_and_netrc_serves_the_rest(server, other, tmp
     assert other.gets(NAME)[0].headers["Authorization"] == "Basic " + b64encode(b"me:pass").decode()
 
 
-def test_credentials_are_in_no_message(server, tmp_path, caplog) -> None:
+def test_credentials_are_in_no_message(server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="neoxrun")
     url = server.link(NAME).replace("://", "://user:hidden@") + "?signature=hidden"
     options = replace(IMPATIENT, credentials={origin(server.url): "Bearer hidden"})
@@ -139,7 +141,7 @@ def test_credentials_are_in_no_message(server, tmp_path, caplog) -> None:
     assert arrival.url == server.link(NAME)
 
 
-def test_proxy_of_the_environment(server, tmp_path, monkeypatch) -> None:
+def test_proxy_of_the_environment(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -165,7 +167,7 @@ def test_proxy_of_the_environment(server, tmp_path, monkeypatch) -> None:
     assert len(server.gets(NAME)) == 1
 
 
-def test_proxy_that_is_gone(monkeypatch) -> None:
+def test_proxy_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     trouble = trouble_with("http://weights.invalid/one.bin")
     assert "proxy" in trouble.reason
@@ -173,7 +175,7 @@ def test_proxy_that_is_gone(monkeypatch) -> None:
     assert not trouble.reached
 
 
-def test_certificates(certificate, tmp_path) -> None:
+def test_certificates(certificate, tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}, certificate=certificate) as safe:
         trouble = trouble_with(safe.link(NAME))
         assert "not trusted" in trouble.reason
@@ -185,7 +187,7 @@ def test_certificates(certificate, tmp_path) -> None:
         assert safe.sent(NAME) == len(DATA)
 
 
-def test_certificates_that_are_not_there(tmp_path) -> None:
+def test_certificates_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--ca-bundle"):
         Client(replace(IMPATIENT, ca_bundle=tmp_path / "none.pem"), threading.Event())
 
@@ -205,12 +207,12 @@ def test_nobody_there(url: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "http:///x", "http://x:99999/", "x"])
-def test_addresses_that_are_none(url: str, tmp_path) -> None:
+def test_addresses_that_are_none(url: str, tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="not an address"):
         fetch_one(RemoteFile(NAME, (url,), 1), tmp_path)
 
 
-def test_silent_host_does_not_hold_a_run_up(tmp_path) -> None:
+def test_silent_host_does_not_hold_a_run_up(tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}) as server:
         server.faults[NAME] = [Fault("stall", 0)] * 9
         start = time.monotonic()
@@ -228,7 +230,7 @@ def test_stopped_client_asks_nobody(server) -> None:
     assert server.gets(NAME) == []
 
 
-def test_waits_that_servers_ask_for(server, tmp_path) -> None:
+def test_waits_that_servers_ask_for(server, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("status", 429, {"Retry-After": "1"})]
     start = time.monotonic()
     fetch_one(remote(server, NAME), tmp_path)

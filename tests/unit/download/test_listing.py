@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import pytest
@@ -28,7 +28,7 @@ def test_links_of_a_listing() -> None:
 
 
 @pytest.mark.parametrize("href", ["%2e%2e%2fx", "a%2Fb", "%2e%2e", "..%5cx", "%00", "a%0ab", ".neoxrun.lock", "a%1b"])
-def test_listing_that_leads_out_is_refused(href: str, tmp_path) -> None:
+def test_listing_that_leads_out_is_refused(href: str, tmp_path: Path) -> None:
     with FaultyServer({}) as server:
         server.listings["pub/"] = f'<a href="right.bin">right.bin</a><a href="{href}">x</a>'
         with pytest.raises(NetworkError):
@@ -49,7 +49,7 @@ def test_any_name_in_a_listing_stays_inside_or_is_refused(name: str) -> None:
         assert "/" not in inside[:-1]
 
 
-def test_tree_of_a_server(tmp_path) -> None:
+def test_tree_of_a_server(tmp_path: Path) -> None:
     deep = "step 1/deep/er/x"
     names = ["20B_tokenizer.json", "step 1/layer_00.pt", "step 1/layer_01.pt", deep, "latest", "a&b%41.txt"]
     with FaultyServer({f"pub/{name}": data_of(100 + at, at) for at, name in enumerate(names)}) as server:

@@ -14,7 +14,7 @@ BYTES_A_TOKEN = 2 * 64 * 4  # keys and values, hidden 64, fp32, one layer
 
 
 @pytest.mark.parametrize(("fits", "slots"), [(1, 1), (2, 2), (3.9, 3), (100, 4)])
-def test_the_engine_takes_as_many_at_a_time_as_fit(fits, slots):
+def test_the_engine_takes_as_many_at_a_time_as_fit(fits, slots) -> None:
     length = 12
     runner = successor(lambda t: t + 1 & 63, 64, length, cache_bytes=int(fits * length * BYTES_A_TOKEN))
     engine = Engine(runner, slots=4, length=length, eos=None)
@@ -24,7 +24,7 @@ def test_the_engine_takes_as_many_at_a_time_as_fit(fits, slots):
     assert tokens == [[10 * n + i + 1 for i in range(own.maximum_tokens)] for n, own in enumerate(params)]
 
 
-def test_no_room_for_one_sequence_is_an_error():
+def test_no_room_for_one_sequence_is_an_error() -> None:
     runner = successor(lambda t: t, 64, 12, cache_bytes=12 * BYTES_A_TOKEN - 1)
     with pytest.raises(RankError, match="one sequence of 12 tokens") as caught:
         Engine(runner, slots=4, length=12, eos=None)

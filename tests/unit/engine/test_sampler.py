@@ -80,7 +80,7 @@ def sampler(*requests: tuple[SamplingParams, list[int]]) -> Sampler:
         min_p=st.just(0.0) | st.floats(0.001, 0.9),
     ),
 )
-def test_tokens_come_as_often_as_the_parameters_say(logits, params):
+def test_tokens_come_as_often_as_the_parameters_say(logits, params) -> None:
     right = chances(logits, params)
     steps = 100
     stream = Ladder(steps)
@@ -95,7 +95,7 @@ def test_tokens_come_as_often_as_the_parameters_say(logits, params):
     ("top_p", "kept"),
     [(0.3, {1}), (0.49, {1}), (0.51, {1, 3}), (0.79, {1, 3}), (0.81, {0, 1, 3}), (0.99, {0, 1, 2, 3})],
 )
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept) -> None:
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     stream = Ladder(200)
     params = SamplingParams(temperature=1, top_p=top_p)
@@ -103,7 +103,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
 
 
 @pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
-def test_a_token_that_was_filtered_out_is_never_chosen(place, monkeypatch):
+def test_a_token_that_was_filtered_out_is_never_chosen(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even by the smallest and the largest number that a stream gives."""
     monkeypatch.setattr(random.Random, "random", lambda self: place)
     params = SamplingParams(temperature=1, min_p=0.5)
@@ -111,7 +111,7 @@ def test_a_token_that_was_filtered_out_is_never_chosen(place, monkeypatch):
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
-def test_top_k_of_one_is_the_likeliest(logits, seed, warmth):
+def test_top_k_of_one_is_the_likeliest(logits, seed, warmth) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, top_k=1, seed=seed), [0])
     assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
@@ -119,13 +119,13 @@ def test_top_k_of_one_is_the_likeliest(logits, seed, warmth):
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1))
 @pytest.mark.parametrize("warmth", [5e-324, 1e-300, 1e-6])
-def test_hardly_any_temperature_is_greedy(logits, seed, warmth):
+def test_hardly_any_temperature_is_greedy(logits, seed, warmth) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, seed=seed), [0])
     assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
 
 
-def test_a_stream_is_uniform_and_its_own():
+def test_a_stream_is_uniform_and_its_own() -> None:
     """Chi-square of 1500 tokens of one request, 9 degrees of freedom: 27.9 is passed once in a thousand."""
     logits = torch.randn(10, generator=torch.Generator().manual_seed(0))
     count = 1500
@@ -149,7 +149,7 @@ def test_a_stream_is_uniform_and_its_own():
     presence=st.floats(-2, 2),
     bias=st.dictionaries(st.integers(0, 5), st.floats(-50, 50), max_size=3),
 )
-def test_penalties_and_biases(logits, prompt, output, repetition, frequency, presence, bias):
+def test_penalties_and_biases(logits, prompt, output, repetition, frequency, presence, bias) -> None:
     right = list(logits)
     for token in range(len(logits)):
         if token in prompt or token in output:
@@ -166,7 +166,7 @@ def test_penalties_and_biases(logits, prompt, output, repetition, frequency, pre
     assert torch.equal(given_logits, untouched)
 
 
-def test_penalties_follow_the_output_and_hold_for_greedy_too():
+def test_penalties_follow_the_output_and_hold_for_greedy_too() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0, -5.0]])
     made = sampler((SamplingParams(frequency_penalty=1.5), [0]))
     # 3 2 1, then 1.5 2 1, then 1.5 0.5 1, then 0 0.5 1, then 0 0.5 -0.5
@@ -176,7 +176,7 @@ def test_penalties_follow_the_output_and_hold_for_greedy_too():
 
 
 @given(st.data())
-def test_a_request_does_not_see_its_neighbours(data):
+def test_a_request_does_not_see_its_neighbours(data) -> None:
     """Requests in one batch, moved between slots on the way, get the tokens that each gets alone."""
     kinds = st.builds(
         SamplingParams,
@@ -208,7 +208,7 @@ def test_a_request_does_not_see_its_neighbours(data):
 
 @pytest.mark.parametrize("top", [0, 1, 3, 100])
 @pytest.mark.parametrize("warmth", [0.0, 1.0])
-def test_log_probabilities_are_the_models_own(top, warmth):
+def test_log_probabilities_are_the_models_own(top, warmth) -> None:
     row = torch.randn(6, generator=torch.Generator().manual_seed(1))
     params = SamplingParams(temperature=warmth, logprobs=top, logit_bias={2: 5.0}, top_k=2)
     (sampled,) = sampler((params, [0])).sample(row[None], 0)
@@ -229,7 +229,7 @@ def test_log_probabilities_are_the_models_own(top, warmth):
     ],
     ids=["greedy", "sampled", "biased"],
 )
-def test_what_is_not_a_number_is_an_error(bad, params):
+def test_what_is_not_a_number_is_an_error(bad, params) -> None:
     """It must never become a token: overflow in fp16 would go unseen."""
     rows = torch.tensor([[0.0, 1.0, 2.0], bad])
     made = sampler((SamplingParams(), [0]), (params, [0]))

@@ -94,7 +94,7 @@ class Machine:
     later=st.integers(0, 6),
     length=st.sampled_from([14, 20, 4600]),
 )
-def test_every_request_runs_once_to_its_own_end(requests, slots, later, length):
+def test_every_request_runs_once_to_its_own_end(requests, slots, later, length) -> None:
     """``later``: how many requests come only while others run."""
     requests = [dataclasses.replace(plan, prompt=min(plan.prompt, length - 1)) for plan in requests]
     scheduler = Scheduler(slots, length, EOS)
@@ -149,7 +149,7 @@ def test_every_request_runs_once_to_its_own_end(requests, slots, later, length):
     assert machine.admitted == sorted(machine.admitted), "first come, first served"
 
 
-def test_prefill_passes_are_as_full_as_they_may_be():
+def test_prefill_passes_are_as_full_as_they_may_be() -> None:
     scheduler = Scheduler(slots=6, length=5000, eos=None)
     for number, prompt in enumerate([1500, 1000, 1300, 4900, 10, 20, 30]):
         scheduler.add(Sequence(number, [OTHER] * prompt, SamplingParams()))

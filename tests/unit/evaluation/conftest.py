@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from neoxrun.evaluation.catalog import Catalog
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch, tmp_path):
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing in this process asks the hub; tests of the network use processes of their own."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from neoxrun.evaluation.catalog import Catalog
 from support.task_data import write
 
 
-def test_names_tags_groups_and_globs(catalog):
+def test_names_tags_groups_and_globs(catalog) -> None:
     assert catalog.match(["piqa", "lambada", "piqa"]) == ["piqa", "lambada"]
     assert catalog.match(["lambada_openai,piqa"]) == ["lambada_openai", "piqa"]
     assert [task for task, _ in catalog.select(["lambada"]).tasks] == ["lambada_openai", "lambada_standard"]
@@ -21,7 +22,7 @@ def test_names_tags_groups_and_globs(catalog):
     assert len(catalog.select(["mmlu"]).tasks) == 57
 
 
-def test_unknown_names(catalog):
+def test_unknown_names(catalog) -> None:
     with pytest.raises(DataError) as caught:
         catalog.match(["piqa", "lambada_opena"])
     assert caught.value.message == "there is no task 'lambada_opena'"
@@ -32,7 +33,7 @@ def test_unknown_names(catalog):
         catalog.match([" , "])
 
 
-def test_wrong_task_files(tmp_path):
+def test_wrong_task_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         Catalog(tmp_path / "typo").match(["piqa"])
     path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
@@ -44,7 +45,7 @@ def test_wrong_task_files(tmp_path):
         Catalog(tmp_path).match(["piqa"])
 
 
-def test_names_are_found_fast():
+def test_names_are_found_fast() -> None:
     begin = time.process_time()
     Catalog().match(["piqa"])
     assert time.process_time() - begin < 5, "lm-eval's own index takes ten seconds"

@@ -16,7 +16,7 @@ from neoxrun.evaluation.catalog import Catalog
 from support.task_data import OWN, objects, own_task, write
 
 
-def test_published_files(shared):
+def test_published_files(shared: Path) -> None:
     prepared = data.prepare(["lambada_openai", "piqa"], shared / "data")
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
@@ -45,7 +45,7 @@ def test_published_files(shared):
     json.dumps(prepared.sources)
 
 
-def test_configuration_is_lm_evals_own(shared, monkeypatch):
+def test_configuration_is_lm_evals_own(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lm-eval builds the same tasks from the hub: only the documents were handed over."""
     import datasets
     import lm_eval.tasks
@@ -64,7 +64,7 @@ def test_configuration_is_lm_evals_own(shared, monkeypatch):
         assert task.VERSION == ours[name].VERSION == 1.0
 
 
-def test_plain_text_lambada(tmp_path):
+def test_plain_text_lambada(tmp_path: Path) -> None:
     lines = [f"the {number}th text\u2028with a word {number}" for number in range(5153)]
     write(tmp_path / "lambada" / "lambada_test_plain_text.txt", *lines)
     prepared = data.prepare(["lambada_standard"], tmp_path)
@@ -75,7 +75,7 @@ def test_plain_text_lambada(tmp_path):
     assert [file["published"] for file in prepared.sources["cimec/lambada"]["splits"]["test"]["files"]] == [None]
 
 
-def test_parquet_as_the_hub_has_it(tmp_path):
+def test_parquet_as_the_hub_has_it(tmp_path: Path) -> None:
     documents = [{"text": f"text {number}\u2028 with a word", "domain": None} for number in range(3)]
     path = tmp_path / "cimec" / "lambada" / "test.parquet"
     path.parent.mkdir(parents=True)
@@ -90,7 +90,9 @@ def test_parquet_as_the_hub_has_it(tmp_path):
         assert caught.value.where == str(path)
 
 
-def test_the_data_folder_may_be_the_working_folder(shared, tmp_path, monkeypatch):
+def test_the_data_folder_may_be_the_working_folder(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``datasets`` takes a name for a folder where there is one; the data folder goes first."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(shared / "data" / "piqa", Path("baber/piqa"))
@@ -98,20 +100,20 @@ def test_the_data_folder_may_be_the_working_folder(shared, tmp_path, monkeypatch
     assert len(prepared.task_dict["tasks"]["piqa"].eval_docs) == 1838
 
 
-def test_values_of_two_types(tmp_path):
+def test_values_of_two_types(tmp_path: Path) -> None:
     path = write(tmp_path / OWN, {"text": "a b"}, {"text": 5})
     with pytest.raises(DataError) as caught:
         data.prepare(["lambada_openai"], tmp_path)
     assert caught.value.where == str(path)
 
 
-def test_fields_that_the_task_does_not_know(tmp_path):
+def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
     write(tmp_path / "baber/piqa/validation.jsonl", {"question": "a"})
     with pytest.raises(DataError, match="lm-eval cannot build piqa"):
         data.prepare(["piqa"], tmp_path)
 
 
-def test_examples_from_the_training_split(shared, tmp_path):
+def test_examples_from_the_training_split(shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared / "data" / "piqa", tmp_path / "piqa")
     write(
         tmp_path / "piqa" / "train.jsonl",
@@ -127,14 +129,14 @@ def test_examples_from_the_training_split(shared, tmp_path):
     assert prepared.sources["baber/piqa"]["splits"]["train"]["documents"] == 16113
 
 
-def test_a_task_that_says_no_examples_has_none(tmp_path):
+def test_a_task_that_says_no_examples_has_none(tmp_path: Path) -> None:
     write(tmp_path / "tasks" / "mine.yaml", *own_task("mine", "num_fewshot: 0"))
     write(tmp_path / "me" / "words" / "test.jsonl", {"text": "a b"})
     prepared = data.prepare(["mine"], tmp_path, include_path=tmp_path / "tasks", num_fewshot=3)
     assert prepared.task_dict["tasks"]["mine"].config.num_fewshot == 0
 
 
-def test_tasks_of_the_users_own(tmp_path):
+def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     """A group of two tasks that share a template, one of them written out; as lm-eval itself makes it."""
     import lm_eval.tasks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from neoxrun.errors import DataError, UsageError
@@ -9,7 +11,7 @@ from neoxrun.evaluation import data, hub
 from support.task_data import write
 
 
-def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path, monkeypatch):
+def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "own.jsonl", {"text": "a b"})
     write(
         tmp_path / "tasks" / "own.yaml",
@@ -30,7 +32,7 @@ def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path, monkeypatch):
     assert asked
 
 
-def test_one_changed_byte_is_told(shared, tmp_path):
+def test_one_changed_byte_is_told(shared: Path, tmp_path: Path) -> None:
     content = bytearray((shared / "data" / "lambada" / "lambada_test.jsonl").read_bytes())
     content[1000] ^= 1
     changed = tmp_path / "lambada_test.jsonl"
@@ -44,7 +46,7 @@ def test_one_changed_byte_is_told(shared, tmp_path):
     assert str(tmp_path / "EleutherAI/lambada_openai/default/test.jsonl") in error.hint
 
 
-def test_unreadable_folder_and_default(tmp_path, monkeypatch):
+def test_unreadable_folder_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="does not exist"):
         data.find(["piqa"], tmp_path / "typo")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -53,7 +55,7 @@ def test_unreadable_folder_and_default(tmp_path, monkeypatch):
         data.find(["piqa"], data.default_data_dir())
 
 
-def test_examples_are_never_drawn_from_the_scored_split(shared):
+def test_examples_are_never_drawn_from_the_scored_split(shared: Path) -> None:
     with pytest.raises(DataError) as caught:
         data.find(["piqa"], shared / "data", num_fewshot=2)
     assert "needs train for its 2 few-shot examples" in caught.value.message
@@ -66,7 +68,7 @@ def test_examples_are_never_drawn_from_the_scored_split(shared):
 
 
 @pytest.mark.parametrize("line", ["dataset_kwargs: abc", "fewshot_config: abc"])
-def test_values_of_other_types_in_task_files(line, tmp_path):
+def test_values_of_other_types_in_task_files(line, tmp_path: Path) -> None:
     lines = ["task: own", "tag: 5", "dataset_path: own/set", "test_split: test", "num_fewshot: 1", line]
     write(tmp_path / "own.yaml", *lines)
     with pytest.raises(DataError, match="own is not as lm-eval takes it") as caught:
@@ -74,7 +76,7 @@ def test_values_of_other_types_in_task_files(line, tmp_path):
     assert line.partition(":")[0] in caught.value.hint
 
 
-def test_a_group_in_itself(tmp_path):
+def test_a_group_in_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "one.yaml", "group: one", "task: [two]")
     write(tmp_path / "two.yaml", "group: two", "task: [one]")
     with pytest.raises(DataError, match="one contains itself") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from support.task_data import LAMBADA, OWN, PIQA, PLAIN, write
 
 
 @pytest.mark.parametrize("folder", ["", "piqa", "baber/piqa"])
-def test_where_published_files_may_lie(folder, shared, tmp_path):
+def test_where_published_files_may_lie(folder, shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared / "data" / "piqa", tmp_path / folder, dirs_exist_ok=True)
     assert len(local_data.read(PIQA, "validation", tmp_path).documents) == 1838
     assert local_data.read(PIQA, "train", tmp_path) is None
@@ -23,7 +24,7 @@ def test_where_published_files_may_lie(folder, shared, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["EleutherAI/lambada_openai", "EleutherAI/lambada_openai/default"])
-def test_own_file_wins_and_says_whether_it_is_the_published_one(folder, shared, tmp_path):
+def test_own_file_wins_and_says_whether_it_is_the_published_one(folder, shared: Path, tmp_path: Path) -> None:
     published = shared / "data" / "lambada" / "lambada_test.jsonl"
     shutil.copy(published, tmp_path)
     own = tmp_path / folder / "test.jsonl"
@@ -35,7 +36,7 @@ def test_own_file_wins_and_says_whether_it_is_the_published_one(folder, shared, 
     assert (split.documents, split.files[0].published) == ([{"text": "my own"}], None)
 
 
-def test_any_other_data_set(tmp_path):
+def test_any_other_data_set(tmp_path: Path) -> None:
     """<data set>/<configuration>/<split>.jsonl, as the hint's own command writes it."""
     import datasets
 
@@ -78,7 +79,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damaged_file(case, tmp_path):
+def test_damaged_file(case, tmp_path: Path) -> None:
     files, says, line = DAMAGE[case]
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_labels(case, tmp_path):
+def test_labels(case, tmp_path: Path) -> None:
     labels, says, line = LABELS[case]
     write(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
     path = write(tmp_path / "piqa" / "train-labels.lst", *labels)

@@ -60,7 +60,7 @@ def answers(draw) -> tuple[list[int], tuple[str, ...]]:
 @example((TOKENIZER.encode("abc stop stop"), ("stop",)))
 @example((TOKENIZER.encode("日本語🎉"), ("語", "🎉")))
 @example((TOKENIZER.encode("🎉")[:-1], ("🎉",)))
-def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case):
+def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case) -> None:
     script, stops = case
     length, text, stopped = len(script), None, False
     for count in range(1, len(script) + 1):
@@ -81,7 +81,7 @@ def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case)
     assert (record.finished, record.finish_reason) == ((True, "stop") if stopped else (False, "length"))
 
 
-def test_text_streams_as_soon_as_it_is_certain():
+def test_text_streams_as_soon_as_it_is_certain() -> None:
     script = TOKENIZER.encode("one two stops")
     record, pieces = recite(script, SamplingParams(maximum_tokens=len(script)))
     assert pieces == [TOKENIZER.decode([token]) for token in script], "nothing is held back without stop strings"
@@ -93,7 +93,7 @@ def test_text_streams_as_soon_as_it_is_certain():
     assert shown == record.text == "one two stops"
 
 
-def test_the_end_of_a_document_ends_an_answer_and_is_not_in_it():
+def test_the_end_of_a_document_ends_an_answer_and_is_not_in_it() -> None:
     script = [*TOKENIZER.encode("abc"), EOD, *TOKENIZER.encode("def")]
     ended, _ = recite(script, SamplingParams(maximum_tokens=50, logprobs=0))
     assert (ended.text, ended.finish_reason, ended.finished) == ("abc", "stop", True)
@@ -106,7 +106,7 @@ def test_the_end_of_a_document_ends_an_answer_and_is_not_in_it():
     assert (at_once.text, at_once.length, pieces) == ("", 0, [""])
 
 
-def test_an_answer_may_be_as_long_as_asked_or_as_the_context():
+def test_an_answer_may_be_as_long_as_asked_or_as_the_context() -> None:
     script = TOKENIZER.encode("a b c d e f g h")
     for count in (1, 3):
         record, _ = recite(script, SamplingParams(maximum_tokens=count))
@@ -115,13 +115,13 @@ def test_an_answer_may_be_as_long_as_asked_or_as_the_context():
     assert (record.length, record.finish_reason, record.finished) == (len(script), "context", False)
 
 
-def test_an_id_without_text_is_said():
+def test_an_id_without_text_is_said() -> None:
     record, _ = recite([*TOKENIZER.encode("ab"), SIZE], SamplingParams(maximum_tokens=3))
     assert record.text == "ab"
     assert f"id {SIZE}" in (record.message or "")
 
 
-def test_log_probabilities_are_those_of_the_tokens():
+def test_log_probabilities_are_those_of_the_tokens() -> None:
     script = TOKENIZER.encode("import os")
     record, _ = recite(script, SamplingParams(maximum_tokens=len(script), logprobs=SIZE + 1))
     assert record.tokens == script
@@ -155,7 +155,7 @@ def answer(texts: TextGenerator, prompts: list[Prompt]) -> dict:
     # Room for the answer, but at least half the context is left to the prompt.
     [("left", 5, 15), ("right", 5, 15), ("left", 18, 10), ("right", 99, 10), ("left", 1, 19)],
 )
-def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate, maximum, keep):
+def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate, maximum, keep) -> None:
     prompt = TOKENIZER.encode(TEXT)
     params = SamplingParams(maximum_tokens=maximum, logprobs=0)
     record = answer(generator(20, truncate=truncate), [Prompt("x", None, TEXT, params)])["x"]
@@ -166,7 +166,7 @@ def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate, maximum, keep):
     assert record.message == f"the prompt was cut from {len(prompt)} to {keep} tokens, at the {truncate}"
 
 
-def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others():
+def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others() -> None:
     params = SamplingParams(maximum_tokens=4, logprobs=0)
     prompts = [
         Prompt(0, None, "a", params),
@@ -200,7 +200,7 @@ def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others():
     slots=st.integers(1, 4),
     stop=st.sampled_from([(), ("e",)]),
 )
-def test_many_prompts_are_answered_as_each_alone(lengths, slots, stop):
+def test_many_prompts_are_answered_as_each_alone(lengths, slots, stop) -> None:
     """Slots fall free and fill again; stop strings end requests that the engine would go on with."""
     prompts = [
         Prompt(n, None, TEXT[n : n + size], SamplingParams(maximum_tokens=count, logprobs=0, stop=stop))
@@ -214,7 +214,7 @@ def test_many_prompts_are_answered_as_each_alone(lengths, slots, stop):
         assert (mine.text, mine.tokens, mine.finish_reason) == (alone.text, alone.tokens, alone.finish_reason)
 
 
-def test_an_aborted_answer_keeps_what_there_is():
+def test_an_aborted_answer_keeps_what_there_is() -> None:
     texts = generator(40)
     texts.add(Prompt("a", 3, "a", SamplingParams(maximum_tokens=30, logprobs=0)))
     texts.add(Prompt("b", None, "b", SamplingParams(maximum_tokens=2)))

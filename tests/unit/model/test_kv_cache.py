@@ -8,7 +8,7 @@ from neoxrun.model.kv_cache import KVCache, cache_dtype
 from support.tiny_models import CPU
 
 
-def test_a_move_copies_one_slot_and_no_other():
+def test_a_move_copies_one_slot_and_no_other() -> None:
     cache = KVCache(layers=2, slots=3, heads=2, length=5, head_dim=4, device=CPU, dtype=torch.float32)
     for layer in range(2):
         for number, store in enumerate(cache.layer(layer, 0, 3)):
@@ -27,6 +27,6 @@ def test_a_move_copies_one_slot_and_no_other():
     assert torch.equal(values, before[1][1][1:])
 
 
-def test_half_precision_is_cached_in_fp32_on_the_cpu_only():
+def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
     assert cache_dtype(CPU, torch.bfloat16) == torch.float32
     assert cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16

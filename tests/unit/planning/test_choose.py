@@ -40,7 +40,7 @@ ON_GPUS = [
 
 
 @pytest.mark.parametrize(("name", "devices", "flags", "expected"), ON_GPUS)
-def test_split_on_gpus(name, devices, flags, expected):
+def test_split_on_gpus(name, devices, flags, expected) -> None:
     plan = planned(name, devices, **flags)
     assert (plan.tp, plan.pp, plan.replicas) == expected, plan.reason
     assert plan.max_context == 2048
@@ -65,7 +65,7 @@ ON_CPU = [
 
 
 @pytest.mark.parametrize(("name", "memory", "cores", "flags", "expected"), ON_CPU)
-def test_split_on_the_cpu(name, memory, cores, flags, expected):
+def test_split_on_the_cpu(name, memory, cores, flags, expected) -> None:
     plan = planned(name, memory, "cpu", cores, **flags)
     assert (plan.tp, plan.pp, plan.replicas, plan.dtype) == expected, plan.reason
     assert plan.device_kind == "cpu"

@@ -22,7 +22,7 @@ from neoxrun.planning.devices import chosen_uuids, cpu_device, parse_devices, vi
         ("2x24G, 1x80GB", [24 * 10**9, 24 * 10**9, 80 * 10**9]),
     ],
 )
-def test_sizes_that_people_write(text, sizes):
+def test_sizes_that_people_write(text, sizes) -> None:
     devices = parse_devices(text)
     assert [device.total_bytes for device in devices] == sizes
     assert [device.free_bytes for device in devices] == sizes
@@ -45,12 +45,12 @@ def test_sizes_that_people_write(text, sizes):
         "9" * 400 + "GB",
     ],
 )
-def test_nonsense_is_refused(text):
+def test_nonsense_is_refused(text) -> None:
     with pytest.raises(UsageError, match="not a count and a memory size"):
         parse_devices(text)
 
 
-def test_the_cpu_is_one_device():
+def test_the_cpu_is_one_device() -> None:
     assert parse_devices("64GB", "cpu")[0].kind == "cpu"
     with pytest.raises(UsageError, match="the CPU is one"):
         parse_devices("2x64GB", "cpu")
@@ -76,12 +76,12 @@ UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
         ("NoDevFiles", []),
     ],
 )
-def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible, chosen):
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible, chosen) -> None:
     """CUDA's own answers, as torch.cuda.device_count() gave them on a GPU."""
     assert chosen_uuids(UUIDS, visible) == [UUIDS[index] for index in chosen]
 
 
-def test_a_slice_of_a_gpu_is_taken_at_its_word():
+def test_a_slice_of_a_gpu_is_taken_at_its_word() -> None:
     assert chosen_uuids(UUIDS, "MIG-1234") == ["MIG-1234"]
 
 
@@ -89,14 +89,14 @@ HAS_DRIVER = Path("/dev/nvidiactl").exists()
 
 
 @pytest.mark.skipif(HAS_DRIVER, reason="this machine has an NVIDIA driver")
-def test_no_driver_means_no_gpus():
+def test_no_driver_means_no_gpus() -> None:
     assert visible_gpus() == []
     with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible"):
         visible_gpus([0])
 
 
 @pytest.mark.skipif(not HAS_DRIVER, reason="this machine has no NVIDIA driver")
-def test_gpus_are_those_that_torch_sees():
+def test_gpus_are_those_that_torch_sees() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch is built without CUDA")
@@ -184,7 +184,7 @@ def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
         ),
     ],
 )
-def test_memory_is_what_the_container_leaves(tmp_path, cgroup, files, total, free):
+def test_memory_is_what_the_container_leaves(tmp_path: Path, cgroup, files, total, free) -> None:
     device = cpu_device(machine(tmp_path, cgroup, files))
     assert (device.total_bytes, device.free_bytes) == (total * GIB, free * GIB)
 
@@ -199,12 +199,12 @@ def test_memory_is_what_the_container_leaves(tmp_path, cgroup, files, total, fre
         ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
     ],
 )
-def test_cores_are_those_that_may_be_used(tmp_path, cgroup, files, most):
+def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup, files, most) -> None:
     allowed = len(os.sched_getaffinity(0))
     assert cpu_device(machine(tmp_path, cgroup, files)).cores == min(allowed, most)
 
 
-def test_this_host():
+def test_this_host() -> None:
     device = cpu_device()
     assert 0 < device.free_bytes <= device.total_bytes
     assert 1 <= device.cores <= (os.cpu_count() or 1)

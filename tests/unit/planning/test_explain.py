@@ -34,7 +34,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("name", "devices", "flags", "message", "hint"), IMPOSSIBLE)
-def test_what_is_not_possible_says_what_is(name, devices, flags, message, hint):
+def test_what_is_not_possible_says_what_is(name, devices, flags, message, hint) -> None:
     with pytest.raises(UsageError) as caught:
         planned(name, devices, **flags)
     assert caught.value.exit_code == 2
@@ -44,7 +44,7 @@ def test_what_is_not_possible_says_what_is(name, devices, flags, message, hint):
         assert part in (caught.value.hint or "")
 
 
-def test_the_nearest_that_is_suggested_works():
+def test_the_nearest_that_is_suggested_works() -> None:
     with pytest.raises(UsageError) as caught:
         planned("20B", "6x48GB", tp=8, pp=2)
     sizes = dict(re.findall(r"--(\w+) (\d+)", caught.value.hint or ""))
@@ -52,7 +52,7 @@ def test_the_nearest_that_is_suggested_works():
     assert (plan.tp, plan.pp) == (4, 1)
 
 
-def test_the_number_of_gpus_that_is_suggested_works():
+def test_the_number_of_gpus_that_is_suggested_works() -> None:
     with pytest.raises(UsageError) as caught:
         planned("20B", "1x16GB")
     suggested = re.search(r"\d+x16GB", caught.value.hint or "")
@@ -61,12 +61,12 @@ def test_the_number_of_gpus_that_is_suggested_works():
     assert plan.max_context == 2048
 
 
-def test_host_too_small_says_how_much_is_missing():
+def test_host_too_small_says_how_much_is_missing() -> None:
     with pytest.raises(UsageError, match=r"41\.1 GB of bf16 weights.*too little"):
         planned("20B", "32GB", "cpu", cores=8)
 
 
-def test_notes_say_what_differs_from_the_configuration():
+def test_notes_say_what_differs_from_the_configuration() -> None:
     assert "pipe_parallel_size: 4 -> 1, 2 GPUs seen" in planned("20B", "2x48GB").notes
     assert "model_parallel_size: 2 -> 1, 1 GPU seen" in planned("20B", "1x80GB").notes
     assert "pipe_parallel_size: 4 -> 1, 2 cores seen" in planned("20B", "256GB", "cpu", 2).notes

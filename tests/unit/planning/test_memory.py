@@ -12,14 +12,14 @@ from support.plans import OPTIONS, PUBLISHED, planned, settings_for
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameter_counts_are_the_published_ones(name):
+def test_parameter_counts_are_the_published_ones(name) -> None:
     settings, published = PUBLISHED[name]
     assert model_parameters(settings.model, vocab_size_for_planning(settings)[0]) == published
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "default")
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 3), (4, 2)])
-def test_stage_parameters_are_those_of_the_network(options, tp, pp):
+def test_stage_parameters_are_those_of_the_network(options, tp, pp) -> None:
     torch = pytest.importorskip("torch")
     from neoxrun.model.gpt_neox import Stage
     from neoxrun.parallel.mesh import Mesh
@@ -34,7 +34,7 @@ def test_stage_parameters_are_those_of_the_network(options, tp, pp):
         assert stage_parameters(model, vocab_size, tp, pp, stage) == count, f"stage {stage}, rank {tp_rank}"
 
 
-def test_memory_of_20b_on_two_gpus():
+def test_memory_of_20b_on_two_gpus() -> None:
     plan = planned("20B", "2x48GB")
     assert [rank.weights_bytes / 1e9 for rank in plan.devices] == [pytest.approx(20.56, abs=0.01)] * 2
     assert plan.kv_bytes_per_token == 2 * 44 * 6144 * 2

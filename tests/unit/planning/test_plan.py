@@ -14,12 +14,12 @@ from neoxrun.planning.plan import make_plan
 from support.plans import OPTIONS, planned, settings_for
 
 
-def test_no_gpu_is_an_error():
+def test_no_gpu_is_an_error() -> None:
     with pytest.raises(UsageError, match="no CUDA GPU"):
         planned("20B", [])
 
 
-def test_a_shorter_context_is_better_than_none():
+def test_a_shorter_context_is_better_than_none() -> None:
     plan = planned("20B", "2x24GB")
     assert 256 <= plan.max_context < 2048
     assert plan.max_batch == 1
@@ -28,7 +28,7 @@ def test_a_shorter_context_is_better_than_none():
         planned("20B", "2x24GB", context=2048)
 
 
-def test_a_gpu_that_is_in_use_is_left_out():
+def test_a_gpu_that_is_in_use_is_left_out() -> None:
     free = (80, 1, 80, 79)
     gpus = [Device("cuda", index, "H100", 80 * 10**9, gb * 10**9) for index, gb in enumerate(free)]
     plan = planned("20B", gpus)
@@ -37,7 +37,7 @@ def test_a_gpu_that_is_in_use_is_left_out():
     assert "GPU 1 left out: only 1.0 GB free" in plan.notes
 
 
-def test_ranks_lie_as_gpt_neox_lays_them():
+def test_ranks_lie_as_gpt_neox_lays_them() -> None:
     """Tensor parallel fastest, then replicas, then stages; a host's GPUs in order."""
     plan = planned("20B", "4x80GB", tp=2, pp=2, nnodes=2)
     assert plan.replicas == 2
@@ -49,7 +49,7 @@ def test_ranks_lie_as_gpt_neox_lays_them():
     ]
 
 
-def test_json_has_what_programs_rely_on():
+def test_json_has_what_programs_rely_on() -> None:
     values = json.loads(json.dumps(planned("20B", "2x48GB").to_json()))
     keys = [
         "tp",
@@ -94,7 +94,7 @@ def gpus_of(free: list[int]) -> list[Device]:
 
 
 @given(MODELS, REQUESTS, st.lists(MEMORY, min_size=1, max_size=9), st.booleans())
-def test_every_plan_is_possible(settings, requested, free, on_cpu):
+def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
     devices = [Device("cpu", 0, "CPU", sum(free), sum(free), cores=len(free))] if on_cpu else gpus_of(free)
     model = settings.model
     try:
@@ -124,7 +124,7 @@ def test_every_plan_is_possible(settings, requested, free, on_cpu):
 
 
 @given(MODELS, REQUESTS, st.integers(1, 9), MEMORY, MEMORY)
-def test_more_memory_never_means_more_gpus_for_a_copy(settings, requested, count, memory, more):
+def test_more_memory_never_means_more_gpus_for_a_copy(settings, requested, count, memory, more) -> None:
     try:
         small = make_plan(settings, gpus_of([memory] * count), requested, vocab_size=50304)
     except UsageError:
