@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="The model to download: a name that --list shows, or OWNER/NAME on the Hugging Face hub. Default: 20B, "
         "the slim weights of GPT-NeoX-20B (41 GB).",
     )
-    what = parser.add_argument_group("what to download, and to where")
+    what = parser.add_argument_group("what to download and where to put it")
     what.add_argument(
         "--tasks",
         nargs="+",
