@@ -20,6 +20,7 @@ from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher as launch
 from neoxrun.launch.job import Job
+from neoxrun.planning.explain import explain_notes
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -136,14 +137,14 @@ def run(args: argparse.Namespace) -> int:
     misplaced = next((name for name in args.tasks if name in config.shipped_names() or name.endswith(".yml")), None)
     if misplaced is not None:
         raise UsageError(f"{misplaced} is a configuration, not a task", hint="Name configurations before --tasks.")
-    settings = common.settings_of(args)
+    settings = common.settings_from_args(args)
     leading = common.is_first(args)
     if leading:
         streams.check_stdout()
         _check_output(args)
         references = _references(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         if references:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
             compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in plan.notes:
+        for note in explain_notes(plan):
             log.info(note)
         options = EvaluateOptions(
             found=found,

@@ -69,8 +69,8 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     assert result.code == 0, result.err
     (path,) = tmp_path.rglob("results_*.json")
     through_lm_eval = json.loads(path.read_text())["results"]["colours"]["acc,none"]
-    own = neoxrun("evaluate", "demo", "--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "own")
-    own.check_success()
+    asked = ("--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "own", "--tp", 2)
+    neoxrun("evaluate", "demo", *asked).check_success()
     assert through_lm_eval == results_of(tmp_path / "own")["results"]["colours"]["acc,none"]
 
 
