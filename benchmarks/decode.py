@@ -22,7 +22,7 @@ from shapes import SHAPES, make
 from transformers import AutoModelForCausalLM
 
 import neoxrun
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.session import DTYPES, open_session
@@ -72,7 +72,7 @@ def _case(folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds:
 def _neoxrun(
     folder: Path, shape: str, dtype: str, prompts: torch.Tensor, tokens: int, device: torch.device
 ) -> Callable[[], float]:
-    settings = config.load([shape, str(folder / "config.yml")])
+    settings = load_settings([shape, str(folder / "config.yml")])
     session = open_session(settings, single(device), dtype, random_weights=False, show_progress=False)  # type: ignore[arg-type]
     params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
     engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)

@@ -31,7 +31,7 @@ from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
 from neoxrun import llm
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import DTYPES
 from neoxrun.evaluation.adapter import NeoxLM
@@ -185,7 +185,7 @@ def _draw(instances: dict[str, list[list[Any]]], count: int, draw: random.Random
 
 def _operations(args: argparse.Namespace, model: Any, requests: list[Any]) -> int:
     """What the network takes, each request by itself."""
-    network = config.load([args.shape]).model
+    network = load_settings([args.shape]).model
     layers = network.num_layers * layer_parameters(network, 1)
     head = VOCABULARY * network.hidden_size
     total = 0

@@ -9,7 +9,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 
 SHAPES = ("pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m")
 VOCABULARY = 50304
@@ -19,7 +19,7 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
     """A folder with ``hf/`` and ``neox/`` (the same random weights in ``dtype``), a tokenizer and ``config.yml``."""
     if (folder / "config.yml").exists():
         return folder
-    model = config.load([shape]).model
+    model = load_settings([shape]).model
     torch.manual_seed(0)
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(

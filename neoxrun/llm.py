@@ -19,7 +19,7 @@ from types import TracebackType
 
 import torch
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
@@ -66,7 +66,7 @@ class LLM:
         random_weights: bool = False,
     ) -> None:
         sources = [configuration] if isinstance(configuration, str) else configuration
-        settings = config.load(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
         place = torch.device("cpu")
         if device == "cuda" or (device is None and torch.cuda.is_available()):
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neoxrun import tokenizer
 from neoxrun.checkpoint import layout
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
@@ -27,7 +27,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="CONFIG",
         help="GPT-NeoX configuration: a YAML file, or the name of a shipped one "
-        f"({', '.join(config.shipped_names())}). Several are merged, and the later wins. Default: 20B.",
+        f"({', '.join(shipped_names())}). Several are merged, and the later wins. Default: 20B.",
     )
     parser.add_argument(
         "--set",
@@ -117,7 +117,9 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the configuration and its overrides make."""
-    settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
+    settings = load_settings(
+        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+    )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from neoxrun.config import yaml_source
+from neoxrun.config.yaml_source import read_yaml_file
 from neoxrun.download.remote import SHA256, RemoteFile, safe_name, shown_url
 from neoxrun.errors import ConfigError, NetworkError, UsageError
 
@@ -148,7 +148,7 @@ def load() -> Catalog:
     models: dict[str, Model] = {}
     tasks: dict[str, Task] = {}
     for path in [SHIPPED, *filter(Path.is_file, [user_file()])]:
-        for key, entry in yaml_source.read_file(path).items():
+        for key, entry in read_yaml_file(path).items():
             if key not in ("models", "tasks"):
                 raise ConfigError(f"{key} is not known here: there are `models` and `tasks`", where=entry.where)
             reader = _Reader(entry.where)

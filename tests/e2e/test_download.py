@@ -20,7 +20,7 @@ import torch
 from pyarrow import parquet
 
 from neoxrun.checkpoint import layout
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.download import catalog, manifest
 from support.command import Result, Running
 from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
@@ -97,7 +97,7 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
         name: hashlib.sha256(data).hexdigest() for name, data in arrived.items()
     }
     monkeypatch.chdir(tmp_path)
-    settings = config.load(["20B"])
+    settings = load_settings(["20B"])
     assert settings.tokenizer.vocab_file == folder / "20B_tokenizer.json"
     found = layout.of(settings)
     assert (found.tag, found.source_tp, len(found.files)) == ("global_step150000", 2, 94)

@@ -135,10 +135,10 @@ def test_only_one_rank_of_a_host_speaks() -> None:
 
 CONFIGURATIONS = {
     "missing": (("nowhere.yml",), None, "there is no configuration nowhere.yml"),
-    "misspelt name": (("pythia160m",), None, "did you mean pythia-160m?"),
+    "misspelt name": (("pythia160m",), None, "Did you mean pythia-160m?"),
     "folder": (("folder",), None, "is a folder"),
     "unparseable": (("demo", "broken.yml"), "broken.yml:2", "not valid YAML"),
-    "unknown key": (("demo", "unknown.yml"), "unknown.yml:2", "unknown option num_layer", "did you mean num_layers?"),
+    "unknown key": (("demo", "unknown.yml"), "unknown.yml:2", "unknown option num_layer", "Did you mean num_layers?"),
     "unsupported": (("demo", "alibi.yml"), "alibi.yml:1", "pos_emb: alibi is not supported", "rotary"),
     "unsupported by flag": (("demo", "--set", "moe_num_experts=4"), None, "moe_num_experts", "not supported"),
     "incomplete": (("--set", "hidden_size=8", "good.yml"), None, "good.yml"),

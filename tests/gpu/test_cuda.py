@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
@@ -53,7 +53,7 @@ def test_reference_logits(shared: Path, name: str) -> None:
     folder = shared / "fixtures" / name
     answers = load_file(folder / "logits.safetensors")
     session = open_session(
-        config.load([str(folder / "config.yml")]),
+        load_settings([str(folder / "config.yml")]),
         single(GPU),
         "fp32",
         random_weights=False,
@@ -92,7 +92,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory):
             }
         )
     )  # fmt: skip
-    settings = config.load([str(folder / "config.yml")])
+    settings = load_settings([str(folder / "config.yml")])
     save_layer_files(from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1")
     return settings, model
 
@@ -156,7 +156,7 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
 def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
     with pytest.raises(RankError, match="out of memory on rank 0"):
-        open_session(config.load(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
+        open_session(load_settings(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")

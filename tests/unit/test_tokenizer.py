@@ -12,12 +12,12 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from neoxrun import tokenizer
-from neoxrun.config import reader as config
+from neoxrun.config.reader import shipped_dir
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
 from support.tiny_models import demo_tokenizer
 
-DEMO = config.shipped_dir() / "demo" / "tokenizer.json"
+DEMO = shipped_dir() / "demo" / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
 
 

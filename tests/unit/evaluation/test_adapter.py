@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
@@ -31,7 +31,7 @@ ROWS = TOKENIZER.vocab_size
 
 
 def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
-    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
+    session = Session(load_settings(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
     return NeoxLM(session, Copies(session), **how)
 
 
