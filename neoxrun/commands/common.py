@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neoxrun import tokenizer
-from neoxrun.checkpoint import layout
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
@@ -181,7 +181,7 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        layout.of(settings)
+        find_configured_checkpoint(settings)
     tokenizer.load(settings.tokenizer)
 
 

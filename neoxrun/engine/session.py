@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from neoxrun.checkpoint import layout
-from neoxrun.checkpoint import load as loading
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
@@ -177,9 +177,9 @@ def _loaded(
 ) -> tuple[Stage, object]:
     """The stage, and what tells the model's files from those of another."""
     config = settings.model
-    checkpoint = layout.of(settings)
+    checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
-    vocab_size = loading.vocab_rows(checkpoint, config)
+    vocab_size = read_vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
     if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
@@ -191,7 +191,7 @@ def _loaded(
     stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.dtype.itemsize
     with LoadBar(total, show_progress) as bar:
-        averaged = loading.load(
+        averaged = load_weights(
             checkpoint,
             stage.targets(),
             stage.assign,

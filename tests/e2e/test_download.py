@@ -19,7 +19,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from neoxrun.checkpoint import layout
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
 from neoxrun.download import catalog, manifest
 from support.command import Result, Running
@@ -99,7 +99,7 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
     monkeypatch.chdir(tmp_path)
     settings = load_settings(["20B"])
     assert settings.tokenizer.vocab_file == folder / "20B_tokenizer.json"
-    found = layout.of(settings)
+    found = find_configured_checkpoint(settings)
     assert (found.tag, found.source_tp, len(found.files)) == ("global_step150000", 2, 94)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.engine import Engine, follow
@@ -71,9 +71,9 @@ def new_tokens(prompt: int) -> int:
 
 
 def load_stage(case: Case, mesh: Mesh) -> Stage:
-    checkpoint = find(case.folder, case.config)
-    stage = Stage(case.config, mesh, vocab_rows(checkpoint, case.config), mesh.device, case.dtype)
-    load(
+    checkpoint = find_checkpoint(case.folder, case.config)
+    stage = Stage(case.config, mesh, read_vocab_rows(checkpoint, case.config), mesh.device, case.dtype)
+    load_weights(
         checkpoint,
         stage.targets(),
         stage.assign,
