@@ -7,7 +7,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun import tokenizer
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import sampling_value
@@ -18,6 +17,7 @@ from neoxrun.planning import devices
 from neoxrun.planning.placement import Requested
 from neoxrun.planning.plan import Device, Plan, make_plan, vocab_size_for_planning
 from neoxrun.terminal.log import log
+from neoxrun.tokenizer import load_tokenizer
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +182,7 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
     """
     if not random_weights:
         find_configured_checkpoint(settings)
-    tokenizer.load(settings.tokenizer)
+    load_tokenizer(settings.tokenizer)
 
 
 def positive(text: str) -> int:

@@ -25,8 +25,7 @@ from neoxrun.planning.placement import usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
 from neoxrun.terminal.words import human_bytes
-from neoxrun.tokenizer import Tokenizer
-from neoxrun.tokenizer import load as load_tokenizer
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

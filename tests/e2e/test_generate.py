@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.settings import TokenizerConfig
-from neoxrun.tokenizer import load
+from neoxrun.tokenizer import load_tokenizer
 from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 
@@ -24,7 +24,7 @@ def greedy(tokens: int = 6) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
 def test_text_file_at_the_default_split_and_output(tmp_path: Path) -> None:

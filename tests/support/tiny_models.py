@@ -11,7 +11,7 @@ from neoxrun.config.tensors import TensorKey
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import single
-from neoxrun.tokenizer import Tokenizer, load
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.checkpoints import tiny
 from support.paths import DEMO
 
@@ -20,7 +20,7 @@ _WIDTH = 64
 
 
 def demo_tokenizer() -> Tokenizer:
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
 def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Runner:
