@@ -23,7 +23,7 @@ from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
-from neoxrun.engine.scoring import Scored, ScoreRequest, passes
+from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError
 from neoxrun.generation.options import Truncate
@@ -71,7 +71,7 @@ class LLM:
         if device == "cuda" or (device is None and torch.cuda.is_available()):
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         dtype = dtype or (settings.precision if place.type == "cuda" else "fp32")
-        mesh = meshes.connect(tp, pp, 1, place)
+        mesh = meshes.connect_ranks(tp, pp, 1, place)
         self._session = open_session(settings, mesh, dtype, random_weights=random_weights, show_progress=False)
 
     @property
@@ -142,7 +142,7 @@ class LLM:
         if session.mesh.leads:
             scorer = Scorer(session.runner)
             try:
-                for numbers, rows in passes(requests, session.scoring_tokens):
+                for numbers, rows in scoring_passes(requests, session.scoring_tokens):
                     found |= dict(zip(numbers, scorer.score(rows), strict=True))
             finally:
                 scorer.close()
@@ -167,7 +167,7 @@ class LLM:
 
     def close(self) -> None:
         """Leave the other processes, if there are any."""
-        meshes.disconnect()
+        meshes.disconnect_ranks()
 
     def __enter__(self) -> LLM:
         return self

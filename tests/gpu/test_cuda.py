@@ -22,7 +22,7 @@ from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import open_session
 from neoxrun.errors import RankError
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from support.paths import DEMO
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
@@ -54,7 +54,7 @@ def test_reference_logits(shared: Path, name: str) -> None:
     answers = load_file(folder / "logits.safetensors")
     session = open_session(
         load_settings([str(folder / "config.yml")]),
-        single(GPU),
+        single_rank_mesh(GPU),
         "fp32",
         random_weights=False,
         show_progress=False,
@@ -104,7 +104,7 @@ def test_parity_with_transformers(twin, dtype: str) -> None:
     ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         expected = model(ids).logits
-    session = open_session(settings, single(GPU), dtype, random_weights=False, show_progress=False)
+    session = open_session(settings, single_rank_mesh(GPU), dtype, random_weights=False, show_progress=False)
     for logits in (prefill_logits(session, ids), decode_logits(session, ids)):
         difference = (logits - expected).abs().max().item()
         print(f"{dtype}: {difference:.1e} of {expected.abs().max().item():.2f}")
@@ -116,7 +116,7 @@ def test_greedy_tokens_of_unequal_prompts(twin) -> None:
     model = model.to(GPU, torch.float32)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
-    session = open_session(settings, single(GPU), "fp32", random_weights=False, show_progress=False)
+    session = open_session(settings, single_rank_mesh(GPU), "fp32", random_weights=False, show_progress=False)
     engine = Engine(session.runner, slots=3, length=64, eos=None)
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
@@ -155,8 +155,9 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
 
 def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
+    settings = load_settings(["demo"], changes)
     with pytest.raises(RankError, match="out of memory on rank 0"):
-        open_session(load_settings(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
+        open_session(settings, single_rank_mesh(GPU), "fp32", random_weights=True, show_progress=False)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")

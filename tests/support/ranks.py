@@ -20,7 +20,7 @@ from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
-from neoxrun.engine.scoring import Scored, ScoreRequest, pack
+from neoxrun.engine.scoring import Scored, ScoreRequest, pack_rows
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -143,7 +143,7 @@ def _scored(runner: Runner, prompts: list[list[int]], *, branching: bool) -> lis
     asked = list(requests)
     if branching:
         asked += [dataclasses.replace(one, continuation=(*one.continuation, 0, 1, 2)) for one in requests]
-    rows = pack(asked, budget=2 * max(map(len, prompts)))
+    rows = pack_rows(asked, budget=2 * max(map(len, prompts)))
     answers = runner.score([row for row, _ in rows])
     if not runner.mesh.leads:
         return []
@@ -193,7 +193,7 @@ def torchrun(*arguments: object, ranks: int) -> None:
 def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[str, Answer]:
     """What the cases give at ``tp`` x ``pp``; one start of the ranks for all."""
     if tp * pp == 1:
-        return {name: run(case, meshes.single(CPU)) for name, case in cases.items()}
+        return {name: run(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
     asked, given = folder / "cases.pt", folder / f"answers-{tp}x{pp}.pt"
     torch.save(cases, asked)
     torchrun(__file__, tp, pp, asked, given, ranks=tp * pp)
@@ -203,12 +203,12 @@ def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[s
 
 def main() -> None:
     tp, pp, asked, given = sys.argv[1:]
-    mesh = meshes.connect(int(tp), int(pp), 1, CPU)
+    mesh = meshes.connect_ranks(int(tp), int(pp), 1, CPU)
     cases = torch.load(asked, weights_only=False)
     answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
         torch.save(answers, given)
-    meshes.disconnect()
+    meshes.disconnect_ranks()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.checkpoints import tiny
 from support.paths import DEMO
@@ -56,7 +56,7 @@ def _runner(
         max_position_embeddings=length,
         pos_emb="learned",
     )
-    stage = Stage(config, single(CPU), rows, CPU, torch.float32)
+    stage = Stage(config, single_rank_mesh(CPU), rows, CPU, torch.float32)
     known = {
         TensorKey(0, "word_embeddings.weight"): words,
         TensorKey(0, "position_embeddings.weight"): positions,

@@ -24,14 +24,14 @@ from neoxrun.evaluation import adapter
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 
 TOKENIZER = demo_tokenizer()
 ROWS = TOKENIZER.vocab_size
 
 
 def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
-    session = Session(load_settings(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
+    session = Session(load_settings(["demo"]), single_rank_mesh(CPU), runner, TOKENIZER, None, context, 4096)
     return NeoxLM(session, Copies(session), **how)
 
 
