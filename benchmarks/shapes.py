@@ -1,4 +1,4 @@
-"""Models to measure on: published shapes with random weights, as a Hugging Face folder and as GPT-NeoX layer files."""
+"""Models to measure: published shapes with random weights, as a Hugging Face folder and as GPT-NeoX layer files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
 
 
 def _write_tokenizer(path: Path) -> None:
-    """A tokenizer as large as the models', of single bytes and unused words: the tokens are counted, not read."""
+    """A tokenizer as large as the models', of single bytes and unused words: nobody reads the text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
