@@ -76,7 +76,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """The configuration's parameters, with those of the command line in their place.
+    """The configuration's parameters, replaced by those that the command line gives.
 
     Raises:
         UsageError: a parameter cannot have its value.
