@@ -11,7 +11,7 @@ from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
 from neoxrun.tokenizer import load_tokenizer, vocabulary_size
 from support import paths
-from support.tokenizers import streamed
+from support.tokenizer_files import streamed
 
 DEMO = paths.DEMO / "tokenizer.json"
 

@@ -14,7 +14,7 @@ from neoxrun.errors import DataError
 from neoxrun.tokenizer import Tokenizer, vocabulary_size
 from support import paths
 from support.tiny_models import demo_tokenizer
-from support.tokenizers import hugging_face, load_hugging_face, streamed
+from support.tokenizer_files import hugging_face, load_hugging_face, streamed
 
 DEMO = paths.DEMO / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
