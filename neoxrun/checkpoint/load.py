@@ -179,7 +179,8 @@ def _prove(
             raise _missing(source.checkpoint, layer, rank, absent)
         for name, stored in shard.items():
             parameter = table.get(TensorKey(layer, name))
-            if parameter is None or (name not in wanted and not _may_be_unused(layer, name, source.config)):
+            unused = _left_to_the_first_stage(layer, name, source.config)
+            if parameter is None or (name not in wanted and parameter.used and not unused):
                 raise CheckpointError(
                     f"unexpected tensor {stored.name}: a model of this configuration does not have it",
                     where=str(stored.file),
@@ -189,11 +190,8 @@ def _prove(
                 raise _wrong_shape(name, shard, parameter, table, len(shards))
 
 
-def _may_be_unused(layer: int, name: str, config: ModelConfig) -> bool:
-    if name.startswith("post_attention_layernorm."):
-        return config.gpt_j_residual and config.gpt_j_tied
-    # A last stage with a tied head needs only the word embeddings. A first stage needs the position embeddings too:
-    # there they are among its targets.
+def _left_to_the_first_stage(layer: int, name: str, config: ModelConfig) -> bool:
+    """Whether the tensor may stay unused, because a last stage with a tied head needs only the word embeddings."""
     return layer == 0 and config.tie_embeddings and name == "position_embeddings.weight"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
-from neoxrun.planning.plan import vocab_size_for_planning
+from neoxrun.planning.planner import vocab_size_for_planning
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from neoxrun.model.kernels.cpu import attention
-from neoxrun.model.kv_cache import KVCache, cache_dtype
+from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.rotary import Rotary, rotate_
 
 
@@ -24,11 +24,13 @@ class Rows:
         padded: int64 ``[B, W]``, index of the token at each position of each row; any token beyond the row's end.
         unpadded: int64 ``[T]``, for each token whose output is needed, its index in the flattened ``padded``.
         mask: bool ``[B, 1, W, W]``, True where a token attends. None: to itself and all tokens before it.
+        dtype: type in which queries and keys meet: that of the cache, although nothing is cached.
     """
 
     padded: torch.Tensor
     unpadded: torch.Tensor
     mask: torch.Tensor | None
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _attend_rows(qkv: torch.Tensor, rotary: Rotary, rows: Rows) -> torch.Tensor:
     """Attend within each row: ``qkv`` ``[T, N, 3, D] -> [1, T, N * D]``, or as many tokens as are wanted."""
     padded = qkv.flatten(1).index_select(0, rows.padded.flatten()).view(*rows.padded.shape, *qkv.shape[1:])
     padded = padded.permute(3, 0, 2, 1, 4)
-    qk = padded[:2].to(cache_dtype(qkv.device, qkv.dtype)).contiguous()
+    qk = padded[:2].to(rows.dtype).contiguous()
     if rotary is not None:
         rotate_(qk, *rotary)
     out = attention(qk[0], qk[1], padded[2], rows.mask)

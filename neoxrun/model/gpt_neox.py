@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.model.attention import AttentionContext, attend, narrow_to_wanted
-from neoxrun.model.kv_cache import cache_dtype
+from neoxrun.model.dtypes import DTYPES
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
 from neoxrun.model.norms import build_norm
 from neoxrun.model.rotary import Rotary, rotary_tables
@@ -118,15 +119,16 @@ class Stage(nn.Module):
         config: the network.
         mesh: this rank's coordinates.
         vocab_size: rows of the embedding and the head, padding included.
-        device, dtype: device and number format of the parameters.
+        device: device of the parameters.
+        precisions: number formats of the parameters, of the computation and of the cache.
     """
 
     def __init__(
-        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, dtype: torch.dtype
+        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, precisions: Precisions
     ) -> None:
         super().__init__()
         self.config, self.mesh, self.vocab_size = config, mesh, vocab_size
-        self.device, self.dtype = device, dtype
+        self.device, self.precisions = device, precisions
         layers = stage_layers(config.num_layers, mesh.pp, mesh.stage)
         self.first_layer = layers.start
         self.layers = nn.ModuleList(Layer(config, mesh, index) for index in range(len(layers)))
@@ -143,7 +145,22 @@ class Stage(nn.Module):
                 )
         self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         if config.pos_emb == "rotary":
-            self._rotary = rotary_tables(config, config.max_context, device, dtype)
+            self._rotary = rotary_tables(config, config.max_context, device, self.compute_dtype)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return DTYPES[self.precisions.weights]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of the activations and the rotary tables."""
+        return DTYPES[self.precisions.compute]
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Type of cached keys and values, and of queries and keys in a pass over rows."""
+        return DTYPES[self.precisions.cache]
 
     @property
     def _vocab_rows(self) -> int:
@@ -184,8 +201,7 @@ class Stage(nn.Module):
             cos, sin = (table[context.positions][:, :, None, None] for table in self._rotary)
         else:
             positions = context.positions[0][context.rows.padded]
-            dtype = cache_dtype(self.device, self.dtype)
-            cos, sin = (table[positions][:, None].to(dtype) for table in self._rotary)
+            cos, sin = (table[positions][:, None].to(context.rows.dtype) for table in self._rotary)
         return cos, sin
 
     def logits(self, x: torch.Tensor) -> torch.Tensor | None:
@@ -253,7 +269,7 @@ class Stage(nn.Module):
         """Fill every parameter with small random numbers (norms with ones), for measuring sizes and speed only."""
         generator = torch.Generator(self.device).manual_seed(seed)
         for key, shape in self.targets().items():
-            tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
+            tensor = torch.empty(shape, dtype=self.weights_dtype, device=self.device)
             if "norm" in key.name and not key.name.endswith("bias"):
                 tensor.fill_(1.0)
             else:
