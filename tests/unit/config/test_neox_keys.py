@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from neoxrun.config import neox_keys
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.errors import ConfigError
 
 
@@ -15,11 +15,11 @@ from neoxrun.errors import ConfigError
 def test_every_option_that_counts_is_looked_at(name: str, small: str) -> None:
     """An option in these groups that nobody reads would be silently passed over."""
     with pytest.raises(ConfigError, match=name):
-        config.load([small], [f"{name}=[[{{}}]]"])
+        load_settings([small], [f"{name}=[[{{}}]]"])
 
 
 def test_every_other_option_is_ignored_and_listed(small: str) -> None:
     names = sorted(neox_keys.IGNORED)
-    found = config.load([small], [f"{name}={{anything: [at, all]}}" for name in names])
+    found = load_settings([small], [f"{name}={{anything: [at, all]}}" for name in names])
     assert found.ignored == tuple(names)
-    assert replace(found, ignored=()) == config.load([small])
+    assert replace(found, ignored=()) == load_settings([small])
