@@ -91,7 +91,8 @@ def _answer_all(
     steps = texts.run(prompts[number] for number in queue.claims())
     failed: set[str | int] = set()
     if session.mesh.replica == 0:
-        with GenerationBar(len(prompts) + options.finished, options.finished, show_progress) as bar:
+        total = len(prompts) + options.finished
+        with GenerationBar(total, options.finished, show_progress, options.output) as bar:
             failed = _collect_all(steps, queue, options, stop, stdout, bar)
     else:
         for records in steps:

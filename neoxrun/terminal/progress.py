@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -54,10 +55,18 @@ class LoadBar:
 
 
 class GenerationBar:
-    """Answers done, and tokens a second."""
+    """Answers done, and tokens a second; the closing line says where the answers are.
 
-    def __init__(self, total: int, done: int, show: bool) -> None:
+    Args:
+        total: answers, those of an earlier run included.
+        done: answers of an earlier run.
+        show: keep a bar, and say at the end what was done.
+        output: the file that the answers are in; None where they went to stdout.
+    """
+
+    def __init__(self, total: int, done: int, show: bool, output: Path | None = None) -> None:
         self._show = show
+        self._output = output
         self._start = time.perf_counter()
         self._tokens = self._answers = 0
         self._bar = tqdm(
@@ -91,7 +100,8 @@ class GenerationBar:
         if self._show:
             seconds = time.perf_counter() - self._start
             answers = "1 answer" if self._answers == 1 else f"{self._answers} answers"
-            log.info(f"{answers}, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s)")
+            where = "" if self._output is None else f", in {self._output}"
+            log.info(f"{answers}, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s){where}")
 
     def _rate(self) -> float:
         return self._tokens / max(time.perf_counter() - self._start, 1e-9)
