@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from neoxrun import cli, errors
+from neoxrun import LLM, cli, errors
+from neoxrun.config import neox_keys
 from neoxrun.config import reader as config
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import catalog
 from neoxrun.download.manifest import Entry, Manifest, write
 from neoxrun.generation.records import Record
-from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
+from support.pages import (
+    GUIDE,
+    PAGES,
+    README,
+    blocks,
+    command_lines,
+    first_cells,
+    options_of,
+    python_examples,
+    section,
+    written,
+)
 from support.paths import ROOT
 
 
@@ -56,9 +71,10 @@ def test_named_files_and_links_exist(page: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))]
     for link in links:
         path, _, heading = link.partition("#")
-        assert not path or ((ROOT / page).parent / path).exists(), link
-        titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
-        assert not heading or heading in titles, link
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
     folders = r"(?:neoxrun|configs|scripts|tests|docs|benchmarks)/[\w./-]*"
     for name in re.findall(rf"`({folders})`", text):
         assert (ROOT / name).exists(), name
@@ -137,12 +153,34 @@ def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert known.model("our-pythia").hub == "our-team/our-pythia"
 
 
-def test_python_example_runs() -> None:
-    (program,) = blocks(README, "python")
-    shown = re.findall(r"^# (.+)$", program, re.MULTILINE)
+@pytest.mark.parametrize(("name", "program", "shown"), list(python_examples()))
+def test_python_examples_run_and_print_what_they_say(name: str, program: str, shown: list[str]) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(program, "README.md", "exec"), {})
+        exec(compile(program, name, "exec"), {})
     lines = printed.getvalue().splitlines()
+    assert shown
     # The text may differ where another processor rounds differently; what kind of lines they are may not.
     assert [line.split("'")[0] for line in lines] == [line.split("'")[0] for line in shown]
+
+
+def test_both_pages_with_python_have_examples() -> None:
+    assert {name.split(",")[0] for name, _, _ in python_examples()} == {"README.md", "docs/python.md"}
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, ROOT / "scripts" / "write_docs.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_configuration_has_every_key() -> None:
+    named = written(first_cells(PAGES["docs/configuration.md"])) | written(
+        [section(PAGES["docs/configuration.md"], "Ignored")]
+    )
+    assert named == neox_keys.KNOWN
+
+
+def test_python_page_has_every_argument_of_llm() -> None:
+    documented = written(first_cells(section(PAGES["docs/python.md"], "Which model, and where it runs")))
+    assert documented == inspect.signature(LLM).parameters.keys()
