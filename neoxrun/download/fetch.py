@@ -14,13 +14,13 @@ from pathlib import Path
 
 from neoxrun.download.http import Client, Options
 from neoxrun.download.listing import told_sizes
-from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, part_path, safe_name
+from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, Underway, part_path, safe_name
 from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import DownloadBars, Running
+from neoxrun.terminal.progress import Board
 from neoxrun.terminal.words import human_bytes
 
 _LOOK_SECONDS = 0.2
@@ -72,8 +72,8 @@ def fetch(
     sizes = _sizes(files, folder, options, jobs)
     _check_space(sizes, folder)
     total = sum(size for size in sizes.values() if size is not None)
-    with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
-        return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
+    with Board(len(files), None if None in sizes.values() else total, show=show) as board:
+        return _Run(files, folder, client, check, arrived, board, sizes, stop).wait(jobs)
 
 
 def make(folder: Path) -> None:
@@ -192,13 +192,13 @@ class _Run:
     client: Client
     check: Check | None
     arrived: Callable[[Arrival], None] | None
-    bars: DownloadBars
+    board: Board
     sizes: Mapping[str, int | None]
     stop: threading.Event
     lock: threading.Lock = field(default_factory=threading.Lock)
     arrivals: dict[str, Arrival] = field(default_factory=dict)
     errors: list[NeoxrunError] = field(default_factory=list)
-    running: list[Running] = field(default_factory=list)
+    running: list[Underway] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
 
     def wait(self, jobs: int) -> list[Arrival]:
@@ -226,10 +226,10 @@ class _Run:
 
     def _show(self) -> None:
         with self.lock:
-            running = list(self.running)
-            done = sum(arrival.size for arrival in self.arrivals.values()) + sum(one.done for one in running)
+            running = {one.name: (one.done, one.total) for one in self.running}
+            done = sum(arrival.size for arrival in self.arrivals.values()) + sum(done for done, _ in running.values())
             finished = len(self.arrivals)
-        self.bars.update(running, finished, done)
+        self.board.update(running, finished, done)
 
     def _one(self, file: RemoteFile) -> None:
         """What a thread does for one file."""
@@ -246,7 +246,7 @@ class _Run:
             self._fail(defect(error))
 
     def _transfer(self, file: RemoteFile) -> None:
-        running = Running(file.name, self.sizes[file.name], self.bars.say)
+        running = Underway(file.name, self.sizes[file.name], self.board.say)
         with self.lock:
             self.running.append(running)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -64,6 +65,23 @@ class Arrival:
     sha256: str
     url: str | None
     seconds: float
+
+
+@dataclass
+class Underway:
+    """A file that is being fetched; its own thread writes it, whoever draws the bars reads it.
+
+    Attributes:
+        name: of the file.
+        total: bytes, where they are known.
+        say: shows a line above the bars.
+        done: bytes that have arrived.
+    """
+
+    name: str
+    total: int | None
+    say: Callable[[str], None]
+    done: int = 0
 
 
 def safe_name(name: str) -> str:

@@ -12,6 +12,7 @@ from neoxrun.download.proof import sha256_of
 from neoxrun.download.remote import (
     Arrival,
     RemoteFile,
+    Underway,
     corrupt_path,
     origin,
     part_path,
@@ -21,7 +22,6 @@ from neoxrun.download.remote import (
 )
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
-from neoxrun.terminal.progress import Running
 
 Check = Callable[[RemoteFile, Path], None]
 """Proves the contents of a file that lies at the path; raises a NeoxrunError where they are wrong."""
@@ -58,7 +58,7 @@ class Transfer:
         file: RemoteFile,
         folder: Path,
         client: Client,
-        running: Running,
+        running: Underway,
         check: Check | None,
         answered: set[str],
     ) -> None:

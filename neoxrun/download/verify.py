@@ -19,7 +19,7 @@ from neoxrun.download.manifest import Entry, Manifest
 from neoxrun.download.order import checker, write_texts
 from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
-from neoxrun.terminal.progress import CheckBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
 
 
@@ -71,7 +71,7 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
     stop = threading.Event()
     right: dict[str, Entry] = {}
     wrong: dict[str, str] = {}
-    with CheckBar(work, show) as bar, ThreadPoolExecutor(jobs) as pool:
+    with Bar("checking", work, show=show) as bar, ThreadPoolExecutor(jobs) as pool:
         lock = threading.Lock()
 
         def tick(count: int) -> None:

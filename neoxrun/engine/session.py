@@ -23,7 +23,7 @@ from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.planning.placement import usable_bytes
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import LoadBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import human_bytes
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer import load as load_tokenizer
@@ -190,7 +190,7 @@ def _loaded(
         )
     stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.dtype.itemsize
-    with LoadBar(total, show_progress) as bar:
+    with Bar("loading", total, show=show_progress, closing=_how_loaded) as bar:
         averaged = loading.load(
             checkpoint,
             stage.targets(),
@@ -210,6 +210,11 @@ def _loaded(
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {_peak_bytes() / 1e6:.1f} MB")
     return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+
+
+def _how_loaded(bar: Bar) -> str:
+    gigabytes = bar.count / 1e9
+    return f"loaded {gigabytes:.3g} GB of weights a rank in {bar.seconds:.1f} s ({gigabytes / bar.seconds:.2f} GB/s)"
 
 
 def _peak_bytes() -> int:
