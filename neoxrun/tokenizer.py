@@ -69,7 +69,7 @@ class Tokenizer:
         try:
             return self._library.encode(text).ids
         except (UnicodeError, TypeError) as error:
-            raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
+            raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode", code="not_text") from error
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, on all cores; see ``encode``."""
@@ -168,6 +168,7 @@ def load(config: TokenizerConfig) -> Tokenizer:
     except Exception as error:
         raise DataError(
             f"{merge_path} does not belong to {vocab_path}: {error}",
+            code="bad_tokenizer",
             where=str(merge_path),
             hint="the two files come from the same tokenizer",
         ) from error
@@ -208,6 +209,7 @@ def _kind(config: TokenizerConfig) -> str:
     if kind is None:
         raise ConfigError(
             f"tokenizer_type: {config.tokenizer_type} is not supported",
+            code="unsupported_option",
             hint=f"supported: {', '.join(_TYPES.values())} (a tokenizer.json is an HFTokenizer)",
         )
     return kind
@@ -217,6 +219,7 @@ def _vocab_file(config: TokenizerConfig) -> Path:
     if config.vocab_file is None:
         raise ConfigError(
             "the configuration names no tokenizer",
+            code="incomplete_configuration",
             hint="set vocab_file in the configuration, or give --tokenizer FILE",
         )
     return config.vocab_file
@@ -230,6 +233,7 @@ def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, P
     if merge_file is None:
         raise ConfigError(
             f"tokenizer_type {kind} needs a merge_file beside the vocab_file {path}",
+            code="incomplete_configuration",
             hint="--set merge_file=FILE; or, for a Hugging Face tokenizer.json, --set tokenizer_type=HFTokenizer",
         )
     return path, merge_file
@@ -241,11 +245,14 @@ def _vocabulary(path: Path, config: TokenizerConfig) -> dict[str, int]:
     if isinstance(content, dict) and "model" in content:
         raise DataError(
             f"{path} is a tokenizer of type HFTokenizer, but the configuration says {config.tokenizer_type}",
+            code="bad_tokenizer",
             where=str(path),
             hint="set tokenizer_type: HFTokenizer, in the configuration or with --set",
         )
     if not isinstance(content, dict) or not all(type(number) is int for number in content.values()):
-        raise DataError(f"{path} is not a vocabulary: it does not map tokens to ids", where=str(path))
+        raise DataError(
+            f"{path} is not a vocabulary: it does not map tokens to ids", code="bad_tokenizer", where=str(path)
+        )
     return content
 
 
@@ -267,16 +274,19 @@ def _text(path: Path, config: TokenizerConfig, what: str = "tokenizer file") -> 
     except FileNotFoundError as error:
         looked = [place for place in config.looked_in if place != path] if path == config.vocab_file else []
         also = f" (nor {', '.join(str(place) for place in looked)})" if looked else ""
-        raise DataError(f"there is no {what} {path}{also}", where=str(path), hint=hint) from error
+        raise DataError(f"there is no {what} {path}{also}", code="missing_file", where=str(path), hint=hint) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file", where=str(path), hint=hint) from error
+        raise DataError(f"{path} is not a text file", code="not_text", where=str(path), hint=hint) from error
     except OSError as error:
-        raise DataError(f"the {what} {path} cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+        raise DataError(
+            f"the {what} {path} cannot be read: {error.strerror}", code="unreadable_file", where=str(path), hint=hint
+        ) from error
     if not text.strip():
-        raise DataError(f"the {what} {path} is empty", where=str(path), hint=hint)
+        raise DataError(f"the {what} {path} is empty", code="bad_tokenizer", where=str(path), hint=hint)
     if text.lstrip().startswith("<"):
         raise DataError(
             f"{path} is a web page, not a {what}: its download went wrong",
+            code="bad_tokenizer",
             where=str(path),
             hint=hint,
         )
@@ -289,7 +299,10 @@ def _json(path: Path, text: str) -> Any:
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(
-            f"{path} is not JSON: it is cut off or damaged", where=f"{path}{line}", hint=_hint(path)
+            f"{path} is not JSON: it is cut off or damaged",
+            code="bad_tokenizer",
+            where=f"{path}{line}",
+            hint=_hint(path),
         ) from error
 
 
@@ -297,7 +310,9 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
     """What is wrong with a JSON file that is not a tokenizer."""
     foreign = isinstance(content, dict) and "model" not in content
     problem = "it has no `model`" if foreign else str(error)
-    return DataError(f"{path} is not a tokenizer.json: {problem}", where=str(path), hint=_hint(path))
+    return DataError(
+        f"{path} is not a tokenizer.json: {problem}", code="bad_tokenizer", where=str(path), hint=_hint(path)
+    )
 
 
 def _hint(path: Path) -> str:

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from neoxrun import errors
 from neoxrun.config import neox_keys
 from neoxrun.config.neox_keys import Key
 
@@ -35,6 +36,25 @@ def configuration(page: str) -> str:
     fixed = ([_code(name), _values(values)] for name, values in neox_keys.FIXED.items())
     page = fill(page, "fixed keys", table(["key", "accepted"], fixed))
     return fill(page, "ignored keys", textwrap.fill(", ".join(map(_code, sorted(neox_keys.IGNORED))), 120))
+
+
+def errors_page(page: str) -> str:
+    """Every exit code, and every code of an error."""
+    page = fill(
+        page, "exit codes", table(["exit code", "meaning"], ([str(n), m] for n, m in errors.EXIT_CODES.items()))
+    )
+    sections = (
+        f"### {exit_code}: {errors.EXIT_CODES[exit_code]}\n\n"
+        + table(["code", "what happened", "what to do"], ([_code(code), *_split(text)] for code, text in codes.items()))
+        for exit_code, codes in errors.CODES.items()
+    )
+    return fill(page, "codes", "\n\n".join(sections))
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    first, _, rest = text.partition(". ")
+    return f"{first}.", rest
 
 
 def _key_table(keys: Mapping[str, Key]) -> str:
@@ -71,6 +91,7 @@ def fill(page: str, name: str, content: str) -> str:
 
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/configuration.md": configuration,
+    "docs/errors.md": errors_page,
 }
 
 

@@ -70,9 +70,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name}: {error}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error}", code="unreadable_checkpoint", where=str(path)
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} does not hold a JSON object", where=str(path))
+        raise CheckpointError(f"{path.name} does not hold a JSON object", code="damaged_file", where=str(path))
     return value
 
 
@@ -105,6 +107,7 @@ def check_config(folder: Path, config: ModelConfig) -> str | None:
     if theirs.get("model_type") != "gpt_neox":
         raise CheckpointError(
             f"config.json describes a model of type {theirs.get('model_type')!r}, not 'gpt_neox'",
+            code="unsupported_checkpoint",
             where=str(path),
         )
     share, base, kind = _rotary(theirs)
@@ -158,13 +161,16 @@ def check_config(folder: Path, config: ModelConfig) -> str | None:
     if differences:
         raise CheckpointError(
             "config.json and the configuration describe different networks: " + "; ".join(differences),
+            code="mismatched_configuration",
             where=str(path),
             hint="use the configuration that belongs to this model, or another folder with --checkpoint DIR",
         )
     activation = theirs.get("hidden_act", "gelu")
     if activation not in _GELU:
         raise CheckpointError(
-            f"config.json asks for the activation {activation!r}; GPT-NeoX uses GELU", where=str(path)
+            f"config.json asks for the activation {activation!r}; GPT-NeoX uses GELU",
+            code="unsupported_checkpoint",
+            where=str(path),
         )
     if _GELU[activation] != config.gelu:
         return (

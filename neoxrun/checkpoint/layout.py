@@ -77,6 +77,7 @@ def of(settings: Settings) -> Checkpoint:
     if settings.checkpoint is None:
         raise ConfigError(
             "the configuration names no checkpoint",
+            code="incomplete_configuration",
             hint="Set `load` in the configuration, or give --checkpoint DIR.",
         )
     folder = settings.checkpoint
@@ -84,6 +85,7 @@ def of(settings: Settings) -> Checkpoint:
     if others and not folder.exists():
         raise CheckpointError(
             f"the checkpoint folder {folder} does not exist, nor {listing(others)}",
+            code="missing_checkpoint",
             where=str(folder),
             hint=_download_hint(folder),
         )
@@ -104,16 +106,25 @@ def find(folder: Path, config: ModelConfig, iteration: int | None = None) -> Che
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise CheckpointError(f"the checkpoint folder {folder} {what}", where=str(folder), hint=_download_hint(folder))
+        raise CheckpointError(
+            f"the checkpoint folder {folder} {what}",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=_download_hint(folder),
+        )
     names = _names(folder)
     if not names:
         raise CheckpointError(
-            f"the checkpoint folder {folder} is empty", where=str(folder), hint=_download_hint(folder)
+            f"the checkpoint folder {folder} is empty",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=_download_hint(folder),
         )
     if any(_LAYER.fullmatch(name) or _RANK.fullmatch(name) or _is_zero3(name) for name in names):
         if iteration is not None and folder.absolute().name != f"global_step{iteration}":
             raise CheckpointError(
                 f"iteration {iteration} was asked for, but {folder.name} itself holds the weights",
+                code="missing_iteration",
                 where=str(folder),
                 hint="name the folder above it, or leave out `iteration`",
             )
@@ -125,6 +136,7 @@ def find(folder: Path, config: ModelConfig, iteration: int | None = None) -> Che
         if iteration is not None:
             raise CheckpointError(
                 f"iteration {iteration} was asked for, but a Hugging Face folder holds one model only",
+                code="missing_iteration",
                 where=str(folder),
                 hint="leave out `iteration`",
             )
@@ -132,6 +144,7 @@ def find(folder: Path, config: ModelConfig, iteration: int | None = None) -> Che
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "
         f"Face weights (it holds {listing(names)})",
+        code="missing_checkpoint",
         where=str(folder),
         hint=_download_hint(folder),
     )
@@ -141,7 +154,9 @@ def _names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
-        raise CheckpointError(f"cannot read the folder {folder}: {error.strerror}", where=str(folder)) from error
+        raise CheckpointError(
+            f"cannot read the folder {folder}: {error.strerror}", code="unreadable_checkpoint", where=str(folder)
+        ) from error
 
 
 def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
@@ -149,7 +164,12 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
     if iteration is not None:
         chosen = folder / f"global_step{iteration}"
         if not chosen.is_dir():
-            raise CheckpointError(f"there is no checkpoint of iteration {iteration}", where=str(chosen), hint=there)
+            raise CheckpointError(
+                f"there is no checkpoint of iteration {iteration}",
+                code="missing_iteration",
+                where=str(chosen),
+                hint=there,
+            )
         return chosen
     latest = folder / "latest"
     if not latest.exists():
@@ -158,22 +178,29 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
             return folder / steps[0]
         raise CheckpointError(
             f"{folder} has no file `latest` that says which of {listing(steps)} to take",
+            code="missing_iteration",
             where=str(latest),
             hint=f"choose one with --set iteration={steps[-1][11:]}, or write its name into {latest}",
         )
     try:
         tag = latest.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read `latest`: {error}", where=str(latest)) from error
+        raise CheckpointError(
+            f"cannot read `latest`: {error}", code="unreadable_checkpoint", where=str(latest)
+        ) from error
     if not tag:
-        raise CheckpointError("the file `latest` is empty", where=str(latest), hint=there)
+        raise CheckpointError("the file `latest` is empty", code="missing_iteration", where=str(latest), hint=there)
     if not tag.isprintable() or len(tag.encode()) > _LONGEST_NAME:
         raise CheckpointError(
-            "the file `latest` does not hold the name of a folder", where=str(latest), hint="write it there; " + there
+            "the file `latest` does not hold the name of a folder",
+            code="missing_iteration",
+            where=str(latest),
+            hint="write it there; " + there,
         )
     if not (folder / tag).is_dir():
         raise CheckpointError(
             f"`latest` names {tag!r}, and there is no such folder",
+            code="missing_iteration",
             where=str(latest),
             hint=f"{there}; put its weights there, or correct `latest`",
         )
@@ -197,6 +224,7 @@ def _neox(folder: Path, config: ModelConfig) -> Checkpoint:
             if key in layers:
                 raise CheckpointError(
                     f"{layers[key].name} and {name} are both there: both are rank {key[1]} of layer {key[0]}",
+                    code="mixed_checkpoints",
                     where=str(folder),
                     hint="move the files of one of the two checkpoints elsewhere",
                 )
@@ -208,6 +236,7 @@ def _neox(folder: Path, config: ModelConfig) -> Checkpoint:
     if zero3:
         raise CheckpointError(
             "the checkpoint was saved with ZeRO stage 3, whose zero_pp_rank_* files hold no whole tensors",
+            code="unsupported_checkpoint",
             where=str(folder),
             hint="save it from GPT-NeoX with zero_optimization.stage 2 or less",
         )
@@ -220,6 +249,7 @@ def _neox(folder: Path, config: ModelConfig) -> Checkpoint:
         return Checkpoint("sequential", folder, folder.absolute().name, source_tp, files, _sizes(files))
     raise CheckpointError(
         f"{folder} holds neither layer_*-model_states.pt nor mp_rank_*_model_states.pt files",
+        code="missing_checkpoint",
         where=str(folder),
         hint=_download_hint(folder.parent),
     )
@@ -257,6 +287,7 @@ def check_layers(found: set[int], config: ModelConfig, where: Path) -> None:
         if depth != config.num_layers and depth > 0 and found == set(layer_numbers(depth, tied)):
             raise CheckpointError(
                 f"the checkpoint has {depth} transformer layers, the configuration says {config.num_layers}",
+                code="mismatched_configuration",
                 where=str(where),
                 hint="use the configuration of this checkpoint, or name another with --checkpoint DIR",
             )
@@ -264,12 +295,14 @@ def check_layers(found: set[int], config: ModelConfig, where: Path) -> None:
     if config.tie_embeddings and found - expected == {head}:
         raise CheckpointError(
             f"the checkpoint has its own output layer ({head}), the configuration ties it to the embedding",
+            code="mismatched_configuration",
             where=str(where),
             hint="set no_weight_tying: true",
         )
     if not config.tie_embeddings and expected - found == {head}:
         raise CheckpointError(
             f"the checkpoint has no output layer: layer_{head:02d} is missing",
+            code="missing_shard",
             where=str(where),
             hint="get the missing files; or, if the embedding is the output layer, no_weight_tying: false",
         )
@@ -277,6 +310,7 @@ def check_layers(found: set[int], config: ModelConfig, where: Path) -> None:
         raise CheckpointError(
             f"the checkpoint has layer numbers that a model of {config.num_layers} layers does not have: "
             f"{listing(unexpected)}",
+            code="mismatched_configuration",
             where=str(where),
             hint="use the configuration that belongs to this checkpoint",
         )
@@ -286,6 +320,7 @@ def _hugging_face(folder: Path, config: ModelConfig, names: list[str]) -> Checkp
     if "config.json" not in names:
         raise CheckpointError(
             "the folder holds Hugging Face weights but no config.json",
+            code="missing_shard",
             where=str(folder / "config.json"),
             hint="get config.json from where the weights came from",
         )
@@ -298,7 +333,7 @@ def _hugging_face(folder: Path, config: ModelConfig, names: list[str]) -> Checkp
         if index in names:
             table = huggingface.read_json(folder / index).get("weight_map")
             if not isinstance(table, dict) or not table:
-                raise CheckpointError(f"{index} has no weight_map", where=str(folder / index))
+                raise CheckpointError(f"{index} has no weight_map", code="damaged_file", where=str(folder / index))
             shards = sorted({str(name) for name in table.values()})
             break
     _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
@@ -312,6 +347,7 @@ def _refuse_missing(folder: Path, missing: list[str]) -> None:
         count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
         raise CheckpointError(
             f"{count} missing from the checkpoint: {listing(missing)}",
+            code="missing_shard",
             where=str(folder),
             hint=_download_hint(folder, "copy or download the missing files again"),
         )
@@ -323,13 +359,17 @@ def _sizes(files: Iterable[Path]) -> int:
         if path.is_symlink() and not path.exists():
             raise CheckpointError(
                 f"{path.name} is a link to {path.readlink()}, which is not there",
+                code="missing_shard",
                 where=str(path),
                 hint=_download_hint(path.parent, "copy or download the missing file again"),
             )
         size = path.stat().st_size
         if size == 0:
             raise CheckpointError(
-                f"{path.name} is empty (0 bytes)", where=str(path), hint="copy or download the file again"
+                f"{path.name} is empty (0 bytes)",
+                code="damaged_file",
+                where=str(path),
+                hint="copy or download the file again",
             )
         total += size
     return total

@@ -55,6 +55,7 @@ def _refuse_missing_ranks(source: Source, rows: int) -> None:
             missing = [pattern.format(rank) for rank in range(there, ranks)]
             raise CheckpointError(
                 f"all files of {ranks - there} of the {ranks} tensor-parallel ranks are missing: {listing(missing)}",
+                code="missing_shard",
                 where=str(checkpoint.folder),
                 hint="copy or download these files too",
             )
@@ -71,12 +72,14 @@ def _vocab_rows(source: Source) -> int:
         if len(shape) != 2 or shape[1] != hidden or 0 in shape:
             raise CheckpointError(
                 f"{stored.name} has shape {list(shape)}, the configuration asks for [vocabulary, {hidden}]",
+                code="wrong_shape",
                 where=str(stored.file),
                 hint="use the configuration that belongs to this checkpoint",
             )
         if rows and shape[0] != rows[0]:
             raise CheckpointError(
                 f"the shards of {stored.name} differ: rank 0 has {rows[0]} rows, rank {rank} has {shape[0]}",
+                code="mixed_checkpoints",
                 where=str(stored.file),
                 hint="the files come from different checkpoints: copy or download them again",
             )
@@ -179,6 +182,7 @@ def _prove(
             if parameter is None or (name not in wanted and not _may_be_unused(layer, name, source.config)):
                 raise CheckpointError(
                     f"unexpected tensor {stored.name}: a model of this configuration has no use for it",
+                    code="wrong_tensors",
                     where=str(stored.file),
                     hint="compare the configuration's norm, bias, pos_emb and gpt_j_* options with it",
                 )
@@ -197,10 +201,15 @@ def _may_be_unused(layer: int, name: str, config: ModelConfig) -> bool:
 def _tensor(stored: Stored) -> Tensor:
     tensor = stored.tensor
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-        raise CheckpointError(f"{stored.name} is not a tensor but {type(tensor).__name__}", where=str(stored.file))
+        raise CheckpointError(
+            f"{stored.name} is not a tensor but {type(tensor).__name__}",
+            code="unsupported_checkpoint",
+            where=str(stored.file),
+        )
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(
             f"{stored.name} has type {tensor.dtype}; weights have to be fp16, bf16 or fp32",
+            code="unsupported_checkpoint",
             where=str(stored.file),
             hint="quantised checkpoints are not supported: use the original weights",
         )
@@ -232,6 +241,7 @@ def _wrong_shape(
             hint = "the model seems to have grouped-query attention (num_kv_heads), which is not supported"
     return CheckpointError(
         f"{stored.name} has shape {list(stored.tensor.shape)}, the configuration asks for {share}",
+        code="wrong_shape",
         where=str(stored.file),
         hint=hint,
     )
@@ -243,6 +253,7 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
         if count:
             return CheckpointError(
                 f"{stored.name} holds NaN or infinity in {count} of its {stored.tensor.numel()} numbers",
+                code="nonfinite_weights",
                 where=str(stored.file),
                 hint="copy or download the file again; if it was saved so, take the checkpoint of an earlier iteration",
             )
@@ -250,6 +261,7 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
     short = str(dtype).removeprefix("torch.")
     return CheckpointError(
         f"{stored.name} holds numbers that are too large for {short}",
+        code="nonfinite_weights",
         where=str(stored.file),
         hint="try --dtype bf16 or --dtype fp32",
     )
@@ -264,6 +276,7 @@ def _missing(checkpoint: Checkpoint, layer: int, rank: int, names: list[str]) ->
         where = checkpoint.folder
     return CheckpointError(
         f"layer {layer} has no {', '.join(names)}",
+        code="wrong_tensors",
         where=str(where),
         hint="use the configuration that belongs to this checkpoint, or copy or download the file again",
     )

@@ -83,10 +83,11 @@ class Source:
                     continue
                 key = huggingface.to_key(name, self.config.num_layers)
                 if key is None:
-                    raise CheckpointError(f"unexpected tensor {name}", where=str(path))
+                    raise CheckpointError(f"unexpected tensor {name}", code="wrong_tensors", where=str(path))
                 if key in index:
                     raise CheckpointError(
                         f"the tensor {name} is in {index[key][0].name} as well (as {index[key][1]})",
+                        code="mixed_checkpoints",
                         where=str(path),
                     )
                 index[key] = path, name
@@ -94,7 +95,9 @@ class Source:
             # torch.save writes the tied head a second time; transformers reads the embedding alone.
             index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
         if not index:
-            raise CheckpointError("the checkpoint holds no tensors", where=str(self.checkpoint.folder))
+            raise CheckpointError(
+                "the checkpoint holds no tensors", code="wrong_tensors", where=str(self.checkpoint.folder)
+            )
         check_layers({key.layer for key in index}, self.config, self.checkpoint.folder)
         return index
 
@@ -111,7 +114,9 @@ def _shard(path: Path, tensors: Mapping[str, Any]) -> Shard:
         key = canonical(str(name))
         if key in shard:
             raise CheckpointError(
-                f"the file holds {shard[key].name} and {name}, which are the same tensor", where=str(path)
+                f"the file holds {shard[key].name} and {name}, which are the same tensor",
+                code="wrong_tensors",
+                where=str(path),
             )
         shard[key] = Stored(tensor, str(name), path)
     return shard
@@ -123,6 +128,7 @@ def _sequential(path: Path) -> list[tuple[int, str, Any]]:
     if not isinstance(module, Mapping) or not module:
         raise CheckpointError(
             f"{path.name} holds no weights: they are in layer_*-model_states.pt files, and none is there",
+            code="missing_shard",
             where=str(path),
             hint="copy or download the layer files too",
         )
@@ -134,5 +140,5 @@ def _sequential(path: Path) -> list[tuple[int, str, Any]]:
         else:
             unknown.append(name)
     if unknown:
-        raise CheckpointError(f"unexpected tensors: {listing(unknown)}", where=str(path))
+        raise CheckpointError(f"unexpected tensors: {listing(unknown)}", code="wrong_tensors", where=str(path))
     return tensors

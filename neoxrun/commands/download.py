@@ -135,15 +135,19 @@ def _check_usage(args: argparse.Namespace) -> None:
     }
     chosen = [name for name, given in wanted.items() if given]
     if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} do not go together", hint="give one of them at a time")
+        raise UsageError(
+            f"{' and '.join(chosen)} do not go together", code="conflicting_options", hint="give one of them at a time"
+        )
     for option in ("revision", "to", "dry_run"):
         if getattr(args, option) and (args.verify or args.repair or args.list):
-            raise UsageError(f"--{option.replace('_', '-')} does not go with {chosen[0]}")
+            raise UsageError(f"--{option.replace('_', '-')} does not go with {chosen[0]}", code="conflicting_options")
     for name, value in (("MODEL", args.model), ("--revision", args.revision)):
         if value == "":
-            raise UsageError(f"{name} is empty; is a shell variable not set?")
+            raise UsageError(f"{name} is empty; is a shell variable not set?", code="invalid_value")
     if args.revision and args.tasks:
-        raise UsageError("--revision goes with a model of the Hugging Face hub, not with --tasks")
+        raise UsageError(
+            "--revision goes with a model of the Hugging Face hub, not with --tasks", code="conflicting_options"
+        )
 
 
 def _options(args: argparse.Namespace) -> Options:

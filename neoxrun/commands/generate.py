@@ -16,7 +16,7 @@ from neoxrun.generation import prompts as reading
 from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
-from neoxrun.launch import launcher as launch
+from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.plan import vocab_size_for_planning
 from neoxrun.terminal import streams
@@ -162,7 +162,11 @@ def run(args: argparse.Namespace) -> int:
         NeoxrunError: the command line, the configuration, the prompts or the output are wrong.
     """
     if "" in (args.input, args.output):
-        raise UsageError("-i and -o need the name of a file", hint="Is a shell variable empty? - is stdin or stdout.")
+        raise UsageError(
+            "-i and -o need the name of a file",
+            code="invalid_value",
+            hint="Is a shell variable empty? - is stdin or stdout.",
+        )
     settings = common.settings_of(args)
     defaults = settings.generation
     sampling = _sampling(args, replace(defaults.sampling, seed=settings.seed))
@@ -172,7 +176,9 @@ def run(args: argparse.Namespace) -> int:
     )
     if dialogue:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
-            raise UsageError("--interactive goes with neither -o, --resume, --num-samples nor --replicas")
+            raise UsageError(
+                "--interactive goes with neither -o, --resume, --num-samples nor --replicas", code="conflicting_options"
+            )
         args.replicas = 1
         streams.check_stdout()
         options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
@@ -192,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
             log.info(note)
         if options.output is not None and not args.resume:
             records.warn_of_replacing(options.output)
-    launch.run(
+    launcher.run_job(
         Job(
             "generate",
             settings,
@@ -217,14 +223,16 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
         streams.check_stdout()
     if output is not None:
         if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):
-            raise UsageError(f"the output {output} is the input", hint="Give another file with -o.")
+            raise UsageError(
+                f"the output {output} is the input", code="conflicting_options", hint="Give another file with -o."
+            )
         records.check_writable(output)
         if args.resume and output.exists() and not output.is_file():
-            raise UsageError(f"--resume needs a file to go on with, and {output} is none")
+            raise UsageError(f"--resume needs a file to go on with, and {output} is none", code="invalid_value")
         if args.resume:
             finished = records.finished_keys(output, prompts)
     elif args.resume:
-        raise UsageError("--resume needs a file to go on with", hint="Give one with -o FILE.")
+        raise UsageError("--resume needs a file to go on with", code="missing_option", hint="Give one with -o FILE.")
     return GenerateOptions(
         prompts=[prompt for prompt in prompts if prompt.key not in finished],
         finished=len(finished),
@@ -250,6 +258,7 @@ def _prompts(
         if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
             raise UsageError(
                 f"{source} is a stream, beside which no output file can be",
+                code="missing_option",
                 hint="Name the output with -o; - is stdout.",
             )
         found = reading.read(
@@ -287,18 +296,26 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(value)
     except ValueError:
-        raise UsageError(f"--logit-bias {text} is not ID=VALUE", hint="For example --logit-bias 187=-100.") from None
+        raise UsageError(
+            f"--logit-bias {text} is not ID=VALUE", code="invalid_value", hint="For example --logit-bias 187=-100."
+        ) from None
 
 
 def _check_bias(sampling: SamplingParams, settings: Settings) -> None:
     if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
-        raise UsageError(f"--logit-bias {largest}=...: the model has no such token, but ids 0 to {size - 1}")
+        raise UsageError(
+            f"--logit-bias {largest}=...: the model has no such token, but ids 0 to {size - 1}", code="invalid_value"
+        )
 
 
 def _prompt_end(args: argparse.Namespace, defaults: GenerationConfig) -> str:
     end = defaults.prompt_end if args.prompt_end is None else _unescape(args.prompt_end)
     if not end:
-        raise UsageError("--prompt-end is empty", hint=r"Give the text between two prompts, for example '\n---\n'.")
+        raise UsageError(
+            "--prompt-end is empty",
+            code="invalid_value",
+            hint=r"Give the text between two prompts, for example '\n---\n'.",
+        )
     return end
 
 

@@ -65,6 +65,7 @@ def _check_attention(options: Options) -> None:
     if described != num_layers:
         raise ConfigError(
             f"attention_config describes {described} layers, but num_layers is {num_layers}",
+            code="conflicting_options",
             where=entry.where,
         )
 
@@ -106,6 +107,7 @@ def read(options: Options) -> ModelConfig:
         raise ConfigError(
             f"rotary_pct {rotary_pct:g} of {hidden // heads} dims a head are {rotary_dims} rotary dims: "
             "there must be an even number of them, and at least 2",
+            code="invalid_value",
             where=options.where("rotary_pct", "hidden_size"),
         )
     fused, onnx_safe = options.flag("bias_gelu_fusion", False), options.flag("onnx_safe", False)
@@ -149,6 +151,7 @@ def _intermediate_size(options: Options, hidden: int) -> int:
         raise ConfigError(
             f"an MLP of width {width} with mlp_multiple_of {multiple} does not fit together: "
             f"{rounded} is not a multiple of {2 * multiple}",
+            code="conflicting_options",
             where=options.where("intermediate_size", "expansion_factor", "mlp_multiple_of", "hidden_size"),
         )
     return rounded

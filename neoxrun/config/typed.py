@@ -37,7 +37,9 @@ class Options:
     def refusal(self, name: str, says: str, hint: str | None = None) -> ConfigError:
         """The error that an option's value is not what it must be."""
         entry = self._entries[name]
-        return ConfigError(f"{name} must be {says}, not {_show(entry.value)}", where=entry.where, hint=hint)
+        return ConfigError(
+            f"{name} must be {says}, not {_show(entry.value)}", code="invalid_value", where=entry.where, hint=hint
+        )
 
     def unsupported(self, name: str, supported: str, value: object = None) -> ConfigError:
         """The error for a value that GPT-NeoX knows, that changes the result, and that is not implemented.
@@ -50,6 +52,7 @@ class Options:
         entry = self._entries[name]
         return ConfigError(
             f"{name}: {_show(entry.value if value is None else value)} is not supported",
+            code="unsupported_option",
             where=entry.where,
             hint=f"supported: {supported}; an option that changes the result is never passed over",
         )

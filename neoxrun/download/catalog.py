@@ -116,6 +116,7 @@ class Catalog:
             return Model(name=name, folder=name.partition("/")[2], hub=name)
         raise UsageError(
             f"there is no model {name!r} to download{_nearest(name, self.models)}",
+            code="unknown_download",
             hint="`neoxrun download --list` shows all; a repository of the Hugging Face hub is given as OWNER/NAME",
         )
 
@@ -129,6 +130,7 @@ class Catalog:
             return self.tasks[name]
         raise UsageError(
             f"there is no data of a task {name!r} to download{_nearest(name, self.tasks)}",
+            code="unknown_download",
             hint=f"known tasks: {', '.join(sorted(self.tasks))}",
         )
 
@@ -150,7 +152,9 @@ def load() -> Catalog:
     for path in [SHIPPED, *filter(Path.is_file, [user_file()])]:
         for key, entry in yaml_source.read_file(path).items():
             if key not in ("models", "tasks"):
-                raise ConfigError(f"{key} is not known here: there are `models` and `tasks`", where=entry.where)
+                raise ConfigError(
+                    f"{key} is not known here: there are `models` and `tasks`", code="unknown_option", where=entry.where
+                )
             reader = _Reader(entry.where)
             for name, value in reader.mapping(entry.value, key).items():
                 if key == "models":
@@ -168,7 +172,11 @@ def mirror(url: str) -> str:
     """
     problem = url_problem(url)
     if problem:
-        raise UsageError(f"{shown_url(url)!r} is not a mirror: {problem}", hint="for example https://host/folder/")
+        raise UsageError(
+            f"{shown_url(url)!r} is not a mirror: {problem}",
+            code="invalid_value",
+            hint="for example https://host/folder/",
+        )
     return url.rstrip("/") + "/"
 
 
@@ -228,7 +236,7 @@ class _Reader:
         self._where = where
 
     def refuse(self, what: str, says: str) -> ConfigError:
-        return ConfigError(f"{what} should be {says}", where=self._where)
+        return ConfigError(f"{what} should be {says}", code="invalid_value", where=self._where)
 
     def mapping(self, value: object, what: str) -> dict[str, Any]:
         if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
@@ -260,14 +268,16 @@ class _Reader:
         fields = self.mapping(value, what)
         if unknown := fields.keys() - known:
             close = _nearest(min(unknown), known)
-            raise ConfigError(f"{what} has an unknown key {min(unknown)}{close}", where=self._where)
+            raise ConfigError(
+                f"{what} has an unknown key {min(unknown)}{close}", code="unknown_option", where=self._where
+            )
         return fields
 
     def name(self, value: object, what: str) -> str:
         try:
             return safe_name(self.text(value, what))
         except NetworkError as error:
-            raise ConfigError(f"{what}: {error.message}", where=self._where) from error
+            raise ConfigError(f"{what}: {error.message}", code="invalid_value", where=self._where) from error
 
     def model(self, name: str, value: object) -> Model:
         fields = self.keys(value, name, _MODEL_KEYS)
@@ -311,7 +321,7 @@ class _Reader:
             try:
                 names = [name for pattern in self.texts(value, what) for name in expand(pattern)]
             except ValueError as error:
-                raise ConfigError(f"{what}: {error}", where=self._where) from error
+                raise ConfigError(f"{what}: {error}", code="invalid_value", where=self._where) from error
             return [Known(self.name(name, what)) for name in names]
         return [self._file(name, facts, what) for name, facts in self.mapping(value, what).items()]
 

@@ -18,8 +18,8 @@ from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, Underway, pa
 from neoxrun.download.threads import join, start_each
 from neoxrun.download.transfer import Check, Transfer
 from neoxrun.download.trouble import Stopped
-from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
-from neoxrun.terminal.log import log
+from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, classify, writing_code
+from neoxrun.terminal.log import details_of, log
 from neoxrun.terminal.progress import Board
 from neoxrun.terminal.words import human_bytes
 
@@ -64,7 +64,7 @@ def fetch(
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
     """
     if jobs < 1:
-        raise UsageError(f"{jobs} files at a time is too few")
+        raise UsageError(f"{jobs} files at a time is too few", code="invalid_value")
     _check_names(files)
     stop = threading.Event()
     client = Client(options, stop)
@@ -85,7 +85,9 @@ def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
+        raise DataError(
+            f"the folder cannot be made: {error.strerror}", code=writing_code(error), where=str(folder)
+        ) from error
 
 
 @contextmanager
@@ -101,11 +103,14 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise DataError(
             f"another neoxrun is downloading into this folder (process {_holder(path)})",
+            code="folder_in_use",
             where=str(folder),
             hint="Wait for it, or end it: what has arrived is kept.",
         ) from error
     except OSError as error:
-        raise DataError(f"the folder cannot be written to: {error.strerror}", where=str(folder)) from error
+        raise DataError(
+            f"the folder cannot be written to: {error.strerror}", code=writing_code(error), where=str(folder)
+        ) from error
     try:
         yield
     finally:
@@ -149,13 +154,13 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
     names: set[str] = set()
     for file in files:
         if safe_name(file.name) in names:
-            raise NetworkError(f"the list of files has {file.name} twice")
+            raise NetworkError(f"the list of files has {file.name} twice", code="bad_answer")
         names.add(file.name)
     for name in names:
         parts = name.split("/")
         inside = next(("/".join(parts[:n]) for n in range(1, len(parts)) if "/".join(parts[:n]) in names), None)
         if inside is not None:
-            raise NetworkError(f"the list of files has {inside} both as a file and as a folder")
+            raise NetworkError(f"the list of files has {inside} both as a file and as a folder", code="bad_answer")
 
 
 def _sizes(files: Sequence[RemoteFile], folder: Path, options: Options, jobs: int) -> dict[str, int | None]:
@@ -178,6 +183,7 @@ def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
     if needed and needed + _SPARE_BYTES > free:
         raise DataError(
             f"{human_bytes(needed)} are still to arrive, but only {human_bytes(free)} are free on this disk",
+            code="disk_full",
             where=str(folder),
             hint="Make room, or name a folder on another disk with --to DIR.",
         )
@@ -239,11 +245,9 @@ class _Run:
             self._transfer(file)
         except Stopped:
             pass
-        except NeoxrunError as error:
-            self._fail(error)
         except Exception as error:
-            log.debug("while downloading", exc_info=True)
-            self._fail(defect(error))
+            details_of(error)
+            self._fail(classify(error))
 
     def _transfer(self, file: RemoteFile) -> None:
         running = Underway(file.name, self.sizes[file.name], self.board.say)

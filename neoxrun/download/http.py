@@ -63,7 +63,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.ca_bundle is not None and not self.ca_bundle.exists():
-            raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(self.ca_bundle))
+            raise UsageError(
+                "the file of certificates (--ca-bundle) is not there", code="invalid_value", where=str(self.ca_bundle)
+            )
 
 
 class Client:

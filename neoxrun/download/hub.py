@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 from neoxrun.download.catalog import url_problem
 from neoxrun.download.proof import WEIGHTS
 from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, safe_name, shown_url
-from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
+from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError, writing_code
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import printable
 
@@ -111,7 +111,11 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     token = get_token() if endpoint is None else None
     endpoint = (endpoint or default_endpoint()).rstrip("/")
     if problem := url_problem(endpoint):
-        raise UsageError(f"{shown_url(endpoint)} is not the address of a hub: {problem}", hint="see HF_ENDPOINT")
+        raise UsageError(
+            f"{shown_url(endpoint)} is not the address of a hub: {problem}",
+            code="bad_environment",
+            hint="see HF_ENDPOINT",
+        )
     api = HfApi(endpoint=endpoint, token=token or False)
 
     def ask() -> Any:
@@ -120,11 +124,12 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     info = _ask(ask, api, name, revision)
     siblings = {file.rfilename: file for file in info.siblings or []}
     if not isinstance(info.sha, str) or not info.sha.isalnum():
-        raise NetworkError(f"{_host(endpoint)} does not say which commit of {name} {revision} is")
+        raise NetworkError(f"{_host(endpoint)} does not say which commit of {name} {revision} is", code="bad_answer")
     chosen = choose(siblings)
     if not chosen:
         raise NetworkError(
             f"the repository {name} holds no weights that neoxrun reads",
+            code="not_found",
             where=shown_url(f"{endpoint}/{name}"),
             hint="it needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files",
         )
@@ -180,7 +185,9 @@ def from_cache(repository: Repository, folder: Path) -> list[str]:
         try:
             _take(source, target, link=target.suffix in WEIGHTS)
         except OSError as error:
-            raise DataError(f"{target} cannot be written: {error.strerror}", where=str(target)) from error
+            raise DataError(
+                f"{target} cannot be written: {error.strerror}", code=writing_code(error), where=str(target)
+            ) from error
         found.append(file.name)
     return found
 
@@ -202,7 +209,7 @@ def _trust(ca_bundle: Path | None) -> None:
     chosen = str(ca_bundle) if ca_bundle is not None else os.environ.get("REQUESTS_CA_BUNDLE")
     if chosen and (ca_bundle is not None or not os.environ.get("SSL_CERT_FILE")):
         if not Path(chosen).exists():
-            raise UsageError("the file of certificates is not there", where=chosen)
+            raise UsageError("the file of certificates is not there", code="invalid_value", where=chosen)
         os.environ["SSL_CERT_DIR" if Path(chosen).is_dir() else "SSL_CERT_FILE"] = chosen
 
 
@@ -229,13 +236,16 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
             log.debug(f"{_host(api.endpoint)}: {_reason(error)}; trying again in {pause:g} s")
             time.sleep(pause)
         except HFValidationError as error:
-            raise UsageError(f"{name} is not the name of a repository: {_reason(error)}") from error
+            raise UsageError(
+                f"{name} is not the name of a repository: {_reason(error)}", code="invalid_value"
+            ) from error
         except ConnectionError as error:  # OfflineModeIsEnabled is one
             raise _refusal(error, None, api, name, revision) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.debug(f"{_host(api.endpoint)}: {type(error).__name__}: {_reason(error)}")
             raise NetworkError(
                 f"{_host(api.endpoint)} does not answer as the Hugging Face hub does",
+                code="bad_answer",
                 where=shown_url(api.endpoint),
                 hint="check HF_ENDPOINT and --mirror; a web page that asks to log in to the network looks so too",
             ) from error
@@ -248,35 +258,51 @@ def _refusal(error: Exception, status: int | None, api: HfApi, name: str, revisi
     host, where = _host(api.endpoint), shown_url(f"{api.endpoint}/{name}")
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return NetworkError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="unset it to download")
+        return NetworkError(
+            "HF_HUB_OFFLINE is set, so the hub is not asked", code="unreachable_server", hint="unset it to download"
+        )
     if isinstance(error, errors.GatedRepoError):
         return NetworkError(
             f"{name} is gated: its owner lets in only who has asked",
+            code="access_refused",
             where=where,
             hint=f"ask on that page, then {log_in}",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return NetworkError(
             f"{name} has no revision {printable(revision)}{_nearest_revision(api, name, revision)}",
+            code="not_found",
             where=where,
             hint="branches, tags and commits are revisions; leave out --revision for the newest",
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return NetworkError(
             f"{host} has no repository {name}, or does not show it to you",
+            code="not_found",
             where=where,
             hint=f"check the name; if it is private, {log_in}; if a token is set, check that it is still valid",
         )
     if status == 403:
         return NetworkError(
-            f"{host} refuses access to {name}", where=where, hint=f"{log_in}, with a token that may read it"
+            f"{host} refuses access to {name}",
+            code="access_refused",
+            where=where,
+            hint=f"{log_in}, with a token that may read it",
         )
     if status == 429:
-        return NetworkError(f"{host} asks for patience: too many requests", where=where, hint=f"wait, or {log_in}")
+        return NetworkError(
+            f"{host} asks for patience: too many requests",
+            code="too_many_requests",
+            where=where,
+            hint=f"wait, or {log_in}",
+        )
     if status is not None:
-        return NetworkError(f"{host} answers with error {status}", where=where, hint="try again later")
+        return NetworkError(
+            f"{host} answers with error {status}", code="bad_answer", where=where, hint="try again later"
+        )
     return NetworkError(
         f"{host} cannot be reached: {_reason(error)}",
+        code="unreachable_server",
         where=where,
         hint="check the network and the proxy settings; HF_ENDPOINT or --mirror names another hub, --ca-bundle a "
         "proxy's certificates",

@@ -116,7 +116,9 @@ def _name_below(reference: str, base: str) -> str | None:
         return None
     name = unquote(inner)
     if "/" in name:
-        raise NetworkError(f"a listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
+        raise NetworkError(
+            f"a listing has a file name with a slash in it: {printable(name)}", code="bad_answer", where=shown_url(base)
+        )
     # A manifest is of whoever downloaded the files to that server.
     return None if name == MANIFEST_NAME else safe_name(name) + slash
 
@@ -144,7 +146,9 @@ class _Tree:
             elif depth > 0:
                 self._folder(whole, depth - 1)
             if self._folders > _MOST_FOLDERS or len(self._files) > _MOST_FILES:
-                raise NetworkError("more files and folders than can be right", where=shown_url(self._root))
+                raise NetworkError(
+                    "more files and folders than can be right", code="bad_answer", where=shown_url(self._root)
+                )
 
     def _page(self, url: str) -> tuple[str, str]:
         """The text of a listing, and the address it has after redirects."""
@@ -158,7 +162,10 @@ class _Tree:
                 failures += 1
                 if not trouble.again or failures >= (options.tries if trouble.reached else options.few_tries):
                     raise NetworkError(
-                        f"no list of files: {trouble.reason}", where=shown_url(url), hint=trouble.hint
+                        f"no list of files: {trouble.reason}",
+                        code="failed_download",
+                        where=shown_url(url),
+                        hint=trouble.hint,
                     ) from trouble
                 self._client.stop.wait(wait_seconds(trouble, failures, options))
 

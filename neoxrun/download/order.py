@@ -107,7 +107,10 @@ def of_model(
         )
     else:
         if revision is not None:
-            raise UsageError(f"{model.name} has no revisions: it is a folder of files, not a hub repository")
+            raise UsageError(
+                f"{model.name} has no revisions: it is a folder of files, not a hub repository",
+                code="conflicting_options",
+            )
         model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
         files = _tree(model, options, given)
         source = Manifest(model=model.name, mirrors=tuple(shown_url(url) for url in model.mirrors))
@@ -127,6 +130,7 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
             if not any(file.name.lower().endswith(proof.WEIGHTS) for file in found):
                 raise NetworkError(
                     f"the page of {model.name} lists no weights ({counted(len(found), 'file')})",
+                    code="bad_answer",
                     where=shown_url(url),
                     hint="It may be the login page of the network: open it in a browser. `files` in models.yml names "
                     "what a server without a listing has.",
@@ -136,7 +140,9 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
             if url == model.mirrors[-1]:
                 raise
             log.info(f"{error.message}; on to the next mirror")
-    raise ConfigError(f"{model.name} has neither mirrors nor files", hint="give one with --mirror")
+    raise ConfigError(
+        f"{model.name} has neither mirrors nor files", code="incomplete_configuration", hint="give one with --mirror"
+    )
 
 
 def with_checksums(
@@ -165,6 +171,7 @@ def with_checksums(
         if unknown and len(unknown) == len(files):
             raise DataError(
                 "the manifest that was given names none of the files to download",
+                code="bad_file",
                 hint=f"it names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}: "
                 "names are paths below the folder, as `sha256sum` writes them there",
             )
@@ -213,6 +220,7 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
         raise CheckpointError(
             f"the index of the weights names {counted(len(missing), 'file')} that {order.name} does not have: "
             + ", ".join(missing[:5]),
+            code="missing_shard",
             where=str(order.folder),
             hint="What is there was kept. The weights are not complete where they come from: ask their owner, or "
             "name another source.",
@@ -233,6 +241,7 @@ def checker(blobs: Mapping[str, str]) -> Check:
         if blob is not None and proof.git_blob(path) != blob:
             raise CheckpointError(
                 f"the contents of {file.name} are not what the hub has under that name",
+                code="wrong_checksum",
                 where=str(path),
                 hint="What arrived is not used. Try again later.",
             )

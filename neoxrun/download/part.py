@@ -239,7 +239,12 @@ def _refusals(path: Path) -> Iterator[None]:
     except OSError as error:
         said = _FULL.get(error.errno or 0)
         if said is None:
-            raise DataError(f"the system says: {error.strerror or error}", where=str(path)) from error
+            raise DataError(
+                f"the system says: {error.strerror or error}", code="unwritable_file", where=str(path)
+            ) from error
         raise DataError(
-            said, where=str(path), hint="Make room and give the same command again: it goes on where it stopped."
+            said,
+            code="disk_full",
+            where=str(path),
+            hint="Make room and give the same command again: it goes on where it stopped.",
         ) from error

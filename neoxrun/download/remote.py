@@ -94,6 +94,7 @@ def safe_name(name: str) -> str:
     if reason is not None:
         raise NetworkError(
             f"a file name that cannot be used ({reason}): {printable(name)}",
+            code="bad_answer",
             hint="Nothing was written. A list of files from a server must name files inside one folder.",
         )
     return name

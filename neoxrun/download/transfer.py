@@ -161,6 +161,7 @@ class Transfer:
             hint = "Another try would end the same: check the address, or name another source with --mirror."
         return NetworkError(
             f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'nothing says from where'}",
+            code="failed_download",
             where=troubles[0][0] if len(troubles) == 1 else None,
             hint=hints[0] if hints else hint,
         )
@@ -204,6 +205,7 @@ class Transfer:
                 raise _Spoilt(
                     CheckpointError(
                         f"the checksum of {self._file.name} is wrong: SHA-256 {part.hexdigest()} instead of {expected}",
+                        code="wrong_checksum",
                         where=str(corrupt_path(self._path)),
                         hint="What arrived was set aside under that name and is not used. Try again later, or name "
                         "another source with --mirror.",

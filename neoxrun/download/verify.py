@@ -58,12 +58,13 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
         Interrupted: Ctrl-C.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}", where=str(folder))
+        raise DataError(f"there is no folder {folder}", code="missing_file", where=str(folder))
     expected = {} if known is None else dict(known.files)
     names = sorted({*expected, *_checkable(folder), *proof.missing_shards(folder)})
     if not names:
         raise DataError(
             f"there is nothing to check in {folder}: no {manifest.NAME}, no weights",
+            code="missing_file",
             where=str(folder),
             hint="name the folder that a model was downloaded into",
         )
@@ -224,6 +225,7 @@ def refusal(verdict: Verdict) -> NeoxrunError:
     """The error for a folder with files that are not right."""
     return CheckpointError(
         f"{_are(verdict.wrong)} not right: {_some(verdict.wrong)}",
+        code="verification_failed",
         where=str(verdict.folder),
         hint=f"`neoxrun download --repair {verdict.folder}` fetches just what is not right",
     )
@@ -233,6 +235,7 @@ def left_alone(names: Sequence[str], folder: Path) -> NeoxrunError:
     """The error for files that are not right and that ``repair`` did not touch."""
     return CheckpointError(
         f"{_are(names)} not right and left alone, since nothing says where from: {_some(names)}",
+        code="verification_failed",
         where=str(folder),
         hint="move away what is your own; for what is the model's, `neoxrun download MODEL --to "
         f"{folder}` fetches only what is not right",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from neoxrun.checkpoint import layout
 from neoxrun.checkpoint import load as loading
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.engine.runner import Runner
-from neoxrun.errors import CheckpointError, NeoxrunError, RankError
+from neoxrun.errors import CheckpointError, NeoxrunError, classify
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -24,7 +22,6 @@ from neoxrun.planning.memory import DeviceKind, scoring_tokens, stage_needs
 from neoxrun.planning.placement import usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
-from neoxrun.terminal.words import human_bytes
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer import load as load_tokenizer
 
@@ -107,11 +104,9 @@ def open_session(
                 settings.model, tensor=mesh.tp, dtype=dtype, kind=_kind(mesh.device), spare=cache_bytes
             ),
         )
-    except NeoxrunError as error:
-        failure = error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
-        failure = out_of_memory(error, mesh.rank)
-        if failure is None:
+    except Exception as error:
+        failure = classify(error, mesh.rank)
+        if failure is not error and failure.code != "out_of_memory":
             raise
     said: dict[str, None] = {}
     others = meshes.gather_from_all((failure, model, warnings, session and session.scoring_tokens))
@@ -124,6 +119,7 @@ def open_session(
         if other_model != others[0][1]:
             differing = CheckpointError(
                 f"rank {rank} has another checkpoint or tokenizer than rank 0",
+                code="different_checkpoints",
                 hint="Give every host the same files, and the same `latest` or --set iteration=N.",
             )
             differing.shared = True
@@ -132,27 +128,6 @@ def open_session(
         log.warning(warning)
     assert session is not None
     return replace(session, scoring_tokens=min(tokens for *_, tokens in others))
-
-
-def out_of_memory(error: BaseException, rank: int) -> RankError | None:
-    """``error`` as a clear one if it says that memory ran out, else None."""
-    text = str(error)
-    wanting = (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "DefaultCPUAllocator" in text
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    )
-    if not wanting:
-        return None
-    match = re.search(r"tried to allocate ([\d.]+) (\w+)", text, re.IGNORECASE)
-    wanted = ""
-    if match:
-        amount = human_bytes(int(match[1])) if match[2] == "bytes" else f"{match[1]} {match[2]}"
-        wanted = f", which asked for {amount} more"
-    return RankError(
-        f"out of memory on rank {rank}{wanted}",
-        hint="Lower --batch-size, spread the model over more devices (--tp, --pp), or see `neoxrun plan`.",
-    )
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:
@@ -185,6 +160,7 @@ def _loaded(
     if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the checkpoint's vocabulary has {vocab_size}",
+            code="mismatched_tokenizer",
             where=str(settings.tokenizer.vocab_file),
             hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )

@@ -76,6 +76,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if eod is None:
             raise DataError(
                 f"the tokenizer has no {END_OF_DOCUMENT}, which a text without a context begins with",
+                code="bad_tokenizer",
                 where=str(session.settings.tokenizer.vocab_file),
             )
         self._session, self._copies, self._cache = session, copies, cache
@@ -204,6 +205,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if max(ids) >= rows:
             raise DataError(
                 f"the tokenizer gives id {max(ids)}, but the model has {rows} ids",
+                code="bad_tokenizer",
                 where=self.tokenizer_name,
                 hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
             )

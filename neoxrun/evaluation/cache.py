@@ -49,6 +49,7 @@ class AnswerCache:
         except sqlite3.Error as error:
             raise DataError(
                 f"{path} is not a file of answers: {error}",
+                code="bad_file",
                 where=str(path),
                 hint="Give another file with --cache; a new one is made.",
             ) from error
@@ -97,6 +98,7 @@ class AnswerCache:
     def _unusable(self, error: Exception) -> DataError:
         return DataError(
             f"the cache {self._path} cannot be used: {error}",
+            code="bad_file",
             where=str(self._path),
             hint="Give another file with --cache, in a folder that exists and can be written; a new one is made.",
         )

@@ -87,12 +87,16 @@ class Catalog:
     def __init__(self, include_path: Path | None = None) -> None:
         spec = importlib.util.find_spec("lm_eval")
         if spec is None or not spec.submodule_search_locations:
-            raise UsageError("lm-eval is not installed", hint="Install neoxrun anew: it brings lm-eval.")
+            raise UsageError(
+                "lm-eval is not installed", code="missing_package", hint="Install neoxrun anew: it brings lm-eval."
+            )
         self._known = _read_folder(Path(spec.submodule_search_locations[0]) / "tasks", own=False)
         if include_path is not None:
             if not include_path.is_dir():
                 raise UsageError(
-                    f"the folder of task files {include_path} does not exist", hint="Check --include-path."
+                    f"the folder of task files {include_path} does not exist",
+                    code="invalid_value",
+                    hint="Check --include-path.",
                 )
             self._known |= _read_folder(include_path.absolute(), own=True)
 
@@ -116,10 +120,10 @@ class Catalog:
                 continue
             matching = [pattern] if pattern in self._known else self._glob(pattern)
             if not matching:
-                raise DataError(f"there is no task {pattern!r}", hint=self._nearest(pattern))
+                raise DataError(f"there is no task {pattern!r}", code="unknown_task", hint=self._nearest(pattern))
             found |= dict.fromkeys(matching)
         if not found:
-            raise UsageError("no task is named", hint="Name one, such as lambada_openai.")
+            raise UsageError("no task is named", code="missing_option", hint="Name one, such as lambada_openai.")
         return list(found)
 
     def select(self, names: Iterable[str]) -> Selection:
@@ -153,7 +157,7 @@ class Catalog:
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         entry = self._known[name]
         if name in inside:
-            raise DataError(f"the group {name} contains itself", where=str(entry.path))
+            raise DataError(f"the group {name} contains itself", code="bad_task", where=str(entry.path))
         inside = (*inside, name)
         known[name] = entry
         if entry.path is None:
@@ -242,7 +246,7 @@ def _configuration(path: Path) -> dict[str, Any]:
 
     def whole(name: str) -> dict[str, Any]:
         if (name := os.path.normpath(name)) in seen:
-            raise DataError(f"the task file {name} includes itself", where=name)
+            raise DataError(f"the task file {name} includes itself", code="bad_task", where=name)
         seen.add(name)
         return _with_included(name, _bytes(name), whole)
 
@@ -254,9 +258,13 @@ def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, An
     try:
         values = read_values(data) or {}
     except ConfigError as error:
-        raise DataError(error.message, where=f"{path}{error.where or ''}") from None
+        raise DataError(error.message, code="bad_task", where=f"{path}{error.where or ''}") from None
     if not isinstance(values, dict):
-        raise DataError("a task file is a list of `option: value` pairs, and this one holds something else", where=path)
+        raise DataError(
+            "a task file is a list of `option: value` pairs, and this one holds something else",
+            code="bad_task",
+            where=path,
+        )
     included = values.pop("include", None) or []
     merged: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
@@ -268,4 +276,6 @@ def _bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"the task file {path} cannot be read: {error.strerror}", where=path) from None
+        raise DataError(
+            f"the task file {path} cannot be read: {error.strerror}", code="unreadable_file", where=path
+        ) from None

@@ -23,16 +23,18 @@ def check(name: str, task: Any, limit: float | None) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         refuse_programs(name)
     if getattr(task, "MULTIMODAL", False):
-        raise UsageError(f"{name} asks about more than text, which these models cannot read")
+        raise UsageError(f"{name} asks about more than text, which these models cannot read", code="unsupported_task")
     try:
         task.build_all_requests(limit=1)
         wrong = _wrong_answer(task, limit)
     except Exception as error:  # the code and the templates of a task may do anything
         raise DataError(
-            f"lm-eval cannot make the requests of {name}: {type(error).__name__}: {error}", hint=FIELDS_HINT
+            f"lm-eval cannot make the requests of {name}: {type(error).__name__}: {error}",
+            code="bad_task",
+            hint=FIELDS_HINT,
         ) from error
     if wrong is not None:
-        raise DataError(f"{name}: {wrong}, so that no answer can be right", hint=FIELDS_HINT)
+        raise DataError(f"{name}: {wrong}, so that no answer can be right", code="bad_task", hint=FIELDS_HINT)
 
 
 def _wrong_answer(task: Any, limit: float | None) -> str | None:

@@ -95,19 +95,26 @@ def read(path: Path) -> tuple[Figures, ...]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"the figures {path} cannot be read: {error.strerror}", where=str(path), hint=_FORMAT) from None
+        raise DataError(
+            f"the figures {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+            hint=_FORMAT,
+        ) from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}", where=str(path), hint=_FORMAT) from None
+        raise DataError(f"{path} is not JSON: {error}", code="bad_file", where=str(path), hint=_FORMAT) from None
     except RecursionError:
-        raise DataError(f"{path} is nested too deeply", where=str(path), hint=_FORMAT) from None
+        raise DataError(f"{path} is nested too deeply", code="bad_file", where=str(path), hint=_FORMAT) from None
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
         try:
             figures = _figures(content, str(path))
         except (OverflowError, RecursionError, TypeError) as error:
-            raise DataError(f"{path} holds other values than figures: {error}", where=str(path), hint=_FORMAT) from None
+            raise DataError(
+                f"{path} holds other values than figures: {error}", code="bad_file", where=str(path), hint=_FORMAT
+            ) from None
         if any(figures.results.values()):
             return (figures,)
-    raise DataError(f"{path} holds no figures", where=str(path), hint=_FORMAT)
+    raise DataError(f"{path} holds no figures", code="bad_file", where=str(path), hint=_FORMAT)
 
 
 def label(key: str) -> str:

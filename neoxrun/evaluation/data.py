@@ -73,9 +73,15 @@ def load(found: Found) -> PreparedTasks:
     try:
         task_dict: dict[str, Any] = dict(manager.load(parts))
     except ValueError as error:
-        raise UsageError(f"a task is named twice: {error}", hint="Name the group or the task, not both.") from None
+        raise UsageError(
+            f"a task is named twice: {error}", code="conflicting_options", hint="Name the group or the task, not both."
+        ) from None
     if not task_dict["tasks"]:
-        raise DataError(f"there are no tasks in {', '.join(found.names)}", hint="Check the list in the group's file.")
+        raise DataError(
+            f"there are no tasks in {', '.join(found.names)}",
+            code="bad_task",
+            hint="Check the list in the group's file.",
+        )
     for task in task_dict["tasks"].values():
         task.set_config(key="num_fewshot", value=shots(task.get_config("num_fewshot"), found.num_fewshot))
     return PreparedTasks(task_dict, sources)
@@ -101,6 +107,7 @@ def _built(manager: TaskManager, name: str) -> list[Any]:
     except Exception as error:  # the code of a task may do anything
         raise DataError(
             f"lm-eval cannot build {name}: {type(error).__name__}: {error}",
+            code="bad_task",
             hint=f"lm-eval's own messages, above, may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
@@ -136,6 +143,7 @@ def _answered_from(found: Found, sources: dict[str, dict[str, Any]]) -> Iterator
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
+                code="missing_data",
                 where=str(found.data_dir),
                 hint=fetch_hint(users, found.data_dir) if users else None,
             ) from error
@@ -165,7 +173,9 @@ def _local(dataset: DatasetName, users: list[TaskData], data_dir: Path, source: 
             tables[split] = datasets.Dataset.from_list(given.documents)
         except Exception as error:  # pyarrow's, for values of one field that differ in type
             raise DataError(
-                f"the documents of {split} do not fit together: {error}", where=str(given.files[0].path)
+                f"the documents of {split} do not fit together: {error}",
+                code="bad_data",
+                where=str(given.files[0].path),
             ) from error
     source["from"] = "local files"
     source["splits"] = {

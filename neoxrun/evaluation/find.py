@@ -88,7 +88,7 @@ def find(
         DataError: no such task; data that is neither there nor to be had; a file that is damaged.
     """
     if not data_dir.is_dir() and data_dir != default_data_dir():
-        raise DataError(f"the data folder {data_dir} does not exist", hint="Check --data-dir.")
+        raise DataError(f"the data folder {data_dir} does not exist", code="missing_file", hint="Check --data-dir.")
     catalog = Catalog(include_path)
     selection = catalog.select(catalog.match(patterns))
     tasks = tuple(_understood(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
@@ -106,6 +106,7 @@ def _understood(name: str, values: Mapping[str, Any], num_fewshot: int | None, d
     except (AttributeError, TypeError) as error:
         raise DataError(
             f"the file of the task {name} is not as lm-eval takes it: {error}",
+            code="bad_task",
             hint=f"Check in it {', '.join(sorted(values))}.",
         ) from error
 
@@ -138,6 +139,7 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
             raise UsageError(
                 f"{name} has no documents of its own for few-shot examples: "
                 f"they would come from {scored}, the split that is scored",
+                code="unsupported_task",
                 hint="Run it without examples: --num-fewshot 0.",
             )
         if drawn == scored:
@@ -148,7 +150,9 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
 
 def refuse_programs(name: str) -> NoReturn:
     """Of a task that runs what the model writes."""
-    raise UsageError(f"{name} runs program text that the model writes, which neoxrun does not do")
+    raise UsageError(
+        f"{name} runs program text that the model writes, which neoxrun does not do", code="unsupported_task"
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -180,6 +184,7 @@ def _is_local(task: TaskData, data_dir: Path) -> bool:
         raise DataError(
             f"{task.task} needs {task.drawn} for its {task.shots} few-shot examples, and the data folder holds only "
             f"{task.scored}",
+            code="missing_data",
             where=str(data_dir),
             hint=f"Add {local_data.files(task.dataset, task.drawn, data_dir)}:\n"
             f"  {local_data.fetch_command(task.dataset, task.drawn, data_dir)}\n"
@@ -198,6 +203,7 @@ def _refuse_missing(tasks: Iterable[TaskData], open_tasks: list[TaskData], data_
         hint += f"\nThe data of {listing(ready)} is there; to run only that, name only that."
     raise DataError(
         f"there is no data for {listing([f'{task.task} ({task.dataset})' for task in missing])}, and {offline}",
+        code="missing_data",
         where=str(data_dir),
         hint=hint,
     )

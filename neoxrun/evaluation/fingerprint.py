@@ -88,7 +88,9 @@ def _digest(path: Path) -> str:
     try:
         return _of_archive(path) or _of_all(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}", code="unreadable_checkpoint", where=str(path)
+        ) from error
 
 
 def _of_archive(path: Path) -> str | None:

@@ -172,6 +172,7 @@ def _read_published(known: _Published, folder: Path, again: str, own: Path) -> S
         if not (folder / name).is_file():
             raise DataError(
                 f"{folder / known.files[0][0]} is there, and {name} is missing beside it",
+                code="missing_data",
                 where=str(folder / name),
                 hint=f"Fetch it: {again}",
             )
@@ -180,7 +181,7 @@ def _read_published(known: _Published, folder: Path, again: str, own: Path) -> S
     for (_, sha256), raw in zip(known.files, raws, strict=True):
         digest = hashlib.sha256(raw.data).hexdigest()
         if sha256 not in (None, digest):
-            raise DataError(
+            raise _bad(
                 f"{raw.path} is not the published file: SHA-256 {sha256} is expected, and it has {digest}",
                 where=str(raw.path),
                 hint=f"Remove it and fetch it again: {again}\n"
@@ -189,7 +190,7 @@ def _read_published(known: _Published, folder: Path, again: str, own: Path) -> S
         read_files.append(File(raw.path, digest, True if sha256 else None))
     documents = known.read(raws)
     if len(documents) != known.documents:
-        raise DataError(
+        raise _bad(
             f"{raws[0].path} holds {len(documents)} documents, and {known.documents} were published",
             where=str(raws[0].path),
             hint=f"Remove it and fetch it again: {again}",
@@ -197,11 +198,15 @@ def _read_published(known: _Published, folder: Path, again: str, own: Path) -> S
     return Split(documents, tuple(read_files))
 
 
+def _bad(message: str, where: str, hint: str | None = None) -> DataError:
+    return DataError(message, code="bad_data", where=where, hint=hint)
+
+
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"the data file {path} cannot be read: {error.strerror}", where=str(path)) from None
+        raise DataError(f"{path} cannot be read: {error.strerror}", code="unreadable_file", where=str(path)) from None
 
 
 def _lines(raw: _Raw) -> list[str]:
@@ -212,11 +217,12 @@ def _lines(raw: _Raw) -> list[str]:
         line = raw.data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{raw.path.name} is not UTF-8 text: byte 0x{raw.data[error.start]:02x} at offset {error.start}",
+            code="not_text",
             where=f"{raw.path}:{line}",
         ) from None
     lines = text.removesuffix("\n").split("\n")
     if not text.strip():
-        raise DataError(f"{raw.path.name} is empty", where=str(raw.path), hint="Remove it, or fetch it again.")
+        raise _bad(f"{raw.path.name} is empty", where=str(raw.path), hint="Remove it, or fetch it again.")
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -228,16 +234,16 @@ def _json_lines(raw: _Raw, fields: Sequence[str] = ()) -> list[Document]:
         try:
             document = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"this line is not JSON: {error.msg} (column {error.colno})", where=where) from None
+            raise _bad(f"this line is not JSON: {error.msg} (column {error.colno})", where=where) from None
         if not isinstance(document, dict):
-            raise DataError("this line is not a JSON object", where=where)
+            raise _bad("this line is not a JSON object", where=where)
         check_unicode(json.dumps(document, ensure_ascii=False), where)
         missing = [field for field in fields if not isinstance(document.get(field), str)]
         if missing:
-            raise DataError(f'this line has no text under "{missing[0]}"', where=where)
+            raise _bad(f'this line has no text under "{missing[0]}"', where=where)
         if documents and document.keys() != documents[0].keys():
             odd = min(document.keys() ^ documents[0].keys())
-            raise DataError(f'"{odd}" is in this line or in the first one, but not in both', where=where)
+            raise _bad(f'"{odd}" is in this line or in the first one, but not in both', where=where)
         documents.append(document)
     return documents
 
@@ -250,13 +256,10 @@ def _parquet(raw: _Raw) -> list[Document]:
     try:
         documents: list[Document] = parquet.read_table(pyarrow.BufferReader(raw.data)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{raw.path.name} is not a whole Parquet file: {error}",
-            where=str(raw.path),
-            hint="Remove it and fetch it again.",
-        ) from None
+        message = f"{raw.path.name} is not a whole Parquet file: {error}"
+        raise _bad(message, where=str(raw.path), hint="Remove it and fetch it again.") from None
     if not documents:
-        raise DataError(f"{raw.path.name} has no documents", where=str(raw.path), hint="Remove it, or fetch it again.")
+        raise _bad(f"{raw.path.name} has no documents", where=str(raw.path), hint="Remove it, or fetch it again.")
     return documents
 
 
@@ -268,7 +271,7 @@ def _plain_text(raws: Sequence[_Raw]) -> list[Document]:
     lines = _lines(raws[0])
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise DataError("this line is empty; each should hold a text", where=f"{raws[0].path}:{number}")
+            raise _bad("this line is empty; each should hold a text", where=f"{raws[0].path}:{number}")
     return [{"text": line, "domain": None} for line in lines]
 
 
@@ -277,13 +280,13 @@ def _piqa(raws: Sequence[_Raw]) -> list[Document]:
     documents = _json_lines(texts, ("goal", "sol1", "sol2"))
     lines = [line.strip() for line in _lines(labels)]
     if len(lines) != len(documents):
-        raise DataError(
+        raise _bad(
             f"{texts.path.name} holds {len(documents)} questions, and {labels.path.name} {len(lines)} labels",
             where=str(labels.path),
         )
     for number, line in enumerate(lines, start=1):
         if line not in ("0", "1"):
-            raise DataError(f"a label is 0 or 1, not {line!r}", where=f"{labels.path}:{number}")
+            raise _bad(f"a label is 0 or 1, not {line!r}", where=f"{labels.path}:{number}")
     fields = ("goal", "sol1", "sol2")
     return [
         {**{field: document[field] for field in fields}, "label": int(line)}

@@ -140,6 +140,7 @@ def _evaluate(
         names = listing(list(ready.tasks.task_dict["tasks"]))
         raise DataError(
             f"lm-eval cannot work with {names}: {type(error).__name__}: {error}",
+            code="bad_task",
             hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
             "Answers that were kept with --cache are not computed again.",
         ) from error

@@ -118,7 +118,9 @@ def _answer_all(
         count = len({prompt.id for prompt in prompts})
         hint = "The warnings above say why, and so do their records; --resume tries them again."
         raise DataError(
-            f"{len(failed)} of {counted(count, 'prompt')} could not be answered", hint=hint if options.output else None
+            f"{len(failed)} of {counted(count, 'prompt')} could not be answered",
+            code="unanswered_prompts",
+            hint=hint if options.output else None,
         )
 
 

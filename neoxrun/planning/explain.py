@@ -83,7 +83,9 @@ def uneven(requested: Requested, here: str, hint: str | None = None) -> UsageErr
     message = f"{_asked_for(requested)} cannot be laid evenly on {here}"
     if requested.world_size:
         message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return UsageError(message, hint=hint or "Every host must get as many ranks as the others, tp at a time.")
+    return UsageError(
+        message, code="impossible_split", hint=hint or "Every host must get as many ranks as the others, tp at a time."
+    )
 
 
 def _asked_for(requested: Requested) -> str:
@@ -106,9 +108,13 @@ def gpus_refused(search: Search, usable: int) -> UsageError | None:
     ranks = (asked.tp or 1) * (asked.pp or 1) * (asked.replicas or 1)
     if ranks > per_host * asked.nnodes:
         seen = f"there {'is' if per_host == 1 else 'are'} {here}"
-        return UsageError(f"{_asked_for(asked)} needs {counted(ranks, 'GPU')}, and {seen}", hint=hint)
+        return UsageError(
+            f"{_asked_for(asked)} needs {counted(ranks, 'GPU')}, and {seen}", code="impossible_split", hint=hint
+        )
     if asked.tp and asked.tp > per_host:
-        return UsageError(f"tp {asked.tp} needs {asked.tp} GPUs on one host, and there are {here}", hint=hint)
+        return UsageError(
+            f"tp {asked.tp} needs {asked.tp} GPUs on one host, and there are {here}", code="impossible_split", hint=hint
+        )
     return uneven(asked, here, hint)
 
 
@@ -152,7 +158,7 @@ def gpus_too_small(search: Search, free: int, host_dtype: Precision) -> UsageErr
         ways.append(f"{split.copy}x{math.ceil(_free_for(need) / 1e9)}GB")
     host = replace(case, kind="cpu", dtype=host_dtype).rank_bytes(Split(1, 1), case.context)
     ways.append(f"--device cpu with {human_bytes(_free_for(host))} of free host memory, in {host_dtype}")
-    return UsageError(message, hint=f"What would do: {', or '.join(ways)}.")
+    return UsageError(message, code="does_not_fit", hint=f"What would do: {', or '.join(ways)}.")
 
 
 def host_too_small(case: Case, split: Split, ranks: int, free: int) -> UsageError:
@@ -163,5 +169,6 @@ def host_too_small(case: Case, split: Split, ranks: int, free: int) -> UsageErro
         f" sequence of {case.context} tokens need {human_bytes(need)} in {counted(ranks, 'rank')}, and"
         f" {human_bytes(usable)} of {human_bytes(free)} free can be used:"
         f" {human_bytes(need - usable)} too little",
+        code="does_not_fit",
         hint=f"What would do: {human_bytes(_free_for(need))} of free host memory, or a smaller model.",
     )
