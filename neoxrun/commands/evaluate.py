@@ -20,6 +20,7 @@ from neoxrun.evaluation.compare import Figures
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.planning.explain import explain_notes
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -135,14 +136,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{misplaced} is a configuration, and stands among the tasks", hint="Name configurations before --tasks."
         )
-    settings = common.settings_of(args)
+    settings = common.settings_from_args(args)
     leading = common.is_first(args)
     if leading:
         streams.check_stdout()
         _check_output(args)
         figures = _figures(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         if figures:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
             compare.check_overlap(figures, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in plan.notes:
+        for note in explain_notes(plan):
             log.info(note)
         options = EvaluateOptions(
             found=found,

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint import layout
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
-from neoxrun.planning.memory import DeviceKind
 from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4

@@ -190,7 +190,7 @@ def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]
         "weights": session.weights or "checkpoint",
         "split": {"tp": mesh.tp, "pp": mesh.pp, "replicas": mesh.replicas},
         "device": mesh.device.type,
-        "dtype": str(session.runner.stage.dtype).removeprefix("torch."),
+        "dtype": str(session.runner.stage.weights_dtype).removeprefix("torch."),
         "seconds": {"total": time.time() - ready.start, "computing": lm.counts.seconds},
         "requests": lm.counts.asked,
         "requests_from_cache": lm.counts.cached,

@@ -117,7 +117,7 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
     assert command is not None
     assert "--checkpoint tiny --tokenizer tiny/tokenizer.json" in command[1]
     arguments = command[1].replace("'Once upon a time'", "import").split()
-    answer = Running(*arguments, "--maximum-tokens", 3, cwd=tmp_path, env=environment(tmp_path)).finish()
+    answer = Running(*arguments, "--maximum-tokens", 3, "--tp", 2, cwd=tmp_path, env=environment(tmp_path)).finish()
     answer.check_success()
     assert answer.out
 

@@ -69,8 +69,8 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     assert result.code == 0, result.err
     (path,) = tmp_path.rglob("results_*.json")
     theirs = json.loads(path.read_text())["results"]["colours"]["acc,none"]
-    ours = neoxrun("evaluate", "demo", "--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "ours")
-    ours.check_success()
+    ours = ("--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "ours", "--tp", 2)
+    neoxrun("evaluate", "demo", *ours).check_success()
     assert theirs == results_of(tmp_path / "ours")["results"]["colours"]["acc,none"]
 
 

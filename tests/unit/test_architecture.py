@@ -175,6 +175,12 @@ def test_imports_between_packages_go_down() -> None:
     assert not upward, f"against the order in FLOORS: {'; '.join(sorted(upward))}"
 
 
+def test_what_words_a_plan_decides_nothing() -> None:
+    searching = {f"planning.{name}" for name in ("search", "choose", "planner")}
+    assert searching <= trees().keys()
+    assert not reachable({"planning.explain"}) & searching
+
+
 def test_no_import_cycles() -> None:
     done: set[str] = set()
 
