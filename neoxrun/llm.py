@@ -164,7 +164,10 @@ class LLM:
         if not 0 < len(before) < len(whole):
             raise DataError(f"the context or the continuation has no tokens of its own: {what}")
         if len(whole) > longest:
-            raise DataError(f"{len(whole)} tokens are asked for, and at most {longest} can be scored: {what}")
+            raise DataError(
+                f"{len(whole)} tokens are asked for, and at most {longest} can be scored: {what}",
+                code="too_long",
+            )
         return ScoreRequest(tuple(whole[: len(before)]), tuple(whole[len(before) :]))
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def refuse_other_content(path: Path, start: bytes) -> None:
         message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` fetches them)"
     else:
         return
-    raise CheckpointError(message, where=str(path), hint=AGAIN)
+    raise CheckpointError(message, code="damaged_file", where=str(path), hint=AGAIN)
 
 
 def check_archive(path: Path) -> Counter[int]:
@@ -102,7 +102,12 @@ def check_archive(path: Path) -> Counter[int]:
     Raises:
         CheckpointError: bytes are missing.
     """
-    damaged = CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN)
+    damaged = CheckpointError(
+        f"{path.name} is damaged or was cut short",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
     sizes: Counter[int] = Counter()
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -129,6 +134,7 @@ def unsafe_pickle(path: Path, names: list[str]) -> CheckpointError:
     """The error for a pickle that names more than weights need."""
     return CheckpointError(
         f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
+        code="unsafe_file",
         where=str(path),
         hint="Weights need no code. Do not use this file unless you know who wrote it.",
     )
@@ -148,7 +154,12 @@ def check_archive_pickle(path: Path) -> None:
             with archive.open(pickles[0]) as file:
                 _refuse_names(path, _globals(file))
     except (zipfile.BadZipFile, OSError, *_NO_PICKLE, NotImplementedError) as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is damaged: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def check_legacy_pickles(path: Path) -> None:
@@ -165,11 +176,21 @@ def check_legacy_pickles(path: Path) -> None:
             for _ in range(4):
                 _refuse_names(path, _globals(file))
     except (OSError, *_NO_PICKLE) as error:
-        raise CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is damaged or was cut short",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def _not_torch(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+    return CheckpointError(
+        f"{path.name} is not a file written by torch.save",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
 
 
 def _refuse_names(path: Path, names: Iterator[str]) -> None:

@@ -46,10 +46,19 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+        raise CheckpointError(
+            f"{path.name} is not a file written by torch.save",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        )
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
     try:
@@ -61,7 +70,11 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         # On arbitrary bytes torch.load may raise anything; to the user it all means the same.
         raise _unreadable(path, error) from error
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"{path.name} holds a {type(value).__name__}, not named tensors", where=str(path))
+        raise CheckpointError(
+            f"{path.name} holds a {type(value).__name__}, not named tensors",
+            code="unsupported_checkpoint",
+            where=str(path),
+        )
     if records is not None:
         _check_storages(path, value, records)
     return value
@@ -79,6 +92,7 @@ def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int])
     if Counter(storages.values()) - records:
         raise CheckpointError(
             f"{path.name} is damaged: the sizes of its tensors are not those of its data",
+            code="damaged_file",
             where=str(path),
             hint=AGAIN,
         )
@@ -100,11 +114,17 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path.name} is not a pickle as torch.save writes it ({operation[0].lower()}): refused, "
             "nothing was executed",
+            code="unsafe_file",
             where=str(path),
             hint=f"{AGAIN} Do not use this one unless you know who wrote it.",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=AGAIN)
+    return CheckpointError(
+        f"{path.name} cannot be read: {first_line}",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
 
 
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
@@ -136,8 +156,15 @@ def _open_safetensors(path: Path) -> Any:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{path.name} is not a whole safetensors file: {error}", where=str(path), hint=AGAIN
+            f"{path.name} is not a whole safetensors file: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
         ) from error

@@ -25,6 +25,7 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
     if settings.checkpoint is None:
         raise ConfigError(
             "the configuration names no checkpoint",
+            code="incomplete_configuration",
             hint="Set `load` in the configuration, or give --checkpoint DIR.",
         )
     folder = settings.checkpoint
@@ -32,6 +33,7 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
     if others and not folder.exists():
         raise CheckpointError(
             f"the checkpoint folder {folder} does not exist, nor does {listing(others)}",
+            code="missing_checkpoint",
             where=str(folder),
             hint=download_hint(folder),
         )
@@ -52,14 +54,25 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise CheckpointError(f"the checkpoint folder {folder} {what}", where=str(folder), hint=download_hint(folder))
+        raise CheckpointError(
+            f"the checkpoint folder {folder} {what}",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=download_hint(folder),
+        )
     names = list_names(folder)
     if not names:
-        raise CheckpointError(f"the checkpoint folder {folder} is empty", where=str(folder), hint=download_hint(folder))
+        raise CheckpointError(
+            f"the checkpoint folder {folder} is empty",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=download_hint(folder),
+        )
     if layout.has_neox_files(names):
         if iteration is not None and folder.absolute().name != f"global_step{iteration}":
             raise CheckpointError(
                 f"iteration {iteration} was requested, but {folder.name} itself holds the weights",
+                code="missing_iteration",
                 where=str(folder),
                 hint="Name the folder above it, or leave out `iteration`.",
             )
@@ -71,6 +84,7 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
         if iteration is not None:
             raise CheckpointError(
                 f"iteration {iteration} was requested, but a Hugging Face folder holds one model only",
+                code="missing_iteration",
                 where=str(folder),
                 hint="Leave out `iteration`.",
             )
@@ -78,6 +92,7 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "
         f"Face weights (it holds {listing(names)})",
+        code="missing_checkpoint",
         where=str(folder),
         hint=download_hint(folder),
     )
@@ -93,7 +108,12 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
     if iteration is not None:
         chosen = folder / f"global_step{iteration}"
         if not chosen.is_dir():
-            raise CheckpointError(f"there is no checkpoint of iteration {iteration}", where=str(chosen), hint=present)
+            raise CheckpointError(
+                f"there is no checkpoint of iteration {iteration}",
+                code="missing_iteration",
+                where=str(chosen),
+                hint=present,
+            )
         return chosen
     latest = folder / "latest"
     if not latest.exists():
@@ -102,24 +122,31 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
             return folder / steps[0]
         raise CheckpointError(
             f"{folder} has no file `latest` that chooses between {listing(steps)}",
+            code="missing_iteration",
             where=str(latest),
             hint=f"Choose one with --set iteration={_step_number(steps[-1])}, or write its name into {latest}.",
         )
     try:
         tag = latest.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read `latest`: {error}", where=str(latest)) from error
+        raise CheckpointError(
+            f"cannot read `latest`: {error}",
+            code="unreadable_checkpoint",
+            where=str(latest),
+        ) from error
     if not tag:
-        raise CheckpointError("the file `latest` is empty", where=str(latest), hint=present)
+        raise CheckpointError("the file `latest` is empty", code="missing_iteration", where=str(latest), hint=present)
     if not tag.isprintable() or len(tag.encode()) > _LONGEST_NAME:
         raise CheckpointError(
             "the file `latest` does not hold the name of a folder",
+            code="missing_iteration",
             where=str(latest),
             hint=f"Write the name of the checkpoint's folder into it. {present}",
         )
     if not (folder / tag).is_dir():
         raise CheckpointError(
             f"`latest` names {tag!r}, which is not a folder",
+            code="missing_iteration",
             where=str(latest),
             hint=f"Correct `latest`, or move the weights into {folder / tag}. {present}",
         )

@@ -69,9 +69,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name}: {error}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} does not hold a JSON object", where=str(path))
+        raise CheckpointError(f"{path.name} does not hold a JSON object", code="damaged_file", where=str(path))
     return value
 
 
@@ -103,7 +107,9 @@ def check_config_json(folder: Path, config: ModelConfig) -> str | None:
     content = read_json(path)
     if content.get("model_type") != "gpt_neox":
         raise CheckpointError(
-            f"config.json describes a model of type {content.get('model_type')!r}, not 'gpt_neox'", where=str(path)
+            f"config.json describes a model of type {content.get('model_type')!r}, not 'gpt_neox'",
+            code="unsupported_checkpoint",
+            where=str(path),
         )
     defaults: list[tuple[str, Any, str, Any]] = [
         ("num_hidden_layers", 44, "num_layers", config.num_layers),
@@ -134,13 +140,16 @@ def check_config_json(folder: Path, config: ModelConfig) -> str | None:
     if differences:
         raise CheckpointError(
             "config.json and the configuration describe different networks: " + "; ".join(differences),
+            code="mismatched_configuration",
             where=str(path),
             hint="Use the configuration that belongs to this model, or name another folder with --checkpoint DIR.",
         )
     activation = content.get("hidden_act", "gelu")
     if activation not in _GELU:
         raise CheckpointError(
-            f"config.json asks for the activation {activation!r}, but GPT-NeoX uses GELU", where=str(path)
+            f"config.json asks for the activation {activation!r}, but GPT-NeoX uses GELU",
+            code="unsupported_checkpoint",
+            where=str(path),
         )
     if _GELU[activation] != config.gelu:
         return (

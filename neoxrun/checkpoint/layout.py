@@ -75,7 +75,11 @@ def list_names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
-        raise CheckpointError(f"cannot read the folder {folder}: {error.strerror}", where=str(folder)) from error
+        raise CheckpointError(
+            f"cannot read the folder {folder}: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(folder),
+        ) from error
 
 
 def has_neox_files(names: Collection[str]) -> bool:
@@ -109,6 +113,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
             if key in layers:
                 raise CheckpointError(
                     f"{layers[key].name} and {name} are both present: each is rank {key[1]} of layer {key[0]}",
+                    code="mixed_checkpoints",
                     where=str(folder),
                     hint="Move the files of one of the two checkpoints elsewhere.",
                 )
@@ -120,6 +125,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     if zero3:
         raise CheckpointError(
             "the checkpoint was saved with ZeRO stage 3, whose zero_pp_rank_* files hold no whole tensors",
+            code="unsupported_checkpoint",
             where=str(folder),
             hint="Save it from GPT-NeoX with zero_optimization.stage 2 or lower.",
         )
@@ -132,6 +138,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
         return Checkpoint("sequential", folder, folder.absolute().name, source_tp, files, _total_bytes(files))
     raise CheckpointError(
         f"{folder} holds neither layer_*-model_states.pt nor mp_rank_*_model_states.pt files",
+        code="missing_checkpoint",
         where=str(folder),
         hint=download_hint(folder.parent),
     )
@@ -168,6 +175,7 @@ def check_layer_numbers(found: set[int], config: ModelConfig, where: Path) -> No
         if depth != config.num_layers and depth > 0 and found == set(layer_numbers(depth, tied)):
             raise CheckpointError(
                 f"the checkpoint has {depth} transformer layers, but num_layers is {config.num_layers}",
+                code="mismatched_configuration",
                 where=str(where),
                 hint="Use the configuration of this checkpoint, or name another checkpoint with --checkpoint DIR.",
             )
@@ -175,12 +183,14 @@ def check_layer_numbers(found: set[int], config: ModelConfig, where: Path) -> No
     if config.tie_embeddings and found - expected == {head}:
         raise CheckpointError(
             f"the checkpoint has an output layer (layer_{head:02d}), but the configuration ties it to the embedding",
+            code="mismatched_configuration",
             where=str(where),
             hint="Set no_weight_tying: true in the configuration.",
         )
     if not config.tie_embeddings and expected - found == {head}:
         raise CheckpointError(
             f"the checkpoint has no output layer: layer_{head:02d} is missing",
+            code="missing_shard",
             where=str(where),
             hint="Get the missing files. If the embedding is the output layer, set no_weight_tying: false.",
         )
@@ -188,6 +198,7 @@ def check_layer_numbers(found: set[int], config: ModelConfig, where: Path) -> No
         raise CheckpointError(
             f"the checkpoint has layer numbers that a model of {config.num_layers} layers does not have: "
             f"{listing(unexpected)}",
+            code="mismatched_configuration",
             where=str(where),
             hint="Use the configuration that belongs to this checkpoint.",
         )
@@ -203,6 +214,7 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     if "config.json" not in names:
         raise CheckpointError(
             "the folder holds Hugging Face weights but no config.json",
+            code="missing_shard",
             where=str(folder / "config.json"),
             hint="Copy config.json from where the weights came from.",
         )
@@ -215,7 +227,7 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
         if index in names:
             table = huggingface.read_json(folder / index).get("weight_map")
             if not isinstance(table, dict) or not table:
-                raise CheckpointError(f"{index} has no weight_map", where=str(folder / index))
+                raise CheckpointError(f"{index} has no weight_map", code="damaged_file", where=str(folder / index))
             shards = sorted({str(name) for name in table.values()})
             break
     _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
@@ -229,6 +241,7 @@ def _refuse_missing(folder: Path, missing: list[str]) -> None:
         count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
         raise CheckpointError(
             f"{count} missing from the checkpoint: {listing(missing)}",
+            code="missing_shard",
             where=str(folder),
             hint=download_hint(folder, "Copy or download the missing files again."),
         )
@@ -241,11 +254,12 @@ def _total_bytes(files: Iterable[Path]) -> int:
         if path.is_symlink() and not path.exists():
             raise CheckpointError(
                 f"{path.name} is a link to {path.readlink()}, which does not exist",
+                code="missing_shard",
                 where=str(path),
                 hint=download_hint(path.parent, "Copy or download the missing file again."),
             )
         size = path.stat().st_size
         if size == 0:
-            raise CheckpointError(f"{path.name} is empty (0 bytes)", where=str(path), hint=AGAIN)
+            raise CheckpointError(f"{path.name} is empty (0 bytes)", code="damaged_file", where=str(path), hint=AGAIN)
         total += size
     return total

@@ -57,6 +57,7 @@ def _refuse_missing_ranks(source: LayerSource, rows: int) -> None:
             missing = [pattern.format(rank) for rank in range(present, ranks)]
             raise CheckpointError(
                 f"all files of {ranks - present} of the {ranks} tensor-parallel ranks are missing: {listing(missing)}",
+                code="missing_shard",
                 where=str(checkpoint.folder),
                 hint="Copy or download these files too.",
             )
@@ -73,12 +74,14 @@ def _vocab_rows(source: LayerSource) -> int:
         if len(shape) != 2 or shape[1] != hidden or 0 in shape:
             raise CheckpointError(
                 f"{stored.name} has shape {list(shape)}, the configuration asks for [vocabulary, {hidden}]",
+                code="wrong_shape",
                 where=str(stored.file),
                 hint=_OTHER_CONFIGURATION,
             )
         if rows and shape[0] != rows[0]:
             raise CheckpointError(
                 f"the shards of {stored.name} differ: rank 0 has {rows[0]} rows, rank {rank} has {shape[0]}",
+                code="mixed_checkpoints",
                 where=str(stored.file),
                 hint="The files come from different checkpoints: copy or download them again.",
             )
@@ -183,6 +186,7 @@ def _prove(
             if parameter is None or (name not in wanted and parameter.used and not unused):
                 raise CheckpointError(
                     f"unexpected tensor {stored.name}: a model of this configuration does not have it",
+                    code="wrong_tensors",
                     where=str(stored.file),
                     hint="Compare the configuration's norm, bias, pos_emb and gpt_j_* options with the checkpoint.",
                 )
@@ -199,10 +203,15 @@ def _tensor(stored: StoredTensor) -> Tensor:
     tensor = stored.tensor
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         kind = f"layout {tensor.layout}" if isinstance(tensor, Tensor) else f"type {type(tensor).__name__}"
-        raise CheckpointError(f"{stored.name} has {kind}, but weights must be dense tensors", where=str(stored.file))
+        raise CheckpointError(
+            f"{stored.name} has {kind}, but weights must be dense tensors",
+            code="unsupported_checkpoint",
+            where=str(stored.file),
+        )
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(
             f"{stored.name} has type {tensor.dtype}, but weights must be fp16, bf16 or fp32",
+            code="unsupported_checkpoint",
             where=str(stored.file),
             hint="Quantised checkpoints are not supported: use the original weights.",
         )
@@ -234,6 +243,7 @@ def _wrong_shape(
             hint = "The model seems to have grouped-query attention (num_kv_heads), which is not supported."
     return CheckpointError(
         f"{stored.name} has shape {list(stored.tensor.shape)}, the configuration asks for {share}",
+        code="wrong_shape",
         where=str(stored.file),
         hint=hint,
     )
@@ -245,6 +255,7 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
         if count:
             return CheckpointError(
                 f"{stored.name} holds NaN or infinity in {count} of its {stored.tensor.numel()} numbers",
+                code="nonfinite_weights",
                 where=str(stored.file),
                 hint=f"{AGAIN} If it was saved like this, use the checkpoint of an earlier iteration.",
             )
@@ -252,6 +263,7 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
     short = str(dtype).removeprefix("torch.")
     return CheckpointError(
         f"{stored.name} holds numbers that are too large for {short}",
+        code="nonfinite_weights",
         where=str(stored.file),
         hint="Try --dtype bf16 or --dtype fp32.",
     )
@@ -266,6 +278,7 @@ def _missing(checkpoint: Checkpoint, layer: int, rank: int, names: list[str]) ->
         where = checkpoint.folder
     return CheckpointError(
         f"layer {layer} has no {', '.join(names)}",
+        code="wrong_tensors",
         where=str(where),
         hint=f"{_OTHER_CONFIGURATION} If it is the right one, copy or download the file again.",
     )

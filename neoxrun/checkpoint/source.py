@@ -82,10 +82,11 @@ class LayerSource:
                     continue
                 key = huggingface.to_tensor_key(name, self.config.num_layers)
                 if key is None:
-                    raise CheckpointError(f"unexpected tensor {name}", where=str(path))
+                    raise CheckpointError(f"unexpected tensor {name}", code="wrong_tensors", where=str(path))
                 if key in index:
                     raise CheckpointError(
                         f"the tensor {name} is also in {index[key][0].name} (as {index[key][1]})",
+                        code="mixed_checkpoints",
                         where=str(path),
                     )
                 index[key] = path, name
@@ -93,7 +94,11 @@ class LayerSource:
             # torch.save writes the tied head a second time; transformers reads only the embedding.
             index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
         if not index:
-            raise CheckpointError("the checkpoint holds no tensors", where=str(self.checkpoint.folder))
+            raise CheckpointError(
+                "the checkpoint holds no tensors",
+                code="wrong_tensors",
+                where=str(self.checkpoint.folder),
+            )
         check_layer_numbers({key.layer for key in index}, self.config, self.checkpoint.folder)
         return index
 
@@ -110,7 +115,9 @@ def _shard(path: Path, tensors: Mapping[str, Any]) -> Shard:
         key = canonical(str(name))
         if key in shard:
             raise CheckpointError(
-                f"the file holds {shard[key].name} and {name}, which are the same tensor", where=str(path)
+                f"the file holds {shard[key].name} and {name}, which are the same tensor",
+                code="wrong_tensors",
+                where=str(path),
             )
         shard[key] = StoredTensor(tensor, str(name), path)
     return shard
@@ -122,6 +129,7 @@ def _sequential(path: Path) -> list[tuple[int, str, Any]]:
     if not isinstance(module, Mapping) or not module:
         raise CheckpointError(
             f"{path.name} holds no weights: they are in layer_*-model_states.pt files, which are missing",
+            code="missing_shard",
             where=str(path),
             hint="Copy or download the layer files too.",
         )
@@ -133,5 +141,5 @@ def _sequential(path: Path) -> list[tuple[int, str, Any]]:
         else:
             unknown.append(name)
     if unknown:
-        raise CheckpointError(f"unexpected tensors: {listing(unknown)}", where=str(path))
+        raise CheckpointError(f"unexpected tensors: {listing(unknown)}", code="wrong_tensors", where=str(path))
     return tensors

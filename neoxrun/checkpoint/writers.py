@@ -40,11 +40,14 @@ def save_layer_files(
         ("MLP width", config.intermediate_size),
     ):
         if size % tp:
-            raise UsageError(f"{what} {size} does not divide over {tp} tensor-parallel ranks")
+            raise UsageError(f"{what} {size} does not divide over {tp} tensor-parallel ranks", code="impossible_split")
     embedding = tensors.get(TensorKey(0, "word_embeddings.weight"))
     table = parameters(config, 0 if embedding is None else embedding.shape[0])
     if wrong := sorted(table.keys() ^ tensors.keys()):
-        raise CheckpointError(f"missing or unexpected tensor: layer {wrong[0].layer}, {wrong[0].name}")
+        raise CheckpointError(
+            f"missing or unexpected tensor: layer {wrong[0].layer}, {wrong[0].name}",
+            code="wrong_tensors",
+        )
     target = folder / tag
     target.mkdir(parents=True, exist_ok=True)
     for layer in sorted({key.layer for key in table}):
@@ -60,7 +63,8 @@ def _share(tensor: Tensor, key: TensorKey, parameter: Parameter, config: ModelCo
     if tuple(tensor.shape) != parameter.shape:
         raise CheckpointError(
             f"layer {key.layer}, {key.name} has shape {list(tensor.shape)}, the configuration asks for "
-            f"{list(parameter.shape)}"
+            f"{list(parameter.shape)}",
+            code="wrong_shape",
         )
     part = tensor.new_zeros(local_shape(key.name, parameter, tp), device="cpu")
     dim = parameter.dim
@@ -89,7 +93,7 @@ def from_huggingface(state_dict: Mapping[str, Tensor]) -> dict[TensorKey, Tensor
     for name in names:
         key = huggingface.to_tensor_key(name, num_layers)
         if key is None:
-            raise CheckpointError(f"unexpected tensor {name}: not a Hugging Face GPT-NeoX model")
+            raise CheckpointError(f"unexpected tensor {name}: not a Hugging Face GPT-NeoX model", code="wrong_tensors")
         tensor = state_dict[name]
         tied = embedding is not None and key.layer == num_layers + 4 and tensor.data_ptr() == embedding.data_ptr()
         if not tied:

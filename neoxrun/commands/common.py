@@ -136,7 +136,11 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
     """The devices to plan for."""
     if args.device == "cpu":
         if args.gpus is not None:
-            raise UsageError("--gpus and --device cpu exclude each other", hint="Leave one of them out.")
+            raise UsageError(
+                "--gpus and --device cpu exclude each other",
+                code="conflicting_options",
+                hint="Leave one of them out.",
+            )
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
     world = existing_world()
@@ -146,7 +150,11 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
     if gpus:
         return gpus
     if args.device == "cuda" or args.gpus is not None:
-        raise UsageError("no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.")
+        raise UsageError(
+            "no CUDA GPU is visible",
+            code="no_gpu",
+            hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.",
+        )
     return [devices.cpu_device()]
 
 
@@ -155,15 +163,21 @@ def plan_from_args(
 ) -> Plan:
     """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
     if args.nnodes > 1 and not args.rdzv_endpoint:
-        raise UsageError("--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT.")
+        raise UsageError(
+            "--nnodes needs --rdzv-endpoint",
+            code="missing_option",
+            hint="Give an address of host 0 and a free port: HOST:PORT.",
+        )
     if args.rdzv_endpoint is not None:
         address, _, port = args.rdzv_endpoint.rpartition(":")
         if not address or not is_port(port):
             raise UsageError(
-                f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT", hint="Ports are numbers from 1 to 65535."
+                f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT",
+                code="invalid_value",
+                hint="Ports are numbers from 1 to 65535.",
             )
     if args.node_rank >= args.nnodes:
-        raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}")
+        raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}", code="invalid_value")
     world = existing_world()
     nnodes = world.size // world.local_size if world else args.nnodes
     requested = Requested(

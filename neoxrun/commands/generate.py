@@ -16,7 +16,7 @@ from neoxrun.generation import prompts as reading
 from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
-from neoxrun.launch import launcher as launch
+from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.explain import explain_notes
 from neoxrun.terminal import streams
@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if "" in (args.input, args.output):
         raise UsageError(
-            "-i and -o need the name of a file", hint="Is a shell variable empty? Use - for stdin or stdout."
+            "-i and -o need the name of a file",
+            code="invalid_value",
+            hint="Is a shell variable empty? Use - for stdin or stdout.",
         )
     settings = common.settings_from_args(args)
     defaults = settings.generation
@@ -110,7 +112,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if dialogue:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
-            raise UsageError("--interactive cannot be combined with -o, --resume, --num-samples or --replicas")
+            raise UsageError(
+                "--interactive cannot be combined with -o, --resume, --num-samples or --replicas",
+                code="conflicting_options",
+            )
         args.replicas = 1
         streams.check_stdout()
         options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             log.info(note)
         if options.output is not None and not args.resume:
             records.warn_of_replacing(options.output)
-    launch.run(
+    launcher.run_job(
         Job(
             "generate",
             settings,
@@ -155,17 +160,22 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
         streams.check_stdout()
     if output is not None:
         if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):
-            raise UsageError(f"the output {output} is also the input", hint="Name another file with -o.")
+            raise UsageError(
+                f"the output {output} is also the input",
+                code="conflicting_options",
+                hint="Name another file with -o.",
+            )
         records.check_writable(output)
         if args.resume and output.exists() and not output.is_file():
             raise UsageError(
                 f"--resume needs a file to continue, but {output} is not a regular file",
+                code="invalid_value",
                 hint="Name a file with -o FILE.",
             )
         if args.resume:
             finished = records.finished_keys(output, prompts)
     elif args.resume:
-        raise UsageError("--resume needs a file to continue", hint="Name it with -o FILE.")
+        raise UsageError("--resume needs a file to continue", code="missing_option", hint="Name it with -o FILE.")
     return GenerateOptions(
         prompts=[prompt for prompt in prompts if prompt.key not in finished],
         finished=len(finished),
@@ -191,6 +201,7 @@ def _prompts(
         if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
             raise UsageError(
                 f"{source} is a stream, so the output file has no default name",
+                code="missing_option",
                 hint="Name the output with -o FILE; -o - is stdout.",
             )
         found = reading.read(
@@ -216,5 +227,9 @@ def _is_stream(source: Path) -> bool:
 def _prompt_end(args: argparse.Namespace, defaults: GenerationConfig) -> str:
     end = defaults.prompt_end if args.prompt_end is None else unescape(args.prompt_end)
     if not end:
-        raise UsageError("--prompt-end is empty", hint=r"Give the text between two prompts, for example '\n---\n'.")
+        raise UsageError(
+            "--prompt-end is empty",
+            code="invalid_value",
+            hint=r"Give the text between two prompts, for example '\n---\n'.",
+        )
     return end

@@ -97,7 +97,10 @@ def check_logit_bias(sampling: SamplingParams, settings: Settings) -> None:
         UsageError: there is one.
     """
     if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
-        raise UsageError(f"--logit-bias {largest}=...: the model only has the token ids 0 to {size - 1}")
+        raise UsageError(
+            f"--logit-bias {largest}=...: the model only has the token ids 0 to {size - 1}",
+            code="invalid_value",
+        )
 
 
 def unescape(text: str) -> str:
@@ -110,4 +113,8 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(value)
     except ValueError:
-        raise UsageError(f"--logit-bias {text} is not ID=VALUE", hint="For example: --logit-bias 187=-100.") from None
+        raise UsageError(
+            f"--logit-bias {text} is not ID=VALUE",
+            code="invalid_value",
+            hint="For example: --logit-bias 187=-100.",
+        ) from None

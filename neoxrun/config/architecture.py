@@ -65,6 +65,7 @@ def _check_attention(options: ConfigOptions) -> None:
     if described != num_layers:
         raise ConfigError(
             f"attention_config describes {described} layers, but num_layers is {num_layers}",
+            code="conflicting_options",
             where=entry.where,
         )
 
@@ -106,6 +107,7 @@ def read_architecture(options: ConfigOptions) -> ModelConfig:
         raise ConfigError(
             f"rotary_pct {rotary_pct:g} of {hidden // heads} dims per head makes {rotary_dims} rotary dims: "
             "their number must be even and at least 2",
+            code="invalid_value",
             where=options.where("rotary_pct", "hidden_size"),
         )
     fused, onnx_safe = options.flag("bias_gelu_fusion", False), options.flag("onnx_safe", False)
@@ -149,6 +151,7 @@ def _intermediate_size(options: ConfigOptions, hidden: int) -> int:
         raise ConfigError(
             f"an MLP width of {width} does not go with mlp_multiple_of {multiple}: "
             f"{rounded} is not a multiple of {2 * multiple}",
+            code="conflicting_options",
             where=options.where("intermediate_size", "expansion_factor", "mlp_multiple_of", "hidden_size"),
         )
     return rounded

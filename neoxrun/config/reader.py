@@ -127,7 +127,7 @@ def _find_configuration(source: str) -> Path:
             if candidate.is_file():
                 return candidate
     except OSError as error:  # a name too long for the file system, a folder that may not be entered
-        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{source} cannot be read: {error.strerror}", code="unreadable_configuration") from error
     name = path.stem if path.suffix in _SUFFIXES else path.name
     if path.parent in (Path(), Path("configs")):
         for shipped in shipped_names():
@@ -136,6 +136,7 @@ def _find_configuration(source: str) -> Path:
     if path.is_dir():
         raise ConfigError(
             f"{source} is a folder, not a configuration file",
+            code="missing_configuration",
             hint="Name the configuration first, and the folder of weights with --checkpoint DIR.",
         )
     if path.exists():  # a pipe, for example /dev/stdin
@@ -143,6 +144,7 @@ def _find_configuration(source: str) -> Path:
     close = difflib.get_close_matches(name.lower(), [shipped.lower() for shipped in shipped_names()], 1)
     raise ConfigError(
         f"there is no configuration {source}",
+        code="missing_configuration",
         hint=f"Did you mean {close[0]}?" if close else f"Give a path, or one of: {', '.join(shipped_names())}.",
     )
 
@@ -157,6 +159,7 @@ def _check_names(entries: dict[str, ConfigEntry]) -> None:
             close = difflib.get_close_matches(entry.key, neox_keys.KNOWN, 1)
             raise ConfigError(
                 f"unknown option {entry.key}",
+                code="unknown_option",
                 where=entry.where,
                 hint=f"Did you mean {close[0]}?" if close else "GPT-NeoX has no such option: remove it.",
             )
@@ -167,6 +170,7 @@ def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:
     if missing:
         raise ConfigError(
             f"the configuration does not set {', '.join(missing)}",
+            code="incomplete_configuration",
             where=", ".join(str(path) for path in paths) or None,
             hint="Name the file that describes the model first: several files are merged, and a later one wins.",
         )
@@ -194,6 +198,7 @@ def _precision(options: ConfigOptions) -> Precision:
     if len(set(asked.values())) > 1:
         raise ConfigError(
             "the precision options disagree: " + ", ".join(f"{name} asks for {wish}" for name, wish in asked.items()),
+            code="conflicting_options",
             where=options.where(*asked),
             hint="Keep one of them, or override them all, for example with --set precision=bf16.",
         )
@@ -229,7 +234,7 @@ def _sampling_value(options: ConfigOptions, name: str, default: object) -> Any:
     try:
         return sampling_value(name, entry.value)
     except UsageError as error:
-        raise ConfigError(error.message, where=entry.where) from error
+        raise ConfigError(error.message, code="invalid_value", where=entry.where) from error
 
 
 def _tokenizer(options: ConfigOptions) -> TokenizerConfig:

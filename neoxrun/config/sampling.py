@@ -122,6 +122,7 @@ def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> Samp
             close = difflib.get_close_matches(name, SAMPLING_NAMES, 1)
             raise UsageError(
                 f"{name} is not a sampling parameter",
+                code="unknown_option",
                 hint=f"Did you mean {close[0]}?" if close else f"The parameters are: {', '.join(SAMPLING_NAMES)}.",
             )
     return replace(base, **{name: sampling_value(name, value) for name, value in changes.items()})
@@ -150,4 +151,4 @@ def _logit_bias(value: object) -> dict[int, float]:
 
 
 def _refusal(name: str, value: object, must_be: str) -> UsageError:
-    return UsageError(f"{name} must be {must_be}, not {reprlib.repr(value)}")
+    return UsageError(f"{name} must be {must_be}, not {reprlib.repr(value)}", code="invalid_value")

@@ -37,7 +37,11 @@ class ConfigOptions:
     def refusal(self, name: str, must_be: str) -> ConfigError:
         """The error that an option's value is not what it must be."""
         entry = self._entries[name]
-        return ConfigError(f"{name} must be {must_be}, not {_show(entry.value)}", where=entry.where)
+        return ConfigError(
+            f"{name} must be {must_be}, not {_show(entry.value)}",
+            code="invalid_value",
+            where=entry.where,
+        )
 
     def unsupported(self, name: str, supported: str, value: object = None) -> ConfigError:
         """The error for a value that GPT-NeoX knows, that changes the result, and that is not implemented.
@@ -50,6 +54,7 @@ class ConfigOptions:
         entry = self._entries[name]
         return ConfigError(
             f"{name}: {_show(entry.value if value is None else value)} is not supported",
+            code="unsupported_option",
             where=entry.where,
             hint=f"Supported: {supported}. Options that change the result are never ignored.",
         )

@@ -64,9 +64,17 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a UTF-8 text file", where=str(path)) from error
+        raise ConfigError(
+            f"{path} is not a UTF-8 text file",
+            code="unreadable_configuration",
+            where=str(path),
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            code="unreadable_configuration",
+            where=str(path),
+        ) from error
 
     root, loader = _compose(text, str(path))
     if root is None:
@@ -74,6 +82,7 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(
             "a configuration is a list of `option: value` pairs, but this file holds something else",
+            code="invalid_yaml",
             where=f"{path}:{root.start_mark.line + 1}",
         )
 
@@ -83,11 +92,12 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
         line = key_node.start_mark.line + 1
         where = f"{path}:{line}"
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError("an option's name must be a word", where=where)
+            raise ConfigError("an option's name must be a word", code="invalid_yaml", where=where)
         key = key_node.value.replace("-", "_")
         if key in lines:
             raise ConfigError(
                 f"{key} is given twice, on line {lines[key]} and on line {line}",
+                code="conflicting_options",
                 where=where,
                 hint="Remove one of the two lines.",
             )
@@ -107,7 +117,11 @@ def read_override(text: str) -> ConfigEntry:
     key, equals, value = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not key:
-        raise UsageError(f"--set needs KEY=VALUE, not {text!r}", hint="For example: --set seq_length=1024.")
+        raise UsageError(
+            f"--set needs KEY=VALUE, not {text!r}",
+            code="invalid_value",
+            hint="For example: --set seq_length=1024.",
+        )
     node, loader = _compose(value, where)
     return ConfigEntry(key, None if node is None else _construct(loader, node, where), where)
 
@@ -123,7 +137,11 @@ def read_yaml_values(data: bytes) -> object:
     except _YAML_FAILURES as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError(f"not valid YAML: {problem}", where=f":{mark.line + 1}" if mark else None) from error
+        raise ConfigError(
+            f"not valid YAML: {problem}",
+            code="invalid_yaml",
+            where=f":{mark.line + 1}" if mark else None,
+        ) from error
     return value
 
 
@@ -141,9 +159,9 @@ def _compose(text: str, source: str) -> tuple[yaml.Node | None, _Loader]:
         if "\\t" in problem:
             hint = "YAML does not allow tabs as indentation. Replace them with spaces."
         where = f"{source}:{mark.line + 1}" if mark and not source.startswith("--set") else source
-        raise ConfigError(f"not valid YAML: {problem}", where=where, hint=hint) from error
+        raise ConfigError(f"not valid YAML: {problem}", code="invalid_yaml", where=where, hint=hint) from error
     except RecursionError as error:
-        raise ConfigError("not valid YAML: it is nested too deeply", where=source) from error
+        raise ConfigError("not valid YAML: it is nested too deeply", code="invalid_yaml", where=source) from error
 
 
 def _construct(loader: _Loader, node: yaml.Node, where: str) -> object:
@@ -152,5 +170,5 @@ def _construct(loader: _Loader, node: yaml.Node, where: str) -> object:
         value: object = loader.construct_document(node)
     except _YAML_FAILURES as error:
         problem = getattr(error, "problem", None) or "the value cannot be read"
-        raise ConfigError(f"not valid YAML: {problem}", where=where) from error
+        raise ConfigError(f"not valid YAML: {problem}", code="invalid_yaml", where=where) from error
     return value

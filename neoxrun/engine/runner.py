@@ -163,6 +163,7 @@ class Runner:
             raise RankError(
                 f"out of memory: the key-value cache of one sequence of {length} tokens takes "
                 f"{per_slot / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
+                code="out_of_memory",
                 hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
             )
         self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, self.stage.cache_dtype)

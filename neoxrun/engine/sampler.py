@@ -68,6 +68,7 @@ class Sampler:
         if not sound:
             raise RankError(
                 "the model's output is not a number",
+                code="nonfinite_output",
                 hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
             )
         results = []

@@ -88,7 +88,11 @@ def _digest(path: Path) -> str:
     try:
         return _archive_digest(path) or _file_digest(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
 
 
 def _archive_digest(path: Path) -> str | None:

@@ -259,6 +259,7 @@ def _choose_interface() -> None:
             raise UsageError(
                 f"GLOO_SOCKET_IFNAME names {min(missing)}, but the network interfaces of {socket.gethostname()} are "
                 f"{', '.join(present)}",
+                code="bad_environment",
                 hint="Name the one that reaches the other hosts, or unset it.",
             )
         return

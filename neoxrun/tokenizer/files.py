@@ -42,6 +42,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     except Exception as error:
         raise DataError(
             f"{merge_path} does not belong to {vocab_path}: {error}",
+            code="bad_tokenizer",
             where=str(merge_path),
             hint="The two files must come from the same tokenizer.",
         ) from error
@@ -82,6 +83,7 @@ def _kind(config: TokenizerConfig) -> str:
     if kind is None:
         raise ConfigError(
             f"tokenizer_type: {config.tokenizer_type} is not supported",
+            code="unsupported_option",
             hint=f"Supported: {', '.join(_TYPES.values())} (a tokenizer.json is an HFTokenizer).",
         )
     return kind
@@ -91,6 +93,7 @@ def _vocab_file(config: TokenizerConfig) -> Path:
     if config.vocab_file is None:
         raise ConfigError(
             "the configuration names no tokenizer",
+            code="incomplete_configuration",
             hint="Set vocab_file in the configuration, or give --tokenizer FILE.",
         )
     return config.vocab_file
@@ -104,6 +107,7 @@ def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, P
     if merge_file is None:
         raise ConfigError(
             f"tokenizer_type {kind} needs a merge_file in addition to the vocab_file {path}",
+            code="incomplete_configuration",
             hint="Give it with --set merge_file=FILE. A tokenizer.json needs --set tokenizer_type=HFTokenizer instead.",
         )
     return path, merge_file
@@ -115,11 +119,16 @@ def _read_vocabulary(path: Path, config: TokenizerConfig) -> dict[str, int]:
     if isinstance(content, dict) and "model" in content:
         raise DataError(
             f"{path} is a tokenizer of type HFTokenizer, but tokenizer_type is {config.tokenizer_type}",
+            code="bad_tokenizer",
             where=str(path),
             hint="Set tokenizer_type to HFTokenizer in the configuration, or with --set tokenizer_type=HFTokenizer.",
         )
     if not isinstance(content, dict) or not all(type(number) is int for number in content.values()):
-        raise DataError(f"{path} is not a vocabulary: it does not map tokens to ids", where=str(path))
+        raise DataError(
+            f"{path} is not a vocabulary: it does not map tokens to ids",
+            code="bad_tokenizer",
+            where=str(path),
+        )
     return content
 
 
@@ -141,16 +150,22 @@ def _read_text(path: Path, config: TokenizerConfig, what: str = "tokenizer file"
     except FileNotFoundError as error:
         others = [other for other in config.looked_in if other != path] if path == config.vocab_file else []
         also = f" (nor {', '.join(map(str, others))})" if others else ""
-        raise DataError(f"there is no {what} {path}{also}", where=str(path), hint=hint) from error
+        raise DataError(f"there is no {what} {path}{also}", code="missing_file", where=str(path), hint=hint) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file", where=str(path), hint=hint) from error
+        raise DataError(f"{path} is not a text file", code="not_text", where=str(path), hint=hint) from error
     except OSError as error:
-        raise DataError(f"the {what} {path} cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+        raise DataError(
+            f"the {what} {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+            hint=hint,
+        ) from error
     if not text.strip():
-        raise DataError(f"the {what} {path} is empty", where=str(path), hint=hint)
+        raise DataError(f"the {what} {path} is empty", code="bad_tokenizer", where=str(path), hint=hint)
     if text.lstrip().startswith("<"):
         raise DataError(
             f"{path} is a web page, not a {what}: the download failed",
+            code="bad_tokenizer",
             where=str(path),
             hint=hint,
         )
@@ -163,7 +178,10 @@ def _parse_json(path: Path, text: str) -> Any:
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(
-            f"{path} is not JSON: it is cut off or damaged", where=f"{path}{line}", hint=_download_hint(path)
+            f"{path} is not JSON: it is cut off or damaged",
+            code="bad_tokenizer",
+            where=f"{path}{line}",
+            hint=_download_hint(path),
         ) from error
 
 
@@ -171,7 +189,12 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
     """The error for a JSON file that is not a tokenizer."""
     foreign = isinstance(content, dict) and "model" not in content
     problem = "it has no `model`" if foreign else str(error)
-    return DataError(f"{path} is not a tokenizer.json: {problem}", where=str(path), hint=_download_hint(path))
+    return DataError(
+        f"{path} is not a tokenizer.json: {problem}",
+        code="bad_tokenizer",
+        where=str(path),
+        hint=_download_hint(path),
+    )
 
 
 def _download_hint(path: Path) -> str:

@@ -73,7 +73,7 @@ class Tokenizer:
         try:
             return self._library.encode(text).ids
         except (UnicodeError, TypeError) as error:
-            raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode") from error
+            raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode", code="not_text") from error
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, on all cores; see ``encode``."""
