@@ -24,7 +24,6 @@ from transformers import AutoModelForCausalLM
 import neoxrun
 from neoxrun.config import reader as config
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.session import DTYPES, open_session
 from neoxrun.parallel.mesh import single
 
@@ -75,7 +74,7 @@ def _neoxrun(
     settings = config.load([shape, str(folder / "config.yml")])
     session = open_session(settings, single(device), dtype, random_weights=False, show_progress=False)  # type: ignore[arg-type]
     params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
-    engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
+    engine = session.replica.start_engine(slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
 
     def once() -> float:
         start = time.perf_counter()

@@ -35,8 +35,8 @@ from neoxrun.config import reader as config
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import DTYPES
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.planning.memory import layer_parameters
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
@@ -123,7 +123,7 @@ def _ours(args: argparse.Namespace) -> NeoxLM:
     model = llm.LLM([args.shape, str(args.model / "config.yml")], device=args.device, dtype=args.dtype)
     if args.device == "cpu":
         keep_freed_memory()  # as the ranks of the command do
-    return NeoxLM(model.session, Copies(model.session))
+    return NeoxLM(model.session, Replicas(model.session))
 
 
 def _hf(args: argparse.Namespace) -> Any:

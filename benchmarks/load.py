@@ -24,15 +24,14 @@ from shapes import SHAPES, make
 from neoxrun.engine.session import DTYPES
 
 _NEOXRUN = """
-from neoxrun import config
-from neoxrun.engine.engine import Engine
+from neoxrun.config import reader as config
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.parallel.mesh import single
 from neoxrun.engine.session import open_session
 settings = config.load([SHAPE, FOLDER + "/config.yml"])
 def first_token():
     session = open_session(settings, single(torch.device("cpu")), DTYPE, random_weights=False, show_progress=False)
-    engine = Engine(session.runner, slots=1, length=64, eos=None)
+    engine = session.replica.start_engine(slots=1, length=64, eos=None)
     engine.add(0, list(range(1, 33)), SamplingParams(maximum_tokens=1))
     return engine.step()
 """

@@ -203,6 +203,9 @@ def run(args: argparse.Namespace) -> int:
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,
             interactive=dialogue,
+            kept="Finished records are kept; continue with --resume."
+            if options.output is not None
+            else "Give the same command again.",
         )
     )
 
@@ -244,7 +247,7 @@ def _prompts(
     if args.prompt is not None:
         check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
-        return list(reading.answers(0, 0, args.prompt, sampling, args.num_samples or 1)), None
+        return list(reading.expand_prompt(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or defaults.sample_input_file
     if source is not None:
         if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
@@ -252,7 +255,7 @@ def _prompts(
                 f"{source} is a stream, beside which no output file can be",
                 hint="Name the output with -o; - is stdout.",
             )
-        found = reading.read(
+        found = reading.read_prompts(
             str(source),
             prompt_end=_prompt_end(args, defaults),
             params=sampling,
@@ -263,7 +266,7 @@ def _prompts(
     reading.check_count(count)
     if count > 1 and sampling.temperature == 0:
         log.warning("at temperature 0 all samples are the same: give --temperature")
-    samples = (next(reading.answers(i, i, "", sampling, 1)) for i in range(count))
+    samples = (next(reading.expand_prompt(i, i, "", sampling, 1)) for i in range(count))
     return list(samples), _UNCONDITIONAL_OUTPUT
 
 

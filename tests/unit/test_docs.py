@@ -16,7 +16,7 @@ from neoxrun.config import reader as config
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import catalog
 from neoxrun.download.manifest import Entry, Manifest, write
-from neoxrun.generation.records import Record
+from neoxrun.generation.records import RECORD_CODES, Record
 from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
 from support.paths import ROOT
 
@@ -116,6 +116,11 @@ def test_guide_has_every_key_of_a_prompt() -> None:
 def test_guide_has_every_field_of_a_record() -> None:
     documented = written(first_cells(section(GUIDE, "Records")))
     assert documented == {field.name for field in fields(Record)}
+
+
+def test_guide_has_every_code_of_a_record() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", section(GUIDE, "Codes"), re.MULTILINE)
+    assert dict(rows) == RECORD_CODES
 
 
 def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
