@@ -25,7 +25,6 @@ import neoxrun
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.session import open_session
 from neoxrun.model.dtypes import DTYPES, device_kind
 from neoxrun.parallel.mesh import single_rank_mesh
@@ -83,7 +82,7 @@ def _neoxrun(
         show_progress=False,
     )
     params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
-    engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
+    engine = session.replica.start_engine(slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
 
     def once() -> float:
         start = time.perf_counter()

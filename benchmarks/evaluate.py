@@ -35,8 +35,8 @@ from neoxrun.config.reader import load_settings
 from neoxrun.config.tensors import FIRST_LAYER, local_counts
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare_tasks
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.model.dtypes import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
@@ -121,8 +121,8 @@ def _work(args: argparse.Namespace) -> None:
 def _neoxrun_model(args: argparse.Namespace) -> NeoxLM:
     model = llm.LLM([args.shape, str(args.model / "config.yml")], device=args.device, dtype=args.dtype)
     if args.device == "cpu":
-        keep_freed_memory()  # as the command's ranks do
-    return NeoxLM(model.session, Copies(model.session))
+        keep_freed_memory()  # as the ranks of the command do
+    return NeoxLM(model.session, Replicas(model.session))
 
 
 def _hf_model(args: argparse.Namespace) -> Any:

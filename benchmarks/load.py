@@ -24,9 +24,8 @@ from shapes import SHAPES, make
 from neoxrun.model.dtypes import DTYPES
 
 _NEOXRUN = """
-from neoxrun.config.reader import load_settings
-from neoxrun.engine.engine import Engine
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.engine.session import open_session
@@ -34,7 +33,7 @@ settings = load_settings([SHAPE, FOLDER + "/config.yml"])
 def first_token():
     mesh, precisions = single_rank_mesh(torch.device("cpu")), precisions_for(DTYPE, "cpu")
     session = open_session(settings, mesh, precisions, random_weights=False, show_progress=False)
-    engine = Engine(session.runner, slots=1, length=64, eos=None)
+    engine = session.replica.start_engine(slots=1, length=64, eos=None)
     engine.add(0, list(range(1, 33)), SamplingParams(maximum_tokens=1))
     return engine.step()
 """

@@ -146,6 +146,9 @@ def run(args: argparse.Namespace) -> int:
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,
             interactive=dialogue,
+            kept="Finished records are kept; continue with --resume."
+            if options.output is not None
+            else "Give the same command again.",
         )
     )
 
@@ -195,7 +198,7 @@ def _prompts(
     if args.prompt is not None:
         check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
-        return list(reading.answers(0, 0, args.prompt, sampling, args.num_samples or 1)), None
+        return list(reading.expand_prompt(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or defaults.sample_input_file
     if source is not None:
         if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
@@ -204,7 +207,7 @@ def _prompts(
                 code="missing_option",
                 hint="Name the output with -o FILE; -o - is stdout.",
             )
-        found = reading.read(
+        found = reading.read_prompts(
             str(source),
             prompt_end=_prompt_end(args, defaults),
             params=sampling,
@@ -214,8 +217,8 @@ def _prompts(
     count = wanted or _UNCONDITIONAL_SAMPLES
     reading.check_count(count)
     if count > 1 and sampling.temperature == 0:
-        log.warning("at temperature 0 all samples are the same: set --temperature")
-    samples = (next(reading.answers(i, i, "", sampling, 1)) for i in range(count))
+        log.warning("at temperature 0 all samples are the same: give --temperature")
+    samples = (next(reading.expand_prompt(i, i, "", sampling, 1)) for i in range(count))
     return list(samples), _UNCONDITIONAL_OUTPUT
 
 

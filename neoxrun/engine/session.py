@@ -11,8 +11,11 @@ import torch
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
+from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
+from neoxrun.engine.engine import Engine
+from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, classify
 from neoxrun.model.dtypes import device_kind
@@ -20,7 +23,7 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.planning.devices import cpu_device
-from neoxrun.planning.memory import scoring_tokens, stage_needs, usable_bytes
+from neoxrun.planning.memory import MAX_BATCH, scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import Tokenizer, load_tokenizer
@@ -35,21 +38,47 @@ class Session:
 
     Attributes:
         settings: the configuration.
-        mesh: this rank's place.
-        runner: this rank's part of the model.
+        mesh: this rank among the others.
+        replica: the model that this rank is part of.
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
         max_context: most tokens of a sequence.
-        scoring_tokens: most tokens of a pass that only scores, on every rank.
+        most_scored: most tokens of a pass that only scores while no engine is open, on every rank.
     """
 
     settings: Settings
     mesh: Mesh
-    runner: Runner
+    replica: Replica
     tokenizer: Tokenizer
     weights: str | None
     max_context: int
-    scoring_tokens: int
+    most_scored: int
+
+    def start_engine(self, *, requests: int, length: int, batch_size: int | None = None) -> Engine:
+        """An engine just large enough for its work, on a leader; see ``Replica.start_engine``.
+
+        Args:
+            requests: how many there will be.
+            length: most tokens of one, prompt and output; the context bounds it.
+            batch_size: most requests at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
+
+        Raises:
+            RankError: not even one sequence fits the memory.
+        """
+        return self.replica.start_engine(
+            slots=min(batch_size or MAX_BATCH[device_kind(self.mesh.device)], requests),
+            length=min(length, self.max_context),
+            eos=self.tokenizer.eod,
+        )
+
+    def scoring_budget(self) -> int:
+        """Most tokens of a pass that only scores, on every rank.
+
+        Scoring needs no cache, so that its passes may fill the memory set aside for one, and those of a small model
+        on a GPU are eight times larger then. While an engine holds its cache, a pass must fit the workspace instead,
+        which is made for ``PREFILL_TOKENS``. So whoever scores a lot closes the engine first, as ``evaluate`` does.
+        """
+        return min(self.most_scored, PREFILL_TOKENS) if self.replica.holds_cache else self.most_scored
 
 
 def open_session(
@@ -67,7 +96,7 @@ def open_session(
 
     Args:
         settings: the configuration.
-        mesh: this rank's place.
+        mesh: this rank among the others.
         precisions: number formats of weights, activations and cache.
         random_weights: do not load a checkpoint.
         show_progress: say how loading goes.
@@ -94,11 +123,11 @@ def open_session(
         session = Session(
             settings,
             mesh,
-            Runner(stage, cache_bytes),
+            Replica(Runner(stage, cache_bytes)),
             tokenizer,
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
-            scoring_tokens=scoring_tokens(
+            most_scored=scoring_tokens(
                 settings.model,
                 tensor=mesh.tp,
                 compute=precisions.compute,
@@ -110,13 +139,13 @@ def open_session(
         failure = classify(error, mesh.rank)
         if failure is not error and failure.code != "out_of_memory":
             raise
-    said: dict[str, None] = {}
-    others = meshes.gather_from_all((failure, model, warnings, session and session.scoring_tokens))
+    distinct: dict[str, None] = {}
+    others = meshes.gather_from_all((failure, model, warnings, session and session.most_scored))
     for other_failure, _, other_warnings, _ in others:
         if other_failure is not None:
             other_failure.shared = True
             raise other_failure
-        said |= dict.fromkeys(other_warnings)
+        distinct |= dict.fromkeys(other_warnings)
     for rank, (_, other_model, _, _) in enumerate(others):
         if other_model != others[0][1]:
             differing = CheckpointError(
@@ -126,10 +155,10 @@ def open_session(
             )
             differing.shared = True
             raise differing
-    for warning in said if mesh.rank == 0 else ():
+    for warning in distinct if mesh.rank == 0 else ():
         log.warning(warning)
     assert session is not None
-    return replace(session, scoring_tokens=min(tokens for *_, tokens in others))
+    return replace(session, most_scored=min(tokens for *_, tokens in others))
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:

@@ -14,10 +14,9 @@ from typing import Any, cast, get_args
 from lm_eval.api.registry import register_model
 
 from neoxrun.config.settings import Precision
-from neoxrun.engine.engine import follow
 from neoxrun.errors import UsageError
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.copies import Copies
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.llm import LLM
 
 
@@ -90,10 +89,10 @@ class RegisteredLM(NeoxLM):
             random_weights=random_weights,
         )
         if not llm.session.mesh.leads:
-            follow(llm.session.runner)
+            llm.session.replica.follow()
             llm.close()
             sys.exit(0)
-        copies = Copies(llm.session, most if most > 1 else None)
+        replicas = Replicas(llm.session, most if most > 1 else None)
         atexit.register(llm.close)
-        atexit.register(copies.close)  # runs first
-        super().__init__(llm.session, copies, show_progress=True)
+        atexit.register(replicas.release_ranks)  # runs first
+        super().__init__(llm.session, replicas, show_progress=True)

@@ -14,7 +14,7 @@ import pickle
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
-        kept: what is left of the work when a rank dies, for the message.
+        kept: the hint where a rank dies: what is left of the work, and how to continue.
     """
 
     command: str
@@ -53,7 +53,7 @@ class Job:
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
-    kept: str = "Records finished so far are kept; go on with --resume."
+    kept: str = field(kw_only=True)
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.

@@ -92,9 +92,9 @@ def _begin(job: Job, rank: int) -> tuple[Work, Any]:
         return generate, job.options
     # lm-eval takes seconds to import, and only rank 0 needs it.
     if rank:
-        from neoxrun.evaluation import copies
+        from neoxrun.evaluation import replicas
 
-        return copies.take_part, None
+        return replicas.take_part, None
     from neoxrun.evaluation import run as evaluation
 
     return evaluation.run_evaluation, evaluation.prepare_run(job.options)

@@ -15,7 +15,7 @@ from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 
 ONE = ("--tp", "1")
-FIELDS = ["id", "context", "text", "length", "finished", "finish_reason", "message", "duration_seconds"]
+FIELDS = ["id", "context", "text", "length", "finished", "finish_reason", "message", "code", "duration_seconds"]
 
 
 def greedy(tokens: int = 6) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
     for record in records:
         assert list(record) == FIELDS
         assert (record["length"], record["finish_reason"], record["finished"]) == (6, "length", False)
-        assert record["message"] is None
+        assert record["message"] is record["code"] is None
         assert record["text"]
 
 
@@ -95,7 +95,12 @@ def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
         assert step["logprob"] == step["top"][0][1] <= 0
         assert len(step["top"]) == 2
     assert one["biased"]["text"] == "," * 3
-    for name, says in (("too long", "the context holds 512"), ("wrong bias", "names id 99999")):
+    faults = {
+        "too long": ("prompt_too_long", "the context holds 512"),
+        "wrong bias": ("bad_logit_bias", "names id 99999"),
+    }
+    for name, (code, says) in faults.items():
+        assert one[name]["code"] == code
         assert (one[name]["finish_reason"], one[name]["text"], one[name]["length"]) == ("error", None, 0)
         assert says in one[name]["message"]
     assert one["from nothing"]["length"] > 0
@@ -120,7 +125,8 @@ def test_truncation_keeps_the_other_side(side, tmp_path: Path) -> None:
     found = {record["id"]: record for record in result.records}
     assert {name: record["context"] for name, record in found.items()} == prompts
     assert found["short"]["message"] is None
-    assert f"tokens, at the {side}" in found["one"]["message"]
+    assert f"cut on the {side}" in found["one"]["message"]
+    assert (found["one"]["code"], found["short"]["code"]) == ("prompt_cut", None)
 
     def sureness(name: str) -> float:
         assert found[name]["length"] == 6

@@ -20,7 +20,6 @@ from neoxrun.config.precisions import precisions_for
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
@@ -35,18 +34,20 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 
 
 def prefill_logits(session, ids: torch.Tensor) -> torch.Tensor:
-    session.runner.execute(Reserve(len(ids), session.settings.model.max_context))
+    runner = session.replica.runner
+    runner.execute(Reserve(len(ids), session.settings.model.max_context))
     with torch.inference_mode():
-        return session.runner.stage.logits(session.runner.prefill_hidden(ids.to(GPU), 0)).cpu()
+        return runner.stage.logits(runner.prefill_hidden(ids.to(GPU), 0)).cpu()
 
 
 def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
     """The same logits from one token of prefill and then one at a time from the cache."""
+    runner = session.replica.runner
     rows = [prefill_logits(session, ids[:, :1])[:, 0]]
     with torch.inference_mode():
-        for place in range(1, ids.shape[1]):
-            x = session.runner.decode_hidden(ids[:, place].tolist(), [place] * len(ids))
-            rows.append(session.runner.stage.logits(x)[:, 0].cpu())
+        for position in range(1, ids.shape[1]):
+            x = runner.decode_hidden(ids[:, position].tolist(), [position] * len(ids))
+            rows.append(runner.stage.logits(x)[:, 0].cpu())
     return torch.stack(rows, dim=1)
 
 
@@ -118,7 +119,7 @@ def test_greedy_tokens_of_unequal_prompts(twin) -> None:
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
     session = open_on_gpu(settings)
-    engine = Engine(session.runner, slots=3, length=64, eos=None)
+    engine = session.replica.start_engine(slots=3, length=64, eos=None)
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
         engine.add(number, prompt, params)

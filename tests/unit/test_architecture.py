@@ -45,7 +45,7 @@ COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 LATE = {
     ("launch.start", "launch.agent"),
     ("launch.start", "launch.worker"),
-    ("launch.worker", "evaluation.copies"),
+    ("launch.worker", "evaluation.replicas"),
     ("launch.worker", "evaluation.run"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "llm"),

@@ -22,7 +22,7 @@ from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import models_file
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
-from neoxrun.generation.records import Record
+from neoxrun.generation.records import RECORD_CODES, Record
 from neoxrun.planning.devices import parse_devices
 from support.pages import (
     GUIDE,
@@ -208,6 +208,11 @@ def test_guide_has_every_key_of_a_prompt() -> None:
 def test_guide_has_every_field_of_a_record() -> None:
     documented = written(first_cells(section(GUIDE, "Records")))
     assert documented == {field.name for field in fields(Record)}
+
+
+def test_guide_has_every_code_of_a_record() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", section(GUIDE, "Codes"), re.MULTILINE)
+    assert dict(rows) == RECORD_CODES
 
 
 def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
