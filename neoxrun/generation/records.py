@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, writing_code
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.config import reader as config
 from neoxrun.config.limits import PREFILL_TOKENS
+from neoxrun.config.reader import load_settings
 from neoxrun.engine.session import Session
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.planning.memory import MAX_BATCH
 from support.tiny_models import CPU, demo_tokenizer, random_replica
 
@@ -17,7 +17,7 @@ CONTEXT = 16
 
 def session(most_scored: int = 8 * PREFILL_TOKENS) -> Session:
     replica = random_replica(TOKENIZER.vocab_size, CONTEXT)
-    return Session(config.load(["demo"]), single(CPU), replica, TOKENIZER, None, CONTEXT, most_scored)
+    return Session(load_settings(["demo"]), single_rank_mesh(CPU), replica, TOKENIZER, None, CONTEXT, most_scored)
 
 
 @pytest.mark.parametrize(

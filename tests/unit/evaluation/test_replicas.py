@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from torch.distributed import HashStore
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.scoring import Row, Scored, ScoreRequest
 from neoxrun.engine.session import Session
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from support.tiny_models import CPU, demo_tokenizer, random_replica
 
 TOKENIZER = demo_tokenizer()
@@ -32,8 +32,8 @@ def model() -> Replica:
 
 
 def session(replica: Replica, store: HashStore | None, number: int, replicas: int) -> Session:
-    mesh = replace(single(CPU), replicas=replicas, replica=number, store=store)
-    return Session(config.load(["demo"]), mesh, replica, TOKENIZER, None, CONTEXT, most_scored=64)
+    mesh = replace(single_rank_mesh(CPU), replicas=replicas, replica=number, store=store)
+    return Session(load_settings(["demo"]), mesh, replica, TOKENIZER, None, CONTEXT, most_scored=64)
 
 
 def lone(model: Replica, batch_size: int | None = None) -> Replicas:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore
 
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.parallel.queue import WorkQueue
 from support.tiny_models import CPU
 
@@ -18,7 +18,7 @@ from support.tiny_models import CPU
 def queues(replicas: int, count: int, name: str = "work", store: HashStore | None = None) -> list[WorkQueue]:
     """One for each replica, on the same store."""
     store = store or HashStore()
-    lone = single(CPU)
+    lone = single_rank_mesh(CPU)
     return [WorkQueue(replace(lone, replicas=replicas, replica=n, store=store), count, name) for n in range(replicas)]
 
 
@@ -36,7 +36,7 @@ def test_each_number_is_claimed_once_and_in_order(count: int, replicas: int, ord
 
 
 def test_a_lone_replica_claims_everything_without_a_store() -> None:
-    queue = WorkQueue(single(CPU), 5, "work")
+    queue = WorkQueue(single_rank_mesh(CPU), 5, "work")
     assert not queue.others_working
     assert list(queue.claim_all()) == [0, 1, 2, 3, 4]
     assert queue.collect() == []
@@ -89,4 +89,4 @@ def test_queues_of_one_run_are_told_apart_by_their_names() -> None:
 
 def test_a_lone_replica_has_nobody_to_send_to() -> None:
     with pytest.raises(AssertionError, match="a lone replica keeps its results"):
-        WorkQueue(single(CPU), 1, "work").publish(0)
+        WorkQueue(single_rank_mesh(CPU), 1, "work").publish(0)
