@@ -5,7 +5,6 @@ Precedence: GPT-NeoX's default < configuration files in order < ``--set key=valu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -17,6 +16,7 @@ from neoxrun.config.settings import GenerationConfig, Precision, Settings, Token
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_file
 from neoxrun.errors import ConfigError, UsageError
+from neoxrun.terminal.words import did_you_mean
 
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
 _REQUIRED: Final = (
@@ -141,11 +141,10 @@ def _find_configuration(source: str) -> Path:
         )
     if path.exists():  # a pipe, for example /dev/stdin
         return path
-    close = difflib.get_close_matches(name.lower(), [shipped.lower() for shipped in shipped_names()], 1)
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=f"Did you mean {close[0]}?" if close else f"Give a path, or one of: {', '.join(shipped_names())}.",
+        hint=did_you_mean(name, shipped_names(), 1) or f"Give a path, or one of: {', '.join(shipped_names())}.",
     )
 
 
@@ -156,12 +155,11 @@ def _holds_checkpoint(folder: Path) -> bool:
 def _check_names(entries: dict[str, ConfigEntry]) -> None:
     for entry in entries.values():
         if entry.key not in neox_keys.KNOWN:
-            close = difflib.get_close_matches(entry.key, neox_keys.KNOWN, 1)
             raise ConfigError(
                 f"unknown option {entry.key}",
                 code="unknown_option",
                 where=entry.where,
-                hint=f"Did you mean {close[0]}?" if close else "GPT-NeoX has no such option: remove it.",
+                hint=did_you_mean(entry.key, neox_keys.KNOWN, 1) or "GPT-NeoX has no such option: remove it.",
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from neoxrun.errors import UsageError
+from neoxrun.terminal.words import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,10 @@ def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> Samp
     """
     for name in changes:
         if name not in SAMPLING_NAMES:
-            close = difflib.get_close_matches(name, SAMPLING_NAMES, 1)
             raise UsageError(
                 f"{name} is not a sampling parameter",
                 code="unknown_option",
-                hint=f"Did you mean {close[0]}?" if close else f"The parameters are: {', '.join(SAMPLING_NAMES)}.",
+                hint=did_you_mean(name, SAMPLING_NAMES, 1) or f"The parameters are: {', '.join(SAMPLING_NAMES)}.",
             )
     return replace(base, **{name: sampling_value(name, value) for name, value in changes.items()})
 

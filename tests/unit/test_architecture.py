@@ -23,7 +23,8 @@ PACKAGE = ROOT / "neoxrun"
 # the Python API.
 FLOORS = (
     "errors version",
-    "terminal config",
+    "terminal",
+    "config",
     "parallel tokenizer",
     "planning checkpoint",
     "model download",
