@@ -36,7 +36,7 @@ from neoxrun.config.tensors import FIRST_LAYER, local_counts
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
-from neoxrun.evaluation.data import prepare
+from neoxrun.evaluation.data import prepare_tasks
 from neoxrun.model.dtypes import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
@@ -163,7 +163,7 @@ def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[s
 def _instances(data_dir: Path) -> dict[str, list[list[Any]]]:
     """Per task, per document, its requests."""
     found = {}
-    for name, task in prepare(list(TASKS), data_dir).task_dict["tasks"].items():
+    for name, task in prepare_tasks(list(TASKS), data_dir).task_dict["tasks"].items():
         task.set_fewshot_seed(seed=1234)
         task.build_all_requests()
         documents: dict[int, list[Any]] = {}

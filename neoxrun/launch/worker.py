@@ -131,7 +131,7 @@ def _begin(job: Job, rank: int) -> tuple[Work, Any]:
         return copies.take_part, None
     from neoxrun.evaluation import run as evaluation
 
-    return evaluation.run, evaluation.prepare(job.options)
+    return evaluation.run_evaluation, evaluation.prepare_run(job.options)
 
 
 def _agree(job: Job) -> None:

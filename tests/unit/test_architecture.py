@@ -61,7 +61,7 @@ IMPORTERS = {
     "evaluation.__main__",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
-    "pyarrow": "evaluation.local_data",
+    "pyarrow": "evaluation.documents",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",

@@ -16,8 +16,8 @@ from neoxrun import cli, errors
 from neoxrun.commands.plan import to_json
 from neoxrun.config import reader as config
 from neoxrun.config.sampling import SAMPLING_NAMES
-from neoxrun.download import catalog
-from neoxrun.download.manifest import Entry, Manifest, write
+from neoxrun.download import models_file
+from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.generation.records import Record
 from neoxrun.planning.devices import parse_devices
 from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
@@ -194,9 +194,9 @@ def test_guide_has_every_field_of_a_record() -> None:
 def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
     documented = written(first_cells(section(PAGES["docs/download.md"], "The manifest")))
     full = Manifest(
-        {"a": Entry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
+        {"a": ManifestEntry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
     )
-    assert documented == json.loads(write(full, tmp_path).read_text(encoding="utf-8")).keys()
+    assert documented == json.loads(write_manifest(full, tmp_path).read_text(encoding="utf-8")).keys()
 
 
 def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    known = catalog.load()
+    known = models_file.load_catalog()
     assert len(known.model("our-model").files) == 1 + 2 * 15
     assert known.model("our-pythia").hub == "our-team/our-pythia"
 
