@@ -27,7 +27,7 @@ from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies, GenerateRequest
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import RequestBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
@@ -76,6 +76,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if eod is None:
             raise DataError(
                 f"the tokenizer has no {END_OF_DOCUMENT}, which a text without a context begins with",
+                code="bad_tokenizer",
                 where=str(session.settings.tokenizer.vocab_file),
             )
         self._session, self._copies, self._cache = session, copies, cache
@@ -204,6 +205,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if max(ids) >= rows:
             raise DataError(
                 f"the tokenizer gives id {max(ids)}, but the model has {rows} ids",
+                code="bad_tokenizer",
                 where=self.tokenizer_name,
                 hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
             )
@@ -237,7 +239,17 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.counts.asked += len(missing) + len(found)
         self.counts.cached += len(found)
         start = time.perf_counter()
-        with RequestBar(doing, len(missing) + len(found), len(found), self._show_progress) as bar:
+        cached = len(found)
+
+        def how_fast(bar: Bar) -> str:
+            text = f"{doing}: {bar.count} requests in {bar.seconds:.1f} s"
+            if bar.count:
+                text += f" ({bar.count / bar.seconds:.1f} requests/s)"
+            return text + (f", {cached} more were in the cache" if cached else "")
+
+        with Bar(
+            doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
+        ) as bar:
             for answers in compute(missing) if missing else ():
                 for number, answer in answers:
                     found[missing[number]] = answer

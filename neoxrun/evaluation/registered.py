@@ -59,19 +59,25 @@ class RegisteredLM(NeoxLM):
         if others:
             raise UsageError(
                 f"--model_args {', '.join(others)}: neoxrun has no such argument",
+                code="unknown_option",
                 hint="There are: config, checkpoint, tokenizer, tp, pp, dtype and random_weights.",
             )
         wrong = next((value for value in (tp, pp) if not isinstance(value, int) or value < 1), None)
         if wrong is not None:
-            raise UsageError(f"--model_args: {wrong} is not a number of ranks", hint="For example tp=2,pp=1.")
+            raise UsageError(
+                f"--model_args: {wrong} is not a number of ranks",
+                code="invalid_value",
+                hint="For example tp=2,pp=1.",
+            )
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if tp * pp != started:
             raise UsageError(
                 f"tp {tp} x pp {pp} takes {tp * pp} processes; this is one of {started}",
+                code="wrong_number_of_ranks",
                 hint=f"Put torchrun in front: torchrun --nproc-per-node {tp * pp} -m neoxrun.evaluation ...",
             )
         if dtype not in (None, *get_args(Precision)):
-            raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}")
+            raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}", code="invalid_value")
         most = int(str(batch_size)) if str(batch_size).isdigit() else 1
         llm = LLM(
             config,

@@ -147,6 +147,7 @@ def _evaluate(
         names = listing(list(ready.tasks.task_dict["tasks"]))
         raise DataError(
             f"lm-eval cannot evaluate {names}: {type(error).__name__}: {error}",
+            code="bad_task",
             hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
             "Answers in the --cache file will not be computed again.",
         ) from error

@@ -67,6 +67,7 @@ def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: i
     if not prompts:
         raise DataError(
             f"there are no prompts in {name}",
+            code="no_prompts",
             hint="Write one prompt a line; lines of white space do not count.",
         )
     return prompts
@@ -81,6 +82,7 @@ def check_count(answers: int) -> None:
     if answers > _MOST_ANSWERS:
         raise UsageError(
             f"more than {_MOST_ANSWERS:,} answers are asked for in one run",
+            code="invalid_value",
             hint="Lower --num-samples, or divide the prompts over several runs.",
         )
 
@@ -103,16 +105,19 @@ def _read_text(source: str, name: str) -> str:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"the prompt file {source} does not exist", hint="Give a file with -i, or --prompt TEXT."
+            f"the prompt file {source} does not exist",
+            code="missing_file",
+            hint="Give a file with -i, or --prompt TEXT.",
         ) from None
     except OSError as error:
-        raise DataError(f"the prompt file {source} cannot be read: {error.strerror}") from None
+        raise DataError(f"the prompt file {source} cannot be read: {error.strerror}", code="unreadable_file") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}",
+            code="not_text",
             where=f"{name}:{line}",
             hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
         ) from None
@@ -131,18 +136,24 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
         except json.JSONDecodeError as error:
             raise DataError(
                 f"this line is not JSON: {error.msg} (column {error.colno})",
+                code="bad_prompt",
                 where=where,
                 hint='A .jsonl file has an object a line, such as {"prompt": "import os"}.',
             ) from None
         except (ValueError, RecursionError):
-            raise DataError("this line is JSON of a depth or with a number beyond reason", where=where) from None
+            raise DataError(
+                "this line is JSON of a depth or with a number beyond reason",
+                code="bad_prompt",
+                where=where,
+            ) from None
         if not isinstance(entry, dict):
-            raise DataError("this line is not a JSON object", where=where)
+            raise DataError("this line is not a JSON object", code="bad_prompt", where=where)
         check_unicode(json.dumps(entry, ensure_ascii=False), where)
         identity, context, own, count = _entry(entry, index, where, params, num_samples)
         if identity in seen:
             raise DataError(
                 f"the id {identity!r} is used twice, first in line {seen[identity]}",
+                code="bad_prompt",
                 where=where,
                 hint="Give every prompt an id of its own, or none.",
             )
@@ -159,19 +170,25 @@ def _entry(
 ) -> tuple[str | int, str, SamplingParams, int]:
     texts = [key for key in _TEXT_KEYS if key in entry]
     if len(texts) > 1:
-        raise DataError('a line has both "prompt" and "context", which mean the same', where=where, hint="Keep one.")
+        raise DataError(
+            'a line has both "prompt" and "context", which mean the same',
+            code="bad_prompt",
+            where=where,
+            hint="Keep one.",
+        )
     if len(texts) != 1 or not isinstance(entry[texts[0]], str):
-        raise DataError('a line needs one text under "prompt" or "context"', where=where)
+        raise DataError('a line needs one text under "prompt" or "context"', code="bad_prompt", where=where)
     identity = entry.get("id", index)
     if not isinstance(identity, str | int) or isinstance(identity, bool):
-        raise DataError(f'"id" is a text or a whole number, not {json.dumps(identity)}', where=where)
+        raise DataError(f'"id" is a text or a whole number, not {json.dumps(identity)}', code="bad_prompt", where=where)
     count = next((entry[key] for key in _SAMPLES if key in entry), num_samples)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise DataError(f'"n" is a whole number of 1 or more, not {json.dumps(count)}', where=where)
+        raise DataError(f'"n" is a whole number of 1 or more, not {json.dumps(count)}', code="bad_prompt", where=where)
     unknown = set(entry) - _PARAMETERS - {"id", *_TEXT_KEYS, *_SAMPLES}
     if unknown:
         raise DataError(
             f'unknown key "{min(unknown)}"',
+            code="bad_prompt",
             where=where,
             hint=f"Known keys: id, prompt or context, n, {', '.join(sorted(_PARAMETERS))}.",
         )
@@ -179,4 +196,4 @@ def _entry(
     try:
         return identity, entry[texts[0]], update_sampling(params, own), count
     except NeoxrunError as error:
-        raise DataError(error.message, where=where, hint=error.hint) from None
+        raise DataError(error.message, code="bad_prompt", where=where, hint=error.hint) from None

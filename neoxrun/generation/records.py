@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, writing_code
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
@@ -113,10 +113,16 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
             key, context = (record["id"], record.get("sample")), record["context"]
             expected = contexts.get(key)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DataError("this line is not an output record", where=where, hint="Give another -o.") from None
+            raise DataError(
+                "this line is not an output record",
+                code="foreign_record",
+                where=where,
+                hint="Give another -o.",
+            ) from None
         if expected is None or expected != context:
             raise DataError(
                 f"the record {record['id']!r} does not belong to these prompts",
+                code="foreign_record",
                 where=where,
                 hint="--resume goes on with the same input and the same --num-samples; give another -o for others.",
             )
@@ -190,7 +196,12 @@ def _check_torn_line(path: Path) -> None:
     start = b'{"id": '
     torn = path.read_bytes().rpartition(b"\n")[2][: len(start)]
     if not start.startswith(torn):
-        raise DataError("the last line is not an output record", where=str(path), hint="Give another -o.")
+        raise DataError(
+            "the last line is not an output record",
+            code="foreign_record",
+            where=str(path),
+            hint="Give another -o.",
+        )
 
 
 def _is_error(record: dict[str, Any]) -> bool:
@@ -223,11 +234,11 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 def _unwritable(path: Path | None, error: OSError) -> DataError:
     if path is None:
-        return DataError(f"standard output cannot be written: {error.strerror}")
+        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
     hint = "Give another file with -o."
     if path.is_file():
         hint += " Records written so far are kept; go on with --resume."
-    return DataError(f"{path} cannot be written: {error.strerror}", hint=hint)
+    return DataError(f"{path} cannot be written: {error.strerror}", code=writing_code(error), hint=hint)
 
 
 def standard_output(verbose: bool) -> IO[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO
 
 from neoxrun.engine.engine import Engine, follow
@@ -19,7 +20,7 @@ from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.planning.memory import MAX_BATCH
-from neoxrun.terminal.progress import GenerationBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
 
 _COLLECT_SECONDS = 0.05
@@ -91,7 +92,16 @@ def _answer_all(
     steps = texts.run(prompts[number] for number in queue.claims())
     failed: set[str | int] = set()
     if session.mesh.replica == 0:
-        with GenerationBar(len(prompts) + options.finished, options.finished, show_progress) as bar:
+        bar = Bar(
+            "answers",
+            len(prompts) + options.finished,
+            "answer",
+            done=options.finished,
+            amounts="tokens",
+            show=show_progress,
+            closing=lambda bar: _how_fast(bar, options.output),
+        )
+        with bar:
             failed = _collect_all(steps, queue, options, stop, stdout, bar)
     else:
         for records in steps:
@@ -108,8 +118,16 @@ def _answer_all(
         count = len({prompt.id for prompt in prompts})
         hint = "The warnings above say why, and so do their records; --resume tries them again."
         raise DataError(
-            f"{len(failed)} of {counted(count, 'prompt')} could not be answered", hint=hint if options.output else None
+            f"{len(failed)} of {counted(count, 'prompt')} could not be answered",
+            code="unanswered_prompts",
+            hint=hint if options.output else None,
         )
+
+
+def _how_fast(bar: Bar, output: Path | None) -> str:
+    rate = bar.amount / bar.seconds
+    where = "" if output is None else f", in {output}"
+    return f"{counted(bar.count, 'answer')}, {bar.amount} tokens in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
 
 
 def _collect_all(
@@ -118,7 +136,7 @@ def _collect_all(
     options: GenerateOptions,
     stop: StopFlag,
     stdout: IO[str],
-    bar: GenerationBar,
+    bar: Bar,
 ) -> set[str | int]:
     """Write the records of this replica's steps, and those that the others send.
 
@@ -135,7 +153,7 @@ def _collect_all(
             if record.finish_reason == "error":
                 failed.add(record.id)
             writer.write(record)
-            bar.update(record.length)
+            bar.update(amount=record.length)
 
     collected = time.monotonic()
     for records in steps:

@@ -145,7 +145,7 @@ def _sizes_refused(refusal: SizesRefused) -> UsageError:
             message = f"{sizes} cannot be spread evenly over {here}"
             if requested.world_size:
                 message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return UsageError(message, hint=hint)
+    return UsageError(message, code="impossible_split", hint=hint)
 
 
 def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
@@ -166,6 +166,7 @@ def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
     ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
     return UsageError(
         f"the model does not fit on {where}: {_need(refusal)}{each}, {_shortage(refusal)}",
+        code="does_not_fit",
         hint=f"What would fit: {', or '.join(ways)}.",
     )
 
@@ -174,6 +175,7 @@ def _host_too_small(refusal: MemoryRefused) -> UsageError:
     ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
     return UsageError(
         f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
+        code="does_not_fit",
         hint=f"What would fit: {host} of free host memory, or a smaller model.",
     )
 

@@ -55,8 +55,12 @@ def demo(*arguments: str) -> tuple[str, ...]:
 
 
 USAGE = {
-    "no command": ((), "COMMAND"),
-    "unknown command": (("generat",), "generat"),
+    "no command": (("-q",), "COMMAND"),
+    "misspelt command": (("generat",), "there is no command generat", "Did you mean generate?"),
+    "part of a command": (("eval", "demo"), "there is no command eval", "Did you mean evaluate?"),
+    "unknown command": (("frobnicate",), "there is no command frobnicate", "download, generate, evaluate, plan"),
+    "unknown command's help": (("help", "eval"), "there is no command eval", "Did you mean evaluate?"),
+    "empty command": (("",), "there is no command ''"),
     "unknown flag": (demo("--temprature", "1"), "--temprature"),
     "two sources": (demo(*PROMPT, "-i", "good.txt"), "--prompt"),
     "not a number": (demo(*PROMPT, "--tp", "two"), "'two' is not a whole number of 1 or more"),
@@ -69,10 +73,10 @@ USAGE = {
     "too many texts": (demo("-n", "99999999999"), "more than 1,000,000 answers", "--num-samples"),
     "too many answers to a line": (demo("-i", "many.jsonl"), "more than 1,000,000 answers"),
     "too many answers to lines": (demo("-i", "good.txt", "-n", "1000001"), "more than 1,000,000 answers"),
-    "output beside a stream": (demo("-i", "/dev/stdin"), "/dev/stdin is a stream", "-o"),
-    "resume a device": (demo(*PROMPT, "-o", "/dev/null", "--resume"), "/dev/null is none"),
+    "output of a stream": (demo("-i", "/dev/stdin"), "/dev/stdin is a stream", "-o"),
+    "resume a device": (demo(*PROMPT, "-o", "/dev/null", "--resume"), "/dev/null is not a regular file"),
     "empty separator": (demo("-i", "good.txt", "--prompt-end", ""), "--prompt-end is empty"),
-    "input is output": (demo("-i", "good.txt", "-o", "good.txt"), "is the input"),
+    "input is output": (demo("-i", "good.txt", "-o", "good.txt"), "is also the input"),
     "resume what": (demo(*PROMPT, "--resume"), "--resume needs a file"),
     "dialogue into a file": (demo("--interactive", "-o", "x"), "--interactive"),
     "override without value": (demo(*PROMPT, "--set", "num_layers"), "num_layers"),
@@ -135,10 +139,10 @@ def test_only_one_rank_of_a_host_speaks() -> None:
 
 CONFIGURATIONS = {
     "missing": (("nowhere.yml",), None, "there is no configuration nowhere.yml"),
-    "misspelt name": (("pythia160m",), None, "did you mean pythia-160m?"),
+    "misspelt name": (("pythia160m",), None, "Did you mean pythia-160m?"),
     "folder": (("folder",), None, "is a folder"),
     "unparseable": (("demo", "broken.yml"), "broken.yml:2", "not valid YAML"),
-    "unknown key": (("demo", "unknown.yml"), "unknown.yml:2", "unknown option num_layer", "did you mean num_layers?"),
+    "unknown key": (("demo", "unknown.yml"), "unknown.yml:2", "unknown option num_layer", "Did you mean num_layers?"),
     "unsupported": (("demo", "alibi.yml"), "alibi.yml:1", "pos_emb: alibi is not supported", "rotary"),
     "unsupported by flag": (("demo", "--set", "moe_num_experts=4"), None, "moe_num_experts", "not supported"),
     "incomplete": (("--set", "hidden_size=8", "good.yml"), None, "good.yml"),
@@ -296,6 +300,39 @@ def test_quick_answers_import_nothing_heavy(case, tmp_path: Path) -> None:
     imported = {line.split("|")[-1].strip().split(".")[0] for line in watched.err.splitlines() if "|" in line}
     assert "neoxrun" in imported
     assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("help", "help"), ("help", "-h")])
+def test_help_is_on_stdout(arguments: tuple[str, ...]) -> None:
+    assert neoxrun(*arguments).check_success().out == neoxrun("--help").check_success().out
+
+
+def test_help_of_a_command() -> None:
+    shown = neoxrun("help", "plan").check_success().out
+    assert shown == neoxrun("plan", "--help").check_success().out
+    assert "--devices" in shown
+
+
+# What each stage before the ranks calls its mistakes, with -v; the ranks' own are in test_checkpoint and elsewhere.
+CODES = {
+    "unsupported_option": (2, demo(*PROMPT, "--set", "pos_emb=alibi")),
+    "unknown_option": (2, ("plan", "demo", "--set", "num_layer=3")),
+    "missing_configuration": (2, ("plan", "nowhere")),
+    "impossible_split": (2, demo(*PROMPT, "--tp", "3")),
+    "no_gpu": (2, demo(*PROMPT, "--device", "cuda")),
+    "missing_option": (2, demo(*PROMPT, "--resume")),
+    "missing_checkpoint": (3, demo(*PROMPT, "--checkpoint", "folder")),
+    "missing_file": (4, demo("-i", "missing.txt")),
+    "bad_prompt": (4, demo("-i", "cut.jsonl")),
+    "foreign_record": (4, demo("-i", "good.txt", "-o", "other.jsonl", "--resume")),
+    "bad_tokenizer": (4, demo(*PROMPT, "--tokenizer", "page.json")),
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_codes(code: str, files: Path) -> None:
+    exit_code, arguments = CODES[code]
+    neoxrun(*arguments, "-v", cwd=files).check_error(exit_code, which=code)
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])

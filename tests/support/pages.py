@@ -49,6 +49,17 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
                 yield f"{name}: {line}", arguments[: arguments.index("<")] if "<" in arguments else arguments
 
 
+def python_examples() -> Iterator[tuple[str, str, list[str]]]:
+    """Every Python program of a page: its name, its text, and what its last lines, comments, say that it prints."""
+    for name, page in PAGES.items():
+        for number, program in enumerate(blocks(page, "python"), 1):
+            lines = program.splitlines()
+            shown: list[str] = []
+            while lines and lines[-1].startswith("# "):
+                shown.insert(0, lines.pop().removeprefix("# "))
+            yield f"{name}, example {number}", program, shown
+
+
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of one command."""
     (commands,) = [action for action in cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
