@@ -17,9 +17,9 @@ from neoxrun.planning.decision import (
     Misfit,
     Note,
     Refusal,
-    Rule,
     SizeChanged,
     SizesRefused,
+    SplitRule,
     VocabularyAssumed,
 )
 from neoxrun.planning.plan import Plan
@@ -48,15 +48,15 @@ def _gpu_reason(plan: Plan) -> str:
     requested = plan.decision.requested
     weights, room, gpus = _weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
     match plan.decision.rule:
-        case Rule.REQUESTED:
+        case SplitRule.REQUESTED:
             text = f"The split is the one asked for: {weights} and room for {room} in each replica."
-        case Rule.ALL_GPUS:
+        case SplitRule.ALL_GPUS:
             text = f"{counted(gpus, 'GPU')} for one replica: its {weights} leave room for no more than {room}."
-        case Rule.ONE_DEVICE:
+        case SplitRule.ONE_DEVICE:
             text = f"One GPU holds a whole replica: {weights} and room for {room}."
-        case Rule.FEWEST_GPUS:
+        case SplitRule.FEWEST_GPUS:
             text = f"A replica is split over {gpus} GPUs, the fewest possible: {weights} and room for {room}."
-        case Rule.FEWER_STAGES:
+        case SplitRule.FEWER_STAGES:
             text = (
                 f"A replica is split over {gpus} GPUs: fewer would hold its {weights} too, but only as"
                 " pipeline stages, which wait for each other."
@@ -76,9 +76,9 @@ def _gpu_reason(plan: Plan) -> str:
 
 def _cpu_reason(plan: Plan) -> str:
     decision, ranks = plan.decision, plan.tp * plan.pp
-    if decision.rule is Rule.REQUESTED:
+    if decision.rule is SplitRule.REQUESTED:
         text = "The split is the one asked for"
-    elif decision.rule is Rule.ONE_DEVICE:
+    elif decision.rule is SplitRule.ONE_DEVICE:
         text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
     else:
         text = "The split keeps the configuration's tensor-parallel size"
