@@ -80,6 +80,11 @@ def test_named_files_and_links_exist(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_readme_lists_every_page() -> None:
+    listed = re.findall(r"\]\(([^)]+)\)", section(README, "Documentation"))
+    assert set(PAGES) - {"README.md"} <= set(listed)
+
+
 def test_files_table_has_every_folder() -> None:
     named = {name.split("/")[0] for name in written(first_cells(section(README, "Files")))}
     folders = {"neoxrun", "configs", "scripts", "tests", "benchmarks"}
