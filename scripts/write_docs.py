@@ -10,16 +10,11 @@ page is not up to date. To add a page: a function from its text to its new text,
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from neoxrun import cli
 from neoxrun.config import neox_keys
 from neoxrun.config.neox_keys import Key
 
@@ -40,25 +35,6 @@ def configuration(page: str) -> str:
     fixed = ([_code(name), _values(values)] for name, values in neox_keys.FIXED.items())
     page = fill(page, "fixed keys", table(["key", "accepted"], fixed))
     return fill(page, "ignored keys", textwrap.fill(", ".join(map(_code, sorted(neox_keys.IGNORED))), 120))
-
-
-def performance(page: str) -> str:
-    """What ``neoxrun plan`` decides for the 20B on devices of several sizes."""
-    rows = []
-    for devices in ("2x24GB", "3x24GB", "4x24GB", "1x48GB", "2x48GB", "1x80GB", "2x80GB"):
-        plan = _plan("20B", devices)
-        split = f"tp {plan['tp']} x pp {plan['pp']} x replicas {plan['replicas']}"
-        rows.append([_code(devices), split, f"{plan['max_context']} tokens", f"{plan['max_batch']}"])
-    return fill(page, "20B", table(["devices", "split", "longest context", "sequences of it, per replica"], rows))
-
-
-def _plan(model: str, devices: str) -> dict[str, Any]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        if cli.main(["plan", model, "--devices", devices, "--json"]) != 0:
-            raise SystemExit(f"{model} on {devices} cannot be planned")
-    plan: dict[str, Any] = json.loads(printed.getvalue())
-    return plan
 
 
 def _key_table(keys: Mapping[str, Key]) -> str:
@@ -95,7 +71,6 @@ def fill(page: str, name: str, content: str) -> str:
 
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/configuration.md": configuration,
-    "docs/performance.md": performance,
 }
 
 

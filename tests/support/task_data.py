@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from neoxrun.evaluation.local_data import DatasetName
+from neoxrun.evaluation.published_data import DatasetName
 
 PIQA = DatasetName("baber/piqa")
 LAMBADA = DatasetName("EleutherAI/lambada_openai", "default")

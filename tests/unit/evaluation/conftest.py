@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.evaluation.catalog import Catalog
+from neoxrun.evaluation.catalog import TaskCatalog
 
 
 @pytest.fixture(autouse=True)
@@ -19,4 +19,4 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def catalog():
-    return Catalog()
+    return TaskCatalog()
