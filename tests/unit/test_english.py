@@ -58,6 +58,12 @@ PACKAGES = sorted(
 )
 
 
+WRITTEN = PAGES | {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("CHANGELOG.md", "benchmarks/README.md", "configs/demo/README.md")
+}
+
+
 def _pending(names: Iterator[str] | list[str], unfinished: set[str]) -> list[object]:
     assert unfinished <= set(names)
     waits = pytest.mark.xfail(strict=True, reason="its texts are still to be rewritten by the style sheet")
@@ -93,9 +99,9 @@ def test_hints_are_sentences(package: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("page", _pending(list(PAGES), UNWRITTEN_PAGES))
+@pytest.mark.parametrize("page", _pending(list(WRITTEN), UNWRITTEN_PAGES))
 def test_what_the_pages_say(page: str) -> None:
-    text = PAGES[page]
+    text = WRITTEN[page]
     if page == "CONTRIBUTING.md":  # its table names the words
         text = text.replace(section(text, "Style sheet"), "")
     # What the program says is checked where it says it.
