@@ -19,12 +19,12 @@ from types import TracebackType
 
 import torch
 
-from neoxrun.config import reader as config
 from neoxrun.config.precisions import preferred_precisions
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
-from neoxrun.engine.scoring import Scored, ScoreRequest, passes
+from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError
 from neoxrun.generation.options import Truncate
@@ -68,12 +68,12 @@ class LLM:
         random_weights: bool = False,
     ) -> None:
         sources = [configuration] if isinstance(configuration, str) else configuration
-        settings = config.load(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
         place = torch.device("cpu")
         if device == "cuda" or (device is None and torch.cuda.is_available()):
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         precisions = preferred_precisions(dtype, settings.precision, device_kind(place))[0]
-        mesh = meshes.connect(tp, pp, 1, place)
+        mesh = meshes.connect_ranks(tp, pp, 1, place)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
 
     @property
@@ -144,7 +144,7 @@ class LLM:
         if session.mesh.leads:
             scorer = Scorer(session.runner)
             try:
-                for numbers, rows in passes(requests, session.scoring_tokens):
+                for numbers, rows in scoring_passes(requests, session.scoring_tokens):
                     found |= dict(zip(numbers, scorer.score(rows), strict=True))
             finally:
                 scorer.close()
@@ -169,7 +169,7 @@ class LLM:
 
     def close(self) -> None:
         """Leave the other processes, if there are any."""
-        meshes.disconnect()
+        meshes.disconnect_ranks()
 
     def __enter__(self) -> LLM:
         return self

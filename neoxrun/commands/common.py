@@ -7,9 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun import tokenizer
-from neoxrun.checkpoint import layout
-from neoxrun.config import reader as config
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
@@ -20,6 +19,7 @@ from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
 from neoxrun.planning.request import Requested
 from neoxrun.terminal.log import log
+from neoxrun.tokenizer import load_tokenizer
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="CONFIG",
         help="GPT-NeoX configuration: a YAML file, or the name of a shipped one "
-        f"({', '.join(config.shipped_names())}). Several are merged, and the later wins. Default: 20B.",
+        f"({', '.join(shipped_names())}). Several are merged, and the later wins. Default: 20B.",
     )
     parser.add_argument(
         "--set",
@@ -122,7 +122,9 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
+    settings = load_settings(
+        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+    )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
@@ -186,8 +188,8 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        layout.of(settings)
-    tokenizer.load(settings.tokenizer)
+        find_configured_checkpoint(settings)
+    load_tokenizer(settings.tokenizer)
 
 
 def positive(text: str) -> int:

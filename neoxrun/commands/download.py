@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.commands import common
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.download import catalog, listing, manifest, models_file, show, tasks, urls, verify
 from neoxrun.download import order as orders
 from neoxrun.download.catalog import Catalog, Model
@@ -247,7 +247,7 @@ def _next(order: Order, model: Model | None, task_names: list[str] | None) -> st
         return None
     words = ["neoxrun", "generate", model.config]
     try:
-        looks_in = config.load([model.config]).checkpoint
+        looks_in = load_settings([model.config]).checkpoint
     except NeoxrunError:  # a configuration of the user's that does not exist yet
         looks_in = None
     if looks_in is None or looks_in.resolve() != order.folder.resolve():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.commands import common
-from neoxrun.config import reader as config
+from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks == ["list"]:
         sys.stdout.writelines(f"{name}\n" for name in data.task_names(args.include_path))
         return 0
-    misplaced = next((name for name in args.tasks if name in config.shipped_names() or name.endswith(".yml")), None)
+    misplaced = next((name for name in args.tasks if name in shipped_names() or name.endswith(".yml")), None)
     if misplaced is not None:
         raise UsageError(f"{misplaced} is a configuration, not a task", hint="Name configurations before --tasks.")
     settings = common.settings_from_args(args)

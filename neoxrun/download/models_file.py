@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from neoxrun.config import yaml_source
+from neoxrun.config.yaml_source import read_yaml_file
 from neoxrun.download.catalog import REPOSITORY_NAME, Catalog, KnownFile, Model, Task
 from neoxrun.download.remote import SHA256, RemoteFile, safe_name
 from neoxrun.download.urls import shown_url, url_problem
@@ -53,7 +53,7 @@ def read_catalog(paths: Iterable[Path]) -> Catalog:
     models: dict[str, Model] = {}
     tasks: dict[str, Task] = {}
     for path in paths:
-        for key, entry in yaml_source.read_file(path).items():
+        for key, entry in read_yaml_file(path).items():
             if key not in ("models", "tasks"):
                 raise ConfigError(f"unknown key {key}: only `models` and `tasks` belong here", where=entry.where)
             reader = _Reader(entry.where)

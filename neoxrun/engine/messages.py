@@ -76,7 +76,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Tell the other ranks; nothing to do where there are none."""
-        if self._mesh.copy_group is None:
+        if self._mesh.replica_group is None:
             return
         if isinstance(message, Decode) and len(message.tokens) <= _INLINE:
             row = [len(message.tokens), *message.tokens, *message.positions]

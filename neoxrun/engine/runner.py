@@ -14,7 +14,7 @@ import torch
 from neoxrun.config.limits import SCORED_ROWS
 from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
 from neoxrun.engine.sampler import Sampled, Sampler
-from neoxrun.engine.scoring import Row, Scored, width
+from neoxrun.engine.scoring import Row, Scored, padded_width
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
@@ -118,7 +118,7 @@ class Runner:
         """How attention sees rows that begin at the tokens ``starts``."""
         device = self.stage.device
         lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        places = torch.arange(width(rows), device=device)
+        places = torch.arange(padded_width(rows), device=device)
         there = places < lengths[:, None]
         padded = (torch.tensor(starts[:-1], device=device)[:, None] + places).masked_fill(~there, 0)
         mask = None

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from neoxrun.checkpoint import layout
-from neoxrun.checkpoint import load as loading
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
 from neoxrun.engine.runner import Runner
@@ -26,8 +26,7 @@ from neoxrun.planning.memory import scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
 from neoxrun.terminal.words import human_bytes
-from neoxrun.tokenizer import Tokenizer
-from neoxrun.tokenizer import load as load_tokenizer
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 
 # Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
 _PADDING, _WIDEST_TRAINING = 128, 8
@@ -180,9 +179,9 @@ def _loaded(
 ) -> tuple[Stage, object]:
     """The stage, and what tells the model's files from those of another."""
     config = settings.model
-    checkpoint = layout.of(settings)
+    checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
-    vocab_size = loading.vocab_rows(checkpoint, config)
+    vocab_size = read_vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
     if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
@@ -194,7 +193,7 @@ def _loaded(
     stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
     with LoadBar(total, show_progress) as bar:
-        averaged = loading.load(
+        averaged = load_weights(
             checkpoint,
             stage.targets(),
             stage.assign,

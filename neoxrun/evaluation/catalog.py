@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from neoxrun.config.yaml_source import read_values
+from neoxrun.config.yaml_source import read_yaml_values
 from neoxrun.errors import ConfigError, DataError, UsageError
 from neoxrun.terminal.words import did_you_mean
 
@@ -245,7 +245,7 @@ def _configuration(path: Path) -> dict[str, Any]:
 def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
     """The values of a file, added to those of the files that it includes, each of which ``read`` reads."""
     try:
-        values = read_values(data) or {}
+        values = read_yaml_values(data) or {}
     except ConfigError as error:
         raise DataError(error.message, where=f"{path}{error.where or ''}") from None
     if not isinstance(values, dict):

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine, Scorer, follow
-from neoxrun.engine.scoring import Row, ScoreRequest, passes
+from neoxrun.engine.scoring import Row, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
@@ -112,7 +112,7 @@ class Copies:
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Answers]:
         """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first."""
-        work = list(passes(requests, self._session.scoring_tokens, self._batch_size))
+        work = list(scoring_passes(requests, self._session.scoring_tokens, self._batch_size))
         return self._lead(_Round("score", len(work)), work)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Answers]:

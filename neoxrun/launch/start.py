@@ -61,7 +61,7 @@ def _load(role: str) -> Callable[[Path], int]:
     except (ImportError, OSError, MemoryError) as error:
         raise NeoxrunError(
             f"a library cannot be loaded: {str(error) or type(error).__name__}",
-            hint="Install neoxrun anew into a fresh environment; `python -c 'import torch'` shows more.",
+            hint="Install neoxrun again, into a fresh environment; `python -c 'import torch'` shows more.",
         ) from error
     return partial(worker.main, supervised=role == "rank")
 

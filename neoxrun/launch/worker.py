@@ -100,7 +100,7 @@ def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None])
 def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
-    mesh = meshes.connect(plan.tp, plan.pp, plan.replicas, device)
+    mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
     work, options = _begin(job, rank)
     show_progress = rank == 0 and job.verbosity >= 0
@@ -117,7 +117,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
-    meshes.disconnect()
+    meshes.disconnect_ranks()
 
 
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:

@@ -62,11 +62,11 @@ def a_web_page(path: Path) -> None:
 
 
 DAMAGES = {
-    "cut off": (cut_off, "damaged or was cut short", "copy or download"),
+    "cut off": (cut_off, "damaged or was cut short", "Copy or download"),
     "other shape": (other_shape, "mlp.dense_4h_to_h.weight", "[192, 10]", "[192, 384]"),
     "tensor missing": (without_a_tensor, "attention.dense.bias"),
     "not a number": (not_a_number, "attention.dense.weight holds NaN or infinity in 1 of its", "earlier iteration"),
-    "web page": (a_web_page, "looks like a web page", "copy or download"),
+    "web page": (a_web_page, "looks like a web page", "Copy or download"),
 }
 
 

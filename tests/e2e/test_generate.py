@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.settings import TokenizerConfig
-from neoxrun.tokenizer import load
+from neoxrun.tokenizer import load_tokenizer
 from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 
@@ -24,12 +24,12 @@ def greedy(tokens: int = 6) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
 @pytest.mark.parametrize("split", [(), ("--tp", "2")], ids=["default", "two ranks"])
 def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path) -> None:
-    """As a newcomer runs it: nothing on stdout, and on stderr only what we say."""
+    """As a newcomer runs it: nothing on stdout, and on stderr only neoxrun's messages."""
     source = tmp_path / "prompts.txt"
     source.write_text("import os\n\n  class Queue:  \n", encoding="utf-8-sig")
     result = neoxrun("generate", "configs/demo.yml", "-i", source, "--maximum-tokens", "6", *split).check_success()
@@ -48,7 +48,7 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
 
 
 def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
-    """One run with a parameter or a fault in every line; the faults become records and the others go on."""
+    """One run with a parameter or a fault in every line; the faults become records and the others continue."""
     comma = tokenizer.encode("a,")[-1]
     lines = [
         {"prompt": "import os", "id": "plain"},
@@ -182,6 +182,6 @@ def test_resume_of_a_finished_file_has_nothing_to_do(tmp_path: Path) -> None:
     record = '{"id": 0, "context": "import os", "text": "..."}\n'
     output.write_text(record + '{"id": 1, "cont')
     result = neoxrun("generate", "demo", "--prompt", "import os", "-o", output, "--resume").check_success()
-    assert f"are in {output} already" in result.err
+    assert f"nothing to do: {output} already has 1 record" in result.err
     assert output.read_text() == record, "the half-written line is gone"
     assert result.cpu_seconds < 1, "no torch for that"

@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config import reader as config
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from support.paths import DEMO
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
@@ -52,14 +52,14 @@ def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
 
 def open_on_gpu(settings: Settings, dtype: Precision = "fp32", *, random_weights: bool = False) -> Session:
     precisions = precisions_for(dtype, "cuda")
-    return open_session(settings, single(GPU), precisions, random_weights=random_weights, show_progress=False)
+    return open_session(settings, single_rank_mesh(GPU), precisions, random_weights=random_weights, show_progress=False)
 
 
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
 def test_reference_logits(shared: Path, name: str) -> None:
     folder = shared / "fixtures" / name
     answers = load_file(folder / "logits.safetensors")
-    session = open_on_gpu(config.load([str(folder / "config.yml")]))
+    session = open_on_gpu(load_settings([str(folder / "config.yml")]))
     for logits in (
         prefill_logits(session, answers["input_ids"]),
         decode_logits(session, answers["input_ids"]),
@@ -93,7 +93,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory):
             }
         )
     )  # fmt: skip
-    settings = config.load([str(folder / "config.yml")])
+    settings = load_settings([str(folder / "config.yml")])
     save_layer_files(from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1")
     return settings, model
 
@@ -156,8 +156,9 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
 
 def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
+    settings = load_settings(["demo"], changes)
     with pytest.raises(RankError, match="out of memory on rank 0"):
-        open_on_gpu(config.load(["demo"], changes), random_weights=True)
+        open_on_gpu(settings, random_weights=True)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
-from neoxrun.engine.scoring import Scored, ScoreRequest, pack
+from neoxrun.engine.scoring import Scored, ScoreRequest, pack_rows
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -72,10 +72,10 @@ def new_tokens(prompt: int) -> int:
 
 
 def load_stage(case: Case, mesh: Mesh) -> Stage:
-    checkpoint = find(case.folder, case.config)
+    checkpoint = find_checkpoint(case.folder, case.config)
     precisions = precisions_for(case.dtype, "cpu")
-    stage = Stage(case.config, mesh, vocab_rows(checkpoint, case.config), mesh.device, precisions)
-    load(
+    stage = Stage(case.config, mesh, read_vocab_rows(checkpoint, case.config), mesh.device, precisions)
+    load_weights(
         checkpoint,
         stage.targets(),
         stage.assign,
@@ -145,7 +145,7 @@ def _scored(runner: Runner, prompts: list[list[int]], *, branching: bool) -> lis
     asked = list(requests)
     if branching:
         asked += [dataclasses.replace(one, continuation=(*one.continuation, 0, 1, 2)) for one in requests]
-    rows = pack(asked, budget=2 * max(map(len, prompts)))
+    rows = pack_rows(asked, budget=2 * max(map(len, prompts)))
     answers = runner.score([row for row, _ in rows])
     if not runner.mesh.leads:
         return []
@@ -195,7 +195,7 @@ def torchrun(*arguments: object, ranks: int) -> None:
 def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[str, Answer]:
     """What the cases give at ``tp`` x ``pp``; one start of the ranks for all."""
     if tp * pp == 1:
-        return {name: run(case, meshes.single(CPU)) for name, case in cases.items()}
+        return {name: run(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
     asked, given = folder / "cases.pt", folder / f"answers-{tp}x{pp}.pt"
     torch.save(cases, asked)
     torchrun(__file__, tp, pp, asked, given, ranks=tp * pp)
@@ -205,12 +205,12 @@ def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[s
 
 def main() -> None:
     tp, pp, asked, given = sys.argv[1:]
-    mesh = meshes.connect(int(tp), int(pp), 1, CPU)
+    mesh = meshes.connect_ranks(int(tp), int(pp), 1, CPU)
     cases = torch.load(asked, weights_only=False)
     answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
         torch.save(answers, given)
-    meshes.disconnect()
+    meshes.disconnect_ranks()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.parallel.mesh import single
-from neoxrun.tokenizer import Tokenizer, load
+from neoxrun.parallel.mesh import single_rank_mesh
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.checkpoints import tiny
 from support.paths import DEMO
 
@@ -21,7 +21,7 @@ _WIDTH = 64
 
 
 def demo_tokenizer() -> Tokenizer:
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
 def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Runner:
@@ -57,7 +57,7 @@ def _runner(
         max_position_embeddings=length,
         pos_emb="learned",
     )
-    stage = Stage(config, single(CPU), rows, CPU, precisions_for("fp32", "cpu"))
+    stage = Stage(config, single_rank_mesh(CPU), rows, CPU, precisions_for("fp32", "cpu"))
     known = {
         TensorKey(0, "word_embeddings.weight"): words,
         TensorKey(0, "position_embeddings.weight"): positions,

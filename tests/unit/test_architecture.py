@@ -65,7 +65,7 @@ IMPORTERS = {
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
-    "tokenizers": "tokenizer",
+    "tokenizers": "tokenizer.files tokenizer.text",
     "tqdm": "terminal.progress",
     "urllib3": "download.trouble",
     "wandb": "evaluation.run commands.evaluate",

@@ -18,7 +18,7 @@ import pytest
 from neoxrun import LLM, cli, errors
 from neoxrun.commands.plan import to_json
 from neoxrun.config import neox_keys
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import models_file
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
@@ -46,16 +46,16 @@ def test_command_lines_parse(line: str, arguments: list[str]) -> None:
     for source in getattr(args, "config", []):
         path = Path(source)
         if path.parent == Path("configs") or not path.suffix:
-            assert path.stem in config.shipped_names()
+            assert path.stem in shipped_names()
     for name in re.findall(r"(?:configs|tests|docs)/[\w./-]+", line):
         assert (ROOT / name).exists()
 
 
 def test_every_shipped_configuration_is_read() -> None:
     named = set(re.findall(r"pythia-\d+\.?\d*[mb]\b", README)) | {"20B", "demo"}
-    assert named <= set(config.shipped_names())
-    for name in config.shipped_names():
-        assert config.load([name]).checkpoint is not None
+    assert named <= set(shipped_names())
+    for name in shipped_names():
+        assert load_settings([name]).checkpoint is not None
 
 
 def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:

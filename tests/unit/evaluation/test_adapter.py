@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
@@ -24,14 +24,14 @@ from neoxrun.evaluation import adapter
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.copies import Copies
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 
 TOKENIZER = demo_tokenizer()
 ROWS = TOKENIZER.vocab_size
 
 
 def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
-    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
+    session = Session(load_settings(["demo"]), single_rank_mesh(CPU), runner, TOKENIZER, None, context, 4096)
     return NeoxLM(session, Copies(session), **how)
 
 
