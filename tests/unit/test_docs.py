@@ -85,6 +85,11 @@ def test_named_files_and_links_exist(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_readme_lists_every_page() -> None:
+    listed = re.findall(r"\]\(([^)]+)\)", section(README, "Documentation"))
+    assert set(PAGES) - {"README.md"} <= set(listed)
+
+
 def test_files_table_has_every_folder() -> None:
     named = {name.split("/")[0] for name in written(first_cells(section(README, "Files")))}
     folders = {"neoxrun", "configs", "scripts", "tests", "benchmarks"}
@@ -134,7 +139,7 @@ def shown_plans() -> Iterator[tuple[str, str, str]]:
 
 
 def test_plans_are_shown() -> None:
-    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md"}
+    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md", "docs/troubleshooting.md"}
 
 
 @pytest.mark.parametrize(("page", "command", "shown"), list(shown_plans()))
