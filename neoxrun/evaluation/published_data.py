@@ -91,7 +91,9 @@ def _plain_text(raws: Sequence[RawFile]) -> list[Document]:
     lines = text_lines(raws[0])
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise DataError("this line is empty; each line must hold a text", where=f"{raws[0].path}:{number}")
+            raise DataError(
+                "this line is empty; each line must hold a text", code="bad_data", where=f"{raws[0].path}:{number}"
+            )
     return [{"text": line, "domain": None} for line in lines]
 
 
@@ -102,11 +104,12 @@ def _piqa(raws: Sequence[RawFile]) -> list[Document]:
     if len(lines) != len(documents):
         raise DataError(
             f"{texts.path.name} holds {len(documents)} questions, but {labels.path.name} {len(lines)} labels",
+            code="bad_data",
             where=str(labels.path),
         )
     for number, line in enumerate(lines, start=1):
         if line not in ("0", "1"):
-            raise DataError(f"a label must be 0 or 1, not {line!r}", where=f"{labels.path}:{number}")
+            raise DataError(f"a label must be 0 or 1, not {line!r}", code="bad_data", where=f"{labels.path}:{number}")
     fields = ("goal", "sol1", "sol2")
     return [
         {**{field: document[field] for field in fields}, "label": int(line)}
