@@ -91,8 +91,12 @@ def _leaves(node: ast.expr | None) -> Iterator[ast.expr]:
 
 @cache
 def _patterns() -> list[re.Pattern[str]]:
-    """A pattern for each line of every text that has ten letters or more of its own."""
-    found = {line for text in texts_of(ROOT / "neoxrun") for line in text.text.splitlines()}
+    """A pattern for each line of every text that has ten letters or more of its own.
+
+    A value that follows a sentence is a text too, and has its own pattern.
+    """
+    lines = (line for text in texts_of(ROOT / "neoxrun") for line in text.text.splitlines())
+    found = {re.sub(rf"(?<=\.) {VALUE}$", "", line) for line in lines}
     return [
         re.compile(".*?".join(map(re.escape, line.split(VALUE)))) for line in found if sum(map(str.isalpha, line)) >= 10
     ]
