@@ -77,7 +77,7 @@ def test_hints_are_sentences(package: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("page", list(WRITTEN))
+@pytest.mark.parametrize("page", WRITTEN)
 def test_what_the_pages_say(page: str) -> None:
     text = WRITTEN[page]
     if page == "CONTRIBUTING.md":  # its table names the words
@@ -106,3 +106,6 @@ def test_a_message_that_the_program_does_not_have_is_noticed() -> None:
     assert is_said("the tokenizer has 7 entries, but the checkpoint's vocabulary has 6")
     assert not is_said("the tokenizer has 7 entries, but the vocabulary of the checkpoint has 6")
     assert not is_said("interrupted by something else")
+    killed = "The system kills processes when memory runs out: see `dmesg`. Finished records are "
+    assert is_said(killed + "kept; continue with --resume.")
+    assert not is_said(killed + "lost")
