@@ -151,7 +151,7 @@ def open_session(
     for rank, (_, other_model, _, _) in enumerate(others):
         if other_model != others[0][1]:
             differing = CheckpointError(
-                f"rank {rank} has another checkpoint or tokenizer than rank 0",
+                f"rank {rank} has a different checkpoint or tokenizer from rank 0",
                 code="different_checkpoints",
                 hint="Give every host the same files, and the same `latest` or --set iteration=N.",
             )
