@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference checkpoints and data that the project's own CI has beside the checkout."""
+    """The folder with the published data of LAMBADA and PIQA, which the project's own CI has next to the checkout."""
     folder = Path(os.environ.get("NEOXRUN_SHARED", ROOT.parent / "shared"))
-    if not (folder / "fixtures").is_dir():
-        pytest.skip(f"no reference checkpoints at {folder} (set NEOXRUN_SHARED to their folder)")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no published data sets in {folder / 'data'} (NEOXRUN_SHARED names that folder's parent)")
     return folder

@@ -23,7 +23,7 @@ from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single
-from support.paths import DEMO
+from support.paths import DEMO, FIXTURES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
 
@@ -49,8 +49,8 @@ def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
-def test_reference_logits(shared: Path, name: str) -> None:
-    folder = shared / "fixtures" / name
+def test_reference_logits(name: str) -> None:
+    folder = FIXTURES / name
     answers = load_file(folder / "logits.safetensors")
     session = open_session(
         config.load([str(folder / "config.yml")]),

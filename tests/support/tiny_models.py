@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,7 +15,7 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import single
 from neoxrun.tokenizer import Tokenizer, load
 from support.checkpoints import tiny
-from support.paths import DEMO
+from support.paths import DEMO, FIXTURES
 
 CPU = torch.device("cpu")
 _WIDTH = 64
@@ -21,6 +23,12 @@ _WIDTH = 64
 
 def demo_tokenizer() -> Tokenizer:
     return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+
+
+def write_20b_tokenizer(path: Path) -> Path:
+    """The tokenizer of GPT-NeoX-20B and Pythia, which the repository holds compressed."""
+    path.write_bytes(lzma.decompress((FIXTURES / "20B_tokenizer.json.xz").read_bytes()))
+    return path
 
 
 def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Runner:

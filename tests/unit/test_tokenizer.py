@@ -15,7 +15,7 @@ from neoxrun import tokenizer
 from neoxrun.config import reader as config
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
-from support.tiny_models import demo_tokenizer
+from support.tiny_models import demo_tokenizer, write_20b_tokenizer
 
 DEMO = config.shipped_dir() / "demo" / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
@@ -30,14 +30,19 @@ def streamed(coder: tokenizer.Tokenizer, ids: list[int]) -> list[str]:
     return [*(stream.push(token) for token in ids), stream.flush()]
 
 
-@pytest.fixture(scope="session")
-def neox(shared: Path) -> tokenizer.Tokenizer:
+@pytest.fixture(scope="module")
+def neox_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tokenizer of GPT-NeoX-20B and Pythia."""
-    return tokenizer.load(hugging_face(shared / "data" / "20B_tokenizer.json"))
+    return write_20b_tokenizer(tmp_path_factory.mktemp("20B") / "20B_tokenizer.json")
 
 
-def test_the_20b_tokenizer(neox: tokenizer.Tokenizer, shared: Path) -> None:
-    path = shared / "data" / "20B_tokenizer.json"
+@pytest.fixture(scope="module")
+def neox(neox_file: Path) -> tokenizer.Tokenizer:
+    return tokenizer.load(hugging_face(neox_file))
+
+
+def test_the_20b_tokenizer(neox: tokenizer.Tokenizer, neox_file: Path) -> None:
+    path = neox_file
     assert (neox.vocab_size, neox.eod) == (50277, 0)
     assert tokenizer.vocabulary_size(hugging_face(path)) == 50277
     library = Library.from_file(str(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import string
 from pathlib import Path
@@ -115,15 +114,6 @@ def test_an_unknown_task_is_refused_with_what_there_is(shipped: catalog.Catalog)
     with pytest.raises(UsageError, match="did you mean lambada") as caught:
         shipped.task("lamada")
     assert "piqa" in str(caught.value.hint)
-
-
-def test_task_data_is_known_to_the_byte(shipped: catalog.Catalog, shared: Path) -> None:
-    files = {file.name: file for task in shipped.tasks.values() for file in task.files}
-    there = [name for name in files if (shared / "data" / name).exists()]
-    assert there
-    for name in there:
-        data = (shared / "data" / name).read_bytes()
-        assert (files[name].size, files[name].sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_the_users_own_models_are_added_and_win(user_file: Path) -> None:
