@@ -26,6 +26,8 @@ _VOLATILE = [
     (re.compile(r"\b\d+(\.\d+)? ?[kMG]?B/s\b"), "N B/s"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}\b"), "PORT"),
 ]
+# Python's argparse puts them in quotes or not, as its version is.
+_CHOICES = re.compile(r"\(choose from .*?\)")
 
 
 class Snapshots:
@@ -85,6 +87,7 @@ class Snapshots:
             text = text.replace(old, new)
         for pattern, new in _VOLATILE:
             text = pattern.sub(new, text)
+        text = _CHOICES.sub(lambda choices: choices[0].replace("'", ""), text)
         return text.rstrip() + "\n"
 
 
