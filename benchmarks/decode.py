@@ -23,9 +23,11 @@ from transformers import AutoModelForCausalLM
 
 import neoxrun
 from neoxrun.config import reader as config
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.session import DTYPES, open_session
+from neoxrun.engine.session import open_session
+from neoxrun.model.dtypes import DTYPES, device_kind
 from neoxrun.parallel.mesh import single
 
 PROMPT_TOKENS = 32
@@ -73,7 +75,13 @@ def _neoxrun(
     folder: Path, shape: str, dtype: str, prompts: torch.Tensor, tokens: int, device: torch.device
 ) -> Callable[[], float]:
     settings = config.load([shape, str(folder / "config.yml")])
-    session = open_session(settings, single(device), dtype, random_weights=False, show_progress=False)  # type: ignore[arg-type]
+    session = open_session(
+        settings,
+        single(device),
+        precisions_for(dtype, device_kind(device)),  # type: ignore[arg-type]
+        random_weights=False,
+        show_progress=False,
+    )
     params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
     engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
 

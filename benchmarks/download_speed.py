@@ -33,12 +33,12 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from neoxrun.terminal import log
-from neoxrun.download.fetch import fetch
-from neoxrun.download.http import Options
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import RemoteFile
 log.set_up(-1)
 files = [RemoteFile(name, (url,), size, sha256) for name, url, size, sha256 in json.loads(sys.argv[1])]
-fetch(files, Path(sys.argv[2]), jobs=int(sys.argv[3]), options=Options(), show=False)
+fetch_files(files, Path(sys.argv[2]), jobs=int(sys.argv[3]), options=HttpOptions(), show=False)
 """
 
 

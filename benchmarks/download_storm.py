@@ -45,13 +45,13 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from neoxrun.terminal import log
-from neoxrun.download.fetch import fetch
-from neoxrun.download.http import Options
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import RemoteFile
 log.set_up(-1)
 files = [RemoteFile(name, (url,), size, sha256) for name, url, size, sha256 in json.load(open(sys.argv[1]))]
-options = Options(tries=1000, few_tries=1000, stall_timeout=0.4, least_speed=2000, backoff=0.002, longest_wait=0.05)
-fetch(files, Path(sys.argv[2]), jobs=int(sys.argv[3]), options=options, show=False)
+options = HttpOptions(tries=1000, few_tries=1000, stall_timeout=0.4, least_speed=2000, backoff=0.002, longest_wait=0.05)
+fetch_files(files, Path(sys.argv[2]), jobs=int(sys.argv[3]), options=options, show=False)
 """
 
 

@@ -32,12 +32,12 @@ from shapes import SHAPES, VOCABULARY, make
 import neoxrun
 from neoxrun import llm
 from neoxrun.config import reader as config
+from neoxrun.config.tensors import FIRST_LAYER, local_counts
 from neoxrun.engine.allocator import keep_freed_memory
-from neoxrun.engine.session import DTYPES
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.copies import Copies
-from neoxrun.evaluation.data import prepare
-from neoxrun.planning.memory import layer_parameters
+from neoxrun.evaluation.data import prepare_tasks
+from neoxrun.model.dtypes import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
 OURS = "neoxrun"
@@ -163,7 +163,7 @@ def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[s
 def _instances(data_dir: Path) -> dict[str, list[list[Any]]]:
     """Per task, per document, its requests."""
     found = {}
-    for name, task in prepare(list(TASKS), data_dir).task_dict["tasks"].items():
+    for name, task in prepare_tasks(list(TASKS), data_dir).task_dict["tasks"].items():
         task.set_fewshot_seed(seed=1234)
         task.build_all_requests()
         documents: dict[int, list[Any]] = {}
@@ -186,7 +186,9 @@ def _draw(instances: dict[str, list[list[Any]]], count: int, draw: random.Random
 def _operations(args: argparse.Namespace, model: Any, requests: list[Any]) -> int:
     """What the network takes, each request by itself."""
     network = config.load([args.shape]).model
-    layers = network.num_layers * layer_parameters(network, 1)
+    counts = local_counts(network, VOCABULARY, 1)
+    numbers = range(FIRST_LAYER, FIRST_LAYER + network.num_layers)
+    layers = sum(count for key, count in counts.items() if key.layer in numbers)
     head = VOCABULARY * network.hidden_size
     total = 0
     for request in requests:

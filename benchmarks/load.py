@@ -21,17 +21,19 @@ from pathlib import Path
 import torch
 from shapes import SHAPES, make
 
-from neoxrun.engine.session import DTYPES
+from neoxrun.model.dtypes import DTYPES
 
 _NEOXRUN = """
 from neoxrun import config
 from neoxrun.engine.engine import Engine
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.parallel.mesh import single
 from neoxrun.engine.session import open_session
 settings = config.load([SHAPE, FOLDER + "/config.yml"])
 def first_token():
-    session = open_session(settings, single(torch.device("cpu")), DTYPE, random_weights=False, show_progress=False)
+    precisions = precisions_for(DTYPE, "cpu")
+    session = open_session(settings, single(torch.device("cpu")), precisions, random_weights=False, show_progress=False)
     engine = Engine(session.runner, slots=1, length=64, eos=None)
     engine.add(0, list(range(1, 33)), SamplingParams(maximum_tokens=1))
     return engine.step()

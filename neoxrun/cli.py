@@ -17,7 +17,7 @@ from neoxrun.version import __version__
 
 # Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
 COMMANDS = {
-    "download": "Download weights, tokenizers and task data, and prove that they are whole.",
+    "download": "Download weights, tokenizers and task data, and check that every file is complete.",
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
     "plan": "Show what will run where, and how much memory it needs.",

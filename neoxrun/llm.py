@@ -20,6 +20,7 @@ from types import TracebackType
 import torch
 
 from neoxrun.config import reader as config
+from neoxrun.config.precisions import preferred_precisions
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.engine import Scorer, follow
@@ -30,6 +31,7 @@ from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import Prompt, answers
 from neoxrun.generation.records import Record
 from neoxrun.generation.run import text_generator
+from neoxrun.model.dtypes import device_kind
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.words import check_unicode
 
@@ -70,9 +72,9 @@ class LLM:
         place = torch.device("cpu")
         if device == "cuda" or (device is None and torch.cuda.is_available()):
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        dtype = dtype or (settings.precision if place.type == "cuda" else "fp32")
+        precisions = preferred_precisions(dtype, settings.precision, device_kind(place))[0]
         mesh = meshes.connect(tp, pp, 1, place)
-        self._session = open_session(settings, mesh, dtype, random_weights=random_weights, show_progress=False)
+        self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
 
     @property
     def session(self) -> Session:

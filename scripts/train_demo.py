@@ -49,6 +49,7 @@ LEFT_OUT = {
     "dist-packages",
 }
 LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")
+SHARDS = 2  # tensor-parallel ranks that the files are written for, so that the demo shows them on any split
 HELD_OUT_EVERY = 100  # one document in this many is kept for the validation loss
 
 
@@ -283,7 +284,7 @@ def stage_train(args: argparse.Namespace) -> None:
 README = """\
 # The demo model
 
-{parameters:,} parameters, fp16, in GPT-NeoX layer files for tensor parallel 2: {megabytes:.1f} MB with the
+{parameters:,} parameters, fp16, in GPT-NeoX layer files for tensor parallel {shards}: {megabytes:.1f} MB with the
 tokenizer. It writes text that looks like Python; it knows nothing.
 
 Made by `scripts/train_demo.py` from the Python {python} standard library: {documents} source files,
@@ -310,10 +311,10 @@ def stage_export(args: argparse.Namespace) -> None:
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(parents=True)
     tag = f"global_step{facts['best_step']}"
-    save_layer_files(tensors, DEMO, tp=settings.model.model_parallel_size, config=settings.model, tag=tag)
+    save_layer_files(tensors, DEMO, tp=SHARDS, config=settings.model, tag=tag)
     shutil.copyfile(args.out / "tokenizer.json", DEMO / "tokenizer.json")
     size = sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) / 1e6
-    text = README.format(**facts, megabytes=size, length=settings.model.seq_length)
+    text = README.format(**facts, shards=SHARDS, megabytes=size, length=settings.model.seq_length)
     (DEMO / "README.md").write_text(text, encoding="utf-8")
     print(f"saved {tag} in {DEMO}: {size:.2f} MB")
     if size > 8:

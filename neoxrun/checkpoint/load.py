@@ -176,7 +176,8 @@ def _prove(
             raise _missing(source.checkpoint, layer, rank, absent)
         for name, stored in shard.items():
             parameter = table.get(TensorKey(layer, name))
-            if parameter is None or (name not in wanted and not _may_be_unused(layer, name, source.config)):
+            passed_over = _left_to_the_first_stage(layer, name, source.config)
+            if parameter is None or (name not in wanted and parameter.used and not passed_over):
                 raise CheckpointError(
                     f"unexpected tensor {stored.name}: a model of this configuration has no use for it",
                     where=str(stored.file),
@@ -186,11 +187,8 @@ def _prove(
                 raise _wrong_shape(name, shard, parameter, table, len(shards))
 
 
-def _may_be_unused(layer: int, name: str, config: ModelConfig) -> bool:
-    if name.startswith("post_attention_layernorm."):
-        return config.gpt_j_residual and config.gpt_j_tied
-    # A last stage with a tied head takes the word embeddings alone; a first stage is checked by what it asks
-    # for.
+def _left_to_the_first_stage(layer: int, name: str, config: ModelConfig) -> bool:
+    """Whether a last stage with a tied head, which needs the word embeddings alone, may pass over the tensor."""
     return layer == 0 and config.tie_embeddings and name == "position_embeddings.weight"
 
 

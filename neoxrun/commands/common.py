@@ -15,8 +15,10 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch.world import existing_world, is_port
 from neoxrun.planning import devices
-from neoxrun.planning.placement import Requested
-from neoxrun.planning.plan import Device, Plan, make_plan, vocab_size_for_planning
+from neoxrun.planning.devices import Device
+from neoxrun.planning.plan import Plan
+from neoxrun.planning.planner import make_plan, vocab_size_for_planning
+from neoxrun.planning.request import Requested
 from neoxrun.terminal.log import log
 
 
@@ -35,7 +37,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="Set a configuration key; wins over the files. May be repeated. Default: none.",
+        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
     )
     parser.add_argument(
         "--checkpoint",
@@ -66,7 +68,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument("--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan.")
     ranks.add_argument("--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan.")
     ranks.add_argument(
-        "--replicas", type=positive, metavar="N", help="Copies of the model. Default: decided by the plan."
+        "--replicas",
+        type=positive,
+        metavar="N",
+        help="Replicas of the model, which share the work. Default: decided by the plan.",
     )
     ranks.add_argument(
         "--nnodes",
@@ -86,37 +91,37 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_random_weights(parser: argparse._ActionsContainer) -> None:
-    """Of the commands that run the model."""
+    """``--random-weights``, for the commands that run the model."""
     parser.add_argument(
         "--random-weights",
         action="store_true",
-        help="Build the model without a checkpoint, with random weights, to try sizes and speed; every output says so.",
+        help="Run without a checkpoint, with random weights, to try sizes and speed; every output says so.",
     )
 
 
 def add_seed(parser: argparse._ActionsContainer) -> None:
-    """Of the commands whose random streams begin with the configuration's seed."""
+    """``--seed``, for the commands whose random streams start from the configuration's seed."""
     parser.add_argument(
         "--seed",
         type=natural,
         metavar="N",
-        help="Start of the random streams. Default: the configuration's, or 1234.",
+        help="Seed of all random streams. Default: the configuration's, or 1234.",
     )
 
 
 def is_first(args: argparse.Namespace) -> bool:
-    """Whether this process reads the input and writes the output: rank 0's, or the launcher of host 0."""
+    """Whether this process reads the input and writes the output: it is rank 0, or the launcher of host 0."""
     world = existing_world()
     return (world.rank if world else args.node_rank) == 0
 
 
 def is_alone(args: argparse.Namespace) -> bool:
-    """Whether no other process of this job is started by somebody else."""
+    """Whether this process starts every other process of its job."""
     return existing_world() is None and args.nnodes == 1
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings that the configuration and its overrides make."""
+def settings_from_args(args: argparse.Namespace) -> Settings:
+    """The settings from the configuration and what overrides it."""
     settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
@@ -125,16 +130,16 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return settings
 
 
-def devices_of(args: argparse.Namespace) -> list[Device]:
+def devices_from_args(args: argparse.Namespace) -> list[Device]:
     """The devices to plan for."""
     if args.device == "cpu":
         if args.gpus is not None:
-            raise UsageError("--gpus goes with --device cuda")
+            raise UsageError("--gpus and --device cpu exclude each other", hint="Leave one of them out.")
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
     world = existing_world()
     if world is not None and len(gpus) == 1 and "SLURM_PROCID" in os.environ:
-        # Slurm can show each process just its own GPU; the others of this host have the same.
+        # Slurm can show each process only its own GPU; the other processes of this host have one each, too.
         return gpus * world.local_size
     if gpus:
         return gpus
@@ -143,7 +148,9 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
     return [devices.cpu_device()]
 
 
-def plan_of(args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None) -> Plan:
+def plan_from_args(
+    args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None
+) -> Plan:
     """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
     if args.nnodes > 1 and not args.rdzv_endpoint:
         raise UsageError("--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT.")
@@ -171,10 +178,10 @@ def plan_of(args: argparse.Namespace, settings: Settings, found: list[Device], b
 
 
 def check_files(settings: Settings, *, random_weights: bool) -> None:
-    """Find now what the ranks would find missing or damaged seconds later.
+    """Find out now what the ranks would find missing or damaged seconds later.
 
     Raises:
-        CheckpointError: the checkpoint's files are not all there.
+        CheckpointError: files of the checkpoint are missing.
         ConfigError: no checkpoint or no tokenizer is named.
         DataError: the tokenizer cannot be read.
     """
@@ -189,7 +196,7 @@ def positive(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """A path; an empty text, as an unset shell variable gives it, would mean the working folder."""
+    """A path. An empty text, which is what an unset shell variable leaves, would mean the working folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; is a shell variable not set?")
     return Path(text)

@@ -16,10 +16,11 @@ from neoxrun.config import reader as config
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
-from neoxrun.evaluation.compare import Figures
+from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher as launch
 from neoxrun.launch.job import Job
+from neoxrun.planning.explain import explain_notes
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -35,94 +36,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="TASK",
         required=True,
-        help="Names of tasks, groups or tags of lm-eval, or globs of them, as in `lambada piqa 'arc_*'`; `list` prints "
-        "all names. Default: none, some must be named.",
+        help="Evaluate these tasks, groups or tags of lm-eval; globs are allowed, as in `lambada piqa 'arc_*'`. `list` "
+        "prints all names. Default: none; name at least one.",
     )
     what.add_argument(
         "--limit",
         type=_limit,
         metavar="N",
-        help="Score only the first N documents of each task, or this share of them (below 1). For trying only: the "
-        "output says so. Default: all.",
+        help="Score only the first N documents of each task, or a fraction of them (below 1). Only for trying out, as "
+        "the output will say. Default: all.",
     )
     what.add_argument(
         "--num-fewshot",
         type=common.natural,
         metavar="N",
-        help="Show N solved examples before each question. Default: as each task says, mostly 0.",
+        help="Show N solved examples before each question. Default: as many as each task says, mostly 0.",
     )
     what.add_argument(
         "--gen-kwargs",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="Generation options that win over those of the tasks, such as max_gen_toks=64 or do_sample=true "
-        "temperature=0.8. Default: as each task says.",
+        help="Replace generation options of the tasks, for example with max_gen_toks=64 or do_sample=true "
+        "temperature=0.8. Default: each task's own options.",
     )
     what.add_argument(
         "--seed",
         type=common.natural,
         metavar="N",
-        help="Seed of few-shot examples and of sampling. Default: lm-eval's own seeds (1234; 0 for Python's).",
+        help="Use this seed for few-shot examples and sampling. Default: lm-eval's own seeds (1234, and 0 for "
+        "Python's).",
     )
     what.add_argument(
         "--include-path",
         type=common.path,
         metavar="DIR",
-        help="Folder with task files (YAML) of your own; their names win. Default: none.",
+        help="Also use the task files (YAML) in this folder, which replace lm-eval's of the same names. Default: none.",
     )
     what.add_argument(
         "--data-dir",
         type=common.path,
         metavar="DIR",
-        help="Folder of local data: the published files in lambada/ and piqa/, or <data set>/<split>.jsonl. They are "
-        "used instead of the Hugging Face hub. Default: neoxrun/data in the user's data folder (~/.local/share).",
+        help="Read documents from this folder if it has them, otherwise from the Hugging Face hub: the published files "
+        "in lambada/ and piqa/, or <data set>/<split>.jsonl. Default: neoxrun/data in the user's data folder "
+        "(~/.local/share).",
     )
     out = parser.add_argument_group("output")
     out.add_argument(
         "--output",
         type=common.path,
         metavar="DIR",
-        help="Write the results there, as lm-eval lays them out: DIR/MODEL/results_TIME.json. Default: no files; the "
-        "table goes to stdout in any case.",
+        help="Write the results to this folder in lm-eval's layout: DIR/MODEL/results_TIME.json. Default: no files; "
+        "the table is always printed to stdout.",
     )
     out.add_argument(
-        "--log-samples", action="store_true", help="Write every document with its answers, too; needs --output."
+        "--log-samples", action="store_true", help="Also write every document with its answers; needs --output."
     )
     out.add_argument(
         "--cache",
         type=common.path,
         metavar="FILE",
-        help="Keep every answer in this file as soon as it is there, and ask the model only for what is not. An "
-        "interrupted run goes on from it, on any number of GPUs. Default: none.",
+        help="Store each answer in this file as soon as it is computed, and do not compute the answers in it again. An "
+        "interrupted run can resume from it, on any number of GPUs. Default: none.",
     )
     out.add_argument(
         "--compare",
         nargs="?",
         const=_PUBLISHED,
         metavar="paper|FILE",
-        help="Show the published figures of the model beside ours, or those of a JSON file: an earlier run's results, "
-        'or {"results": {"piqa": {"acc": 0.7742}}}. Default: off; paper where nothing is named.',
+        help="Compare the results with the published results of the model (paper), or with those in a JSON file: the "
+        'results of an earlier run, or {"results": {"piqa": {"acc": 0.7742}}}. Default: off; paper if no value is '
+        "given.",
     )
     out.add_argument(
         "--wandb",
         nargs="?",
         const="neoxrun",
         metavar="PROJECT",
-        help="Log the figures to this Weights & Biases project. Default: off; neoxrun where nothing is named.",
+        help="Log the results to this Weights & Biases project. Default: off; neoxrun if no value is given.",
     )
     how = parser.add_argument_group("running")
     how.add_argument(
         "--batch-size",
         type=common.positive,
         metavar="N",
-        help="Work on at most N sequences at a time in each copy of the model. Default: what fits.",
+        help="Process at most N sequences at a time in each replica of the model. Default: as many as fit.",
     )
     common.add_random_weights(how)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything that can be checked, and hand the job to the ranks. Does not return when there is work.
+    """Check everything that can be checked, and hand the job to the ranks. Returns only after ``--tasks list``.
 
     Raises:
         NeoxrunError: the command line, the configuration, the tasks, their data or the output are wrong.
@@ -132,30 +136,28 @@ def run(args: argparse.Namespace) -> int:
         return 0
     misplaced = next((name for name in args.tasks if name in config.shipped_names() or name.endswith(".yml")), None)
     if misplaced is not None:
-        raise UsageError(
-            f"{misplaced} is a configuration, and stands among the tasks", hint="Name configurations before --tasks."
-        )
-    settings = common.settings_of(args)
+        raise UsageError(f"{misplaced} is a configuration, not a task", hint="Name configurations before --tasks.")
+    settings = common.settings_from_args(args)
     leading = common.is_first(args)
     if leading:
         streams.check_stdout()
         _check_output(args)
-        figures = _figures(args, settings)
+        references = _references(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
-        found = data.find(
+        found = data.find_tasks(
             args.tasks,
             args.data_dir or data.default_data_dir(),
             include_path=args.include_path,
             num_fewshot=args.num_fewshot,
         )
-        if figures:
+        if references:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
-            compare.check_overlap(figures, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in plan.notes:
+            compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
+        for note in explain_notes(plan):
             log.info(note)
         options = EvaluateOptions(
             found=found,
@@ -168,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
             log_samples=args.log_samples,
             cache=args.cache,
             model=", ".join(path.stem for path in settings.sources),
-            checkpoint=fingerprint.checkpoint(
+            checkpoint=fingerprint.describe_checkpoint(
                 settings,
                 tp=plan.tp,
                 pp=plan.pp,
@@ -176,10 +178,10 @@ def run(args: argparse.Namespace) -> int:
                 dtype=plan.dtype,
                 random_weights=args.random_weights,
             ),
-            figures=figures,
+            references=references,
             wandb=args.wandb,
         )
-    # Libraries' bars, many for each task, where a run has one of its own. tqdm reads it when it is imported.
+    # No bars of libraries, many for each task, next to the run's own one. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     launch.run(
         Job(
@@ -191,20 +193,20 @@ def run(args: argparse.Namespace) -> int:
             verbosity=args.verbosity,
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,
-            kept=f"Answers so far are in {args.cache}; the same command goes on from there."
+            kept=f"The answers so far are in {args.cache}; run the same command again to resume."
             if args.cache
-            else "With --cache FILE a run goes on where it stopped.",
+            else "With --cache FILE a run can resume where it stopped.",
         )
     )
 
 
 def _check_output(args: argparse.Namespace) -> None:
     if args.output is not None:
-        report.check_folder(args.output)
+        report.check_results_folder(args.output)
     elif args.log_samples:
-        raise UsageError("--log-samples needs a folder to write to", hint="Give one with --output DIR.")
+        raise UsageError("--log-samples needs a folder to write to", hint="Name one with --output DIR.")
     if args.cache is not None:
-        cache.check(args.cache)
+        cache.check_cache(args.cache)
     if args.wandb is not None:
         _check_wandb()
 
@@ -216,33 +218,35 @@ def _check_wandb() -> None:
         import wandb
 
         wandb.login()
-        wandb.teardown()  # the process that it starts to ask its server
-    except Exception as error:  # of wandb and of what it uses
+        wandb.teardown()  # ends the process that wandb has started to ask its server
+    except Exception as error:  # from wandb and the libraries that it uses
         raise DataError(
-            f"Weights & Biases cannot be logged to: {error}",
+            f"the login to Weights & Biases has failed: {error}",
             hint="Log in with `wandb login`, or set WANDB_MODE=offline, which logs to a folder.",
         ) from error
 
 
-def _figures(args: argparse.Namespace, settings: Settings) -> tuple[Figures, ...]:
+def _references(args: argparse.Namespace, settings: Settings) -> tuple[ReferenceResults, ...]:
     if args.compare is None:
         return ()
-    return compare.published(settings.model) if args.compare == _PUBLISHED else compare.read(Path(args.compare))
+    if args.compare == _PUBLISHED:
+        return compare.published_results(settings.model)
+    return compare.read_reference_results(Path(args.compare))
 
 
 def _limit(text: str) -> float:
-    """A whole number of 1 or more, or a share between 0 and 1."""
+    """A whole number of 1 or more, or a fraction between 0 and 1."""
     try:
         number = int(text) if text.isascii() and text.isdigit() else float(text)
     except ValueError:
         number = 0
     if (isinstance(number, int) and number >= 1) or 0 < number < 1:
         return number
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a share between 0 and 1")
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a fraction between 0 and 1")
 
 
 def _gen_kwargs(text: str) -> list[tuple[str, Any]]:
-    """``a=1,b=true`` as names and values; a value that is no JSON is a text."""
+    """``a=1,b=true`` as names and values; a value that is not JSON is a string."""
     pairs = []
     for part in re.split(r",(?=\w+=)", text):
         name, equals, value = part.partition("=")

@@ -18,7 +18,8 @@ from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.launch import launcher as launch
 from neoxrun.launch.job import Job
-from neoxrun.planning.plan import vocab_size_for_planning
+from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.planner import vocab_size_for_planning
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
@@ -163,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if "" in (args.input, args.output):
         raise UsageError("-i and -o need the name of a file", hint="Is a shell variable empty? - is stdin or stdout.")
-    settings = common.settings_of(args)
+    settings = common.settings_from_args(args)
     defaults = settings.generation
     sampling = _sampling(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
@@ -184,11 +185,11 @@ def run(args: argparse.Namespace) -> int:
             return 0
     else:
         options = GenerateOptions([])
-    plan = common.plan_of(args, settings, common.devices_of(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     _check_bias(sampling, settings)
     if leading:
-        for note in plan.notes:
+        for note in explain_notes(plan):
             log.info(note)
         if options.output is not None and not args.resume:
             records.warn_of_replacing(options.output)

@@ -6,11 +6,15 @@ import argparse
 import json
 import sys
 import textwrap
+from dataclasses import asdict
+from typing import Any
 
 from neoxrun.commands import common
 from neoxrun.errors import UsageError
 from neoxrun.planning.devices import parse_devices
-from neoxrun.planning.plan import MARGIN, Plan, RankMemory
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.memory import MARGIN
+from neoxrun.planning.plan import Plan, RankMemory
 from neoxrun.terminal import streams
 from neoxrun.terminal.words import counted, human_bytes
 
@@ -25,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         metavar="COUNTxMEMORY",
         help="Plan for these GPUs of one host, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or with --device cpu"
-        " for a host with that much memory, as in 64GB. The default is what is free here.",
+        " for a host with that much memory, as in 64GB. Default: what is free on this machine.",
     )
     parser.add_argument("--json", action="store_true", help="Print the plan as one JSON object.")
 
@@ -34,19 +38,44 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan on stdout."""
     streams.check_stdout()
     if args.devices is None:
-        found = common.devices_of(args)
+        found = common.devices_from_args(args)
     elif args.gpus is not None:
-        raise UsageError("--gpus chooses among the GPUs of this machine, and --devices describes another")
+        raise UsageError("--gpus chooses among the GPUs of this machine, but --devices describes another")
     else:
         found = parse_devices(args.devices, args.device or "cuda")
-    settings = common.settings_of(args)
-    plan = common.plan_of(args, settings, found)
+    settings = common.settings_from_args(args)
+    plan = common.plan_from_args(args, settings, found)
     if args.json:
-        text = json.dumps(plan.to_json(), indent=2)
+        text = json.dumps(to_json(plan), indent=2)
     else:
         text = render(plan, ", ".join(path.stem for path in settings.sources))
     sys.stdout.write(text + "\n")
     return 0
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values; docs/plan.md describes the keys."""
+    return {
+        "tp": plan.tp,
+        "pp": plan.pp,
+        "replicas": plan.replicas,
+        "dtype": plan.dtype,
+        "precisions": asdict(plan.precisions),
+        "device_kind": plan.device_kind,
+        "gpus": plan.gpus,
+        "nnodes": plan.nnodes,
+        "reason": explain_reason(plan),
+        "notes": explain_notes(plan),
+        "devices": [asdict(rank) for rank in plan.devices],
+        "host_peak_bytes": plan.host_peak_bytes,
+        "max_context": plan.max_context,
+        "max_batch": plan.max_batch,
+        "prefill_tokens": plan.prefill_tokens,
+        "parameters": plan.parameters,
+        "kv_bytes_per_token": plan.kv_bytes_per_token,
+        "vocab_size": plan.vocab_size,
+        "vocab_assumed": plan.vocab_assumed,
+    }
 
 
 def render(plan: Plan, name: str) -> str:
@@ -60,15 +89,16 @@ def render(plan: Plan, name: str) -> str:
     where = counted(plan.world_size, noun) + (f" of {plan.nnodes} hosts" if plan.nnodes > 1 else "")
     facts = [
         ("context", f"{plan.max_context} tokens at most"),
-        ("batch", f"{counted(plan.max_batch, 'sequence')} of that length at most, in each copy"),
+        ("batch", f"{counted(plan.max_batch, 'sequence')} of that length at most, in each replica"),
         ("KV cache", f"{human_bytes(plan.kv_bytes_per_token * plan.max_context)} for each such sequence"),
-        ("margin", f"{MARGIN:.0%} of the free memory is left alone"),
-        ("host memory", f"{human_bytes(plan.host_peak_bytes)} at most in each rank while it loads"),
+        ("margin", f"{MARGIN:.0%} of the free memory is left unused"),
+        ("host memory", f"{human_bytes(plan.host_peak_bytes)} at most for each rank while it loads"),
     ]
     if plan.device_kind == "cpu":
         ranks = plan.world_size // plan.nnodes
         free = f"{human_bytes(plan.devices[0].free_bytes * ranks)} free, shared by {counted(ranks, 'rank')}"
         facts.append(("", free))
+    notes = explain_notes(plan)
     lines = [
         f"{name}: {plan.parameters:,} parameters in {plan.dtype}",
         f"tensor parallel {plan.tp} x pipeline {plan.pp} x replicas {plan.replicas}, on {where}",
@@ -77,15 +107,15 @@ def render(plan: Plan, name: str) -> str:
         "",
         *(f"{label:<13}{text}" for label, text in facts),
         "",
-        *(f"note: {note}" for note in plan.notes),
-        *([""] if plan.notes else []),
-        textwrap.fill(plan.reason, _WIDTH),
+        *(f"note: {note}" for note in notes),
+        *([""] if notes else []),
+        textwrap.fill(explain_reason(plan), _WIDTH),
     ]
     return "\n".join(lines)
 
 
 def _table(plan: Plan) -> list[str]:
-    device = "device" if plan.replicas == 1 else "device of copy 1"
+    device = "device" if plan.replicas == 1 else "device of replica 1"
     free = "free" if plan.device_kind == "cuda" else "share of free"
     rows = [("rank", device, *_HEADINGS, free), *(_row(plan, device) for device in plan.devices)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

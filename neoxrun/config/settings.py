@@ -9,7 +9,6 @@ from typing import Literal
 from neoxrun.config.sampling import SamplingParams
 
 Precision = Literal["fp32", "fp16", "bf16"]
-DTYPE_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)

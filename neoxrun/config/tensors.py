@@ -8,6 +8,9 @@ output layer. Names are those of the released GPT-NeoX-20B; ``canonical`` maps t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from neoxrun.config.settings import ModelConfig
@@ -26,11 +29,18 @@ class Parameter(NamedTuple):
     Attributes:
         shape: over all tensor-parallel ranks.
         dim: the dim that is divided over them; None where every rank holds the tensor in full.
+        used: False for a tensor that the files hold and the network has no use for.
     """
 
     shape: tuple[int, ...]
     dim: int | None
+    used: bool = True
 
+
+FIRST_LAYER: Final = 2
+"""The number of the first transformer layer."""
+
+WORD_EMBEDDINGS: Final = TensorKey(0, "word_embeddings.weight")
 
 # Buffers that checkpoints of some ages hold next to the weights. They are recomputed, never read.
 IGNORED: Final = frozenset({"attention.rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"})
@@ -48,9 +58,9 @@ def canonical(name: str) -> str:
     return name.replace("mlp.linear1.", "mlp.dense_h_to_4h.").replace("mlp.linear2.", "mlp.dense_4h_to_h.")
 
 
-def _norm(name: str, config: ModelConfig) -> dict[str, Parameter]:
+def _norm(name: str, config: ModelConfig, *, used: bool = True) -> dict[str, Parameter]:
     parts = ("scale",) if config.norm == "rmsnorm" else ("weight", "bias")
-    return {f"{name}.{part}": Parameter((config.hidden_size,), None) for part in parts}
+    return {f"{name}.{part}": Parameter((config.hidden_size,), None, used) for part in parts}
 
 
 def _column_parallel(name: str, rows: int, cols: int, bias: bool) -> dict[str, Parameter]:
@@ -77,16 +87,17 @@ def parameters(config: ModelConfig, vocab_rows: int) -> dict[TensorKey, Paramete
         **_norm("input_layernorm", config),
         **_column_parallel("attention.query_key_value", 3 * hidden, hidden, attention),
         **_row_parallel("attention.dense", hidden, hidden, attention),
-        **_norm("post_attention_layernorm", config),
+        # With tied norms both branches read input_layernorm; GPT-NeoX saves the other one all the same.
+        **_norm("post_attention_layernorm", config, used=not (config.gpt_j_residual and config.gpt_j_tied)),
         **_column_parallel("mlp.dense_h_to_4h", inner, hidden, mlp),
         **_row_parallel("mlp.dense_4h_to_h", hidden, inner, mlp),
     }
     vocabulary = Parameter((vocab_rows, hidden), 0)
 
-    table = {TensorKey(0, "word_embeddings.weight"): vocabulary}
+    table = {WORD_EMBEDDINGS: vocabulary}
     if config.pos_emb == "learned":
         table[TensorKey(0, "position_embeddings.weight")] = Parameter((config.max_position_embeddings, hidden), None)
-    for number in range(2, layers + 2):
+    for number in range(FIRST_LAYER, layers + FIRST_LAYER):
         table |= {TensorKey(number, name): parameter for name, parameter in layer.items()}
     table |= {TensorKey(layers + 3, name): parameter for name, parameter in _norm("norm", config).items()}
     if not config.tie_embeddings:
@@ -104,3 +115,19 @@ def local_shape(name: str, parameter: Parameter, tp_size: int) -> tuple[int, ...
         assert name in VOCABULARY or shape[dim] % tp_size == 0, f"{name} {shape} does not divide over {tp_size} ranks"
         shape[dim] = -(-shape[dim] // tp_size)
     return tuple(shape)
+
+
+@lru_cache(maxsize=128)
+def local_counts(config: ModelConfig, vocab_rows: int, tp_size: int) -> Mapping[TensorKey, int]:
+    """How many numbers one of ``tp_size`` ranks holds of each tensor that the network uses.
+
+    Args:
+        config: the network.
+        vocab_rows: rows of the checkpoint's (padded) vocabulary.
+        tp_size: tensor-parallel size.
+    """
+    return {
+        key: math.prod(local_shape(key.name, parameter, tp_size))
+        for key, parameter in parameters(config, vocab_rows).items()
+        if parameter.used
+    }

@@ -1,1 +1,1 @@
-"""Fetching weights, tokenizers and task data, and proving that they are whole."""
+"""Downloads of weights, tokenizers and task data, with checks that they are complete."""

@@ -1,4 +1,4 @@
-"""Many files into one folder: in parallel, one program at a time, and either all whole or a message why not."""
+"""Downloads many files into one folder, in parallel; either all are complete, or an error says why not."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neoxrun.download.http import Client, Options
-from neoxrun.download.listing import told_sizes
+from neoxrun.download.http import HttpClient, HttpOptions
+from neoxrun.download.listing import ask_sizes
 from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, part_path, safe_name
-from neoxrun.download.threads import join, start_each
-from neoxrun.download.transfer import Check, Transfer
+from neoxrun.download.threads import join_within, start_each
+from neoxrun.download.transfer import ContentCheck, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
 from neoxrun.terminal.log import log
@@ -26,49 +26,49 @@ from neoxrun.terminal.words import human_bytes
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 0.6
 _SPARE_BYTES = 16 << 20
-"""Left free on the disk, for the folder itself and for what else is written meanwhile."""
+"""Left free on the disk, for the folder itself and for other programs."""
 
 
-def fetch(
+def fetch_files(
     files: Sequence[RemoteFile],
     folder: Path,
     *,
     jobs: int,
-    options: Options,
-    check: Check | None = None,
+    options: HttpOptions,
+    check: ContentCheck | None = None,
     arrived: Callable[[Arrival], None] | None = None,
     show: bool = True,
 ) -> list[Arrival]:
-    """Have all files in the folder, whole.
+    """Download files into a folder, so that each is complete and correct.
 
-    A byte that has arrived and is right is not fetched again, neither in this run nor in the next. Files that are
-    there are read through and, where they are right, left alone.
+    A correct byte that has arrived is not fetched again, in this run or the next. Files already in the folder are
+    checked, and kept if they are correct.
 
     Args:
         files: what to fetch; their names must differ.
-        folder: made where it does not exist. The caller holds ``folder_lock``.
+        folder: created if it does not exist. The caller holds ``folder_lock``.
         jobs: files at a time.
         options: time-outs, tries, certificates and credentials.
-        check: proves a file's contents before it gets its name.
-        arrived: is told of each file that is there, one at a time, also when another one fails later.
-        show: keep bars on stderr, or lines where that is not a terminal.
+        check: checks a file's contents before the file gets its name.
+        arrived: called for each complete file, one at a time, even if another one fails later.
+        show: show bars on stderr, or lines if it is not a terminal.
 
     Returns:
-        What became of each file, in their order.
+        The result for each file, in the order of ``files``.
 
     Raises:
-        UsageError: no job.
-        NetworkError: names that are not safe or clash; a file that no mirror gives.
-        CheckpointError: a file whose contents are wrong, wherever it was fetched from.
-        DataError: the disk is full or refuses.
+        UsageError: ``jobs`` is less than 1.
+        NetworkError: names are unsafe or clash, or no mirror has a file.
+        CheckpointError: a file's contents are wrong, from every mirror.
+        DataError: the disk is full, or refuses to be written to.
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
     """
     if jobs < 1:
-        raise UsageError(f"{jobs} files at a time is too few")
+        raise UsageError(f"the number of files at a time must be at least 1, not {jobs}")
     _check_names(files)
     stop = threading.Event()
-    client = Client(options, stop)
-    make(folder)
+    client = HttpClient(options, stop)
+    make_folder(folder)
     sizes = _sizes(files, folder, options, jobs)
     _check_space(sizes, folder)
     total = sum(size for size in sizes.values() if size is not None)
@@ -76,16 +76,16 @@ def fetch(
         return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
 
 
-def make(folder: Path) -> None:
-    """Have a folder.
+def make_folder(folder: Path) -> None:
+    """Create a folder if it does not exist.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
+        raise DataError(f"the folder cannot be created: {error.strerror}", where=str(folder)) from error
 
 
 @contextmanager
@@ -102,14 +102,14 @@ def folder_lock(folder: Path) -> Iterator[None]:
         raise DataError(
             f"another neoxrun is downloading into this folder (process {_holder(path)})",
             where=str(folder),
-            hint="Wait for it, or end it: what has arrived is kept.",
+            hint="Wait for it to end, or stop it: what has arrived is kept.",
         ) from error
     except OSError as error:
         raise DataError(f"the folder cannot be written to: {error.strerror}", where=str(folder)) from error
     try:
         yield
     finally:
-        # While it is still held: nobody else can have made it theirs.
+        # While the lock is still held: no other process can have locked this file.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -119,7 +119,7 @@ def _locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder may have removed the file between these two steps: then it is nobody's.
+            # The last holder may have removed the file between these two steps; then this lock protects nothing.
             if _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -149,37 +149,38 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
     names: set[str] = set()
     for file in files:
         if safe_name(file.name) in names:
-            raise NetworkError(f"the list of files has {file.name} twice")
+            raise NetworkError(f"the list of files names {file.name} twice")
         names.add(file.name)
     for name in names:
         parts = name.split("/")
         inside = next(("/".join(parts[:n]) for n in range(1, len(parts)) if "/".join(parts[:n]) in names), None)
         if inside is not None:
-            raise NetworkError(f"the list of files has {inside} both as a file and as a folder")
+            raise NetworkError(f"the list of files names {inside} both as a file and as a folder")
 
 
-def _sizes(files: Sequence[RemoteFile], folder: Path, options: Options, jobs: int) -> dict[str, int | None]:
-    """Bytes of each file, for the room and the bars: known, there, or told by the server without being asked for."""
+def _sizes(files: Sequence[RemoteFile], folder: Path, options: HttpOptions, jobs: int) -> dict[str, int | None]:
+    """Bytes of each file, for the free space and the bars: as known, as present, or as a server reports (HEAD)."""
     there = {file.name: path.stat().st_size for file in files if (path := folder / file.name).is_file()}
-    told = told_sizes([file for file in files if file.name not in there], options, jobs=jobs)
+    told = ask_sizes([file for file in files if file.name not in there], options, jobs=jobs)
     return {file.name: told[file.name] if file.name in told else file.size or there[file.name] for file in files}
 
 
 def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
-    """Refuse now what would fail hours later; what has arrived already needs no more room."""
+    """Fail now rather than hours later; what has already arrived needs no more space."""
     needed = 0
     for name, size in sizes.items():
         path = folder / name
         if size is not None and not path.exists():
             part = part_path(path)
-            # What the part takes on the disk, which is less than its length where it has holes.
+            # The part's blocks on the disk: a file with holes has fewer than its length says.
             needed += size - (min(part.stat().st_blocks * 512, size) if part.exists() else 0)
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:
         raise DataError(
-            f"{human_bytes(needed)} are still to arrive, but only {human_bytes(free)} are free on this disk",
+            f"the disk is too small: {human_bytes(needed)} are still to be downloaded, and only {human_bytes(free)} "
+            "are free",
             where=str(folder),
-            hint="Make room, or name a folder on another disk with --to DIR.",
+            hint="Free some space, or name a folder on another disk with --to DIR.",
         )
 
 
@@ -189,8 +190,8 @@ class _Run:
 
     files: Sequence[RemoteFile]
     folder: Path
-    client: Client
-    check: Check | None
+    client: HttpClient
+    check: ContentCheck | None
     arrived: Callable[[Arrival], None] | None
     bars: DownloadBars
     sizes: Mapping[str, int | None]
@@ -202,22 +203,22 @@ class _Run:
     answered: set[str] = field(default_factory=set)
 
     def wait(self, jobs: int) -> list[Arrival]:
-        """Start the threads, show how far they are, and end with them."""
-        # The largest first: at the end no thread is left alone with one.
+        """Start the threads, show their progress, and return when they have ended."""
+        # The largest first, so that no large file is left for one thread at the end.
         order = sorted(self.files, key=lambda file: self.sizes[file.name] or 0, reverse=True)
         threads = start_each(self._one, order, jobs)
         try:
-            while not join(threads, _LOOK_SECONDS) and not self.stop.is_set():
+            while not join_within(threads, _LOOK_SECONDS) and not self.stop.is_set():
                 self._show()
             if self.stop.is_set():
                 self.client.abort()
-                join(threads, _STOP_SECONDS)
+                join_within(threads, _STOP_SECONDS)
         except KeyboardInterrupt:
             self.client.abort()
-            join(threads, _STOP_SECONDS)
+            join_within(threads, _STOP_SECONDS)
             raise Interrupted(
-                f"interrupted: {len(self.arrivals)} of {len(self.files)} files are there, and what came of the others",
-                hint="Give the same command again: it goes on where it stopped.",
+                f"interrupted: {len(self.arrivals)} of {len(self.files)} files are complete",
+                hint="Run the same command again to resume: parts of the other files are kept.",
             ) from None
         with self.lock:
             if self.errors:
@@ -232,7 +233,7 @@ class _Run:
         self.bars.update(running, finished, done)
 
     def _one(self, file: RemoteFile) -> None:
-        """What a thread does for one file."""
+        """The work of a thread on one file."""
         if self.stop.is_set():
             return
         try:
@@ -258,7 +259,7 @@ class _Run:
             self.arrivals[file.name] = arrival
             if self.arrived is not None:
                 self.arrived(arrival)
-        state = "there already" if arrival.url is None else f"{arrival.size} bytes in {arrival.seconds:.1f} s"
+        state = "already present" if arrival.url is None else f"{arrival.size} bytes in {arrival.seconds:.1f} s"
         log.debug(f"{file.name}: {state}")
 
     def _fail(self, error: NeoxrunError) -> None:
@@ -268,7 +269,7 @@ class _Run:
 
 
 def _as_one(errors: Sequence[NeoxrunError]) -> NeoxrunError:
-    """The first error; the others are named in its message."""
+    """The first error, with the messages of the others added to its own."""
     first = errors[0]
     others = [error for error in errors[1:] if error.message != first.message]
     if others:

@@ -1,7 +1,6 @@
-"""HTTP as downloads need it: what is sent, which redirects are followed, and the body as it arrives.
+"""HTTP for downloads: requests, redirects, and a response's body as it arrives.
 
-Whatever goes wrong is a ``Trouble``. The texts of servers and of libraries go into messages only where they can hold
-no credentials.
+Every failure is a ``Trouble``. Text from servers and libraries goes into messages only if it cannot hold credentials.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from neoxrun.download.remote import origin, shown_url
-from neoxrun.download.trouble import HTTPError, Stopped, Trouble, of_exception, of_status, whole_number
+from neoxrun.download.trouble import HTTPError, Stopped, Trouble, exception_trouble, status_trouble, whole_number
+from neoxrun.download.urls import check_scheme, origin, shown_url
 from neoxrun.errors import NetworkError, UsageError
 from neoxrun.terminal.words import printable
 
@@ -31,24 +30,24 @@ _MOST_REDIRECTS = 10
 
 
 @dataclass(frozen=True)
-class Options:
+class HttpOptions:
     """How to fetch.
 
     Attributes:
-        tries: times in a row that one address may fail without bringing new bytes.
-        few_tries: the same, of an address whose host nothing has come from yet, or that sends something else than
-            the file: most likely it stays so.
-        connect_timeout: seconds for a connection.
-        stall_timeout: seconds without a byte, or with fewer than ``least_speed`` bytes a second, until the connection
+        tries: how many times in a row an address may fail without sending new bytes.
+        few_tries: the same for an address whose host has sent nothing yet, or that sends something other than the
+            file: most likely it will do so again.
+        connect_timeout: seconds to wait for a connection.
+        stall_timeout: seconds without a byte, or with fewer than ``least_speed`` bytes a second, before the connection
             is given up.
-        backoff: seconds before the second try; they double from try to try.
-        longest_wait: seconds that a wait may last; a server that asks for more is not asked again.
+        backoff: seconds before the second try; they double with each try.
+        longest_wait: the longest wait in seconds; a server that asks for a longer one is not asked again.
         ca_bundle: certificates to trust instead of the usual ones.
-        credentials: ``remote.origin(url)`` -> value of the Authorization header. It is sent to that origin alone,
-            after a redirect too.
+        credentials: ``urls.origin(url)`` -> value of the Authorization header, which is sent to that origin only,
+            also after a redirect.
 
     Raises:
-        UsageError: the file of certificates is not there.
+        UsageError: the file of certificates does not exist.
     """
 
     tries: int = 8
@@ -63,51 +62,51 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.ca_bundle is not None and not self.ca_bundle.exists():
-            raise UsageError("the file of certificates (--ca-bundle) is not there", where=str(self.ca_bundle))
+            raise UsageError("the file of certificates (--ca-bundle) does not exist", where=str(self.ca_bundle))
 
 
-class Client:
-    """Requests of one download, from all its threads, over connections that are kept.
+class HttpClient:
+    """Requests of one download, from all its threads, over persistent connections.
 
     Args:
         options: time-outs, certificates and credentials.
-        stop: once it is set, every read ends in ``Stopped``.
+        stop: once it is set, every read raises ``Stopped``.
     """
 
-    def __init__(self, options: Options, stop: threading.Event) -> None:
+    def __init__(self, options: HttpOptions, stop: threading.Event) -> None:
         self.options = options
         self.stop = stop
-        self._open: set[Answer] = set()
+        self._open: set[HttpResponse] = set()
         self._session = requests.Session()
         self._session.headers.clear()
         self._session.headers.update({"User-Agent": _user_agent(), "Accept": "*/*", "Accept-Encoding": "identity"})
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=16, pool_maxsize=64, max_retries=0))
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """The answer to GET: 200, 206 or 416. Use it in a ``with`` statement.
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> HttpResponse:
+        """The response to GET: 200, 206 or 416. Use it in a ``with`` statement.
 
         Raises:
-            Trouble: every other answer, or none.
+            Trouble: any other response, or none.
             Stopped: the download was told to stop.
         """
         return self._follow("GET", url, headers or {})
 
-    def head(self, url: str) -> Answer:
-        """The answer to HEAD, without a body; errors as in ``get``."""
+    def head(self, url: str) -> HttpResponse:
+        """The response to HEAD, without a body; errors as in ``get``."""
         return self._follow("HEAD", url, {})
 
     def abort(self) -> None:
-        """Stop, and wake the threads that wait for the rest of an answer."""
+        """Stop, and wake the threads that wait for the rest of a response."""
         self.stop.set()
-        for answer in list(self._open):
-            answer.wake()
+        for response in list(self._open):
+            response.wake()
 
     def close(self) -> None:
         """Drop the connections."""
         self._session.close()
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+    def _follow(self, method: str, url: str, headers: Mapping[str, str]) -> HttpResponse:
         seen = {url}
         for _ in range(_MOST_REDIRECTS + 1):
             if self.stop.is_set():
@@ -115,17 +114,18 @@ class Client:
             response = self._send(method, url, headers)
             if not response.is_redirect:
                 if response.status_code in (200, 206, 416):
-                    return Answer(response, url, self.options, self.stop, self._open)
+                    return HttpResponse(response, url, self.options, self.stop, self._open)
                 response.close()
-                asked = response.headers.get("Retry-After")
-                raise of_status(response.status_code, response.reason or "", asked, self.options.longest_wait)
+                retry_after = response.headers.get("Retry-After")
+                phrase = response.reason or ""
+                raise status_trouble(response.status_code, phrase, retry_after, self.options.longest_wait)
             target = _redirect_target(url, response.headers["Location"])
             response.close()
             if target in seen:
-                raise Trouble("redirects that go in a circle", again=True, lasting=True)
+                raise Trouble("the server's redirects go in a circle", again=True, lasting=True)
             seen.add(target)
             url = target
-        raise Trouble(f"more than {_MOST_REDIRECTS} redirects", again=False)
+        raise Trouble(f"the server sent more than {_MOST_REDIRECTS} redirects", again=False)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         options = self.options
@@ -135,8 +135,8 @@ class Client:
                 method,
                 url,
                 headers=headers,
-                # None lets requests look into .netrc for this host; each hop is a request of its own, so that
-                # nothing meant for one host reaches the next.
+                # None lets requests look into .netrc for this host. Each redirect is a separate request, so that
+                # credentials for one host never reach the next.
                 auth=None if secret is None else _Authorization(secret),
                 stream=True,
                 allow_redirects=False,
@@ -145,28 +145,30 @@ class Client:
             )
 
 
-class Answer:
-    """An answer whose body has not been read.
+class HttpResponse:
+    """A response whose body has not been read.
 
     Attributes:
         status: 200, 206 or 416.
-        url: where it came from in the end.
-        etag: as sent; None where there is none.
-        last_modified: as sent; None where there is none.
-        length: bytes of this body; None where the server does not say.
-        closed_by_length: the end of the body can be told from a cut: a length is given, or it comes in chunks.
+        url: the last address, after redirects.
+        etag: as sent; None if there is none.
+        last_modified: as sent; None if there is none.
+        length: bytes of this body; None if the server does not say.
+        closed_by_length: a complete body can be told from a truncated one: its length is given, or it is chunked.
+        is_html: its type is that of a web page.
+        encoding: how the body is encoded; None if it is not.
     """
 
     def __init__(
         self,
         response: requests.Response,
         url: str,
-        options: Options,
+        options: HttpOptions,
         stop: threading.Event,
-        open_answers: set[Answer],
+        open_responses: set[HttpResponse],
     ) -> None:
         self._response = response
-        self._open_answers = open_answers
+        self._open_responses = open_responses
         self._options = options
         self._stop = stop
         headers = response.headers
@@ -186,7 +188,7 @@ class Answer:
 
     @property
     def content_range(self) -> tuple[int, int, int] | None:
-        """First byte, last byte and whole length of a 206; None where that is not said clearly."""
+        """First byte, last byte and total length of a 206; None if the header does not state all three."""
         found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", self._content_range.strip())
         if found is None:
             return None
@@ -214,35 +216,35 @@ class Answer:
                 raise Stopped
             if not chunk:
                 return
-            # Only the time spent waiting for the server counts; a slow disk of ours does not.
+            # Only the time spent waiting for the server counts; a slow local disk does not.
             waited += time.monotonic() - start
             arrived += len(chunk)
             if waited >= limit:
                 if arrived < self._options.least_speed * waited:
-                    raise Trouble(f"it became too slow ({arrived} bytes in {waited:.0f} s)", again=True)
+                    raise Trouble(f"the connection is too slow ({arrived} bytes in {waited:.0f} s)", again=True)
                 waited, arrived = 0.0, 0
             yield chunk
 
     def wake(self) -> None:
-        """End a read that another thread is in."""
-        # It may have ended by itself in this very moment.
+        """End a read that another thread waits in."""
+        # The read may have ended by itself at this very moment.
         with suppress(OSError, ValueError, RuntimeError):
             self._response.raw.shutdown()
 
-    def __enter__(self) -> Answer:
-        self._open_answers.add(self)
+    def __enter__(self) -> HttpResponse:
+        self._open_responses.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close a connection that still has something to say; a finished one is kept."""
-        self._open_answers.discard(self)
+        """Close a connection with unread bytes; one whose response is complete is kept."""
+        self._open_responses.discard(self)
         self._response.close()
 
 
 class _Authorization(requests.auth.AuthBase):
-    """Sets the header, and thereby keeps requests from looking for another login."""
+    """Sets the header, which keeps requests from looking for another login."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -252,28 +254,13 @@ class _Authorization(requests.auth.AuthBase):
         return request
 
 
-def wait_seconds(trouble: Trouble, failures: int, options: Options) -> float:
-    """How long to wait after this many troubles in a row: as asked for, or doubling, with some chance in it."""
+def wait_seconds(trouble: Trouble, failures: int, options: HttpOptions) -> float:
+    """Seconds to wait after this many failures in a row: as the server asked, or doubling, with some randomness."""
     seconds = trouble.after
     if seconds is None:
-        # Many clients that were cut at the same moment must not all come back at the same moment.
+        # Many clients that lost their connection at the same moment must not all come back at the same moment.
         seconds = options.backoff * 2 ** max(0, failures - 1) * random.uniform(0.75, 1.25)
     return min(seconds, options.longest_wait)
-
-
-def check_scheme(url: str) -> None:
-    """Refuse everything but http and https.
-
-    Raises:
-        NetworkError: with the address, without what may be secret in it.
-    """
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        right = False
-    if not right:
-        raise NetworkError(f"not an address to download from: {shown_url(url)}", hint="Give an http or https URL.")
 
 
 def _redirect_target(url: str, location: str) -> str:
@@ -282,21 +269,22 @@ def _redirect_target(url: str, location: str) -> str:
     try:
         check_scheme(target)
     except NetworkError as error:
-        raise Trouble(f"a redirect to {shown_url(target)}, which is not http or https", again=False) from error
+        text = f"the server redirects to {shown_url(target)}, which is not http or https"
+        raise Trouble(text, again=False) from error
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
-        raise Trouble(f"a redirect from https to an unprotected address: {shown_url(target)}", again=False)
+        raise Trouble(f"the server redirects from https to an unprotected address: {shown_url(target)}", again=False)
     return target
 
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """Every exception of the libraries below becomes a Trouble."""
+    """Turn every exception of the underlying libraries into a Trouble."""
     try:
         yield
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise Trouble("the address, or that of the proxy, is malformed", again=False) from error
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        raise of_exception(url, error) from error
+        raise exception_trouble(url, error) from error
 
 
 def _user_agent() -> str:

@@ -1,59 +1,38 @@
-"""Repositories of the Hugging Face hub: what they hold, and what of it is in the hub's cache already.
+"""Repositories of the Hugging Face hub: their files, and which of them are already in the hub's cache.
 
-Only questions are asked here. The bytes come as those of every other server do, so that they are resumed, shown and
-proved in the same way.
+This module only asks the hub's API. The files are downloaded as from any other server, so that they are resumed, shown
+and checked in the same way.
 """
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from neoxrun.download.catalog import url_problem
+from neoxrun.download.hub_files import choose_files
 from neoxrun.download.proof import WEIGHTS
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, origin, safe_name, shown_url
-from neoxrun.errors import DataError, NeoxrunError, NetworkError, UsageError
+from neoxrun.download.remote import RemoteFile, safe_name
+from neoxrun.download.urls import origin, shown_url, url_problem
+from neoxrun.errors import DataError, NetworkError, UsageError
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import printable
+from neoxrun.terminal.words import did_you_mean, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Result = TypeVar("Result")
 
-_TIMEOUT = 30.0  # seconds without an answer
-_PAUSES = (0.5, 2.0)  # seconds before a question is asked again
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
-
-# Weights of a repository, best first: a name, and the files that go with it. One kind is enough.
-_WEIGHTS = (
-    ("model.safetensors", "model.safetensors"),
-    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model.bin"),
-    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
-)
-_BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-)
-# GPT-NeoX's own files, where there are no weights in the hub's form.
-_NEOX = ("latest", "global_step*/*", "layer_*-model_states.pt", "mp_rank_*_model_states.pt", "*.json", "*.yml")
+_TIMEOUT = 30.0  # seconds without a response
+_PAUSES = (0.5, 2.0)  # seconds before a request is repeated
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that another try may change
 
 
 @dataclass(frozen=True)
@@ -63,11 +42,11 @@ class Repository:
     Attributes:
         name: ``owner/name``.
         endpoint: the hub's address.
-        revision: what was asked for.
-        commit: what that is.
+        revision: the branch, tag or commit that was asked for.
+        commit: the commit that it names.
         files: the files that a model needs.
-        blobs: git's name of the contents of each file that has no SHA-256.
-        credentials: the header that the hub wants, by ``remote.origin``.
+        blobs: git's hash of the contents of each file that has no SHA-256.
+        credentials: the header that the hub requires, by ``urls.origin``.
     """
 
     name: str
@@ -86,24 +65,26 @@ def default_endpoint() -> str:
     return constants.ENDPOINT
 
 
-def localized(url: str) -> str:
-    """A URL of the public hub at the endpoint that the user has chosen."""
+def localized_url(url: str) -> str:
+    """A URL of the public hub, changed to the endpoint that the user has chosen."""
     public = "https://huggingface.co"
     return default_endpoint() + url.removeprefix(public) if url.startswith(public + "/") else url
 
 
-def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle: Path | None = None) -> Repository:
-    """Ask the hub what a repository holds.
+def look_up_repository(
+    name: str, revision: str, *, endpoint: str | None = None, ca_bundle: Path | None = None
+) -> Repository:
+    """Ask the hub for the files of a repository.
 
     Args:
         name: ``owner/name``.
         revision: branch, tag or commit.
-        endpoint: another hub than the user's own one; it is not shown the user's token.
-        ca_bundle: certificates to trust in place of the system's.
+        endpoint: a hub other than the user's usual one; the user's token is not sent to it.
+        ca_bundle: certificates to trust instead of the system's.
 
     Raises:
-        NetworkError: no answer, no such repository or revision, no access, or nothing in it to load.
-        UsageError: what was given cannot be a hub, a repository or a file of certificates.
+        NetworkError: no response, no such repository or revision, no access, or no weights in it.
+        UsageError: an argument cannot be a hub, a repository or a file of certificates.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -111,22 +92,24 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     token = get_token() if endpoint is None else None
     endpoint = (endpoint or default_endpoint()).rstrip("/")
     if problem := url_problem(endpoint):
-        raise UsageError(f"{shown_url(endpoint)} is not the address of a hub: {problem}", hint="see HF_ENDPOINT")
+        raise UsageError(
+            f"{shown_url(endpoint)} is not the address of a hub: {problem}", hint="Check HF_ENDPOINT and --mirror."
+        )
     api = HfApi(endpoint=endpoint, token=token or False)
 
     def ask() -> Any:
         return api.repo_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
 
-    info = _ask(ask, api, name, revision)
+    info = _ask_hub(ask, api, name, revision)
     siblings = {file.rfilename: file for file in info.siblings or []}
     if not isinstance(info.sha, str) or not info.sha.isalnum():
-        raise NetworkError(f"{_host(endpoint)} does not say which commit of {name} {revision} is")
-    chosen = choose(siblings)
+        raise NetworkError(f"{_host_of(endpoint)} does not report which commit the revision {revision} of {name} is")
+    chosen = choose_files(siblings)
     if not chosen:
         raise NetworkError(
-            f"the repository {name} holds no weights that neoxrun reads",
+            f"the repository {name} has no weights that neoxrun can read",
             where=shown_url(f"{endpoint}/{name}"),
-            hint="it needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files",
+            hint="It needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files.",
         )
     files = []
     blobs = {}
@@ -142,26 +125,13 @@ def look_up(name: str, revision: str, *, endpoint: str | None = None, ca_bundle:
     return Repository(name, endpoint, revision, info.sha, tuple(files), blobs, credentials)
 
 
-def choose(names: Iterable[str]) -> list[str]:
-    """The files of a repository that a model needs: weights in one form, its configuration and its tokenizer."""
-    # A whole folder may have been uploaded, with the manifest of its own download.
-    names = sorted(name for name in names if name.rpartition("/")[2] != MANIFEST_NAME)
-    for first, rest in _WEIGHTS:
-        if first in names:
-            wanted = (first, rest, *_BESIDE)
-            # Only the top: other folders hold the same weights for other programs.
-            return [name for name in names if "/" not in name and any(fnmatch.fnmatchcase(name, w) for w in wanted)]
-    found = [name for name in names if any(fnmatch.fnmatchcase(name, wanted) for wanted in _NEOX)]
-    return found if any(name.endswith("model_states.pt") for name in found) else []
+def take_from_cache(repository: Repository, folder: Path) -> list[str]:
+    """Put a repository's cached files into ``folder``: weights as hard links if the file system allows it.
 
-
-def from_cache(repository: Repository, folder: Path) -> list[str]:
-    """Put what the hub's cache has of a repository into ``folder``: weights as links where the file system can.
-
-    All else is copied, because people edit such files, and must not edit the cache with them.
+    Other files are copied: people edit those, and must not change the cache.
 
     Returns:
-        The names of the files. They are still to be proved.
+        The names of the files. They still have to be checked.
 
     Raises:
         DataError: the folder cannot be written.
@@ -178,14 +148,14 @@ def from_cache(repository: Repository, folder: Path) -> list[str]:
         if not source.is_file() or (file.size is not None and source.stat().st_size != file.size):
             continue
         try:
-            _take(source, target, link=target.suffix in WEIGHTS)
+            _link_or_copy(source, target, link=target.suffix in WEIGHTS)
         except OSError as error:
             raise DataError(f"{target} cannot be written: {error.strerror}", where=str(target)) from error
         found.append(file.name)
     return found
 
 
-def _take(source: Path, target: Path, *, link: bool) -> None:
+def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".neoxrun.{target.name}")
     temporary.unlink(missing_ok=True)
@@ -198,23 +168,19 @@ def _take(source: Path, target: Path, *, link: bool) -> None:
 
 
 def _trust(ca_bundle: Path | None) -> None:
-    """Have the hub's client trust what requests trusts; it takes that from its own variable only."""
+    """Make the hub's client trust what requests trusts; it reads only its own environment variables."""
     chosen = str(ca_bundle) if ca_bundle is not None else os.environ.get("REQUESTS_CA_BUNDLE")
     if chosen and (ca_bundle is not None or not os.environ.get("SSL_CERT_FILE")):
         if not Path(chosen).exists():
-            raise UsageError("the file of certificates is not there", where=chosen)
+            raise UsageError("the file of certificates does not exist", where=chosen)
         os.environ["SSL_CERT_DIR" if Path(chosen).is_dir() else "SSL_CERT_FILE"] = chosen
 
 
-def _host(endpoint: str) -> str:
-    return urlsplit(endpoint).hostname or endpoint
-
-
-def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -> Result:
-    """The hub's answer; what passes is tried again.
+def _ask_hub(question: Callable[[], Result], api: HfApi, name: str, revision: str) -> Result:
+    """The hub's response; errors that may pass are tried again.
 
     Raises:
-        NetworkError: there is no usable answer.
+        NetworkError: there is no usable response.
     """
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
@@ -225,76 +191,90 @@ def _ask(question: Callable[[], Result], api: HfApi, name: str, revision: str) -
             response = getattr(error, "response", None)
             status = None if response is None else response.status_code
             if pause is None or (status is not None and status not in _PASSING):
-                raise _refusal(error, status, api, name, revision) from error
-            log.debug(f"{_host(api.endpoint)}: {_reason(error)}; trying again in {pause:g} s")
+                raise _access_error(error, status, api, name, revision) from error
+            log.debug(f"{_host_of(api.endpoint)}: {_first_line(error)}; trying again in {pause:g} s")
             time.sleep(pause)
         except HFValidationError as error:
-            raise UsageError(f"{name} is not the name of a repository: {_reason(error)}") from error
+            raise UsageError(f"{name} is not the name of a repository: {_first_line(error)}") from error
         except ConnectionError as error:  # OfflineModeIsEnabled is one
-            raise _refusal(error, None, api, name, revision) from error
+            raise _access_error(error, None, api, name, revision) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.debug(f"{_host(api.endpoint)}: {type(error).__name__}: {_reason(error)}")
+            log.debug(f"{_host_of(api.endpoint)}: {type(error).__name__}: {_first_line(error)}")
             raise NetworkError(
-                f"{_host(api.endpoint)} does not answer as the Hugging Face hub does",
+                f"{_host_of(api.endpoint)} does not respond as a Hugging Face hub would",
                 where=shown_url(api.endpoint),
-                hint="check HF_ENDPOINT and --mirror; a web page that asks to log in to the network looks so too",
+                hint="Check HF_ENDPOINT and --mirror, and whether the network asks for a login in a web browser.",
             ) from error
     raise AssertionError("the last try returns or raises")
 
 
-def _refusal(error: Exception, status: int | None, api: HfApi, name: str, revision: str) -> NeoxrunError:
+def _access_error(error: Exception, status: int | None, api: HfApi, name: str, revision: str) -> NetworkError:
+    """What to tell the user when the hub refuses, or cannot be reached.
+
+    Args:
+        error: of huggingface_hub, or of what it uses.
+        status: of the response; None if there was none.
+        api: the hub's client.
+        name, revision: what was asked for.
+    """
     from huggingface_hub import errors
 
-    host, where = _host(api.endpoint), shown_url(f"{api.endpoint}/{name}")
+    host, where = _host_of(api.endpoint), shown_url(f"{api.endpoint}/{name}")
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    revisions = "Revisions are branches, tags and commits; without --revision the newest version is downloaded."
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return NetworkError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="unset it to download")
+        return NetworkError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="Unset it to download.")
     if isinstance(error, errors.GatedRepoError):
         return NetworkError(
-            f"{name} is gated: its owner lets in only who has asked",
+            f"{name} is gated: its owner must grant you access",
             where=where,
-            hint=f"ask on that page, then {log_in}",
+            hint=f"Request access on that page, then {log_in}.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return NetworkError(
-            f"{name} has no revision {printable(revision)}{_nearest_revision(api, name, revision)}",
+            f"{name} has no revision {printable(revision)}",
             where=where,
-            hint="branches, tags and commits are revisions; leave out --revision for the newest",
+            hint=f"{_nearest_revision(api, name, revision)} {revisions}".lstrip(),
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return NetworkError(
             f"{host} has no repository {name}, or does not show it to you",
             where=where,
-            hint=f"check the name; if it is private, {log_in}; if a token is set, check that it is still valid",
+            hint=f"Check the name. If it is private, {log_in}; if a token is set, check that it is still valid.",
         )
     if status == 403:
         return NetworkError(
-            f"{host} refuses access to {name}", where=where, hint=f"{log_in}, with a token that may read it"
+            f"{host} refuses access to {name}",
+            where=where,
+            hint="Use a token that may read it: `hf auth login`, or HF_TOKEN.",
         )
     if status == 429:
-        return NetworkError(f"{host} asks for patience: too many requests", where=where, hint=f"wait, or {log_in}")
+        return NetworkError(f"{host} has received too many requests", where=where, hint=f"Wait, or {log_in}.")
     if status is not None:
-        return NetworkError(f"{host} answers with error {status}", where=where, hint="try again later")
+        return NetworkError(f"{host} responds with error {status}", where=where, hint="Try again later.")
     return NetworkError(
-        f"{host} cannot be reached: {_reason(error)}",
+        f"{host} cannot be reached: {_first_line(error)}",
         where=where,
-        hint="check the network and the proxy settings; HF_ENDPOINT or --mirror names another hub, --ca-bundle a "
-        "proxy's certificates",
+        hint="Check the network and the proxy settings. HF_ENDPOINT or --mirror names another hub, --ca-bundle a "
+        "proxy's certificates.",
     )
 
 
 def _nearest_revision(api: HfApi, name: str, revision: str) -> str:
-    """What may have been meant, if the hub says which revisions there are."""
+    """A hint with the revisions that may have been meant; empty if the hub does not list any."""
     try:
         refs = api.list_repo_refs(name)
-    except Exception:  # the first error is the one to tell
+    except Exception:  # the first error is the one to report
         return ""
-    known = [ref.name for ref in [*refs.branches, *refs.tags]]
-    close = [printable(match) for match in difflib.get_close_matches(revision, known, 3, cutoff=0.5)]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return did_you_mean(revision, [ref.name for ref in [*refs.branches, *refs.tags]])
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error, without the library's own remarks and without a login in an address."""
+def _first_line(error: Exception) -> str:
+    """The first line of an error, without the library's further remarks, and without logins in addresses."""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return printable(re.sub(r"//[^/\s]*@", "//", first_line))
+
+
+def _host_of(endpoint: str) -> str:
+    """The host in a hub's address."""
+    return urlsplit(endpoint).hostname or endpoint

@@ -1,4 +1,4 @@
-"""What a web server has: names from its HTML listing of a folder, and sizes that it tells without sending anything."""
+"""The files on a web server: names from its HTML listing of a folder, and sizes from HEAD requests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
-from neoxrun.download.http import Answer, Client, Options, check_scheme, wait_seconds
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, safe_name, shown_url
+from neoxrun.download.http import HttpClient, HttpOptions, HttpResponse, wait_seconds
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, safe_name
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
+from neoxrun.download.urls import check_scheme, shown_url
 from neoxrun.errors import NetworkError
 from neoxrun.terminal.words import printable
 
@@ -19,36 +20,36 @@ _MOST_FILES = 20_000
 _MOST_FOLDERS = 200
 
 
-def list_tree(url: str, options: Options, *, depth: int = 2) -> list[RemoteFile]:
-    """The files below a folder of a web server, by its own listing (as Apache and nginx make them).
+def list_tree(url: str, options: HttpOptions, *, depth: int = 2) -> list[RemoteFile]:
+    """The files below a folder of a web server, from its own listing (as Apache and nginx make them).
 
     Args:
         url: of the folder.
         options: time-outs, tries, certificates and credentials.
-        depth: folders within folders to look into.
+        depth: how many levels of folders to look into.
 
     Returns:
-        The files, by name; sizes are not known yet.
+        The files, sorted by name; their sizes are not known yet.
 
     Raises:
-        NetworkError: no listing, one that is too large, or one with a name that would leave the folder.
+        NetworkError: there is no listing, it is too large, or it has a name that would lead out of the folder.
     """
     check_scheme(url)
-    client = Client(options, threading.Event())
+    client = HttpClient(options, threading.Event())
     try:
         return _Tree(client, url.rstrip("/") + "/").walk(depth)
     finally:
         client.close()
 
 
-def told_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) -> dict[str, int | None]:
-    """Bytes of each file, by name: as known, or as the first server tells that answers (HEAD).
+def ask_sizes(files: Sequence[RemoteFile], options: HttpOptions, *, jobs: int = 8) -> dict[str, int | None]:
+    """Bytes of each file, by name: as known, or as the first server that responds reports (HEAD).
 
-    To show and to plan with, and nothing else: a mirror may have a file that was cut. What no server tells is None:
-    whatever is wrong, the download itself says it better.
+    Only for showing and planning: a mirror's file may be truncated. A size that no server reports is None; if there is
+    an error, the download itself reports it better.
     """
     stop = threading.Event()
-    client = Client(options, stop)
+    client = HttpClient(options, stop)
     found: dict[str, int] = {}
 
     def ask(file: RemoteFile) -> None:
@@ -66,8 +67,8 @@ def told_sizes(files: Sequence[RemoteFile], options: Options, *, jobs: int = 8) 
     return {file.name: found.get(file.name, file.size) for file in files}
 
 
-def links(page: str, base: str) -> list[str]:
-    """Names of what a listing has directly in its folder; those of folders end with ``/``.
+def listing_links(page: str, base: str) -> list[str]:
+    """Names of the files and folders directly in a listed folder; those of folders end with ``/``.
 
     Links that lead elsewhere (the parent folder, the sort order, other sites) are left out.
 
@@ -76,7 +77,7 @@ def links(page: str, base: str) -> list[str]:
         base: URL of the page, which ends with ``/``.
 
     Raises:
-        NetworkError: a name inside the folder that is not safe.
+        NetworkError: a name within the folder is not safe.
     """
     parser = _Links()
     parser.feed(page)
@@ -100,7 +101,7 @@ class _Links(HTMLParser):
 
 
 def _name_below(reference: str, base: str) -> str | None:
-    """The name that a link has within the folder; None where it leads elsewhere, or to a manifest."""
+    """The name that a link has within the folder; None if it leads elsewhere, or to a manifest."""
     try:
         target = urlsplit(urldefrag(urljoin(base, reference)).url)
     except ValueError:
@@ -116,15 +117,15 @@ def _name_below(reference: str, base: str) -> str | None:
         return None
     name = unquote(inner)
     if "/" in name:
-        raise NetworkError(f"a listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
-    # A manifest is of whoever downloaded the files to that server.
+        raise NetworkError(f"the listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
+    # A manifest belongs to whoever downloaded the files to that server.
     return None if name == MANIFEST_NAME else safe_name(name) + slash
 
 
 class _Tree:
-    """The folders of one server, one after the other."""
+    """The folders of one server, one after another."""
 
-    def __init__(self, client: Client, root: str) -> None:
+    def __init__(self, client: HttpClient, root: str) -> None:
         self._client = client
         self._root = root
         self._files: list[RemoteFile] = []
@@ -137,53 +138,54 @@ class _Tree:
     def _folder(self, prefix: str, depth: int) -> None:
         self._folders += 1
         page, base = self._page(self._root + quote(prefix))
-        for name in links(page, base):
+        for name in listing_links(page, base):
             whole = prefix + name
             if not name.endswith("/"):
                 self._files.append(RemoteFile(safe_name(whole), (self._root + quote(whole),)))
             elif depth > 0:
                 self._folder(whole, depth - 1)
             if self._folders > _MOST_FOLDERS or len(self._files) > _MOST_FILES:
-                raise NetworkError("more files and folders than can be right", where=shown_url(self._root))
+                text = f"the listing has more than {_MOST_FILES} files or {_MOST_FOLDERS} folders"
+                raise NetworkError(text, where=shown_url(self._root))
 
     def _page(self, url: str) -> tuple[str, str]:
-        """The text of a listing, and the address it has after redirects."""
+        """The text of a listing, and its address after redirects."""
         options = self._client.options
         failures = 0
         while True:
             try:
-                with self._client.get(url) as answer:
-                    return self._text(answer), answer.url
+                with self._client.get(url) as response:
+                    return self._text(response), response.url
             except Trouble as trouble:
                 failures += 1
                 if not trouble.again or failures >= (options.tries if trouble.reached else options.few_tries):
                     raise NetworkError(
-                        f"no list of files: {trouble.reason}", where=shown_url(url), hint=trouble.hint
+                        f"the list of files cannot be read: {trouble.reason}", where=shown_url(url), hint=trouble.hint
                     ) from trouble
                 self._client.stop.wait(wait_seconds(trouble, failures, options))
 
-    def _text(self, answer: Answer) -> str:
-        if not answer.is_html:
-            raise Trouble("the server sent something else than a listing in HTML", again=False)
+    def _text(self, response: HttpResponse) -> str:
+        if not response.is_html:
+            raise Trouble("the server sent something other than an HTML listing", again=False)
         text = bytearray()
-        for chunk in answer.chunks():
+        for chunk in response.chunks():
             text += chunk
             if len(text) > _MOST_BYTES:
                 raise Trouble("the listing is too long", again=False)
-        if answer.length not in (None, len(text)):
+        if response.length not in (None, len(text)):
             raise Trouble("the connection ended within the listing", again=True)
         return text.decode("utf-8", "replace")
 
 
-def _size(file: RemoteFile, client: Client) -> int | None:
-    """What the first mirror that answers says; None where none does, and then nobody is asked again."""
+def _size(file: RemoteFile, client: HttpClient) -> int | None:
+    """The size that the first mirror reports; if no mirror responds, None, and no server is asked again."""
     reached = False
     for url in file.urls:
         try:
-            with client.head(url) as answer:
+            with client.head(url) as response:
                 reached = True
-                if answer.status == 200 and answer.length is not None and not answer.is_html:
-                    return answer.length
+                if response.status == 200 and response.length is not None and not response.is_html:
+                    return response.length
         except Trouble as trouble:
             reached |= trouble.reached
         except Stopped:

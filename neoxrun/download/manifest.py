@@ -1,4 +1,4 @@
-"""What arrived in a folder: ``neoxrun.manifest.json`` beside the files, and checksums in other people's formats."""
+"""Records of downloads: ``neoxrun.manifest.json`` in the target folder, and lists of checksums from ``sha256sum``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from typing import Any
 from neoxrun.download.remote import MANIFEST_NAME, SHA256, Arrival, safe_name
 from neoxrun.errors import DataError, NetworkError
 
-NAME = MANIFEST_NAME
-
 _FORMAT = 1
 _WRITE_SECONDS = 2.0
 # `sha256sum`: the digest, a space, a space or an asterisk, the name; and its --tag form.
@@ -28,13 +26,13 @@ _ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """One file.
 
     Attributes:
-        size: bytes; None where only the checksum is known.
+        size: bytes; None if only the checksum is known.
         sha256: lower-case hexadecimal.
-        url: where it came from; None where that is not known.
+        url: where it came from; None if that is not known.
     """
 
     size: int | None
@@ -48,14 +46,14 @@ class Manifest:
 
     Attributes:
         files: by name, a path below the folder with ``/``.
-        model: what the user called it.
+        model: the model's name, as the user gave it.
         hub: the repository on the Hugging Face hub that it came from.
-        endpoint: of that hub.
-        revision: the commit there.
-        mirrors: the folders that it came from, where that was no hub.
+        endpoint: the address of that hub.
+        revision: the commit in that repository.
+        mirrors: the web folders that it came from, if it did not come from a hub.
     """
 
-    files: Mapping[str, Entry] = field(default_factory=dict)
+    files: Mapping[str, ManifestEntry] = field(default_factory=dict)
     model: str | None = None
     hub: str | None = None
     endpoint: str | None = None
@@ -63,22 +61,22 @@ class Manifest:
     mirrors: tuple[str, ...] = ()
 
     def with_arrivals(self, arrivals: Iterable[Arrival]) -> Manifest:
-        """The same with what has arrived; where a file came from is kept if it was there already."""
+        """The same manifest with these files added; one that was already present keeps its recorded URL."""
         files = dict(self.files)
         for arrival in arrivals:
             before = files.get(arrival.name)
             same = before is not None and before.sha256 == arrival.sha256
             url = arrival.url or (before.url if before is not None and same else None)
-            files[arrival.name] = Entry(arrival.size, arrival.sha256, url)
+            files[arrival.name] = ManifestEntry(arrival.size, arrival.sha256, url)
         return replace(self, files=files)
 
 
 class Recorder:
-    """Writes down what arrives in a folder while more is under way, so that the end of the process loses little.
+    """Records files as they arrive in a folder, so that little is lost if the process ends early.
 
     Args:
         record: the manifest so far.
-        folder: where it is kept.
+        folder: the folder of the files and of their manifest.
     """
 
     def __init__(self, record: Manifest, folder: Path) -> None:
@@ -87,15 +85,15 @@ class Recorder:
         self._written = time.monotonic()
 
     def add(self, arrival: Arrival) -> None:
-        """One more file is there.
+        """Record one more complete file.
 
         Raises:
             DataError: the manifest cannot be written.
         """
         self.record = self.record.with_arrivals([arrival])
-        # Not after each of thousands of small files.
+        # Writing after each of thousands of small files would take too long.
         if time.monotonic() - self._written > _WRITE_SECONDS:
-            write(self.record, self._folder)
+            write_manifest(self.record, self._folder)
             self._written = time.monotonic()
 
     def __enter__(self) -> Recorder:
@@ -104,19 +102,21 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the rest; after an error only if there is something, and without a word where that fails too."""
+        """Write the rest; after an error only if a file was recorded, and a second error is not reported."""
         if error is None:
-            write(self.record, self._folder)
+            write_manifest(self.record, self._folder)
         elif self.record.files and self._folder.is_dir():
             with suppress(DataError):
-                write(self.record, self._folder)
+                write_manifest(self.record, self._folder)
 
 
-def read(path: Path, hint: str = f"it should be a {NAME}, or what `sha256sum FILES` writes") -> Manifest:
-    """A manifest of ours, or the text that ``sha256sum`` writes.
+def read_manifest(
+    path: Path, hint: str = f"It should be a {MANIFEST_NAME}, or the output of `sha256sum FILES`."
+) -> Manifest:
+    """Read a ``neoxrun.manifest.json``, or the output of ``sha256sum``.
 
     Args:
-        path: where it is.
+        path: of the file.
         hint: what to do if it is neither.
 
     Raises:
@@ -125,7 +125,7 @@ def read(path: Path, hint: str = f"it should be a {NAME}, or what `sha256sum FIL
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"the manifest {path.name} is not a text file", where=str(path), hint=hint) from error
+        raise DataError(f"the manifest {path.name} is not a UTF-8 text file", where=str(path), hint=hint) from error
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}", where=str(path)) from error
     try:
@@ -139,18 +139,20 @@ def read(path: Path, hint: str = f"it should be a {NAME}, or what `sha256sum FIL
         ) from error
 
 
-def of_folder(folder: Path) -> Manifest | None:
-    """The manifest in a folder; None where there is none.
+def read_folder_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a folder; None if there is none.
 
     Raises:
-        DataError: there is one that cannot be used.
+        DataError: the folder's manifest cannot be used.
     """
-    path = folder / NAME
-    return read(path, "delete it: the next download into this folder records anew") if path.exists() else None
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return None
+    return read_manifest(path, "Delete it: the next download into this folder writes a new one.")
 
 
-def write(manifest: Manifest, folder: Path) -> Path:
-    """Put a manifest into its folder, whole or not at all.
+def write_manifest(manifest: Manifest, folder: Path) -> Path:
+    """Write a manifest into its folder, completely or not at all.
 
     Raises:
         DataError: it cannot be written.
@@ -165,13 +167,13 @@ def write(manifest: Manifest, folder: Path) -> Path:
         name: {key: value for key, value in asdict(entry).items() if value is not None}
         for name, entry in sorted(manifest.files.items())
     }
-    path = folder / NAME
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path = folder / MANIFEST_NAME
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A small file that is there whole or not at all, even after a power cut.
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file completely or not at all, even if the power fails.
 
     Raises:
         DataError: it cannot be written.
@@ -204,30 +206,30 @@ def _umask() -> int:
 def _from_json(text: str) -> Manifest:
     content = json.loads(text)
     if content.get("format") != _FORMAT:
-        raise ValueError(f"its format is {content.get('format')!r}, and {_FORMAT} is known")
+        raise ValueError(f"its format is {content.get('format')!r}, and only format {_FORMAT} is supported")
     words = {key: content[key] for key in ("model", "hub", "endpoint", "revision") if key in content}
     mirrors = content.get("mirrors", [])
     if not isinstance(mirrors, list) or not all(isinstance(word, str) for word in [*words.values(), *mirrors]):
-        raise ValueError("its source is not a text")
+        raise ValueError("its model, hub, endpoint, revision or a mirror is not a string")
     if not isinstance(content.get("files"), dict):
         raise ValueError("it has no `files`")
     files = {safe_name(name): _entry(name, facts) for name, facts in content["files"].items()}
     return Manifest(files, mirrors=tuple(mirrors), **words)
 
 
-def _entry(name: str, facts: Mapping[str, Any]) -> Entry:
+def _entry(name: str, facts: Mapping[str, Any]) -> ManifestEntry:
     size, sha256, url = facts.get("size"), facts.get("sha256"), facts.get("url")
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits")
     if size is not None and (type(size) is not int or size < 0):
         raise ValueError(f"the size of {name} is not a number of bytes")
     if url is not None and not isinstance(url, str):
-        raise ValueError(f"the url of {name} is not a text")
-    return Entry(size, sha256.lower(), url)
+        raise ValueError(f"the url of {name} is not a string")
+    return ManifestEntry(size, sha256.lower(), url)
 
 
 def _from_lines(text: str, path: Path) -> Manifest:
-    files: dict[str, Entry] = {}
+    files: dict[str, ManifestEntry] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip() or line.startswith("#"):
@@ -237,17 +239,17 @@ def _from_lines(text: str, path: Path) -> Manifest:
         elif match := _TAGGED_LINE.fullmatch(line):
             escaped, name, sha256 = match.groups()
         else:
-            raise ValueError(f"line {number} is not a checksum and a name")
+            raise ValueError(f"line {number} is not a checksum followed by a name")
         if escaped:
             name = re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], name)
-        # `sha256sum ./*` and `find . | xargs sha256sum` name files so.
+        # As `sha256sum ./*` and `find . | xargs sha256sum` name files.
         name = name.removeprefix("./")
-        if name.rpartition("/")[2] == NAME:  # `sha256sum *` in a folder of ours
+        if name.rpartition("/")[2] == MANIFEST_NAME:  # from `sha256sum *` in a downloaded folder
             continue
         safe_name(name)
         if name in files and files[name].sha256 != sha256.lower():
-            raise ValueError(f"line {number} names {name} again, with another checksum")
-        files[name] = Entry(None, sha256.lower())
+            raise ValueError(f"line {number} names {name} again, with a different checksum")
+        files[name] = ManifestEntry(None, sha256.lower())
     if not files:
         raise ValueError("it is empty")
     return Manifest(files)

@@ -1,4 +1,4 @@
-"""One download from beginning to end: what is to be fetched is decided first, and then it is fetched and recorded."""
+"""One download from beginning to end: first decide what to fetch, then fetch, check and record it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from neoxrun.download import hub, listing, manifest, proof
-from neoxrun.download.catalog import Known, Model
-from neoxrun.download.fetch import fetch, folder_lock, make
-from neoxrun.download.http import Options
+from neoxrun.download.catalog import KnownFile, Model
+from neoxrun.download.fetch import fetch_files, folder_lock, make_folder
+from neoxrun.download.http import HttpOptions
 from neoxrun.download.manifest import Manifest
-from neoxrun.download.remote import Arrival, RemoteFile, shown_url
-from neoxrun.download.transfer import Check
+from neoxrun.download.remote import MANIFEST_NAME, Arrival, RemoteFile
+from neoxrun.download.transfer import ContentCheck
+from neoxrun.download.urls import shown_url
 from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, printable
@@ -26,33 +27,33 @@ class Order:
 
     Attributes:
         name: what the user calls it.
-        folder: where it goes.
+        folder: the target folder.
         files: each with what is known of it.
-        source: for the manifest: where it comes from; without files.
+        source: a manifest without files that says where they come from.
         options: how to fetch.
-        texts: small files to write beside the others.
-        repository: the hub's, where it comes from there.
-        size: bytes in all, about, where the files' own sizes are not known.
+        texts: small files to write next to the others.
+        repository: the hub's repository, if the files come from one.
+        size: approximate total in bytes, if the sizes of the files are not known.
     """
 
     name: str
     folder: Path
     files: tuple[RemoteFile, ...]
     source: Manifest
-    options: Options
+    options: HttpOptions
     texts: Mapping[str, str] = field(default_factory=dict)
     repository: hub.Repository | None = None
     size: int | None = None
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a download has brought.
+class Downloaded:
+    """The result of a download.
 
     Attributes:
-        arrivals: every file, whether fetched or there already.
+        arrivals: every file, whether fetched or already present.
         manifest: the file that records them.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     arrivals: tuple[Arrival, ...]
@@ -61,45 +62,47 @@ class Done:
 
     @property
     def fetched(self) -> list[Arrival]:
-        """The files that were not there before."""
+        """The files that were not present before."""
         return [arrival for arrival in self.arrivals if arrival.url is not None]
 
 
 def default_folder(model: Model, revision: str | None) -> Path:
-    """Where a model goes; another revision than the usual one gets a folder of its own."""
+    """The folder for a model; a revision other than the default one gets a separate folder."""
     if revision in (None, model.revision):
         return Path(model.folder).expanduser()
     return Path(f"{model.folder}-{re.sub(r'[^A-Za-z0-9._-]', '-', str(revision))}").expanduser()
 
 
-def of_model(
+def order_model(
     model: Model,
     folder: Path,
-    options: Options,
+    options: HttpOptions,
     *,
     revision: str | None = None,
     mirrors: Sequence[str] = (),
     given: Manifest | None = None,
 ) -> Order:
-    """What a model consists of. Asks its server where the catalog does not say it.
+    """What to fetch for a model. Asks its server if the catalog does not list the files.
 
     Args:
         model: from the catalog.
-        folder: where it goes.
+        folder: the target folder.
         options: how to fetch.
         revision: of a hub repository.
-        mirrors: to try before the catalog's; of a hub repository the one hub to ask.
-        given: the checksums that the user has.
+        mirrors: to try before the catalog's; for a hub repository the one hub to ask.
+        given: checksums from the user.
 
     Raises:
-        UsageError: a revision of what has none.
-        NetworkError: the server does not say what there is.
+        UsageError: a revision of a model that has none.
+        NetworkError: the server does not list its files.
         DataError: the folder's own manifest cannot be used.
     """
     repository = None
     if model.hub is not None:
         endpoint = mirrors[0].rstrip("/") if mirrors else None
-        repository = hub.look_up(model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle)
+        repository = hub.look_up_repository(
+            model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle
+        )
         files = list(repository.files)
         options = replace(options, credentials={**options.credentials, **repository.credentials})
         source = Manifest(
@@ -107,7 +110,10 @@ def of_model(
         )
     else:
         if revision is not None:
-            raise UsageError(f"{model.name} has no revisions: it is a folder of files, not a hub repository")
+            raise UsageError(
+                f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
+                hint="Leave out --revision.",
+            )
         model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
         files = _tree(model, options, given)
         source = Manifest(model=model.name, mirrors=tuple(shown_url(url) for url in model.mirrors))
@@ -115,12 +121,12 @@ def of_model(
     return Order(model.name, folder, tuple(files), source, options, model.texts, repository, model.size)
 
 
-def _tree(model: Model, options: Options, given: Manifest | None) -> list[RemoteFile]:
-    """The files of a tree: as the catalog says, or the user's manifest, or the server's own listing."""
+def _tree(model: Model, options: HttpOptions, given: Manifest | None) -> list[RemoteFile]:
+    """The files of a tree: from the catalog, or the user's manifest, or the server's own listing."""
     if model.files:
         return model.remote_files()
     if given is not None:
-        return model.remote_files(Known(name) for name in given.files)
+        return model.remote_files(KnownFile(name) for name in given.files)
     for url in model.mirrors:
         try:
             found = listing.list_tree(url, options)
@@ -128,26 +134,26 @@ def _tree(model: Model, options: Options, given: Manifest | None) -> list[Remote
                 raise NetworkError(
                     f"the page of {model.name} lists no weights ({counted(len(found), 'file')})",
                     where=shown_url(url),
-                    hint="It may be the login page of the network: open it in a browser. `files` in models.yml names "
-                    "what a server without a listing has.",
+                    hint="It may be the login page of the network: open it in a browser. If the server has no listing, "
+                    "name the files under `files` in models.yml.",
                 )
-            return model.remote_files(Known(file.name, file.size) for file in found)
+            return model.remote_files(KnownFile(file.name, file.size) for file in found)
         except NetworkError as error:
             if url == model.mirrors[-1]:
                 raise
-            log.info(f"{error.message}; on to the next mirror")
-    raise ConfigError(f"{model.name} has neither mirrors nor files", hint="give one with --mirror")
+            log.info(f"{error.message}; trying the next mirror")
+    raise ConfigError(f"{model.name} has neither mirrors nor files", hint="Name a mirror with --mirror URL.")
 
 
 def with_checksums(
     files: Sequence[RemoteFile], source: Manifest, folder: Path, given: Manifest | None
 ) -> list[RemoteFile]:
-    """The files with the best that is known: the user's manifest, what is published, what the first arrival had.
+    """The files with the best known checksums: the user's, else the published, else those of the first download.
 
     Raises:
-        DataError: the user's manifest is of other files, or the folder's own cannot be used.
+        DataError: the user's manifest names other files, or the folder's own cannot be used.
     """
-    before = manifest.of_folder(folder)
+    before = manifest.read_folder_manifest(folder)
     # The checksums of another model or version say nothing about this one.
     same = before is not None and (before.model, before.revision) == (source.model, source.revision)
     recorded = before if same else None
@@ -164,40 +170,40 @@ def with_checksums(
         unknown = [file.name for file in files if file.name not in given.files]
         if unknown and len(unknown) == len(files):
             raise DataError(
-                "the manifest that was given names none of the files to download",
-                hint=f"it names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}: "
-                "names are paths below the folder, as `sha256sum` writes them there",
+                "the given manifest names none of the files to download",
+                hint=f"It names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}. "
+                "Names must be paths below the folder: run `sha256sum` in that folder.",
             )
         if unknown:
-            log.warning(f"not in the manifest that was given: {counted(len(unknown), 'file')}, {unknown[0]} among them")
+            log.warning(f"the given manifest lacks {counted(len(unknown), 'file')}, for example {unknown[0]}")
     return result
 
 
-def carry_out(order: Order, *, jobs: int, show: bool) -> Done:
-    """Fetch what is missing, prove everything, and record it, with the folder held against every other process.
+def carry_out_order(order: Order, *, jobs: int, show: bool) -> Downloaded:
+    """Fetch what is missing, check everything, and record it, with the folder locked against other processes.
 
     Raises:
-        DataError: another process holds the folder; nothing was changed.
-        NeoxrunError: as ``fetch``; what has arrived is kept.
+        DataError: another process has locked the folder; nothing was changed.
+        NeoxrunError: as for ``fetch_files``; what has arrived is kept.
     """
     start = time.monotonic()
-    make(order.folder)
+    make_folder(order.folder)
     with folder_lock(order.folder):
         arrivals = _carry_out(order, jobs, show)
-    return Done(tuple(arrivals), order.folder / manifest.NAME, time.monotonic() - start)
+    return Downloaded(tuple(arrivals), order.folder / MANIFEST_NAME, time.monotonic() - start)
 
 
 def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
     if order.repository is not None:
-        cached = hub.from_cache(order.repository, order.folder)
+        cached = hub.take_from_cache(order.repository, order.folder)
         if cached:
-            log.info(f"{len(cached)} files are in the hub's cache already and are taken from there")
-    before = manifest.of_folder(order.folder)
-    # A folder may hold more than this order: the data of several tasks does.
+            log.info(f"{counted(len(cached), 'file')} taken from the hub's cache")
+    before = manifest.read_folder_manifest(order.folder)
+    # A folder may hold more than this order, as that of several tasks' data does.
     kept = before.files if before is not None and before.revision == order.source.revision else {}
-    check = checker({} if order.repository is None else order.repository.blobs)
+    check = content_check({} if order.repository is None else order.repository.blobs)
     with manifest.Recorder(replace(order.source, files=kept), order.folder) as recorder:
-        arrivals = fetch(
+        arrivals = fetch_files(
             order.files,
             order.folder,
             jobs=jobs,
@@ -214,38 +220,38 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
             f"the index of the weights names {counted(len(missing), 'file')} that {order.name} does not have: "
             + ", ".join(missing[:5]),
             where=str(order.folder),
-            hint="What is there was kept. The weights are not complete where they come from: ask their owner, or "
-            "name another source.",
+            hint="The other files were kept. The weights are incomplete at their source: ask their owner, or name "
+            "another source.",
         )
     return arrivals
 
 
-def checker(blobs: Mapping[str, str]) -> Check:
-    """What ``fetch`` asks of each file before it gets its name.
+def content_check(blobs: Mapping[str, str]) -> ContentCheck:
+    """The check that ``fetch_files`` makes of each file before the file gets its name.
 
     Args:
-        blobs: git's names of the contents of files that have no published SHA-256.
+        blobs: git's hashes of the contents of files that have no published SHA-256.
     """
 
     def check(file: RemoteFile, path: Path) -> None:
-        proof.prove(path, file.name)
+        proof.prove_file(path, file.name)
         blob = blobs.get(file.name)
-        if blob is not None and proof.git_blob(path) != blob:
+        if blob is not None and proof.git_blob_name(path) != blob:
             raise CheckpointError(
-                f"the contents of {file.name} are not what the hub has under that name",
+                f"the contents of {file.name} are not those that the hub has under that name",
                 where=str(path),
-                hint="What arrived is not used. Try again later.",
+                hint="The file is not used. Try again later.",
             )
 
     return check
 
 
 def write_texts(texts: Mapping[str, str], folder: Path) -> list[Arrival]:
-    """Write a model's small texts; the same ones are left alone."""
+    """Write a model's small text files; those with the right contents are left unchanged."""
     arrivals = []
     for name, text in texts.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != text.encode():
-            manifest.write_whole(path, text)
+            manifest.write_atomically(path, text)
         arrivals.append(Arrival(name, path, len(text.encode()), proof.sha256_of(path), None, 0.0))
     return arrivals

@@ -1,7 +1,7 @@
-"""The bytes of one file that have arrived so far, and what they are bytes of.
+"""The bytes of one file that have arrived so far, and the version of the file that they belong to.
 
-``.NAME.part`` holds them, ``.NAME.part.json`` says of which version of the file: its length and the server's marks. A
-process that is killed at any moment leaves a pair that the next one goes on from.
+``.NAME.part`` holds the bytes, ``.NAME.part.json`` the version: its length, and the server's marks for it. A process
+that is killed at any moment leaves a pair from which the next one can resume.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
 
-from neoxrun.download.http import Answer
-from neoxrun.download.remote import corrupt_path, part_path, remove_leftovers, shown_url, state_path
+from neoxrun.download.http import HttpResponse
+from neoxrun.download.remote import corrupt_path, part_path, remove_leftovers, state_path
 from neoxrun.download.trouble import Stopped
+from neoxrun.download.urls import shown_url
 from neoxrun.errors import DataError
 
 _CHUNK = 1 << 20
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota on this disk is used up",
-    errno.EFBIG: "the file system does not take files of this size",
+    errno.EFBIG: "the file system does not allow files of this size",
 }
 
 
 @dataclass(frozen=True)
-class Version:
-    """Which file the bytes are of.
+class FileVersion:
+    """The version of a file that some bytes belong to.
 
     Attributes:
         url: the mirror, without credentials.
-        length: bytes of the whole file; None where the server does not say.
-        etag: the server's mark of this version, where it is a strong one.
-        last_modified: the server's date of it, as sent.
-        sha256: the checksum that the file was expected to have when it was begun.
+        length: bytes of the whole file; None if the server does not say.
+        etag: the server's ETag for this version, if it is a strong one.
+        last_modified: the server's date for it, as sent.
+        sha256: the checksum that was expected when the download of the file began.
     """
 
     url: str
@@ -50,19 +51,19 @@ class Version:
     sha256: str | None
 
     @classmethod
-    def of(cls, answer: Answer, url: str, sha256: str | None) -> Version:
-        """The version that an answer is about; ``url`` is the mirror's, before redirects."""
-        length = answer.length
-        if answer.status == 206:
-            length = None if answer.content_range is None else answer.content_range[2]
-        strong = answer.etag if answer.etag and answer.etag.startswith('"') else None
-        return cls(shown_url(url), length, strong, answer.last_modified, sha256)
+    def of_response(cls, response: HttpResponse, url: str, sha256: str | None) -> FileVersion:
+        """The version that a response sends; ``url`` is the mirror's, before redirects."""
+        length = response.length
+        if response.status == 206:
+            length = None if response.content_range is None else response.content_range[2]
+        strong = response.etag if response.etag and response.etag.startswith('"') else None
+        return cls(shown_url(url), length, strong, response.last_modified, sha256)
 
-    def is_same(self, other: Version) -> bool:
-        """Whether bytes of the one may be followed by bytes of the other.
+    def is_same(self, other: FileVersion) -> bool:
+        """Whether bytes of the one version may be followed by bytes of the other.
 
-        Where the checksum is known the end is proven anyway, and equal lengths will do between two mirrors. Otherwise
-        the servers' marks must agree.
+        If the checksum is known, the complete file is checked anyway, and between two mirrors equal lengths are
+        enough. Otherwise the servers' marks (ETag, date) must agree.
         """
         if self.length is not None and other.length is not None and self.length != other.length:
             return False
@@ -75,7 +76,7 @@ class Version:
         return self.sha256 is not None
 
     def condition(self, url: str) -> str | None:
-        """What If-Range should say to a mirror: None where nothing is known to it, or needed."""
+        """The value of If-Range for a mirror; None if the mirror has no mark for it, or it is not needed."""
         if self.sha256 is not None and self.url != shown_url(url):
             return None
         return self.etag or self.last_modified
@@ -85,14 +86,14 @@ class Part:
     """The part file of ``path``, open for writing, with the checksum of what is in it.
 
     Raises:
-        DataError: the disk refuses.
-        Stopped: told to stop while reading what is there.
+        DataError: the disk refuses to be read or written.
+        Stopped: the download was told to stop while the existing bytes were read.
     """
 
     def __init__(self, path: Path, sha256: str | None, stop: threading.Event) -> None:
         self.path = path
         self.size = 0
-        self.version: Version | None = None
+        self.version: FileVersion | None = None
         self._sha256 = sha256
         self._hash = hashlib.sha256()
         self._file: FileIO | None = None
@@ -100,7 +101,7 @@ class Part:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _opened(part_path(path))
             try:
-                self._take_up(stop)
+                self._resume_earlier(stop)
             except BaseException:
                 self._file.close()
                 raise
@@ -110,8 +111,8 @@ class Part:
         """Whether every byte has arrived."""
         return self.version is not None and self.version.length == self.size
 
-    def begin(self, version: Version) -> None:
-        """Drop what is there; bytes of this version follow."""
+    def begin(self, version: FileVersion) -> None:
+        """Drop the existing bytes; bytes of this version follow."""
         self.clear()
         with _refusals(self.path):
             text = json.dumps(asdict(version), indent=1)
@@ -120,12 +121,12 @@ class Part:
             temporary.replace(state_path(self.path))
         self.version = version
 
-    def go_on(self, version: Version) -> None:
-        """Bytes of this version follow, which is the same and may say more of it."""
+    def resume(self, version: FileVersion) -> None:
+        """Bytes of this version follow: the same one, about which more may be known now."""
         self.version = version
 
     def clear(self) -> None:
-        """Drop what is there."""
+        """Drop the existing bytes."""
         with _refusals(self.path):
             # The state goes first: without it a part counts as nothing.
             state_path(self.path).unlink(missing_ok=True)
@@ -139,13 +140,13 @@ class Part:
             rest = memoryview(chunk)
             while rest:
                 count = self._open.write(rest)
-                # At once: a disk that becomes full takes the first bytes of a chunk and refuses the others.
+                # After each write: a disk that becomes full accepts the first bytes of a chunk and refuses the others.
                 self._hash.update(rest[:count])
                 self.size += count
                 rest = rest[count:]
 
     def finish(self) -> None:
-        """The bytes that there are, are all: the server did not announce how many."""
+        """The bytes so far are the whole file, whose length the server did not announce."""
         assert self.version is not None
         self.version = replace(self.version, length=self.size)
 
@@ -154,14 +155,14 @@ class Part:
         return self._hash.hexdigest()
 
     def publish(self) -> None:
-        """Give the file its name, at once and whole, even if the power fails."""
+        """Give the complete file its name, in one step that also survives a power failure."""
         with _refusals(self.path):
             os.fsync(self._open.fileno())
             part_path(self.path).replace(self.path)
             remove_leftovers(self.path)
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
-                # Some network file systems cannot do this to a folder, and need it less.
+                # Some network file systems cannot sync a folder, and need it less.
                 with contextlib.suppress(OSError):
                     os.fsync(folder)
             finally:
@@ -169,7 +170,7 @@ class Part:
         self.close()
 
     def set_aside(self) -> Path:
-        """Move the bytes out of the way, and be empty again; returns where they are now."""
+        """Move the bytes to another file, whose path is returned, and begin with an empty part."""
         aside = corrupt_path(self.path)
         with _refusals(self.path):
             state_path(self.path).unlink(missing_ok=True)
@@ -180,7 +181,7 @@ class Part:
         return aside
 
     def close(self) -> None:
-        """Leave the part as it is; an empty one is removed."""
+        """Close the part, and keep it unless it is empty."""
         if self._file is None:
             return
         self._file.close()
@@ -194,11 +195,11 @@ class Part:
         assert self._file is not None, "the part has been closed"
         return self._file
 
-    def _take_up(self, stop: threading.Event) -> None:
-        """Go on from what an earlier process left, if it says what that is."""
+    def _resume_earlier(self, stop: threading.Event) -> None:
+        """Keep the bytes that an earlier process left, if their version is recorded."""
         version = _read_version(state_path(self.path), self._sha256)
-        there = os.fstat(self._open.fileno()).st_size
-        if version is None or (version.length is not None and there > version.length):
+        size = os.fstat(self._open.fileno()).st_size
+        if version is None or (version.length is not None and size > version.length):
             self.clear()
             return
         while chunk := self._open.read(_CHUNK):
@@ -210,15 +211,15 @@ class Part:
 
 
 def _opened(path: Path) -> FileIO:
-    # Never through a link: whoever may write here could make us write elsewhere.
+    # Never through a link: anyone who may write here could redirect the bytes to another file.
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
 
 
-def _read_version(path: Path, sha256: str | None) -> Version | None:
-    """What a state file says; None where there is none, it is damaged, or another checksum is expected now."""
+def _read_version(path: Path, sha256: str | None) -> FileVersion | None:
+    """The version in a state file; None if there is none, it is damaged, or another checksum is expected now."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        version = Version(**values)
+        version = FileVersion(**values)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     texts = (version.etag, version.last_modified, version.sha256)
@@ -233,13 +234,13 @@ def _read_version(path: Path, sha256: str | None) -> Version | None:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """What the disk says becomes a message."""
+    """Turn the errors of the disk into messages."""
     try:
         yield
     except OSError as error:
-        said = _FULL.get(error.errno or 0)
-        if said is None:
-            raise DataError(f"the system says: {error.strerror or error}", where=str(path)) from error
-        raise DataError(
-            said, where=str(path), hint="Make room and give the same command again: it goes on where it stopped."
-        ) from error
+        full = _FULL.get(error.errno or 0)
+        if full is None:
+            reason = error.strerror or error
+            raise DataError(f"the download cannot be read or written on disk: {reason}", where=str(path)) from error
+        hint = "Free some space and run the same command again: it resumes where it stopped."
+        raise DataError(full, where=str(path), hint=hint) from error

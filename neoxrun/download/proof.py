@@ -1,6 +1,6 @@
-"""Whether a file on disk is whole and harmless, as far as the file itself can tell: no published checksum is needed.
+"""Checks that a file on disk is complete and harmless from its own contents, without a published checksum.
 
-A truncated, damaged or exchanged weights file is found before any model is built. Nothing of a file is executed.
+A truncated, damaged or wrong weights file is found before any model is built. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import printable
 
 ARCHIVES = (".pt", ".pth", ".bin")
-"""Endings of files that torch.save wrote; their every byte is read for the proof."""
+"""Endings of files written by torch.save; every byte of them is read for the check."""
 
 WEIGHTS = (*ARCHIVES, ".safetensors")
 """Endings of weights files."""
@@ -33,10 +33,10 @@ _INDEXES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-"""Weights in one file, or the index of those in several, in the order in which they are looked for."""
+"""The name of weights in one file, and of the index of weights in several; in the order to look for them."""
 
 _BLOCK = 1 << 20
-_LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own library has it
+_LARGEST_HEADER = 100_000_000  # of a safetensors file, as in its own library
 _LARGEST_JSON = 256_000_000
 
 _BITS = {
@@ -48,27 +48,27 @@ _BITS = {
 }  # fmt: skip
 
 Progress = Callable[[int], None]
-"""Is told how many more bytes were read."""
+"""Called with the number of bytes that were read since the last call."""
 
 
-def prove(path: Path, name: str, progress: Progress | None = None) -> None:
-    """Check what can be checked of a file, by the ending of its name.
+def prove_file(path: Path, name: str, progress: Progress | None = None) -> None:
+    """Check a file as far as the type that its name ends in allows.
 
     Args:
-        path: where its bytes are; a part file has a name of its own.
-        name: what the file is called.
-        progress: is told how many bytes of an archive were read.
+        path: where its bytes are; for a part file this is not its name.
+        name: the file's name.
+        progress: called as the bytes of an archive are read.
 
     ========================  ================================================================================
-    .pt .pth .bin             every byte by the CRC-32 of the archive; the names that the pickle would look up
-    .safetensors              the header, and that the tensors fill the file without a gap
-    .json                     it is JSON
-    .parquet                  its mark at both ends, and that its footer lies within it
-    all of these              it is not empty, a web page or a pointer of Git LFS
+    .pt .pth .bin             every byte, by the CRC-32 of the archive; the names that the pickle would look up
+    .safetensors              the header, and that the tensors fill the file without gaps
+    .json                     that it is JSON
+    .parquet                  the mark at both ends, and that the footer lies within the file
+    all of these              that it is not empty, a web page or a Git LFS pointer
     ========================  ================================================================================
 
     Raises:
-        CheckpointError: the file is not what its name says, with the reason.
+        CheckpointError: the file is not what its name says; the message gives the reason.
     """
     ending = Path(name).suffix.lower()
     try:
@@ -88,13 +88,13 @@ def prove(path: Path, name: str, progress: Progress | None = None) -> None:
         message = error.message.replace(path.name, Path(name).name)
         raise CheckpointError(message, where=error.where, hint=error.hint) from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(f"{name} cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def missing_shards(folder: Path) -> list[str]:
-    """The weights files that the index in a folder names and that are not there.
+    """The weights files that the index in a folder names and that are missing.
 
-    An index that cannot be read names none: it is found wrong itself.
+    An index that cannot be read names none: the check of the index itself reports it.
     """
     for whole, index in _INDEXES:
         if (folder / whole).is_file():
@@ -123,12 +123,12 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
                 if progress is not None:
                     progress(count)
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
     return digest.hexdigest()
 
 
-def git_blob(path: Path) -> str:
-    """The name that git gives to a file's contents: a hub repository names its small files so."""
+def git_blob_name(path: Path) -> str:
+    """Git's hash of a file's contents, which is all that the hub publishes for small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -162,7 +162,7 @@ def _check_sums(path: Path, progress: Progress | None) -> None:
 
 def _safetensors(path: Path) -> None:
     def damaged(why: str) -> CheckpointError:
-        return CheckpointError(f"{path.name} is not a whole safetensors file: {why}", where=str(path), hint=AGAIN)
+        return CheckpointError(f"{path.name} is not a complete safetensors file: {why}", where=str(path), hint=AGAIN)
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -171,7 +171,7 @@ def _safetensors(path: Path) -> None:
         if length > _LARGEST_HEADER:
             raise damaged("it has no header")
         if 8 + length > size:
-            raise damaged("it was cut short within its header")
+            raise damaged("it ends within its header")
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
@@ -181,7 +181,7 @@ def _safetensors(path: Path) -> None:
     end = 0
     for first, last, name in spans:
         if first != end:
-            raise damaged(f"the bytes of {name} do not follow on those before them")
+            raise damaged(f"the bytes of {name} do not begin where those of the tensor before end")
         end = last
     if 8 + length + end != size:
         raise damaged(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
@@ -195,14 +195,14 @@ def _span(name: str, entry: dict[str, object]) -> tuple[int, int, str]:
     """
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
-        raise ValueError(f"{name} has no shape or no place")
+        raise ValueError(f"{name} has no shape or no data offsets")
     if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
-        raise ValueError(f"{name} has a size that is not a number")
+        raise ValueError(f"{name} has a size or an offset that is not a number")
     first, last = offsets
-    # A type that is newer than this table is checked by place only.
+    # For a type newer than this table only the offsets can be checked.
     bits = _BITS.get(str(dtype))
     if last < first or (bits is not None and (last - first) * 8 != math.prod(shape) * bits):
-        raise ValueError(f"{name} has {last - first} bytes, which is not its shape")
+        raise ValueError(f"{name} has {last - first} bytes, which does not match its shape and type")
     return first, last, name
 
 
@@ -224,4 +224,4 @@ def _parquet(path: Path) -> None:
     # PAR1, the data, the footer, its length in four bytes, PAR1.
     whole = size >= 12 and start == end[4:] == b"PAR1" and struct.unpack("<I", end[:4])[0] <= size - 12
     if not whole:
-        raise CheckpointError(f"{path.name} is not a whole Parquet file", where=str(path), hint=AGAIN)
+        raise CheckpointError(f"{path.name} is not a complete Parquet file", where=str(path), hint=AGAIN)

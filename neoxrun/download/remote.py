@@ -1,28 +1,27 @@
-"""Files that are somewhere else: what is known of them before they are fetched, and what it became."""
+"""Files to download: what is known of each before and after, which names are safe, and the names used meanwhile."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from neoxrun.errors import NetworkError
 from neoxrun.terminal.words import printable
 
 LOCK_NAME = ".neoxrun.lock"
-"""In the target folder; the process that writes there holds it."""
+"""A file in the target folder that the process writing there holds locked."""
 
 MANIFEST_NAME = "neoxrun.manifest.json"
-"""In the target folder; what has arrived there."""
+"""A file in the target folder that records what has arrived."""
 
 CORRUPT = ".corrupt"
-"""What a file is called that arrived with a wrong checksum: its name and this."""
+"""Ending of the name that a file with a wrong checksum is moved to."""
 
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 _LONGEST_NAME = 200
-"""Bytes of one part of a name. File systems take 255; the part file and its state add 11."""
+"""Bytes of one part of a name. File systems allow 255; the names of the part file and its state are 11 longer."""
 
 _LONGEST_PATH = 1000
 _OURS = re.compile(rf"\..*\.part(\.json)?|\.neoxrun\..*|.*\.corrupt|{re.escape(MANIFEST_NAME)}", re.DOTALL)
@@ -33,8 +32,8 @@ class RemoteFile:
     """One file to fetch.
 
     Attributes:
-        name: path below the target folder, with ``/``; ``safe_name`` has passed it.
-        urls: where it is, in the order to try.
+        name: path below the target folder, with ``/``; ``safe_name`` has accepted it.
+        urls: its addresses, in the order to try.
         size: bytes, where they are known.
         sha256: lower-case hexadecimal, where it is known.
     """
@@ -47,14 +46,14 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One file that is there, whole.
+    """One file that is complete in the target folder.
 
     Attributes:
         name: as in ``RemoteFile``.
-        path: where it lies.
+        path: where it is.
         size: bytes.
         sha256: of its contents, lower-case hexadecimal.
-        url: where it came from, without credentials; None if it was there already.
+        url: where it came from, without credentials; None if it was already present.
         seconds: from the first request to its last byte on disk.
     """
 
@@ -67,22 +66,22 @@ class Arrival:
 
 
 def safe_name(name: str) -> str:
-    """The name itself, if a file of that name stays within its folder and clashes with none of ours.
+    """The name itself, if a file of that name stays within its folder and is not one that neoxrun uses itself.
 
     Raises:
-        NetworkError: a name that leads elsewhere or that only an attack or a broken server would have.
+        NetworkError: the name leads elsewhere, or only an attack or a broken server would use it.
     """
     reason = _objection(name)
     if reason is not None:
         raise NetworkError(
-            f"a file name that cannot be used ({reason}): {printable(name)}",
-            hint="Nothing was written. A list of files from a server must name files inside one folder.",
+            f"this file name cannot be used: {printable(name)} ({reason})",
+            hint="Nothing was written. A server's list of files may only name files within one folder.",
         )
     return name
 
 
 def _objection(name: str) -> str | None:
-    """What speaks against a name; None where nothing does."""
+    """Why a name is refused; None if it is safe."""
     parts = name.split("/")
     if not name:
         return "it is empty"
@@ -91,7 +90,7 @@ def _objection(name: str) -> str | None:
     if "\\" in name:
         return "it has a backslash"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "it is absolute"
+        return "it is an absolute path"
     if ".." in parts:
         return "it leads out of the folder"
     if "." in parts or "" in parts:
@@ -99,27 +98,27 @@ def _objection(name: str) -> str | None:
     if len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
         return "it is too long"
     if any(_OURS.fullmatch(part) for part in parts):
-        return "neoxrun keeps such names for itself"
+        return "neoxrun reserves such names for itself"
     return None
 
 
 def part_path(path: Path) -> Path:
-    """Where the bytes of ``path`` are until all have arrived."""
+    """Where the bytes of ``path`` are kept until all have arrived."""
     return path.with_name(f".{path.name}.part")
 
 
 def state_path(path: Path) -> Path:
-    """What is known of the bytes in ``part_path``: JSON."""
+    """A JSON file that describes the bytes in ``part_path``."""
     return path.with_name(f".{path.name}.part.json")
 
 
 def corrupt_path(path: Path) -> Path:
-    """Where what arrived for ``path`` is set aside when it is wrong."""
+    """Where the bytes that arrived for ``path`` are moved if they are wrong."""
     return path.with_name(path.name + CORRUPT)
 
 
 def replaced_paths(path: Path) -> list[Path]:
-    """Where wrong files lie that were at ``path`` before a download; the last one is free for the next."""
+    """Where wrong files found at ``path`` before a download were moved; the last path is free for the next one."""
     found = [path.with_name(f"{path.name}.replaced{CORRUPT}")]
     while found[-1].exists():
         found.append(path.with_name(f"{path.name}.replaced{len(found)}{CORRUPT}"))
@@ -127,22 +126,6 @@ def replaced_paths(path: Path) -> list[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what downloads of ``path`` have left beside it, now that it is there and right."""
+    """Remove what downloads of ``path`` have left next to it, now that it is present and correct."""
     for leftover in (part_path(path), state_path(path), corrupt_path(path), *replaced_paths(path)):
         leftover.unlink(missing_ok=True)
-
-
-def shown_url(url: str) -> str:
-    """A URL for messages and manifests: no user, no password, and none of the query, where signatures are."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        return printable(urlunsplit((parts.scheme, host, parts.path, "", "")))
-    except ValueError:
-        return printable(url.partition("?")[0].rpartition("@")[2])
-
-
-def origin(url: str) -> str:
-    """``scheme://host[:port]`` of a URL: whom a credential is for."""
-    parts = urlsplit(url)
-    return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"

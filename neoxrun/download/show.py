@@ -1,4 +1,4 @@
-"""Downloads as people and programs read them."""
+"""What ``neoxrun download`` prints: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.download.catalog import Catalog
-from neoxrun.download.order import Done, Order
-from neoxrun.download.remote import shown_url
+from neoxrun.download.order import Downloaded, Order
+from neoxrun.download.urls import shown_url
 from neoxrun.download.verify import Verdict
 from neoxrun.terminal.words import counted, human_bytes
 
 
-def human(size: int | None) -> str:
-    """A number of bytes for people, known or not."""
+def human_size(size: int | None) -> str:
+    """A number of bytes for people; ``?`` if it is not known."""
     return "?" if size is None else human_bytes(size)
 
 
-def table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
-    """Columns of text, two spaces apart; those of ``right`` end together."""
+def text_table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Columns of text, two spaces apart; those at the indices in ``right`` are flush right."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
 
 
 def catalog_table(catalog: Catalog) -> str:
-    """Everything that has a name."""
-    models = [("MODEL", "SIZE", "FOLDER", "LICENCE", "WHAT IT IS")]
+    """Everything that can be downloaded by name."""
+    models = [("MODEL", "SIZE", "FOLDER", "LICENCE", "DESCRIPTION")]
     for model in catalog.models.values():
-        size = "?" if model.size is None else "~ " + human(model.size)
+        size = "?" if model.size is None else "~ " + human_size(model.size)
         models.append((model.name, size, model.folder, model.licence or "?", model.about))
-    tasks = [("DATA OF TASK", "SIZE", "WHAT IT IS")]
+    tasks = [("DATA OF TASK", "SIZE", "DESCRIPTION")]
     for task in catalog.tasks.values():
-        tasks.append((task.name, human(total(file.size for file in task.files)), task.about))
-    text = table(models, (1,)) + "\n" + table(tasks, (1,))
+        tasks.append((task.name, human_size(total_size(file.size for file in task.files)), task.about))
+    text = text_table(models, (1,)) + "\n" + text_table(tasks, (1,))
     revised = {model.revisions for model in catalog.models.values() if model.revisions != "main"}
     for revisions in sorted(revised):
         names = [model.name for model in catalog.models.values() if model.revisions == revisions]
-        text += f"\n--revision of {names[0]} and {len(names) - 1} others: {revisions}\n"
-    return text + "Every other repository of the Hugging Face hub with GPT-NeoX weights is given as OWNER/NAME.\n"
+        text += f"\n--revision for {names[0]} and {len(names) - 1} others: {revisions}\n"
+    return text + "Any other repository with GPT-NeoX weights on the Hugging Face hub: OWNER/NAME.\n"
 
 
 def catalog_json(catalog: Catalog) -> dict[str, Any]:
-    """The same for programs."""
+    """The catalog for programs."""
     models = [
         {
             "name": model.name,
@@ -73,33 +73,33 @@ def catalog_json(catalog: Catalog) -> dict[str, Any]:
     return {"models": models, "tasks": tasks}
 
 
-def total(sizes: Iterable[int | None]) -> int | None:
-    """Bytes in all; None where one size is not known."""
+def total_size(sizes: Iterable[int | None]) -> int | None:
+    """The sum of sizes in bytes; None if one of them is not known."""
     known = list(sizes)
     return None if None in known else sum(size or 0 for size in known)
 
 
 def order_table(order: Order, sizes: Mapping[str, int | None]) -> str:
-    """What would be fetched, and from where; ``sizes`` by name, as far as they are known or told."""
+    """What would be fetched, and from where; ``sizes`` by name, None if not known."""
     rows = [("FILE", "SIZE", "HERE", "FROM")]
     for file in order.files:
         size = sizes[file.name]
-        rows.append((file.name, human(size), _here(order, file.name, size), shown_url(file.urls[0])))
-    whole = total(sizes.values())
-    told = human(whole) if whole is not None else f"about {human(order.size)}" if order.size else "size not known"
-    text = table(rows, (1,)) + f"\n{counted(len(order.files), 'file')}, {told}, into {order.folder}\n"
-    places = dict.fromkeys(_folder(url, file.name) for file in order.files for url in file.urls[1:])
-    return text + "".join(f"if that fails: {place}\n" for place in places)
+        rows.append((file.name, human_size(size), _here(order, file.name, size), shown_url(file.urls[0])))
+    whole = total_size(sizes.values())
+    size_text = f"about {human_size(order.size)}" if order.size else "size not known"
+    size_text = size_text if whole is None else human_size(whole)
+    text = text_table(rows, (1,)) + f"\n{counted(len(order.files), 'file')}, {size_text}, into {order.folder}\n"
+    mirrors = dict.fromkeys(_folder(url, file.name) for file in order.files for url in file.urls[1:])
+    return text + "".join(f"if that fails: {mirror}\n" for mirror in mirrors)
 
 
 def _folder(url: str, name: str) -> str:
-    """Where a mirror has its files, if it calls them as they are called here."""
-    shown = shown_url(url)
-    return shown.removesuffix(name)
+    """The folder of a mirror, or the whole address if the mirror's file has another name."""
+    return shown_url(url).removesuffix(name)
 
 
 def _here(order: Order, name: str, size: int | None) -> str:
-    """Whether a file is there; its contents are not looked at."""
+    """Whether a file is present; only its size is compared."""
     path = order.folder / name
     if not path.is_file():
         return "no"
@@ -107,7 +107,7 @@ def _here(order: Order, name: str, size: int | None) -> str:
 
 
 def order_json(order: Order, sizes: Mapping[str, int | None]) -> dict[str, Any]:
-    """The same for programs."""
+    """What would be fetched, for programs."""
     files = [
         {
             "name": file.name,
@@ -122,13 +122,13 @@ def order_json(order: Order, sizes: Mapping[str, int | None]) -> dict[str, Any]:
         "name": order.name,
         "folder": str(order.folder),
         "revision": order.source.revision,
-        "size": total(sizes.values()),
+        "size": total_size(sizes.values()),
         "files": files,
     }
 
 
-def done_json(order: Order, done: Done, following: str | None) -> dict[str, Any]:
-    """What a download has brought, for programs."""
+def done_json(order: Order, done: Downloaded, following: str | None) -> dict[str, Any]:
+    """The result of a download, for programs."""
     files = [
         {
             "name": arrival.name,
@@ -154,12 +154,12 @@ def done_json(order: Order, done: Done, following: str | None) -> dict[str, Any]
 
 
 def verdict_table(verdict: Verdict) -> str:
-    """The files that are not right."""
-    return table((name, why) for name, why in verdict.wrong.items()) if verdict.wrong else ""
+    """The files that are wrong, and why."""
+    return text_table((name, why) for name, why in verdict.wrong.items()) if verdict.wrong else ""
 
 
 def verdict_json(verdict: Verdict, repaired: Sequence[str] | None = None) -> dict[str, Any]:
-    """What became of a check, for programs."""
+    """The result of a check, for programs."""
     content: dict[str, Any] = {
         "folder": str(verdict.folder),
         "right": list(verdict.right),
@@ -171,6 +171,6 @@ def verdict_json(verdict: Verdict, repaired: Sequence[str] | None = None) -> dic
     return content
 
 
-def size_of(folder: Path, names: Iterable[str]) -> int:
-    """The bytes of some files."""
+def size_on_disk(folder: Path, names: Iterable[str]) -> int:
+    """The total bytes of some files in a folder."""
     return sum((folder / name).stat().st_size for name in names)

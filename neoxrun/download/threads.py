@@ -12,9 +12,10 @@ Item = TypeVar("Item")
 
 
 def start_each(work: Callable[[Item], None], items: Iterable[Item], jobs: int) -> list[threading.Thread]:
-    """Do the work for each item, in their order, so many at a time; returns the threads that do it.
+    """Start up to ``jobs`` threads that do the work for each item, in order; returns the threads.
 
-    They are daemons: one that hangs in a connection does not keep the process after Ctrl-C. ``work`` must not raise.
+    They are daemons, so that one that hangs in a connection does not keep the process alive after Ctrl-C. ``work``
+    must not raise.
     """
     queue = deque(items)
 
@@ -32,8 +33,8 @@ def start_each(work: Callable[[Item], None], items: Iterable[Item], jobs: int) -
     return threads
 
 
-def join(threads: Sequence[threading.Thread], seconds: float) -> bool:
-    """Wait for all threads, but no longer than this; whether they have ended."""
+def join_within(threads: Sequence[threading.Thread], seconds: float) -> bool:
+    """Wait for all threads, for at most this many seconds; returns whether they have ended."""
     end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

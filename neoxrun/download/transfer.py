@@ -1,4 +1,4 @@
-"""One file: from its mirrors, through every trouble, to its name."""
+"""Fetches one file: tries its mirrors, resumes after failures, and gives the checked file its name."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from neoxrun.download.http import Answer, Client, check_scheme, wait_seconds
-from neoxrun.download.part import Part, Version
+from neoxrun.download.http import HttpClient, HttpResponse, wait_seconds
+from neoxrun.download.part import FileVersion, Part
 from neoxrun.download.proof import sha256_of
 from neoxrun.download.remote import (
     Arrival,
     RemoteFile,
     corrupt_path,
-    origin,
     part_path,
     remove_leftovers,
     replaced_paths,
-    shown_url,
 )
-from neoxrun.download.trouble import Stopped, Trouble
+from neoxrun.download.trouble import Stopped, Trouble, web_page_trouble
+from neoxrun.download.urls import check_scheme, origin, shown_url
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
 from neoxrun.terminal.progress import Running
 
-Check = Callable[[RemoteFile, Path], None]
-"""Proves the contents of a file that lies at the path; raises a NeoxrunError where they are wrong."""
+ContentCheck = Callable[[RemoteFile, Path], None]
+"""Checks the contents of the file at the path; raises a NeoxrunError if they are wrong."""
 
 _MOST_SPOILT = 2
-"""Whole arrivals with wrong contents, until a mirror is left: once may be an accident on the way."""
+"""How often a mirror may send a complete file with wrong contents: the first time may be an accident on the way."""
 
 _PROGRESS = 1 << 20
-"""Bytes that make a try count as progress (for small files a hundredth of them is enough)."""
+"""New bytes that make a try count as progress (for small files a hundredth of the file is enough)."""
 
 
 class _Spoilt(Exception):
-    """All bytes arrived, and they are wrong."""
+    """All bytes have arrived, and they are wrong."""
 
     def __init__(self, error: NeoxrunError) -> None:
         super().__init__(error.message)
@@ -47,19 +46,19 @@ class Transfer:
     Args:
         file: what to fetch.
         folder: the target folder.
-        client: makes the requests; its ``stop`` ends this at once, with the part kept.
-        running: is told how far it is, and what goes wrong on the way.
-        check: proves the contents beyond the checksum.
-        answered: origins that something has come from in this run; shared by its threads.
+        client: makes the requests; its ``stop`` ends this at once, and the part is kept.
+        running: shows the progress, and what goes wrong on the way.
+        check: checks the contents beyond the checksum.
+        answered: origins that have responded in this run; shared by its threads.
     """
 
     def __init__(
         self,
         file: RemoteFile,
         folder: Path,
-        client: Client,
+        client: HttpClient,
         running: Running,
-        check: Check | None,
+        check: ContentCheck | None,
         answered: set[str],
     ) -> None:
         self._file = file
@@ -70,20 +69,20 @@ class Transfer:
         self._answered = answered
 
     def run(self) -> Arrival:
-        """Fetch it, unless it is there and right.
+        """Fetch the file, unless it is already present and correct.
 
         Raises:
-            NetworkError: no mirror gives it.
-            CheckpointError: what the mirrors give is wrong; the last of it is at ``NAME.corrupt``.
-            DataError: the disk refuses.
-            Stopped: told to stop.
+            NetworkError: no mirror sends it.
+            CheckpointError: the mirrors' contents are wrong; the last are at ``NAME.corrupt``.
+            DataError: the disk refuses to be read or written.
+            Stopped: the download was told to stop.
         """
         for url in self._file.urls:
             check_scheme(url)
         start = time.monotonic()
-        there = self._already(start)
-        if there is not None:
-            return there
+        present = self._already_present(start)
+        if present is not None:
+            return present
         part = Part(self._path, self._file.sha256, self._client.stop)
         self._running.done = part.size
         try:
@@ -94,28 +93,28 @@ class Transfer:
             part.close()
         return Arrival(self._file.name, self._path, size, digest, shown_url(url), time.monotonic() - start)
 
-    def _already(self, start: float) -> Arrival | None:
-        """The file, if it is there and right; a wrong one is set aside."""
+    def _already_present(self, start: float) -> Arrival | None:
+        """The file, if it is present and correct; a wrong one is renamed."""
         if not self._path.exists():
             return None
         if not self._path.is_file():
-            raise DataError("something that is not a file has the name of a file to fetch", where=str(self._path))
+            raise DataError(f"{self._file.name} cannot be fetched: its path is not a file", where=str(self._path))
         size = self._path.stat().st_size
-        # A checksum that is right says more than any size.
+        # A correct checksum proves more than any size.
         if self._file.sha256 is not None or self._file.size in (None, size):
-            digest = sha256_of(self._path, self._go_on)
+            digest = sha256_of(self._path, self._check_stop)
             if self._file.sha256 in (None, digest) and self._passes(self._path):
                 self._running.done = size
                 # Left by a process that was killed just after it had given the file its name.
                 remove_leftovers(self._path)
                 return Arrival(self._file.name, self._path, size, digest, None, time.monotonic() - start)
-        # Under a name of its own: what arrives may be wrong too, and must not take its place.
+        # Under a separate name, which the next wrong file does not take.
         aside = replaced_paths(self._path)[-1]
         self._path.replace(aside)
-        self._running.say(f"{self._file.name} is there but not right: it is fetched again; it is now {aside.name}")
+        self._running.say(f"{self._file.name} is present but wrong: renamed to {aside.name}, and fetched again")
         return None
 
-    def _go_on(self, count: int) -> None:
+    def _check_stop(self, count: int) -> None:
         if self._client.stop.is_set():
             raise Stopped
 
@@ -135,7 +134,7 @@ class Transfer:
             raise _Spoilt(error) from error
 
     def _from_mirrors(self, part: Part) -> str:
-        """Fill the part and prove it; returns the mirror that gave the last of it."""
+        """Fill the part and check it; returns the address that sent the last of it."""
         troubles: list[tuple[str, Trouble]] = []
         spoilt: NeoxrunError | None = None
         for url in self._file.urls:
@@ -147,7 +146,7 @@ class Transfer:
             except _Spoilt as found:
                 spoilt = found.error
             if url != self._file.urls[-1]:
-                self._running.say(f"{self._file.name}: on to the next mirror")
+                self._running.say(f"{self._file.name}: trying the next mirror")
         raise spoilt or self._failure(troubles, part.size)
 
     def _failure(self, troubles: list[tuple[str, Trouble]], kept: int) -> NetworkError:
@@ -156,11 +155,11 @@ class Transfer:
             reasons = [f"{url}: {trouble.reason}" for url, trouble in troubles]
         hints = [trouble.hint for _, trouble in troubles if trouble.hint]
         if any(trouble.again for _, trouble in troubles):
-            hint = "Give the same command again later" + (f": it goes on after {kept} bytes." if kept else ".")
+            hint = "Run the same command again later" + (f": it resumes after {kept} bytes." if kept else ".")
         else:
-            hint = "Another try would end the same: check the address, or name another source with --mirror."
+            hint = "Another try would fail in the same way: check the address, or name another source with --mirror."
         return NetworkError(
-            f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'nothing says from where'}",
+            f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'it has no address'}",
             where=troubles[0][0] if len(troubles) == 1 else None,
             hint=hints[0] if hints else hint,
         )
@@ -180,7 +179,7 @@ class Transfer:
                 if spoilt >= _MOST_SPOILT:
                     raise
                 furthest = failures = 0
-                self._running.say(f"{self._file.name}: {found.error.message}; fetched again")
+                self._running.say(f"{self._file.name}: {found.error.message}; fetching it again")
                 continue
             except Trouble as trouble:
                 gained = part.size - furthest
@@ -205,8 +204,8 @@ class Transfer:
                     CheckpointError(
                         f"the checksum of {self._file.name} is wrong: SHA-256 {part.hexdigest()} instead of {expected}",
                         where=str(corrupt_path(self._path)),
-                        hint="What arrived was set aside under that name and is not used. Try again later, or name "
-                        "another source with --mirror.",
+                        hint="The file that arrived was renamed and is not used. Try again later, or name another "
+                        "source with --mirror.",
                     )
                 )
             self._prove(path)
@@ -218,29 +217,29 @@ class Transfer:
             raise
 
     def _request(self, part: Part, url: str) -> None:
-        """One request, and as many bytes as it brings."""
+        """Make one request, and write the bytes that it brings."""
         headers = {}
-        # Without a mark or a checksum nothing would tell whether the rest belongs to what is there.
+        # Without a mark or a checksum nothing would show whether the rest belongs to the bytes that we have.
         if part.size and part.version is not None:
             condition = part.version.condition(url)
             if condition is not None or self._file.sha256 is not None:
                 headers["Range"] = f"bytes={part.size}-"
             if condition is not None:
                 headers["If-Range"] = condition
-        with self._client.get(url, headers) as answer:
+        with self._client.get(url, headers) as response:
             self._answered.add(origin(url))
-            version = Version.of(answer, url, self._file.sha256)
-            if answer.status != 200:
-                self._check_rest(part, answer, version)
-                part.go_on(version)
-            self._check_answer(answer, version)
-            self._receive(part, answer, version)
+            version = FileVersion.of_response(response, url, self._file.sha256)
+            if response.status != 200:
+                self._check_rest(part, response, version)
+                part.resume(version)
+            self._check_response(response, version)
+            self._receive(part, response, version)
 
-    def _check_rest(self, part: Part, answer: Answer, version: Version) -> None:
-        """Whether a 206 is what was asked for; the part is dropped where it is not."""
-        found = answer.content_range
+    def _check_rest(self, part: Part, response: HttpResponse, version: FileVersion) -> None:
+        """Check that a 206 is the rest that was asked for; otherwise drop the part."""
+        found = response.content_range
         fits = (
-            answer.status == 206
+            response.status == 206
             and found is not None
             and found[0] == part.size > 0
             and part.version is not None
@@ -249,27 +248,29 @@ class Transfer:
         if not fits:
             part.clear()
             self._running.done = 0
-            raise Trouble("the file has changed, or the server does not give its rest; it starts over", again=True)
+            text = "the file has changed, or the server does not send the rest of it; starting from the beginning"
+            raise Trouble(text, again=True)
 
-    def _check_answer(self, answer: Answer, version: Version) -> None:
-        """Refuse what cannot be the file, before anything is dropped for it."""
+    def _check_response(self, response: HttpResponse, version: FileVersion) -> None:
+        """Refuse a response that cannot be the file, before any bytes are dropped for it."""
         name, expected = self._file.name, self._file.size
-        if answer.is_html and not name.endswith((".html", ".htm")):
-            raise _page_instead()
-        if answer.encoding is not None:
-            raise Trouble(f"the server sent it in an encoding that was not asked for: {answer.encoding}", again=False)
+        if response.is_html and not name.endswith((".html", ".htm")):
+            raise web_page_trouble()
+        if response.encoding is not None:
+            text = f"the server sent the file in an encoding that was not asked for: {response.encoding}"
+            raise Trouble(text, again=False)
         if expected is not None and version.length not in (None, expected):
             raise Trouble(f"the server has {version.length} bytes instead of {expected}", again=True, lasting=True)
-        if not answer.closed_by_length and expected is None and self._file.sha256 is None:
-            raise Trouble("the server does not say how long the file is, nor where it ends", again=False)
+        if not response.closed_by_length and expected is None and self._file.sha256 is None:
+            raise Trouble("the server reports neither how long the file is nor where it ends", again=False)
 
-    def _receive(self, part: Part, answer: Answer, version: Version) -> None:
+    def _receive(self, part: Part, response: HttpResponse, version: FileVersion) -> None:
         most = version.length if version.length is not None else self._file.size
-        fresh = answer.status == 200
-        for chunk in answer.chunks():
+        fresh = response.status == 200
+        for chunk in response.chunks():
             if fresh:
                 if _is_page(chunk) and not self._file.name.endswith((".html", ".htm")):
-                    raise _page_instead()
+                    raise web_page_trouble()
                 part.begin(version)
                 fresh = False
             if most is not None and part.size + len(chunk) > most:
@@ -277,7 +278,7 @@ class Transfer:
                     part.clear()
                     self._running.done = 0
                     raise Trouble(f"the server sends more than the {most} bytes that were announced", again=False)
-                # The checksum says whether those that belong to the file are right.
+                # The checksum will show whether the bytes up to the expected length are right.
                 part.write(chunk[: most - part.size])
                 break
             part.write(chunk)
@@ -287,16 +288,6 @@ class Transfer:
         if most is not None and part.size < most:
             raise Trouble(f"the connection ended after {part.size} of {most} bytes", again=True)
         part.finish()
-
-
-def _page_instead() -> Trouble:
-    return Trouble(
-        "the server sent a web page instead of the file",
-        again=True,
-        lasting=True,
-        hint="It may be the login page of the network or a notice of the server: open the address in a browser. "
-        "--mirror names another source.",
-    )
 
 
 def _is_page(first: bytes) -> bool:

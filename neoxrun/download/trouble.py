@@ -1,4 +1,4 @@
-"""What can go wrong with one request, and whether the same address is worth another try."""
+"""What can go wrong with a request, and whether the same address is worth another try."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from urllib3 import exceptions as low
 from neoxrun.terminal.words import printable
 
 HTTPError = low.HTTPError
-"""What urllib3 raises."""
+"""The base of urllib3's exceptions."""
 
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
-_SAID = {
+_MEANINGS = {
     401: "a login or token is needed, or the one given is not accepted",
     403: "access is refused",
     404: "there is no such file",
-    407: "the proxy wants a login",
+    407: "the proxy requires a login",
     410: "the file is gone",
     429: "too many requests",
 }
 _HINTS = {
-    401: "Log in (for the Hugging Face hub: `hf auth login`, or HF_TOKEN), and accept the licence where there is one.",
-    403: "The server, or a proxy on the way, does not give this file to you: log in, or accept the licence.",
+    401: "Log in (for the Hugging Face hub: `hf auth login`, or HF_TOKEN), and accept the licence if there is one.",
+    403: "The server, or a proxy on the way, does not let you have this file: log in, or accept the licence.",
     407: "Put the login into the proxy's address: https_proxy=http://USER:PASSWORD@HOST:PORT.",
 }
 
@@ -37,13 +37,13 @@ class Stopped(Exception):
 
 
 class Trouble(Exception):
-    """One request that did not bring what it should.
+    """A request that failed.
 
     Attributes:
         again: the same address is worth another try.
         after: seconds that the server asked to wait.
-        reached: somebody answered; False where there was no connection.
-        lasting: most likely it will be the same again; a few tries are enough.
+        reached: a server responded; False if there was no connection.
+        lasting: another try will most likely fail in the same way; a few are enough.
         hint: what the user can do about it.
     """
 
@@ -66,26 +66,26 @@ class Trouble(Exception):
         self.hint = hint
 
 
-def of_status(status: int, phrase: str, retry_after: str | None, longest_wait: float) -> Trouble:
-    """What an answer means that is not the file.
+def status_trouble(status: int, phrase: str, retry_after: str | None, longest_wait: float) -> Trouble:
+    """What a response other than the file means.
 
     Args:
         status: of HTTP.
-        phrase: the server's own word for it.
+        phrase: the server's own words for it.
         retry_after: the header of that name.
-        longest_wait: seconds; a server that asks for more is not asked again.
+        longest_wait: seconds; a server that asks for a longer wait is not asked again.
     """
-    said = _SAID.get(status) or printable(phrase)
-    reason = f"the server answers {status}" + (f": {said}" if said else "")
+    meaning = _MEANINGS.get(status) or printable(phrase)
+    reason = f"the server responds with status {status}" + (f" ({meaning})" if meaning else "")
     after = _retry_after(retry_after)
     if status in _PASSING and after is not None and after > longest_wait:
-        hint = "Give the same command again after that time; what has arrived is kept."
-        return Trouble(f"{reason}, and asks to come back in {after:.0f} s", again=False, hint=hint)
+        hint = "Run the same command again after that time; what has arrived is kept."
+        return Trouble(f"{reason} and asks to wait {after:.0f} s", again=False, hint=hint)
     return Trouble(reason, again=status in _PASSING, after=after, hint=_HINTS.get(status))
 
 
-def of_exception(url: str, error: Exception) -> Trouble:
-    """What an exception of the libraries below means."""
+def exception_trouble(url: str, error: Exception) -> Trouble:
+    """What an exception of the underlying libraries means."""
     causes = list(_causes(error))
 
     def caused_by(*kinds: type[BaseException]) -> bool:
@@ -96,33 +96,45 @@ def of_exception(url: str, error: Exception) -> Trouble:
         return Trouble(
             f"the certificate of {host} is not trusted",
             again=False,
-            hint="Behind a proxy that has its own certificates, name them with --ca-bundle FILE.",
+            hint="Behind a proxy with its own certificates, name them with --ca-bundle FILE.",
         )
     if caused_by(low.ProxyError):
         return Trouble(
             "the proxy cannot be used",
             again=True,
             reached=False,
-            hint="See the environment variables http_proxy, https_proxy and no_proxy.",
+            hint="Check the environment variables http_proxy, https_proxy and no_proxy.",
         )
     if caused_by(low.NameResolutionError):
-        hint = "Is there a network? Behind a proxy, set https_proxy."
+        hint = "Check the network connection. Behind a proxy, set https_proxy."
         return Trouble(f"the host {host} is not known", again=True, reached=False, hint=hint)
     if caused_by(low.ReadTimeoutError):
-        return Trouble("it stalled: no byte arrived any more", again=True)
+        return Trouble("the connection stalled: no more bytes arrived", again=True)
     if caused_by(ConnectionRefusedError):
         return Trouble(f"{host} refuses connections", again=True, reached=False)
     if caused_by(low.NewConnectionError):
-        return Trouble(f"there is no way to {host}", again=True, reached=False, hint="Is there a network?")
+        hint = "Check the network connection."
+        return Trouble(f"{host} cannot be reached", again=True, reached=False, hint=hint)
     if caused_by(low.ConnectTimeoutError):
-        return Trouble(f"{host} does not answer", again=True, reached=False)
+        return Trouble(f"{host} does not respond", again=True, reached=False)
     if caused_by(low.LocationParseError):
         return Trouble("the address is malformed", again=False)
     return Trouble("the connection broke", again=True)
 
 
+def web_page_trouble() -> Trouble:
+    """A web page arrived in place of a file."""
+    return Trouble(
+        "the server sent a web page instead of the file",
+        again=True,
+        lasting=True,
+        hint="It may be the login page of the network or a notice of the server: open the address in a browser. "
+        "--mirror names another source.",
+    )
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those inside it: requests wraps urllib3's, which wrap the system's."""
+    """The error and those within it: requests wraps urllib3's, which wrap the system's."""
     seen: set[int] = set()
     queue = [error]
     while queue:
@@ -136,7 +148,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number of them, or a date."""
+    """Seconds from a Retry-After header, which holds a number of seconds or a date."""
     if value is None:
         return None
     seconds = whole_number(value)
@@ -150,6 +162,6 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def whole_number(text: str | None) -> int | None:
-    """The number that a header says; None where it says none."""
+    """The number in a header; None if it holds none."""
     text = (text or "").strip()
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None

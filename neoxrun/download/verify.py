@@ -1,4 +1,4 @@
-"""A folder that was downloaded at some time: which of its files are still right, and fetching those that are not."""
+"""Checks a folder that was downloaded earlier, and fetches the files that are missing or wrong."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 from neoxrun.download import hub, manifest, proof
 from neoxrun.download.catalog import Catalog
-from neoxrun.download.fetch import fetch
-from neoxrun.download.http import Options
-from neoxrun.download.manifest import Entry, Manifest
-from neoxrun.download.order import checker, write_texts
-from neoxrun.download.remote import CORRUPT, RemoteFile, shown_url
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.http import HttpOptions
+from neoxrun.download.manifest import Manifest, ManifestEntry
+from neoxrun.download.order import content_check, write_texts
+from neoxrun.download.remote import CORRUPT, MANIFEST_NAME, RemoteFile
+from neoxrun.download.urls import shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
 from neoxrun.terminal.progress import CheckBar
 from neoxrun.terminal.words import counted
@@ -25,17 +26,17 @@ from neoxrun.terminal.words import counted
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of checking a folder.
+    """The result of checking a folder.
 
     Attributes:
-        folder: it.
-        right: files that are what they should be, with their size and SHA-256.
-        wrong: files that are not, and why.
-        unrecorded: files that are whole as far as they themselves tell; no checksum of them is known.
+        folder: the folder.
+        right: the files that are correct, with their size and SHA-256.
+        wrong: the files that are missing or wrong, and why.
+        unrecorded: those of ``right`` that no recorded checksum covers: they are complete by their own contents.
     """
 
     folder: Path
-    right: Mapping[str, Entry]
+    right: Mapping[str, ManifestEntry]
     wrong: Mapping[str, str]
     unrecorded: tuple[str, ...]
 
@@ -44,17 +45,17 @@ class _Stop(Exception):
     """The check was told to stop."""
 
 
-def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Verdict:
+def verify_folder(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Verdict:
     """Check every file that the manifest or an index of shards names, and every other weights file in the folder.
 
     Args:
         folder: what to check.
-        known: the files that should be there; None where that is not known.
+        known: the files that the folder should hold; None if that is not known.
         jobs: files at a time.
-        show: keep a bar on stderr.
+        show: show a bar on stderr.
 
     Raises:
-        DataError: there is no such folder, or nothing to check in it.
+        DataError: there is no such folder, or it holds nothing to check.
         Interrupted: Ctrl-C.
     """
     if not folder.is_dir():
@@ -63,13 +64,13 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
     names = sorted({*expected, *_checkable(folder), *proof.missing_shards(folder)})
     if not names:
         raise DataError(
-            f"there is nothing to check in {folder}: no {manifest.NAME}, no weights",
+            f"there is nothing to check in {folder}: no {MANIFEST_NAME} and no weights",
             where=str(folder),
-            hint="name the folder that a model was downloaded into",
+            hint="Name the folder that a model was downloaded into.",
         )
     work = sum(_bytes_to_read(folder / name) for name in names)
     stop = threading.Event()
-    right: dict[str, Entry] = {}
+    right: dict[str, ManifestEntry] = {}
     wrong: dict[str, str] = {}
     with CheckBar(work, show) as bar, ThreadPoolExecutor(jobs) as pool:
         lock = threading.Lock()
@@ -80,13 +81,13 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
             with lock:
                 bar.update(count)
 
-        # The largest first: at the end no thread is left alone with one.
+        # The largest first, so that no large file is left for one thread at the end.
         queue = sorted(names, key=lambda name: -_bytes_to_read(folder / name))
         futures = {pool.submit(_check, folder / name, name, expected.get(name), tick): name for name in queue}
         try:
             for future in as_completed(futures):
                 name, found = futures[future], future.result()
-                if isinstance(found, Entry):
+                if isinstance(found, ManifestEntry):
                     right[name] = found
                 else:
                     wrong[name] = found
@@ -100,15 +101,15 @@ def verify(folder: Path, known: Manifest | None, *, jobs: int, show: bool) -> Ve
 
 
 def _checkable(folder: Path) -> set[str]:
-    """The weights and JSON files in a folder, less what downloads leave there."""
+    """The weights and JSON files in a folder, without the files that downloads themselves leave."""
     found = set()
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            ours = name.startswith(".") or name.endswith(CORRUPT) or name == manifest.NAME
-            # DeepSpeed's optimizer states hold objects of its own; no loader of weights ever opens them.
+            internal = name.startswith(".") or name.endswith(CORRUPT) or name == MANIFEST_NAME
+            # DeepSpeed's optimizer states hold its own objects, and no loader of weights opens them.
             training = name.endswith("optim_states.pt")
-            if not ours and not training and Path(name).suffix.lower() in (*proof.WEIGHTS, ".json"):
+            if not internal and not training and Path(name).suffix.lower() in (*proof.WEIGHTS, ".json"):
                 found.add((Path(parent) / name).relative_to(folder).as_posix())
     return found
 
@@ -120,8 +121,8 @@ def _bytes_to_read(path: Path) -> int:
     return 0
 
 
-def _check(path: Path, name: str, expected: Entry | None, tick: proof.Progress) -> Entry | str:
-    """What a file is, or what is wrong with it."""
+def _check(path: Path, name: str, expected: ManifestEntry | None, tick: proof.Progress) -> ManifestEntry | str:
+    """A file's size and SHA-256, or what is wrong with it."""
     if not path.exists():
         return "it is missing"
     if not path.is_file():
@@ -130,40 +131,40 @@ def _check(path: Path, name: str, expected: Entry | None, tick: proof.Progress) 
     if expected is not None and expected.size not in (None, size):
         return f"it has {size:,} bytes instead of {expected.size:,}"
     try:
-        proof.prove(path, name, tick)
+        proof.prove_file(path, name, tick)
         sha256 = proof.sha256_of(path, tick)
     except CheckpointError as error:
         return error.message
     if expected is not None and sha256 != expected.sha256:
         return f"its SHA-256 is {sha256} instead of {expected.sha256}"
-    return Entry(size, sha256, None if expected is None else expected.url)
+    return ManifestEntry(size, sha256, None if expected is None else expected.url)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the files of a folder can be had again.
+class RepairSource:
+    """Where the files of a folder can be fetched again.
 
     Attributes:
         known: the folder's manifest.
-        catalog: for what is not in it.
-        mirrors: the user's own; tried first.
+        catalog: for files that are not in it.
+        mirrors: from the user; tried first.
         options: how to fetch.
     """
 
     known: Manifest
     catalog: Catalog
     mirrors: Sequence[str]
-    options: Options
+    options: HttpOptions
 
 
-def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> list[str]:
-    """Fetch the files that are wrong, and those alone. The caller holds ``fetch.folder_lock``.
+def repair_folder(verdict: Verdict, source: RepairSource, *, jobs: int, show: bool) -> list[str]:
+    """Fetch the files that are missing or wrong, and no others. The caller holds ``fetch.folder_lock``.
 
     Returns:
-        What was repaired. The other wrong files were not touched: nothing says that they came from anywhere.
+        The names of the repaired files. The other wrong files were not changed: no source of them is known.
 
     Raises:
-        NeoxrunError: as ``fetch``.
+        NeoxrunError: as for ``fetch_files``.
     """
     known, folder = source.known, verdict.folder
     model = source.catalog.models.get(known.model or "")
@@ -171,30 +172,30 @@ def repair(verdict: Verdict, source: Source, *, jobs: int, show: bool) -> list[s
     names = [name for name in verdict.wrong if name not in texts]
     files, blobs, options = [], {}, source.options
     if known.hub is not None and known.revision is not None and names:
-        repository = hub.look_up(
+        repository = hub.look_up_repository(
             known.hub,
             known.revision,
             endpoint=_other_hub(source),
             ca_bundle=options.ca_bundle,
         )
-        there = {file.name: file for file in repository.files}
-        files = [there[name] for name in names if name in there]
+        published = {file.name: file for file in repository.files}
+        files = [published[name] for name in names if name in published]
         blobs = dict(repository.blobs)
         options = replace(options, credentials={**options.credentials, **repository.credentials})
     else:
-        files = [file for name in names if (file := _elsewhere(name, source)).urls]
+        files = [file for name in names if (file := _with_addresses(name, source)).urls]
     if not files and not texts:
         return []
     with manifest.Recorder(known, folder) as recorder:
         if files:
-            check = checker(blobs)
-            fetch(files, folder, jobs=jobs, options=options, check=check, arrived=recorder.add, show=show)
+            check = content_check(blobs)
+            fetch_files(files, folder, jobs=jobs, options=options, check=check, arrived=recorder.add, show=show)
         for text in write_texts(texts, folder):
             recorder.add(text)
     return sorted([*texts, *(file.name for file in files)])
 
 
-def _other_hub(source: Source) -> str | None:
+def _other_hub(source: RepairSource) -> str | None:
     """The hub that the files came from, unless it is the user's usual one."""
     if source.mirrors:
         return source.mirrors[0].rstrip("/")
@@ -202,40 +203,40 @@ def _other_hub(source: Source) -> str | None:
     return None if endpoint in (None, shown_url(hub.default_endpoint())) else endpoint
 
 
-def _elsewhere(name: str, source: Source) -> RemoteFile:
-    """A file at every place that is known for it; nowhere if it may be the user's own."""
+def _with_addresses(name: str, source: RepairSource) -> RemoteFile:
+    """A file with every known address; without any if it may be the user's own file."""
     entry = source.known.files.get(name)
     model = source.catalog.models.get(source.known.model or "")
     listed = model is not None and any(file.name == name for file in model.files)
-    places = []
-    # Where nothing at all is recorded, the user's mirrors are for whatever is wrong.
+    urls = []
+    # If nothing at all is recorded, the user's mirrors are meant for every wrong file.
     if entry is not None or listed or not source.known.files:
-        places = [mirror + quote(name) for mirror in (*source.mirrors, *source.known.mirrors)]
+        urls = [mirror + quote(name) for mirror in (*source.mirrors, *source.known.mirrors)]
     if entry is not None and entry.url is not None:
-        places.append(entry.url)
-    places += [
+        urls.append(entry.url)
+    urls += [
         url for task in source.catalog.tasks.values() for file in task.files if file.name == name for url in file.urls
     ]
-    urls = tuple(dict.fromkeys(places))
-    return RemoteFile(name, urls, None if entry is None else entry.size, None if entry is None else entry.sha256)
+    size, sha256 = (None, None) if entry is None else (entry.size, entry.sha256)
+    return RemoteFile(name, tuple(dict.fromkeys(urls)), size, sha256)
 
 
-def refusal(verdict: Verdict) -> NeoxrunError:
-    """The error for a folder with files that are not right."""
+def wrong_files_error(verdict: Verdict) -> NeoxrunError:
+    """The error for a folder with files that are missing or wrong."""
     return CheckpointError(
-        f"{_are(verdict.wrong)} not right: {_some(verdict.wrong)}",
+        f"{_are(verdict.wrong)} missing or wrong: {_some(verdict.wrong)}",
         where=str(verdict.folder),
-        hint=f"`neoxrun download --repair {verdict.folder}` fetches just what is not right",
+        hint=f"`neoxrun download --repair {verdict.folder}` fetches only these files.",
     )
 
 
-def left_alone(names: Sequence[str], folder: Path) -> NeoxrunError:
-    """The error for files that are not right and that ``repair`` did not touch."""
+def left_alone_error(names: Sequence[str], folder: Path) -> NeoxrunError:
+    """The error for files that are missing or wrong and that ``repair_folder`` did not change."""
     return CheckpointError(
-        f"{_are(names)} not right and left alone, since nothing says where from: {_some(names)}",
+        f"{_are(names)} missing or wrong and not repaired, because no source is recorded: {_some(names)}",
         where=str(folder),
-        hint="move away what is your own; for what is the model's, `neoxrun download MODEL --to "
-        f"{folder}` fetches only what is not right",
+        hint="Move your own files to another folder. If they are the model's, `neoxrun download MODEL --to "
+        f"{folder}` fetches only what is missing or wrong.",
     )
 
 

@@ -18,7 +18,8 @@ from neoxrun.engine.scoring import Row, Scored, width
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.model.kv_cache import KVCache, cache_dtype
+from neoxrun.model.kv_cache import KVCache
+from neoxrun.planning.memory import kv_cache_bytes
 
 
 class Runner:
@@ -125,7 +126,7 @@ class Runner:
             ends = torch.full_like(padded, len(places))  # padding sees itself: nothing is without a place to look at
             ends[there] = torch.tensor([end for row in rows for end in row.ends], device=device)
             mask = ((places <= places[:, None]) & (places[:, None] < ends[:, None]))[:, None]
-        return Rows(padded, there.flatten().nonzero()[:, 0], mask)
+        return Rows(padded, there.flatten().nonzero()[:, 0], mask, self.stage.cache_dtype)
 
     def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
         """``x``: ``[1, P, H]``, output of the last stage's layers before each of the targets ``[P]``.
@@ -153,9 +154,10 @@ class Runner:
     def _reserve(self, slots: int, length: int) -> None:
         config, mesh = self.stage.config, self.mesh
         heads, layers = config.num_attention_heads // mesh.tp, len(self.stage.layers)
-        dtype = cache_dtype(self.stage.device, self.stage.dtype)
         self._cache = None
-        per_slot = 2 * layers * heads * config.head_dim * length * dtype.itemsize
+        per_slot = kv_cache_bytes(
+            config, layers=layers, tensor=mesh.tp, tokens=length, precision=self.stage.precisions.cache
+        )
         slots = mesh.minimum(min(slots, self.cache_bytes // per_slot))
         if slots < 1:
             raise RankError(
@@ -163,7 +165,7 @@ class Runner:
                 f"{per_slot / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
                 hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
             )
-        self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, dtype)
+        self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, self.stage.cache_dtype)
 
     def _prefill(self, message: Prefill) -> list[Sampled]:
         lengths = [len(prompt) for prompt in message.prompts]
@@ -185,7 +187,7 @@ class Runner:
         received = None
         if not self.mesh.first_stage:
             shape = (*ids.shape, self.stage.config.hidden_size)
-            received = self.mesh.receive_activations(shape, self.stage.dtype)
+            received = self.mesh.receive_activations(shape, self.stage.compute_dtype)
         x: torch.Tensor = self.stage(ids, received, context)
         if not self.mesh.last_stage:
             self.mesh.send_activations(x)

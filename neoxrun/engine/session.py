@@ -13,22 +13,21 @@ import torch
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint import load as loading
-from neoxrun.config.settings import Precision, Settings
+from neoxrun.config.precisions import Precisions
+from neoxrun.config.settings import Settings
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, RankError
+from neoxrun.model.dtypes import device_kind
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.planning.devices import cpu_device
-from neoxrun.planning.memory import DeviceKind, scoring_tokens, stage_needs
-from neoxrun.planning.placement import usable_bytes
+from neoxrun.planning.memory import scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import LoadBar
 from neoxrun.terminal.words import human_bytes
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer import load as load_tokenizer
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
 _PADDING, _WIDEST_TRAINING = 128, 8
@@ -60,7 +59,7 @@ class Session:
 def open_session(
     settings: Settings,
     mesh: Mesh,
-    dtype: Precision,
+    precisions: Precisions,
     *,
     random_weights: bool,
     show_progress: bool,
@@ -73,7 +72,7 @@ def open_session(
     Args:
         settings: the configuration.
         mesh: this rank's place.
-        dtype: number format of the weights.
+        precisions: number formats of weights, activations and cache.
         random_weights: do not load a checkpoint.
         show_progress: say how loading goes.
         max_context: keep sequences shorter than the model allows.
@@ -91,11 +90,11 @@ def open_session(
         tokenizer = load_tokenizer(settings.tokenizer)
         if random_weights:
             warnings.append("the weights are random (--random-weights): the text means nothing")
-            stage = _random(settings, mesh, dtype, tokenizer)
+            stage = _random(settings, mesh, precisions, tokenizer)
         else:
-            stage, model = _loaded(settings, mesh, dtype, tokenizer, show_progress, warnings)
+            stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
         stage.pack()
-        cache_bytes = _cache_bytes(mesh, stage, dtype)
+        cache_bytes = _cache_bytes(mesh, stage)
         session = Session(
             settings,
             mesh,
@@ -104,7 +103,11 @@ def open_session(
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
             scoring_tokens=scoring_tokens(
-                settings.model, tensor=mesh.tp, dtype=dtype, kind=_kind(mesh.device), spare=cache_bytes
+                settings.model,
+                tensor=mesh.tp,
+                compute=precisions.compute,
+                kind=device_kind(mesh.device),
+                spare=cache_bytes,
             ),
         )
     except NeoxrunError as error:
@@ -160,9 +163,9 @@ def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device
     return torch.device("cuda", gpus[local_rank]) if kind == "cuda" else torch.device("cpu")
 
 
-def _random(settings: Settings, mesh: Mesh, dtype: Precision, tokenizer: Tokenizer) -> Stage:
+def _random(settings: Settings, mesh: Mesh, precisions: Precisions, tokenizer: Tokenizer) -> Stage:
     vocab_size = settings.model.padded_vocab_size(tokenizer.vocab_size)
-    stage = Stage(settings.model, mesh, vocab_size, mesh.device, DTYPES[dtype])
+    stage = Stage(settings.model, mesh, vocab_size, mesh.device, precisions)
     stage.randomize(settings.seed)
     return stage
 
@@ -170,7 +173,7 @@ def _random(settings: Settings, mesh: Mesh, dtype: Precision, tokenizer: Tokeniz
 def _loaded(
     settings: Settings,
     mesh: Mesh,
-    dtype: Precision,
+    precisions: Precisions,
     tokenizer: Tokenizer,
     show_progress: bool,
     warnings: list[str],
@@ -188,8 +191,8 @@ def _loaded(
             where=str(settings.tokenizer.vocab_file),
             hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )
-    stage = Stage(config, mesh, vocab_size, mesh.device, DTYPES[dtype])
-    total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.dtype.itemsize
+    stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
+    total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
     with LoadBar(total, show_progress) as bar:
         averaged = loading.load(
             checkpoint,
@@ -199,7 +202,7 @@ def _loaded(
             tp_rank=mesh.tp_rank,
             tp_size=mesh.tp,
             device=mesh.device,
-            dtype=DTYPES[dtype],
+            dtype=stage.weights_dtype,
             progress=bar.update,
         )
     if averaged:
@@ -218,7 +221,7 @@ def _peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:
+def _cache_bytes(mesh: Mesh, stage: Stage) -> int:
     """Bytes that this rank's key-value cache may take: what is free now, less the workspace of a forward pass."""
     if mesh.device.type == "cuda":
         free = torch.cuda.mem_get_info(mesh.device)[0]
@@ -230,12 +233,8 @@ def _cache_bytes(mesh: Mesh, stage: Stage, dtype: Precision) -> int:
         stage.vocab_size,
         tensor=mesh.tp,
         pipeline=mesh.pp,
-        dtype=dtype,
-        kind=_kind(mesh.device),
+        precisions=stage.precisions,
+        kind=device_kind(mesh.device),
         context=stage.config.max_context,
     )
     return max(0, usable_bytes(free) - needs[mesh.stage].workspace_bytes)
-
-
-def _kind(device: torch.device) -> DeviceKind:
-    return "cuda" if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""Answers on disk, so that an interrupted run goes on where it stopped. No torch."""
+"""Answers on disk, so that an interrupted run can resume where it stopped. No torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, Final
 
 from neoxrun.errors import DataError
 
-_APPLICATION: Final = 0x6E656F78  # SQLite keeps it in the file's head: whose file it is
+_APPLICATION: Final = 0x6E656F78  # SQLite keeps it in the file's header: the program that owns the file
 
-SCORING: Final = 1
-"""To be raised by whoever changes what the model answers to the same request: older answers are not served then."""
+SCORING_VERSION: Final = 1
+"""Increase it with every change to the model's answers to the same request, so that older answers are not used."""
 
 
 class AnswerCache:
-    """A file of answers, each under the SHA-256 of checkpoint and request.
+    """A file of answers, each under the SHA-256 of its checkpoint and request.
 
-    Several checkpoints, and runs of any number of ranks, also at the same time, may share it. What is put is on disk
-    when ``put`` returns, and no lock is held between calls. (Plain commits, a millisecond or two: SQLite's write-ahead
-    log is faster, but does not work on network file systems.)
+    Several checkpoints may share it, and several runs at the same time, on any number of ranks. Answers are on disk
+    when ``put`` returns, and no lock is held between calls. (Plain commits take a millisecond or two. SQLite's
+    write-ahead log is faster, but does not work on network file systems.)
 
     Args:
-        path: the file; made if it is not there.
-        fingerprint: of the checkpoint that answers.
+        path: the file; created if it does not exist.
+        fingerprint: of the checkpoint.
 
     Raises:
         DataError: it cannot be read or written, or is another kind of file.
@@ -40,7 +40,7 @@ class AnswerCache:
             self._base = sqlite3.connect(path, timeout=60)
             (application,) = self._base.execute("PRAGMA application_id").fetchone()
             if known and application != _APPLICATION:
-                raise sqlite3.DatabaseError("another program's file")
+                raise sqlite3.DatabaseError("it belongs to another program")
             if not known:
                 self._base.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._base.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT) WITHOUT ROWID")
@@ -48,17 +48,17 @@ class AnswerCache:
             raise self._unusable(error) from error
         except sqlite3.Error as error:
             raise DataError(
-                f"{path} is not a file of answers: {error}",
+                f"{path} is not a cache of answers: {error}",
                 where=str(path),
-                hint="Give another file with --cache; a new one is made.",
+                hint="Name another file with --cache; it will be created.",
             ) from error
 
     def key(self, kind: str, *parts: Any) -> bytes:
-        """What the answer to a request is found under; ``parts`` are all that it depends on, as JSON can hold it."""
-        return hashlib.sha256(json.dumps([SCORING, self._fingerprint, kind, *parts]).encode()).digest()
+        """The key for the answer to a request; ``parts`` are all that it depends on, as JSON values."""
+        return hashlib.sha256(json.dumps([SCORING_VERSION, self._fingerprint, kind, *parts]).encode()).digest()
 
     def get(self, key: bytes) -> Any:
-        """The answer; None where there is none.
+        """The answer; None if there is none.
 
         Raises:
             DataError: the file is damaged.
@@ -70,10 +70,10 @@ class AnswerCache:
             raise self._unusable(error) from error
 
     def put(self, answers: Iterable[tuple[bytes, Any]]) -> None:
-        """Keep answers under their keys.
+        """Store answers under their keys.
 
         Raises:
-            DataError: the disk is full, for example.
+            DataError: they cannot be written, for example because the disk is full.
         """
         rows = [(key, json.dumps(answer)) for key, answer in answers]
         try:
@@ -83,7 +83,7 @@ class AnswerCache:
             raise self._unusable(error) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._base.close()
 
     def __enter__(self) -> AnswerCache:
@@ -98,12 +98,12 @@ class AnswerCache:
         return DataError(
             f"the cache {self._path} cannot be used: {error}",
             where=str(self._path),
-            hint="Give another file with --cache, in a folder that exists and can be written; a new one is made.",
+            hint="Name another file with --cache, in a folder that exists and can be written to; it will be created.",
         )
 
 
-def check(path: Path) -> None:
-    """Fail now rather than after the model is loaded.
+def check_cache(path: Path) -> None:
+    """Check that a cache can be used, before the model is loaded.
 
     Raises:
         DataError: see ``AnswerCache``.
@@ -111,4 +111,4 @@ def check(path: Path) -> None:
     existed = path.exists()
     AnswerCache(path, "").close()
     if not existed:
-        path.resolve().unlink()  # of a link its target: the link is the user's
+        path.resolve().unlink()  # a link's target, and not the link, which is the user's

@@ -1,12 +1,11 @@
-"""The names that lm-eval knows, without importing it: tasks, groups of tasks, and tags.
+"""The names that lm-eval knows (tasks, groups of tasks, and tags), found without importing it.
 
-lm-eval needs ten seconds to read its 14,000 task files, and seconds more to be imported. Here only the lines that
-name something are read, in well under a second. What a name means is decided as lm-eval does it.
+lm-eval needs ten seconds to read its 14,000 task files, and more to be imported. Only the lines that name something
+are read here, in well under a second. What a name means follows lm-eval's own rules.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -18,14 +17,15 @@ from typing import Any, Literal
 
 from neoxrun.config.yaml_source import read_values
 from neoxrun.errors import ConfigError, DataError, UsageError
+from neoxrun.terminal.words import did_you_mean
 
-Kind = Literal["task", "group", "tag"]
+NameKind = Literal["task", "group", "tag"]
 
 # A top-level key that names something, and the indented or listed lines that belong to it.
 _NAMING = re.compile(
     rb"""^["']?(?:task|group|tag|class|include)["']?[ \t]*:.*\n?(?:[ \t#-].*\n?|\r?\n)*""", re.MULTILINE
 )
-# What decides which data a task reads, and whether it is run at all; a group may set it for its members.
+# Keys that decide which data a task reads, and whether it is run at all; a group may set them for its members.
 _DATA_KEYS = {
     "class",
     "custom_dataset",
@@ -44,57 +44,57 @@ _SKIPPED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
 
 
 @dataclass(frozen=True)
-class Name:
-    """One name.
+class TaskName:
+    """A name of a task, a group or a tag.
 
     Attributes:
-        kind: what it stands for.
+        kind: which of the three it names.
         path: the file that defines it; None for a tag.
         tasks: a tag's tasks, in order.
     """
 
-    kind: Kind
+    kind: NameKind
     path: Path | None
     tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Some names, and everything that they lead to.
+    """Some names, and the tasks that they stand for.
 
     Attributes:
-        names: what was asked for.
+        names: the names that were asked for.
         known: these and the names of their members.
-        tasks: each single task's name and configuration, as far as it decides on data.
+        tasks: each single task's name, and the part of its configuration that decides which data it reads.
     """
 
     names: tuple[str, ...]
-    known: Mapping[str, Name]
+    known: Mapping[str, TaskName]
     tasks: tuple[tuple[str, Mapping[str, Any]], ...]
 
 
-class Catalog:
+class TaskCatalog:
     """Every name that lm-eval knows.
 
     Args:
-        include_path: a folder with task files of the user's own; their names win.
+        include_path: a folder with the user's task files; their names replace lm-eval's.
 
     Raises:
-        UsageError: lm-eval is not installed, or ``include_path`` is no folder.
-        DataError: a task file of the user's cannot be read.
+        UsageError: lm-eval is not installed, or ``include_path`` is not a folder.
+        DataError: one of the user's task files cannot be read.
     """
 
     def __init__(self, include_path: Path | None = None) -> None:
         spec = importlib.util.find_spec("lm_eval")
         if spec is None or not spec.submodule_search_locations:
-            raise UsageError("lm-eval is not installed", hint="Install neoxrun anew: it brings lm-eval.")
-        self._known = _read_folder(Path(spec.submodule_search_locations[0]) / "tasks", own=False)
+            raise UsageError("lm-eval is not installed", hint="Reinstall neoxrun, which also installs lm-eval.")
+        self._known = _read_folder(Path(spec.submodule_search_locations[0]) / "tasks", users=False)
         if include_path is not None:
             if not include_path.is_dir():
                 raise UsageError(
                     f"the folder of task files {include_path} does not exist", hint="Check --include-path."
                 )
-            self._known |= _read_folder(include_path.absolute(), own=True)
+            self._known |= _read_folder(include_path.absolute(), users=True)
 
     @property
     def names(self) -> list[str]:
@@ -104,11 +104,12 @@ class Catalog:
     def match(self, patterns: Iterable[str]) -> list[str]:
         """The names that patterns stand for, in their order, each once.
 
-        A name stands for itself. Glob patterns stand for the tasks that they match, and for groups and tags only
-        where they match no task, so that a task does not come twice. Commas separate, too.
+        A name stands for itself. A glob pattern stands for the tasks that it matches, and for groups and tags only
+        if it matches no task, so that no task is named twice. Commas separate patterns, too.
 
         Raises:
-            DataError: nothing has this name.
+            DataError: a pattern matches no name.
+            UsageError: there is no pattern.
         """
         found: dict[str, None] = {}
         for pattern in (part.strip() for text in patterns for part in text.split(",")):
@@ -116,20 +117,21 @@ class Catalog:
                 continue
             matching = [pattern] if pattern in self._known else self._glob(pattern)
             if not matching:
-                raise DataError(f"there is no task {pattern!r}", hint=self._nearest(pattern))
+                hint = f"{did_you_mean(pattern.strip('*?'), self._known, 5)} `--tasks list` shows all names.".lstrip()
+                raise DataError(f"there is no task {pattern!r}", hint=hint)
             found |= dict.fromkeys(matching)
         if not found:
-            raise UsageError("no task is named", hint="Name one, such as lambada_openai.")
+            raise UsageError("--tasks names no task", hint="Name one, such as lambada_openai.")
         return list(found)
 
     def select(self, names: Iterable[str]) -> Selection:
-        """What ``names`` lead to; names that are not known are an error of the caller.
+        """The tasks that ``names`` stand for; the caller makes sure that all of them are known.
 
         Raises:
             DataError: a task file cannot be read.
         """
         names = tuple(names)
-        known: dict[str, Name] = {}
+        known: dict[str, TaskName] = {}
         tasks = tuple(task for name in names for task in self._tasks(name, {}, known))
         return Selection(names, known, tasks)
 
@@ -139,17 +141,8 @@ class Catalog:
         matching = sorted(name for name in self._known if fnmatchcase(name, pattern))
         return [name for name in matching if self._known[name].kind == "task"] or matching
 
-    def _nearest(self, pattern: str) -> str:
-        word = pattern.strip("*?").lower()
-        inside = [name for name in self._known if word in name.lower()] if len(word) > 2 else []
-        near = difflib.get_close_matches(pattern, self._known, n=5) or sorted(
-            inside, key=lambda name: (len(name), name)
-        )
-        hint = "`--tasks list` shows all."
-        return f"The nearest names are {', '.join(near[:5])}. {hint}" if near else hint
-
     def _tasks(
-        self, name: str, given: Mapping[str, Any], known: dict[str, Name], inside: tuple[str, ...] = ()
+        self, name: str, given: Mapping[str, Any], known: dict[str, TaskName], inside: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         entry = self._known[name]
         if name in inside:
@@ -171,7 +164,7 @@ class Catalog:
         group: str,
         values: Mapping[str, Any],
         given: Mapping[str, Any],
-        known: dict[str, Name],
+        known: dict[str, TaskName],
         inside: tuple[str, ...],
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """A group's members: names, names with settings, or whole tasks and groups written out in its file."""
@@ -192,27 +185,27 @@ def _data_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in _DATA_KEYS}
 
 
-def _read_folder(root: Path, *, own: bool) -> dict[str, Name]:
-    """The names in all task files below ``root``; of two that are the same the first wins, as in lm-eval."""
-    found: dict[str, Name] = {}
+def _read_folder(root: Path, *, users: bool) -> dict[str, TaskName]:
+    """The names in all task files below ``root``; if two are the same, the first counts, as in lm-eval."""
+    found: dict[str, TaskName] = {}
     tagged: dict[str, list[str]] = {}
     cache: dict[str, dict[str, Any]] = {}
     for path in _task_files(root):
         try:
             values = _naming_values(path, cache)
         except DataError:
-            if own:
+            if users:
                 raise
-            continue  # lm-eval passes over what it cannot read
-        kind: Kind = "group" if "group" in values and "class" not in values else "task"
+            continue  # lm-eval skips its own files that it cannot read
+        kind: NameKind = "group" if "group" in values and "class" not in values else "task"
         name = values.get(kind)
         if not isinstance(name, str) or name in found:
             continue
-        found[name] = Name(kind, Path(path))
+        found[name] = TaskName(kind, Path(path))
         tags = values.get("tag") or []
         for tag in tags if isinstance(tags, list) else [str(tags)]:
             if kind == "task":
-                found.setdefault(tag, Name("tag", None))
+                found.setdefault(tag, TaskName("tag", None))
                 tagged.setdefault(tag, []).append(name)
     for tag, tasks in tagged.items():
         found[tag] = replace(found[tag], tasks=tuple(sorted(tasks)))
@@ -228,7 +221,7 @@ def _task_files(root: Path) -> list[str]:
 
 
 def _naming_values(path: str, cache: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The keys of a task file that name something, with those of the files that it includes."""
+    """The values of a task file that name something, with those of the files that it includes."""
     path = os.path.normpath(path)
     if path not in cache:
         cache[path] = {}  # a file that includes itself ends here
@@ -237,7 +230,7 @@ def _naming_values(path: str, cache: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    """Everything in a task file, with what it includes."""
+    """All values of a task file, with those of the files that it includes."""
     seen: set[str] = set()
 
     def whole(name: str) -> dict[str, Any]:
@@ -250,13 +243,13 @@ def _configuration(path: Path) -> dict[str, Any]:
 
 
 def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of a file after those of the files that it includes, which ``read`` gives."""
+    """The values of a file, added to those of the files that it includes, each of which ``read`` reads."""
     try:
         values = read_values(data) or {}
     except ConfigError as error:
         raise DataError(error.message, where=f"{path}{error.where or ''}") from None
     if not isinstance(values, dict):
-        raise DataError("a task file is a list of `option: value` pairs, and this one holds something else", where=path)
+        raise DataError("a task file must hold `option: value` pairs, and this one does not", where=path)
     included = values.pop("include", None) or []
     merged: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:

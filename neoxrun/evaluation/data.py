@@ -1,7 +1,7 @@
-"""lm-eval's tasks with their documents, from the user's data folder where they are there, else from the hub.
+"""lm-eval's tasks with their documents, from the user's data folder or else from the hub.
 
-lm-eval itself is left as it is, and so are the tasks' configurations: only ``datasets.load_dataset`` is answered from
-the local files while the tasks are built. lm-eval and ``datasets`` take seconds to import, so only ``load`` does.
+lm-eval and the tasks' configurations are not changed: only ``datasets.load_dataset`` is replaced while the tasks are
+built, by one that reads the local files. lm-eval and ``datasets`` take seconds to import; only ``load_tasks`` does so.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.evaluation import hub, local_data
-from neoxrun.evaluation.catalog import Catalog
-from neoxrun.evaluation.find import Found, TaskData, fetch_hint, find, shots
-from neoxrun.evaluation.local_data import DatasetName, default_data_dir
+from neoxrun.evaluation.catalog import TaskCatalog
+from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks
+from neoxrun.evaluation.local_data import default_data_dir
+from neoxrun.evaluation.published_data import DatasetName
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-FIELDS_HINT = "Compare the fields of its documents with what its file asks for, or with the hub's."
+FIELDS_HINT = "Compare the fields of its documents with those that its task file uses, or with the hub's."
 
-__all__ = ["FIELDS_HINT", "Found", "PreparedTasks", "default_data_dir", "find", "load", "prepare", "task_names"]
+__all__ = [
+    "FIELDS_HINT",
+    "FoundTasks",
+    "PreparedTasks",
+    "default_data_dir",
+    "find_tasks",
+    "load_tasks",
+    "prepare_tasks",
+    "task_names",
+]
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,10 @@ class PreparedTasks:
     """Tasks that can be run.
 
     Attributes:
-        task_dict: what ``lm_eval.evaluator.evaluate`` takes.
+        task_dict: the tasks in the form that ``lm_eval.evaluator.evaluate`` accepts.
         sources: for each data set where it came from, for the report: ``from``, ``tasks`` (name and scored split),
-            and of local files ``splits`` with the number of documents, paths, SHA-256 and whether they are as
-            published (null: not known); of the hub its ``revision``.
+            for local files ``splits`` with the number of documents, paths, SHA-256 and whether they are the published
+            ones (null: not known), and for the hub its ``revision``.
     """
 
     task_dict: dict[str, Any]
@@ -43,24 +53,24 @@ class PreparedTasks:
 
 def task_names(include_path: Path | None = None) -> list[str]:
     """Every name that lm-eval knows: tasks, groups and tags."""
-    return Catalog(include_path).names
+    return TaskCatalog(include_path).names
 
 
-def prepare(
+def prepare_tasks(
     task_names: list[str], data_dir: Path, *, include_path: Path | None = None, num_fewshot: int | None = None
 ) -> PreparedTasks:
-    """``find`` and ``load`` in one."""
-    return load(find(task_names, data_dir, include_path=include_path, num_fewshot=num_fewshot))
+    """``find_tasks`` and ``load_tasks`` in one."""
+    return load_tasks(find_tasks(task_names, data_dir, include_path=include_path, num_fewshot=num_fewshot))
 
 
-def load(found: Found) -> PreparedTasks:
+def load_tasks(found: FoundTasks) -> PreparedTasks:
     """Build lm-eval's tasks, with ``num_fewshot`` set in them.
 
-    Where the hub is not needed or does not answer, it is out of reach for this process from now on.
+    If the hub is not needed or does not respond, this process does not use it from now on.
 
     Raises:
         DataError: a task cannot be built, or its data cannot be loaded.
-        UsageError: a task is asked for in two ways that lm-eval cannot keep apart.
+        UsageError: a task is asked for in two ways that lm-eval cannot tell apart.
     """
     if found.offline is not None:
         hub.go_offline()
@@ -73,16 +83,20 @@ def load(found: Found) -> PreparedTasks:
     try:
         task_dict: dict[str, Any] = dict(manager.load(parts))
     except ValueError as error:
-        raise UsageError(f"a task is named twice: {error}", hint="Name the group or the task, not both.") from None
+        raise UsageError(
+            f"a task is named twice: {error}", hint="Name either the group or the task, not both."
+        ) from None
     if not task_dict["tasks"]:
-        raise DataError(f"there are no tasks in {', '.join(found.names)}", hint="Check the list in the group's file.")
+        raise DataError(
+            f"there are no tasks in {', '.join(found.names)}", hint="Check the list of tasks in the group's file."
+        )
     for task in task_dict["tasks"].values():
-        task.set_config(key="num_fewshot", value=shots(task.get_config("num_fewshot"), found.num_fewshot))
+        task.set_config(key="num_fewshot", value=fewshot_count(task.get_config("num_fewshot"), found.num_fewshot))
     return PreparedTasks(task_dict, sources)
 
 
-def _task_manager(found: Found) -> TaskManager:
-    """lm-eval's own manager, told what the catalog knows instead of reading all task files again."""
+def _task_manager(found: FoundTasks) -> TaskManager:
+    """lm-eval's own manager, with the names from the catalog, so that it does not read all task files again."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import Entry, Kind
 
@@ -98,18 +112,18 @@ def _built(manager: TaskManager, name: str) -> list[Any]:
         loaded = manager.load([name])
     except NeoxrunError:
         raise
-    except Exception as error:  # the code of a task may do anything
+    except Exception as error:  # a task's code may raise anything
         raise DataError(
-            f"lm-eval cannot build {name}: {type(error).__name__}: {error}",
-            hint=f"lm-eval's own messages, above, may say more. {FIELDS_HINT}",
+            f"lm-eval cannot build the task {name}: {type(error).__name__}: {error}",
+            hint=f"lm-eval's own messages above may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
     return [group] if group is not None else list(loaded["tasks"].values())
 
 
 @contextmanager
-def _answered_from(found: Found, sources: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """While this lasts, ``datasets.load_dataset`` looks into the data folder first; what it gives is noted."""
+def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Within this context ``datasets.load_dataset`` looks into the data folder first; ``sources`` records the data."""
     import datasets
 
     original = datasets.load_dataset
@@ -132,7 +146,7 @@ def _answered_from(found: Found, sources: dict[str, dict[str, Any]]) -> Iterator
         source["from"] = _origin(path, data_files, found.offline)
         try:
             whole = original(path, name, data_dir, data_files, split, *arguments, **options)
-        except Exception as error:  # of many libraries
+        except Exception as error:  # from many libraries
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
@@ -151,37 +165,37 @@ def _answered_from(found: Found, sources: dict[str, dict[str, Any]]) -> Iterator
 
 
 def _local(dataset: DatasetName, users: list[TaskData], data_dir: Path, source: dict[str, Any]) -> Any:
-    """The splits of a data set that are needed, and the others empty; None where it is not local."""
+    """The splits of a data set, with documents in those that are needed; None if it is not local."""
     import datasets
 
-    wanted = [split for task in users for split in task.needed] or local_data.splits(dataset, data_dir)
-    read = {split: local_data.read(dataset, split, data_dir) for split in dict.fromkeys(wanted)}
-    there = {split: given for split, given in read.items() if given is not None}
-    if not there or len(there) < len(read):
+    wanted = [split for task in users for split in task.needed] or local_data.split_names(dataset, data_dir)
+    read = {split: local_data.read_split(dataset, split, data_dir) for split in dict.fromkeys(wanted)}
+    local = {split: found for split, found in read.items() if found is not None}
+    if not local or len(local) < len(read):
         return None
     tables = {}
-    for split, given in there.items():
+    for split, found in local.items():
         try:
-            tables[split] = datasets.Dataset.from_list(given.documents)
-        except Exception as error:  # pyarrow's, for values of one field that differ in type
+            tables[split] = datasets.Dataset.from_list(found.documents)
+        except Exception as error:  # from pyarrow, if the values of a field have different types
             raise DataError(
-                f"the documents of {split} do not fit together: {error}", where=str(given.files[0].path)
+                f"the documents of {split} cannot form one table: {error}", where=str(found.files[0].path)
             ) from error
     source["from"] = "local files"
     source["splits"] = {
         split: {
-            "documents": len(given.documents),
-            "files": [{"path": str(f.path), "sha256": f.sha256, "published": f.published} for f in given.files],
+            "documents": len(found.documents),
+            "files": [{"path": str(f.path), "sha256": f.sha256, "published": f.published} for f in found.files],
         }
-        for split, given in there.items()
+        for split, found in local.items()
     }
-    # lm-eval opens every split that the task names, also where no example is drawn from it.
+    # lm-eval opens every split that the task names, even if no example is drawn from it.
     empty = next(iter(tables.values())).select([])
     return datasets.DatasetDict({split: empty for task in users for split in task.splits} | tables)
 
 
 def _origin(path: str, data_files: Any, offline: str | None) -> str:
-    """Where ``datasets`` itself takes documents from."""
+    """Where ``datasets`` itself gets documents from."""
     if Path(path).exists():
         return f"the folder {Path(path).resolve()}"
     if data_files and "/" not in path:
@@ -190,7 +204,7 @@ def _origin(path: str, data_files: Any, offline: str | None) -> str:
 
 
 def _revision(loaded: Any) -> str | None:
-    """The commit of the hub's repository, where ``datasets`` has noted it."""
+    """The commit of the hub's repository; None if ``datasets`` has not recorded it."""
     part = next(iter(loaded.values()), None) if isinstance(loaded, dict) else loaded
     checksums = getattr(getattr(part, "info", None), "download_checksums", None) or {}
     address = next((text for text in checksums if "@" in text), "")

@@ -1,7 +1,7 @@
-"""What tells one model from another: a fingerprint of its checkpoint, cheap even where the files take 40 GB.
+"""A fingerprint that tells one model from another, and that is cheap even for a checkpoint of 40 GB.
 
-The files of torch.save are zip archives, whose directory has a checksum of every tensor: that is enough. Others
-(safetensors, files of an old torch) are read as a whole, once: the checksum is remembered in the user's cache folder.
+Files of torch.save are zip archives whose directory has a checksum of every tensor, which is enough. Other files
+(safetensors, files of an old torch) are read completely, once: their checksums are kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint import layout
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
-from neoxrun.planning.memory import DeviceKind
 from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4
 _REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")
-# A file that is written again within one tick of the file system's clock looks unchanged. Younger ones are not
-# remembered.
+# A file that is written twice within one tick of the file system's clock looks unchanged, so the checksums of younger
+# files are not kept.
 _SETTLED_SECONDS: Final = 2.0
 
 
-def checkpoint(
+def describe_checkpoint(
     settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision, random_weights: bool
 ) -> dict[str, Any]:
-    """What the results say of the model, with ``fingerprint``: SHA-256 of everything that its answers depend on.
+    """What the results record of the model, with ``fingerprint``: SHA-256 of all that its answers depend on.
 
-    That is the weights, the tokenizer, the network and the number format; not the number of ranks. One thing
-    depends on them: norms that differ between the checkpoint's tensor-parallel ranks are averaged at another
-    tensor-parallel size, so whether the checkpoint's own size is used counts, too. Random weights are drawn on each
-    rank, so that they are others on every split and kind of device.
+    These are the weights, the tokenizer, the network and the number format, but not the number of ranks, with one
+    exception: norms that differ between the checkpoint's tensor-parallel ranks are averaged at another
+    tensor-parallel size, so it counts whether the checkpoint's own size is used. Random weights are drawn on each
+    rank, so they differ between splits and kinds of device.
 
     Args:
         settings: the configuration.
-        tp, pp, device_kind: how it runs.
-        dtype: number format that it runs in.
+        tp, pp, device_kind: how the model runs.
+        dtype: the number format that it runs in.
         random_weights: no checkpoint is loaded.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     whole = hashlib.sha256()
-    said: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if random_weights:
-        said["weights"] = f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
+        facts["weights"] = f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
     else:
         found = layout.of(settings)
-        said["folder"], said["tag"] = str(found.folder), found.tag
+        facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
-            said["ranks"] = "as saved" if tp == found.source_tp else "merged"
-        text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint; it is remembered"
+            facts["ranks"] = "as saved" if tp == found.source_tp else "merged"
+        text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint, which is kept for later"
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
-            # HFGPT2Tokenizer's is the folder of both files.
+            # For HFGPT2Tokenizer it is the folder of both files.
             files = [named / "vocab.json", named / "merges.txt"] if named.is_dir() else [named]
             for path in files:
                 whole.update(hashlib.sha256(path.read_bytes()).digest())
@@ -74,25 +74,25 @@ def checkpoint(
         for key, value in asdict(settings.model).items()
         if key not in ("model_parallel_size", "pipe_parallel_size")
     }
-    how = {key: said.get(key) for key in ("weights", "ranks")}
+    how = {key: facts.get(key) for key in ("weights", "ranks")}
     whole.update(json.dumps([network, how, dtype, settings.tokenizer.tokenizer_type], sort_keys=True).encode())
-    return {**said, "fingerprint": whole.hexdigest()}
+    return {**facts, "fingerprint": whole.hexdigest()}
 
 
 def _digest(path: Path) -> str:
-    """What tells the content of a weights file from any other.
+    """A checksum that tells the contents of a weights file from any others.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
-        return _of_archive(path) or _of_all(path)
+        return _archive_digest(path) or _file_digest(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _of_archive(path: Path) -> str | None:
-    """SHA-256 of a zip archive's directory; None where it is none, or has no checksums (torch can leave them out)."""
+def _archive_digest(path: Path) -> str | None:
+    """SHA-256 of a zip archive's directory; None if it is not one, or lacks checksums (torch can leave them out)."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return None
@@ -106,8 +106,8 @@ def _of_archive(path: Path) -> str | None:
     return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
 
-def _of_all(path: Path) -> str:
-    """SHA-256 of the whole file; remembered as long as the file stays as it is."""
+def _file_digest(path: Path) -> str:
+    """SHA-256 of the whole file, kept in the cache folder as long as the file does not change."""
     before = _state(path)
     note = _note(path)
     if note is not None:
@@ -130,13 +130,13 @@ def _of_all(path: Path) -> str:
 
 
 def _state(path: Path) -> str:
-    """What changes when a file does; the time of the last change to its inode cannot be set back, as ``cp -p`` does."""
+    """Values that change with a file, among them the inode's change time, which nothing sets back as ``cp -p`` does."""
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino} {stat.st_dev}"
 
 
 def _note(path: Path) -> Path | None:
-    """Where a file's checksum is remembered; None where the user has no home."""
+    """The file that keeps a file's checksum; None if the user has no home folder."""
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What ``neoxrun evaluate`` was asked for, on its way to the ranks. No torch, no lm-eval."""
+"""The options of ``neoxrun evaluate``, as the command passes them to the ranks. No torch, no lm-eval."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from neoxrun.config.sampling import sampling_value
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation.compare import Figures
-from neoxrun.evaluation.data import Found
+from neoxrun.evaluation.compare import ReferenceResults
+from neoxrun.evaluation.find import FoundTasks
 
 MAX_GENERATED: Final = 256
-"""Tokens of an answer where neither the task nor --gen-kwargs says (lm-eval's default)."""
+"""The most tokens of an answer if neither the task nor --gen-kwargs limits it (lm-eval's default)."""
 
 _LENGTHS: Final = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _SAMPLING: Final = ("top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -26,21 +26,21 @@ class EvaluateOptions:
 
     Attributes:
         found: the tasks and their data.
-        limit: most documents of a task (a whole number), or their share (below 1); None: all.
+        limit: most documents of a task (a whole number), or a fraction of them (below 1); None: all.
         seed: of everything random; None: lm-eval's own seeds.
-        gen_kwargs: what wins over the generation options of the tasks.
-        batch_size: most sequences at a time; None: what fits.
+        gen_kwargs: generation options that replace those of the tasks.
+        batch_size: most sequences at a time; None: as many as fit.
         max_context: most tokens of a sequence, as planned.
-        output: folder of the results; None writes no files.
-        log_samples: write every document with its answers, too.
+        output: folder for the results; None writes no files.
+        log_samples: also write every document with its answers.
         cache: file of answers; None keeps none.
-        model: what the model is called.
-        checkpoint: what ``fingerprint.checkpoint`` says of it.
-        figures: of others, to show beside ours.
+        model: the model's name in the results.
+        checkpoint: the model's description by ``fingerprint.describe_checkpoint``.
+        references: results to compare with.
         wandb: Weights & Biases project to log to; None logs nothing.
     """
 
-    found: Found
+    found: FoundTasks
     limit: float | None
     seed: int | None
     gen_kwargs: Mapping[str, Any]
@@ -51,27 +51,27 @@ class EvaluateOptions:
     cache: Path | None
     model: str
     checkpoint: Mapping[str, Any]
-    figures: tuple[Figures, ...]
+    references: tuple[ReferenceResults, ...]
     wandb: str | None
 
 
 def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None = None) -> dict[str, Any]:
-    """The generation options of a task (Hugging Face's names, as lm-eval reads them) as fields of SamplingParams.
+    """A task's generation options, which have Hugging Face's names as in lm-eval, as fields of SamplingParams.
 
     Args:
         kwargs: the options; ``until`` becomes ``stop``.
         max_context: most tokens of prompt and answer together.
-        where: whose options they are, for the message.
+        where: the task whose options they are, for the message.
 
     Raises:
-        DataError: an option that would change the answers and that we do not have, or a wrong value.
+        DataError: a value is wrong, or an option would change the answers and is not supported.
     """
     left = dict(kwargs)
     given = [value for name in _LENGTHS if (value := left.pop(name, None)) is not None]
     until = left.pop("until", None) or []
     stop = (until,) if isinstance(until, str) else until
     if not (isinstance(stop, list | tuple) and all(isinstance(one, str) for one in stop)):
-        raise DataError(f"the generation option until={until!r} is neither a text nor a list of texts", where=where)
+        raise DataError(f"the generation option until={until!r} is neither a string nor a list of strings", where=where)
     temperature = left.pop("temperature", None) or 0.0
     sample = left.pop("do_sample", None)
     values: dict[str, Any] = {name: left.pop(name) for name in _SAMPLING if name in left}
@@ -80,7 +80,7 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
         raise DataError(
             f"the generation option {odd}={left[odd]!r} is not supported",
             where=where,
-            hint=f"There are: until, do_sample, temperature, {', '.join((*_SAMPLING, *_LENGTHS[:1]))}.",
+            hint=f"Supported options: until, do_sample, temperature, {', '.join((*_SAMPLING, *_LENGTHS[:1]))}.",
         )
     if sample and not temperature:
         raise DataError(
@@ -89,7 +89,7 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
             hint="For example --gen-kwargs do_sample=true temperature=0.8.",
         )
     if not isinstance(sample, bool | None):
-        raise DataError(f"do_sample is true or false, not {sample!r}", where=where)
+        raise DataError(f"do_sample must be true or false, not {sample!r}", where=where)
     values["temperature"] = 0.0 if sample is False else temperature
     values["maximum_tokens"] = given[0] if given else MAX_GENERATED
     try:
@@ -99,7 +99,7 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
     most = checked["maximum_tokens"]
     if most >= max_context:
         raise DataError(
-            f"answers of {most} tokens leave no room for a prompt: the context holds {max_context}",
+            f"answers of {most} tokens leave no room for a prompt: the context is {max_context} tokens",
             where=where,
             hint="Shorten the answers: --gen-kwargs max_gen_toks=N.",
         )

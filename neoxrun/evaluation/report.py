@@ -1,4 +1,4 @@
-"""What a run says at its end: lm-eval's own results and samples, what we add to them, and a table. No torch."""
+"""The output of a run: files of results and samples in lm-eval's layout, a table, and notes. No torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.errors import DataError
-from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, counts, label
+from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, document_counts, metric_label
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def check_folder(folder: Path) -> None:
-    """Make the folder of the results, and fail now rather than after the run.
+def check_results_folder(folder: Path) -> None:
+    """Create the folder for the results, or fail before the run rather than after it.
 
     Raises:
-        DataError: it cannot be made, or not written in.
+        DataError: it cannot be created, or cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,14 +29,16 @@ def check_folder(folder: Path) -> None:
         raise _unwritable(folder, error) from None
 
 
-def save(folder: Path, document: Mapping[str, Any], samples: Samples | None, plain: Callable[[Any], Any]) -> list[Path]:
+def save_results(
+    folder: Path, document: Mapping[str, Any], samples: Samples | None, plain: Callable[[Any], Any]
+) -> list[Path]:
     """Write ``results_<time>.json`` and ``samples_<task>_<time>.jsonl`` below the model's name, as lm-eval does.
 
     Args:
-        folder: see ``check_folder``.
+        folder: see ``check_results_folder``.
         document: the results.
-        samples: per task, what lm-eval logged of each document; None writes none.
-        plain: lm-eval's way to make JSON of other values.
+        samples: for each task, what lm-eval logged of each document; None writes no samples.
+        plain: lm-eval's function that turns other values into JSON values.
 
     Raises:
         DataError: a file cannot be written.
@@ -56,7 +58,7 @@ def save(folder: Path, document: Mapping[str, Any], samples: Samples | None, pla
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    """Under a name of its own until it is whole."""
+    """Write lines under a temporary name, which the complete file then loses."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -67,9 +69,9 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def _sample(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A logged document with names for its requests' arguments, and all answers as text: lm-eval's layout."""
+    """A logged document in lm-eval's layout: the arguments of its requests have names, all answers are strings."""
     arguments = {
-        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(arguments)}
+        f"gen_args_{number}": {f"arg_{index}": value for index, value in enumerate(arguments)}
         for number, arguments in enumerate(entry["arguments"])
     }
     return {
@@ -85,8 +87,8 @@ def _texts(value: Any) -> Any:
     return [_texts(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
-def table(document: Mapping[str, Any]) -> str:
-    """The figures, a line for each, with how many documents they stand for."""
+def results_table(document: Mapping[str, Any]) -> str:
+    """The results, one metric a line, with the number of documents that it was measured on."""
     rows = [("task", "metric", "value", "stderr", "shots", "documents")]
     for task in _ordered(document):
         metrics = document["results"][task]
@@ -98,11 +100,11 @@ def table(document: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     str(metrics.get("alias", task)).strip(),
-                    label(key),
+                    metric_label(key),
                     _number(value),
                     _number(error),
                     str(document["n-shot"].get(task, "")),
-                    "{} of {}".format(*counts(document, task)),
+                    "{} of {}".format(*document_counts(document, task)),
                 )
             )
     return _aligned(rows, left=2)
@@ -111,41 +113,42 @@ def table(document: Mapping[str, Any]) -> str:
 def _ordered(document: Mapping[str, Any]) -> list[str]:
     """Groups before their members, in the order of the results."""
     members = document.get("group_subtasks", {})
-    placed: dict[str, None] = {}
+    ordered: dict[str, None] = {}
 
-    def place(name: str) -> None:
+    def add(name: str) -> None:
         if name in document["results"]:
-            placed[name] = None
+            ordered[name] = None
         for member in members.get(name, ()):
-            place(member)
+            add(member)
 
     inner = {member for names in members.values() for member in names}
     for name in [*members, *document["results"]]:
         if name not in inner:
-            place(name)
-    return [*placed, *(name for name in document["results"] if name not in placed)]
+            add(name)
+    return [*ordered, *(name for name in document["results"] if name not in ordered)]
 
 
-def notes(document: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table must know."""
-    said = []
-    ours = document["neoxrun"]
-    if ours["limited"]:
-        said.append(f"limited: {ours['limited']}. These are no figures of the whole tasks.")
-    if ours.get("weights") == "random":
-        said.append("random weights: the figures mean nothing.")
-    for dataset, source in ours["data"].items():
-        for split, given in source.get("splits", {}).items():
-            if files := [file["path"] for file in given["files"] if not file["published"]]:
-                said.append(f"{dataset} {split} is {', '.join(files)}: it may not be what was published.")
+def result_notes(document: Mapping[str, Any]) -> list[str]:
+    """Notes to print below the table: what limits the meaning of the results."""
+    notes = []
+    added = document["neoxrun"]
+    if added["limited"]:
+        notes.append(f"limited: {added['limited']}. These are not results for the complete tasks.")
+    if added.get("weights") == "random":
+        notes.append("random weights: the results mean nothing.")
+    for dataset, source in added["data"].items():
+        for split, local in source.get("splits", {}).items():
+            if files := [file["path"] for file in local["files"] if not file["published"]]:
+                text = f"local data: {dataset} {split} was read from {', '.join(files)}"
+                notes.append(f"{text}, which may differ from the published data.")
     without = [task for task in document["n-samples"] if not any("," in key for key in document["results"][task])]
     if without:
-        said.append(f"no figures: {', '.join(without)} ask for no metric.")
-    return said
+        notes.append(f"no results: no metric is defined for {', '.join(without)}.")
+    return notes
 
 
-def limited(document: Mapping[str, Any]) -> str | None:
-    """Which tasks were not scored as a whole; None where all were."""
+def limited_tasks(document: Mapping[str, Any]) -> str | None:
+    """The tasks of which not all documents were scored, and how many were; None if all tasks were complete."""
     parts = [
         f"{task} {count['effective']} of {count['original']}"
         for task, count in document["n-samples"].items()
@@ -155,14 +158,15 @@ def limited(document: Mapping[str, Any]) -> str | None:
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> str:
-    """Theirs beside ours, a block for each source."""
+    """The measured results next to the reference results, a block for each source."""
     blocks: dict[str, list[tuple[str, ...]]] = {}
     for one in comparisons:
-        rows = blocks.setdefault(one.source, [("task", "metric", "ours", "theirs", "difference", "verdict")])
+        rows = blocks.setdefault(one.source, [("task", "metric", "measured", "reference", "difference", "verdict")])
         apart = "" if one.errors is None else f"{one.errors:+.1f} stderr"
-        rows.append((one.task, label(one.metric), _number(one.ours), _number(one.theirs), apart, one.verdict))
+        numbers = (_number(one.measured), _number(one.reference))
+        rows.append((one.task, metric_label(one.metric), *numbers, apart, one.verdict))
     texts = [f"compared with {source}\n{_aligned(rows, left=2, last_left=True)}" for source, rows in blocks.items()]
-    return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of ours.\n"])
+    return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the measured value.\n"])
 
 
 def _number(value: Any) -> str:
@@ -172,13 +176,13 @@ def _number(value: Any) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, left: int, last_left: bool = False) -> str:
-    """Columns of equal width; the first ``left`` are flush left, numbers flush right."""
+    """Columns of equal width: the first ``left`` flush left, the others flush right, except the last if asked."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if place < left or (last_left and place == len(row) - 1) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if index < left or (last_left and index == len(row) - 1) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
@@ -188,5 +192,5 @@ def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
         f"the results cannot be written to {path}: {error.strerror}",
         where=str(path),
-        hint="Give another folder with --output.",
+        hint="Name another folder with --output.",
     )

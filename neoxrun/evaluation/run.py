@@ -1,4 +1,4 @@
-"""The work of ``neoxrun evaluate`` on the ranks: rank 0 alone drives lm-eval, the others compute."""
+"""The work of ``neoxrun evaluate`` on the ranks: only rank 0 drives lm-eval, the others compute."""
 
 from __future__ import annotations
 
@@ -24,27 +24,34 @@ from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
-from neoxrun.evaluation.checks import check
-from neoxrun.evaluation.compare import compare, not_measured
+from neoxrun.evaluation.checks import check_task
+from neoxrun.evaluation.compare import compare_results, not_measured
 from neoxrun.evaluation.copies import Copies
-from neoxrun.evaluation.data import PreparedTasks, load
+from neoxrun.evaluation.data import PreparedTasks, load_tasks
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import listing
+from neoxrun.terminal.words import counted, listing
 from neoxrun.version import __version__
 
-# lm-eval's own defaults: Python's, NumPy's, torch's, and that of the examples before a question.
+# lm-eval's default seeds: Python's, NumPy's, torch's, and that of the few-shot examples.
 _SEEDS = (0, 1234, 1234, 1234)
 
-# Draws for standard errors that have no formula (perplexity). lm-eval's 100,000 take a minute for each figure; these
-# give the standard error to 1 in 140.
+# Draws for standard errors that have no formula (perplexity). lm-eval's 100,000 take a minute for each metric; these
+# determine the standard error to within 1 part in 140.
 BOOTSTRAP_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A run whose tasks are loaded."""
+class PreparedRun:
+    """A run whose tasks are loaded and checked.
+
+    Attributes:
+        options: what to do.
+        tasks: lm-eval's tasks.
+        seeds: Python's, NumPy's, torch's, and that of the few-shot examples.
+        start: when the run began, in seconds since 1970.
+    """
 
     options: EvaluateOptions
     tasks: PreparedTasks
@@ -52,12 +59,12 @@ class Ready:
     start: float
 
 
-def prepare(options: EvaluateOptions) -> Ready:
-    """On rank 0, before the weights: load the tasks, and build the first request of each.
+def prepare_run(options: EvaluateOptions) -> PreparedRun:
+    """On rank 0, before the weights are loaded: load the tasks, and build the first request of each.
 
     Raises:
         DataError: a task cannot be built, or its documents are wrong.
-        UsageError: a task is not for a text model, or runs what the model writes.
+        UsageError: a task is not for a text model, or runs code that the model writes.
     """
     start = time.time()
     _quieten()
@@ -65,7 +72,7 @@ def prepare(options: EvaluateOptions) -> Ready:
     random.seed(seeds[0])
     np.random.seed(seeds[1] % 2**32)
     torch.manual_seed(seeds[2])
-    tasks = load(options.found)
+    tasks = load_tasks(options.found)
     states = random.getstate(), np.random.get_state()
     for name, task in tasks.task_dict["tasks"].items():
         if task.get_config("output_type") == "generate_until":
@@ -73,19 +80,19 @@ def prepare(options: EvaluateOptions) -> Ready:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
             sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
         task.set_fewshot_seed(seed=seeds[3])
-        check(name, task, options.limit)
+        check_task(name, task, options.limit)
         task.set_fewshot_seed(seed=seeds[3])  # the check has drawn examples
     kinds = {task.get_config("output_type") for task in tasks.task_dict["tasks"].values()}
     if options.gen_kwargs and "generate_until" not in kinds:
-        log.warning("--gen-kwargs changes nothing: none of the tasks lets the model write")
+        log.warning("--gen-kwargs has no effect: none of the tasks generates text")
     random.setstate(states[0])
     np.random.set_state(states[1])
-    return Ready(options, tasks, seeds, start)
+    return PreparedRun(options, tasks, seeds, start)
 
 
-def run(
+def run_evaluation(
     session: Session,
-    ready: Ready,
+    ready: PreparedRun,
     stdout: IO[str],
     show_progress: bool,
     announce: Callable[[], None],
@@ -96,13 +103,13 @@ def run(
         session: rank 0's part of the model.
         ready: the work.
         stdout: where the table goes.
-        show_progress: keep a bar on stderr.
-        announce: called at once: this rank answers Ctrl-C.
+        show_progress: show a bar on stderr.
+        announce: called at the start, to report that this rank now handles Ctrl-C.
 
     Raises:
         Interrupted: Ctrl-C; the answers so far are in the cache, if there is one.
         DataError: the cache or the results cannot be read or written.
-        BrokenPipeError: nobody reads stdout any more.
+        BrokenPipeError: stdout has no reader any more.
     """
     copies = Copies(session, meshes.share_from_first(ready.options.batch_size))
     cache = ready.options.cache
@@ -115,14 +122,14 @@ def run(
                 kept = stack.enter_context(AnswerCache(cache, str(ready.options.checkpoint["fingerprint"])))
             document, samples = _evaluate(session, copies, ready, kept, show_progress)
     except KeyboardInterrupt:
-        hint = f"Answers so far are in {cache}; the same command goes on from there." if cache else None
+        hint = f"The answers so far are in {cache}; run the same command again to resume." if cache else None
         raise Interrupted("interrupted", hint=hint) from None
     copies.close()
     _report(document, samples, ready.options, stdout)
 
 
 def _evaluate(
-    session: Session, copies: Copies, ready: Ready, cache: AnswerCache | None, show_progress: bool
+    session: Session, copies: Copies, ready: PreparedRun, cache: AnswerCache | None, show_progress: bool
 ) -> tuple[dict[str, Any], report.Samples]:
     options, seeds = ready.options, ready.seeds
     lm = NeoxLM(session, copies, cache=cache, seed=seeds[3], show_progress=show_progress)
@@ -135,13 +142,13 @@ def _evaluate(
             log_samples=options.log_samples,
         )
     except Exception as error:
-        if _passed_through_us(error):
+        if _passed_through_neoxrun(error):
             raise
         names = listing(list(ready.tasks.task_dict["tasks"]))
         raise DataError(
-            f"lm-eval cannot work with {names}: {type(error).__name__}: {error}",
+            f"lm-eval cannot evaluate {names}: {type(error).__name__}: {error}",
             hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
-            "Answers that were kept with --cache are not computed again.",
+            "Answers in the --cache file will not be computed again.",
         ) from error
     samples = results.pop("samples", {})
     results["config"] = {
@@ -168,19 +175,19 @@ def _evaluate(
         "model_name_sanitized": sanitize_model_name(options.model),
         "total_evaluation_time_seconds": str(time.time() - ready.start),
     }
-    results["neoxrun"] = _ours(session, ready, lm, results)
+    results["neoxrun"] = _added_results(session, ready, lm, results)
     return results, samples
 
 
-def _passed_through_us(error: Exception) -> bool:
-    """Whether an error of lm-eval's ``evaluate`` comes from what it calls: the model, not a task."""
+def _passed_through_neoxrun(error: Exception) -> bool:
+    """Whether an error in lm-eval's ``evaluate`` comes from the model that it calls, and not from a task."""
     assert error.__traceback__ is not None
     frames = traceback.walk_tb(error.__traceback__.tb_next)
     return any(frame.f_globals.get("__name__", "").startswith("neoxrun.") for frame, _ in frames)
 
 
-def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What we add to lm-eval's results."""
+def _added_results(session: Session, ready: PreparedRun, lm: NeoxLM, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that neoxrun adds to lm-eval's results."""
     mesh = session.mesh
     return {
         "version": __version__,
@@ -189,7 +196,7 @@ def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]
         "weights": session.weights or "checkpoint",
         "split": {"tp": mesh.tp, "pp": mesh.pp, "replicas": mesh.replicas},
         "device": mesh.device.type,
-        "dtype": str(session.runner.stage.dtype).removeprefix("torch."),
+        "dtype": str(session.runner.stage.weights_dtype).removeprefix("torch."),
         "seconds": {"total": time.time() - ready.start, "computing": lm.counts.seconds},
         "requests": lm.counts.asked,
         "requests_from_cache": lm.counts.cached,
@@ -202,35 +209,38 @@ def _ours(session: Session, ready: Ready, lm: NeoxLM, results: Mapping[str, Any]
             name: {"scored": count["effective"], "total": count["original"]}
             for name, count in results["n-samples"].items()
         },
-        "limited": report.limited(results),
+        "limited": report.limited_tasks(results),
     }
 
 
 def _report(document: dict[str, Any], samples: report.Samples, options: EvaluateOptions, stdout: IO[str]) -> None:
-    comparisons = compare(document, options.figures)
+    comparisons = compare_results(document, options.references)
     document["neoxrun"]["compared"] = [one.to_dict() for one in comparisons]
     try:
-        stdout.write(report.table(document))
-        stdout.writelines(f"{note}\n" for note in report.notes(document))
-        if options.figures:
+        stdout.write(report.results_table(document))
+        stdout.writelines(f"{note}\n" for note in report.result_notes(document))
+        if options.references:
             stdout.write("\n" + report.comparison_table(comparisons))
-            if missing := not_measured(document, options.figures):
-                stdout.write(f"not measured here: {', '.join(missing)}\n")
+            if missing := not_measured(document, options.references):
+                stdout.write(f"not measured in this run: {', '.join(missing)}\n")
         stdout.flush()
-    finally:  # also where nobody reads stdout any more
-        _keep(document, samples, options)
+    finally:  # even if stdout has no reader any more
+        _save(document, samples, options)
 
 
-def _keep(document: Mapping[str, Any], samples: report.Samples, options: EvaluateOptions) -> None:
+def _save(document: Mapping[str, Any], samples: report.Samples, options: EvaluateOptions) -> None:
     if options.output is not None:
-        paths = report.save(options.output, document, samples if options.log_samples else None, handle_non_serializable)
-        log.info(f"results: {paths[0]}" + (f", and {len(paths) - 1} files of samples" if paths[1:] else ""))
+        paths = report.save_results(
+            options.output, document, samples if options.log_samples else None, handle_non_serializable
+        )
+        more = f", and {counted(len(paths) - 1, 'file')} of samples" if paths[1:] else ""
+        log.info(f"results: {paths[0]}{more}")
     if options.wandb is not None:
         _log_to_wandb(document, options)
 
 
 def _log_to_wandb(document: Mapping[str, Any], options: EvaluateOptions) -> None:
-    figures = {
+    values = {
         f"{task}/{metric.partition(',')[0] if metric.endswith(',none') else metric}": value
         for task, metrics in document["results"].items()
         for metric, value in metrics.items()
@@ -240,21 +250,21 @@ def _log_to_wandb(document: Mapping[str, Any], options: EvaluateOptions) -> None
         import wandb
 
         with wandb.init(project=options.wandb, job_type="evaluate", config=dict(document["neoxrun"])) as run:
-            run.summary.update(figures)
-    except Exception as error:  # of wandb and of what it uses
+            run.summary.update(values)
+    except Exception as error:  # from wandb and the libraries that it uses
         raise DataError(
-            f"the figures cannot be logged to Weights & Biases: {type(error).__name__}: {error}",
+            f"the results cannot be logged to Weights & Biases: {type(error).__name__}: {error}",
             hint="The table above has them. Check `wandb login` and the network; WANDB_MODE=offline logs to a folder.",
         ) from error
 
 
 def _quieten() -> None:
-    """Let lm-eval say warnings only, through our log, and draw standard errors in this process.
+    """Make lm-eval log only warnings, through neoxrun's log, and draw standard errors in this process.
 
-    It would fork one process a core for that, of a process that has connections and a GPU open.
+    For those it would fork one process for each core, from a process with open connections and a GPU.
     """
     os.environ["DISABLE_MULTIPROC"] = "1"
-    theirs = logging.getLogger("lm_eval")
-    theirs.handlers[:] = log.handlers
-    theirs.setLevel(log.level if log.level == logging.DEBUG else logging.WARNING)
-    theirs.propagate = False
+    logger = logging.getLogger("lm_eval")
+    logger.handlers[:] = log.handlers
+    logger.setLevel(log.level if log.level == logging.DEBUG else logging.WARNING)
+    logger.propagate = False

@@ -107,7 +107,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     session = open_session(
         job.settings,
         mesh,
-        plan.dtype,
+        plan.precisions,
         random_weights=job.random_weights,
         show_progress=show_progress,
         max_context=plan.max_context,
@@ -131,7 +131,7 @@ def _begin(job: Job, rank: int) -> tuple[Work, Any]:
         return copies.take_part, None
     from neoxrun.evaluation import run as evaluation
 
-    return evaluation.run, evaluation.prepare(job.options)
+    return evaluation.run_evaluation, evaluation.prepare_run(job.options)
 
 
 def _agree(job: Job) -> None:
@@ -143,7 +143,7 @@ def _agree(job: Job) -> None:
     plan = job.plan
     settings = job.settings
     mine = (
-        (job.command, job.random_weights, plan.tp, plan.pp, plan.replicas, plan.dtype),
+        (job.command, job.random_weights, plan.tp, plan.pp, plan.replicas, plan.precisions),
         (settings.model, settings.iteration, settings.seed, plan.max_context),
     )
     for rank, other in enumerate(meshes.gather_from_all(mine)):

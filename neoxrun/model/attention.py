@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from neoxrun.model.kernels.cpu import attention
-from neoxrun.model.kv_cache import KVCache, cache_dtype
+from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.rotary import Rotary, rotate_
 
 
@@ -23,11 +23,13 @@ class Rows:
         padded: int64 ``[B, W]``, for each place of each row the token there; any token where the row has ended.
         line: int64 ``[T]``, for each token whose output is wanted its place in ``padded``, flattened.
         mask: bool, ``[B, 1, W, W]``, True where a token may look. None: at all that stand before it.
+        dtype: in which queries and keys meet: the cache's, though these are not kept.
     """
 
     padded: torch.Tensor
     line: torch.Tensor
     mask: torch.Tensor | None
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _attend_rows(qkv: torch.Tensor, rotary: Rotary, rows: Rows) -> torch.Tensor:
     """Attend within each row; ``qkv``: ``[T, N, 3, D]``. Returns ``[1, T, N * D]``."""
     padded = qkv.flatten(1).index_select(0, rows.padded.flatten()).view(*rows.padded.shape, *qkv.shape[1:])
     padded = padded.permute(3, 0, 2, 1, 4)
-    qk = padded[:2].to(cache_dtype(qkv.device, qkv.dtype)).contiguous()
+    qk = padded[:2].to(rows.dtype).contiguous()
     if rotary is not None:
         rotate_(qk, *rotary)
     out = attention(qk[0], qk[1], padded[2], rows.mask)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.model.attention import AttentionContext, attend, narrowed
-from neoxrun.model.kv_cache import cache_dtype
+from neoxrun.model.dtypes import DTYPES
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
 from neoxrun.model.rotary import Rotary, rotary_tables
 from neoxrun.parallel.mesh import Mesh
@@ -138,15 +139,16 @@ class Stage(nn.Module):
         config: the network.
         mesh: this rank's place.
         vocab_size: rows of the embedding and the head, padding included.
-        device, dtype: where and in what the parameters will be.
+        device: where the parameters will be.
+        precisions: number formats of the parameters, of what is computed, and of the cache.
     """
 
     def __init__(
-        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, dtype: torch.dtype
+        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, precisions: Precisions
     ) -> None:
         super().__init__()
         self.config, self.mesh, self.vocab_size = config, mesh, vocab_size
-        self.device, self.dtype = device, dtype
+        self.device, self.precisions = device, precisions
         layers = stage_layers(config.num_layers, mesh.pp, mesh.stage)
         self.first_layer = layers.start
         self.layers = nn.ModuleList(Layer(config, mesh, index) for index in range(len(layers)))
@@ -163,7 +165,22 @@ class Stage(nn.Module):
                 )
         self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         if config.pos_emb == "rotary":
-            self._rotary = rotary_tables(config, config.max_context, device, dtype)
+            self._rotary = rotary_tables(config, config.max_context, device, self.compute_dtype)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return DTYPES[self.precisions.weights]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of activations, and of the rotary tables that turn them."""
+        return DTYPES[self.precisions.compute]
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Type in which keys and values are cached, and in which queries and keys of rows meet."""
+        return DTYPES[self.precisions.cache]
 
     @property
     def _vocab_rows(self) -> int:
@@ -188,7 +205,7 @@ class Stage(nn.Module):
         """Fill every parameter with small random numbers (norms with ones): for sizing and timing only."""
         generator = torch.Generator(self.device).manual_seed(seed)
         for key, shape in self.targets().items():
-            tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
+            tensor = torch.empty(shape, dtype=self.weights_dtype, device=self.device)
             if "norm" in key.name and not key.name.endswith("bias"):
                 tensor.fill_(1.0)
             else:
@@ -244,8 +261,7 @@ class Stage(nn.Module):
             cos, sin = (table[context.positions][:, :, None, None] for table in self._rotary)
         else:
             places = context.positions[0][context.rows.padded]
-            dtype = cache_dtype(self.device, self.dtype)
-            cos, sin = (table[places][:, None].to(dtype) for table in self._rotary)
+            cos, sin = (table[places][:, None].to(context.rows.dtype) for table in self._rotary)
         return cos, sin
 
     def logits(self, x: torch.Tensor) -> torch.Tensor | None:

@@ -8,15 +8,6 @@ from __future__ import annotations
 import torch
 
 
-def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type that keys and values are kept in, and in which queries and keys of rows meet.
-
-    On the CPU it is fp32: torch's one-query attention is 5 to 50 times slower there in fp16 and bf16, which costs
-    more than reading twice the bytes.
-    """
-    return torch.float32 if device.type == "cpu" else dtype
-
-
 class KVCache:
     """Keys and values of ``slots`` sequences, ``[L, slots, N, S, D]`` each."""
 

@@ -1,4 +1,4 @@
-"""From devices to a split: on GPUs by the rules of ``placement``, on the CPU by the configuration.
+"""From devices to a split: on GPUs by the rules of ``search``, on the CPU by the configuration. No torch.
 
 On the CPU all ranks share the memory and cores of one host, so that splitting gains nothing: the
 configuration's tensor-parallel size is kept where every rank has a core (the checkpoint is then computed
@@ -7,120 +7,232 @@ rank by rank, as it was trained), else there is one rank. Pipeline stages would 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from neoxrun.config.settings import Precision, Settings
-from neoxrun.planning.explain import cpu_reason, gpu_reason, gpus_refused, gpus_too_small, host_too_small, uneven
-from neoxrun.planning.placement import Case, Device, Requested, Search, Split, lay_out_cpu, usable_bytes
-from neoxrun.terminal.words import counted, human_bytes
+from neoxrun.config.precisions import precisions_for, preferred_precisions
+from neoxrun.config.settings import ModelConfig, Settings
+from neoxrun.planning.decision import (
+    Alternatives,
+    Cause,
+    CoresShared,
+    Decision,
+    GpuLeftOut,
+    GpusNotUsed,
+    MemoryRefused,
+    Misfit,
+    Note,
+    Refusal,
+    Rule,
+    SizeChanged,
+    SizesRefused,
+)
+from neoxrun.planning.devices import Device
+from neoxrun.planning.memory import free_bytes_for, usable_bytes
+from neoxrun.planning.request import Requested
+from neoxrun.planning.search import COMFORTABLE, Found, Search, lay_out_cpu, least_tokens
+from neoxrun.planning.split import ModelSplit, Sizing, tensor_sizes
+
+_MOST_GPUS_SUGGESTED = 64
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A split, the devices of one host that it runs on, the bytes that each rank may use, and why.
+    """A split, and where it runs.
 
-    ``why`` makes the reason from the batch and the context that fit.
+    Attributes:
+        sizing: what was sized, in the number formats that were chosen.
+        split: the sizes.
+        devices: those of one host that it runs on, one for each of the host's ranks.
+        tokens: tokens whose cache fits on every rank.
+        decision: why this split.
+        notes: what differs from the configuration, or is left unused.
     """
 
-    case: Case
-    split: Split
+    sizing: Sizing
+    split: ModelSplit
     devices: Sequence[Device]
-    usable: int
-    seen: str
-    why: Callable[[int, int], str]
-    notes: tuple[str, ...] = ()
+    tokens: int
+    decision: Decision
+    notes: tuple[Note, ...] = ()
 
 
-def choose_gpus(settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int) -> Choice:
-    """Place on the GPUs, each taken for as small as the smallest; those too small are left out.
-
-    Raises:
-        UsageError: what is asked for cannot be laid on them, or the model does not fit.
-    """
+def choose_gpus(
+    settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int
+) -> Choice | Refusal:
+    """Choose a split for GPUs, each counted as the smallest one that is used; those too small are left out."""
+    (precisions,) = preferred_precisions(requested.dtype, settings.precision, "cuda")
     context = requested.context or settings.model.max_context
-    case = Case(settings.model, vocab_size, requested.dtype or settings.precision, "cuda", context)
+    sizing = Sizing(settings.model, vocab_size, precisions, "cuda", context)
     freest = sorted(devices, key=lambda device: -device.free_bytes)
-    refused = gpus_refused(Search(case, requested, len(freest)), usable_bytes(freest[-1].free_bytes))
-    if refused:
-        raise refused
-    searches: list[tuple[Search, int]] = []
-    for least in sorted({device.free_bytes for device in devices}):
-        search = Search(case, requested, sum(device.free_bytes >= least for device in devices))
-        if search.options:
-            searches.append((search, least))
-    found = [(search, split, least) for search, least in searches if (split := search.choose(usable_bytes(least)))]
-    if not found:
-        search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
-        raise gpus_too_small(search, least, requested.dtype or "bf16")
-
-    def merit(choice: tuple[Search, Split, int]) -> tuple[int, int, int]:
-        search, split, least = choice
-        return min(case.tokens(split, usable_bytes(least)), search.wanted_tokens), -split.pp, split.replicas
-
-    search, split, least = max(found, key=merit)
-    kept = freest[: search.per_host]
-    used = kept[: split.world // requested.nnodes]
-    seen = counted(len(devices), "GPU")
-    if requested.nnodes > 1:
-        seen += f" on each of {requested.nnodes} hosts"
-    notes = [
-        f"GPU {device.index} left out: only {human_bytes(device.free_bytes)} free"
-        for device in freest[search.per_host :]
+    # The first search has all the GPUs, the others leave out the smaller ones.
+    searches = [
+        (Search(sizing, requested, sum(device.free_bytes >= least for device in devices)), least)
+        for least in sorted({device.free_bytes for device in devices})
     ]
+    if not searches[0][0].options:
+        return _sizes_refused(searches[0][0], usable_bytes(freest[-1].free_bytes))
+    searches = [(search, least) for search, least in searches if search.options]
+    candidates = [(search, found) for search, least in searches if (found := search.best(usable_bytes(least)))]
+    if not candidates:
+        search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
+        return _memory_refused(search, least, settings)
+
+    def merit(candidate: tuple[Search, Found]) -> tuple[int, int, int]:
+        search, found = candidate
+        return min(found.tokens, search.wanted_tokens), -found.split.pp, found.split.replicas
+
+    search, found = max(candidates, key=merit)
+    kept = freest[: search.per_host]
+    used = kept[: found.split.world_size // requested.nnodes]
+    notes: list[Note] = [GpuLeftOut(device.index, device.free_bytes) for device in freest[search.per_host :]]
     if len(used) < len(kept):
-        notes.append(f"{counted(len(kept) - len(used), 'GPU')} of {len(kept)} not used")
-    return Choice(
-        case,
-        split,
-        sorted(used, key=lambda device: device.index),
-        usable_bytes(used[-1].free_bytes),
-        seen,
-        partial(gpu_reason, search, split, usable_bytes(least)),
-        tuple(notes),
+        notes.append(GpusNotUsed(len(kept) - len(used), len(kept)))
+    # Without the GPUs that are not used, the smallest one may be larger.
+    tokens = sizing.tokens(found.split, usable_bytes(used[-1].free_bytes))
+    decision = Decision(found.rule, requested, len(devices), search.comfortable_batch)
+    divides = settings.model.model_parallel_size in tensor_sizes(settings.model)
+    notes += _size_notes(settings.model, found.split, requested, Cause.DEVICES if divides else Cause.INDIVISIBLE)
+    used.sort(key=lambda device: device.index)
+    return Choice(sizing, found.split, used, tokens, decision, tuple(notes))
+
+
+def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_size: int) -> Choice | Refusal:
+    """Choose a split for one host's memory, in the first of the preferred number formats that fits."""
+    model, context = settings.model, requested.context or settings.model.max_context
+    splits, cause = _cpu_splits(model, host.cores, requested)
+    if not splits:
+        return SizesRefused(Misfit.UNEVEN, requested, "cpu", 1, nearest=None)
+    preferred = preferred_precisions(requested.dtype, settings.precision, "cpu")
+    candidates = [
+        (sizing, split, sizing.tokens(split, usable_bytes(host.free_bytes) // _host_ranks(split, requested)))
+        for precisions in preferred
+        for sizing in [Sizing(model, vocab_size, precisions, "cpu", context)]
+        for split in splits
+    ]
+    # A whole context in a smaller format is better than a shorter context.
+    fitting = (
+        candidate
+        for wanted in (context, least_tokens(context, requested))
+        for candidate in candidates
+        if candidate[2] >= wanted
+    )
+    chosen = next(fitting, None)
+    if chosen is None:
+        return _host_refused(*candidates[-1][:2], host, requested)
+    sizing, split, tokens = chosen
+    ranks = _host_ranks(split, requested)
+    notes: list[Note] = [CoresShared(ranks, host.cores)] if 0 < host.cores < ranks else []
+    if requested.tp or requested.pp:
+        rule = Rule.REQUESTED
+    else:
+        rule = Rule.ONE_DEVICE if split.replica_size == 1 else Rule.CONFIGURED
+    decision = Decision(
+        rule,
+        requested,
+        host.cores,
+        requested.batch_size or COMFORTABLE,
+        precision_too_large=preferred[0].weights if sizing.precisions != preferred[0] else None,
+    )
+    notes += _size_notes(model, split, requested, cause if split == splits[0] else Cause.MEMORY)
+    share = replace(host, free_bytes=host.free_bytes // ranks)
+    return Choice(sizing, split, [share] * ranks, tokens, decision, tuple(notes))
+
+
+def _cpu_splits(model: ModelConfig, cores: int, requested: Requested) -> tuple[list[ModelSplit], Cause]:
+    """The splits to try, the best first, and why the first one has not the configuration's tensor-parallel size."""
+    if requested.tp or requested.pp:
+        split = lay_out_cpu(model, requested.tp or 1, requested.pp or 1, requested)
+        return [split] if split else [], Cause.OTHER_FLAG
+    configured = model.model_parallel_size
+    one_rank = lay_out_cpu(model, 1, 1, requested)
+    if cores and configured > cores:
+        return [one_rank] if one_rank else [], Cause.DEVICES
+    kept = lay_out_cpu(model, configured, 1, requested)
+    cause = Cause.STARTED_RANKS if configured in tensor_sizes(model) else Cause.INDIVISIBLE
+    return [split for split in dict.fromkeys((kept, one_rank)) if split], cause
+
+
+def _host_ranks(split: ModelSplit, requested: Requested) -> int:
+    """Ranks of one host."""
+    return split.world_size // requested.nnodes
+
+
+def _size_notes(model: ModelConfig, split: ModelSplit, requested: Requested, tensor_cause: Cause) -> list[Note]:
+    """One note for each size of the configuration that is not the plan's and that no flag gives."""
+    sizes = (
+        ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp, Cause.DEVICES),
+        ("model_parallel_size", model.model_parallel_size, split.tp, requested.tp, tensor_cause),
+    )
+    return [
+        SizeChanged(key, configured, planned, cause)
+        for key, configured, planned, forced, cause in sizes
+        if forced is None and max(1, configured) != planned
+    ]
+
+
+def _sizes_refused(search: Search, usable: int) -> SizesRefused:
+    """Sizes that cannot be spread over these GPUs, with the nearest that can, on ``usable`` bytes of each."""
+    requested, per_host = search.requested, search.per_host
+    ranks = (requested.tp or 1) * (requested.pp or 1) * (requested.replicas or 1)
+    if ranks > per_host * requested.nnodes:
+        misfit = Misfit.TOO_FEW_GPUS
+    elif requested.tp and requested.tp > per_host:
+        misfit = Misfit.GROUP_TOO_WIDE
+    else:
+        misfit = Misfit.UNEVEN
+    return SizesRefused(misfit, requested, "cuda", per_host, search.nearest(usable))
+
+
+def _memory_refused(search: Search, free: int, settings: Settings) -> MemoryRefused:
+    """A model that does not fit on GPUs with ``free`` bytes each, with what would fit instead."""
+    sizing, requested, split = search.sizing, search.requested, search.options[-1]
+    need, usable = search.smallest_need, usable_bytes(free)
+    any_sizes = replace(search, requested=Requested(context=sizing.context, nnodes=requested.nnodes))
+    other = any_sizes.best(usable) if any_sizes != search else None
+    half = None
+    if sizing.precisions.weights == "fp32":
+        in_bf16 = replace(sizing, precisions=precisions_for("bf16", "cuda"))
+        half = replace(search, sizing=in_bf16, requested=replace(requested, context=sizing.context)).best(usable)
+    larger = None
+    if not other and search.per_host < _MOST_GPUS_SUGGESTED:
+        larger = Search(sizing, Requested(context=sizing.context), _MOST_GPUS_SUGGESTED).smallest_fit(usable)
+    on_host = preferred_precisions(requested.dtype, settings.precision, "cpu")[-1]
+    host_need = replace(sizing, kind="cpu", precisions=on_host).rank_bytes(ModelSplit(1, 1), sizing.context)
+    return MemoryRefused(
+        kind="cuda",
+        split=split,
+        ranks=1,
+        weights_bytes=sizing.weights_bytes,
+        precision=sizing.precisions.weights,
+        context=sizing.context,
+        need_bytes=need,
+        usable_bytes=usable,
+        free_bytes=free,
+        alternatives=Alternatives(
+            sizes=other.split if other else None,
+            half_precision=half is not None,
+            gpus=larger.replica_size if larger else None,
+            gpu_free_bytes=None if other else free_bytes_for(need),
+            host_free_bytes=free_bytes_for(host_need),
+            host_precision=on_host.weights,
+        ),
     )
 
 
-def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_size: int) -> Choice:
-    """Place on one host's memory, in fp32 where it fits and else in bf16.
-
-    Raises:
-        UsageError: what is asked for cannot be laid on the hosts, or the model does not fit.
-    """
-    model = settings.model
-    if requested.tp or requested.pp:
-        sizes = [(requested.tp or 1, requested.pp or 1)]
-    elif host.cores and model.model_parallel_size > host.cores:
-        sizes = [(1, 1)]
-    else:
-        sizes = [(model.model_parallel_size, 1), (1, 1)]
-    splits = [split for tp, pp in sizes if (split := lay_out_cpu(model, tp, pp, requested))]
-    if not splits:
-        raise uneven(requested, counted(requested.nnodes, "host"))
-    context = requested.context or model.max_context
-    dtypes: tuple[Precision, ...] = (requested.dtype,) if requested.dtype else ("fp32", "bf16")
-    cases = [Case(model, vocab_size, dtype, "cpu", context) for dtype in dtypes]
-    for tokens in (context, Search(cases[0], requested, 1).least_tokens):
-        for case, split in itertools.product(cases, splits):
-            ranks = split.world // requested.nnodes
-            usable = usable_bytes(host.free_bytes) // ranks
-            if case.tokens(split, usable) < tokens:
-                continue
-            notes = []
-            if 0 < host.cores < ranks:
-                notes.append(f"{ranks} ranks share {counted(host.cores, 'core')}: expect them to be slow")
-            share = replace(host, free_bytes=host.free_bytes // ranks)
-            return Choice(
-                case,
-                split,
-                [share] * ranks,
-                usable,
-                counted(host.cores, "core") if host.cores else "1 host",
-                partial(cpu_reason, case, split, requested, host.cores),
-                tuple(notes),
-            )
-    split = splits[-1]
-    ranks = split.world // requested.nnodes
-    raise host_too_small(cases[-1], split, ranks, host.free_bytes)
+def _host_refused(sizing: Sizing, split: ModelSplit, host: Device, requested: Requested) -> MemoryRefused:
+    """A model that does not fit into a host's memory, which its ranks share."""
+    ranks = _host_ranks(split, requested)
+    need = ranks * sizing.rank_bytes(split, sizing.context)
+    return MemoryRefused(
+        kind="cpu",
+        split=split,
+        ranks=ranks,
+        weights_bytes=sizing.weights_bytes,
+        precision=sizing.precisions.weights,
+        context=sizing.context,
+        need_bytes=need,
+        usable_bytes=usable_bytes(host.free_bytes),
+        free_bytes=host.free_bytes,
+        alternatives=Alternatives(host_free_bytes=free_bytes_for(need), host_precision=sizing.precisions.weights),
+    )

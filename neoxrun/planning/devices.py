@@ -1,19 +1,40 @@
-"""What is here to run on: GPUs as NVML sees them, and the host's memory and cores. No torch."""
+"""The devices of this machine: GPUs as NVML sees them, and the host's memory and cores. No torch."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.errors import UsageError
-from neoxrun.planning.memory import DeviceKind
-from neoxrun.planning.placement import Device
 
 _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, or the host.
+
+    Attributes:
+        kind: ``cuda`` or ``cpu``.
+        index: number of the GPU among the visible ones, in PCI bus order (``CUDA_DEVICE_ORDER=PCI_BUS_ID``).
+        name: the product's name.
+        total_bytes: its memory.
+        free_bytes: how much of it is free.
+        cores: cores this process may use (``cpu`` only); 0 where that is not known.
+    """
+
+    kind: DeviceKind
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+    cores: int = 0
 
 
 def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
@@ -40,7 +61,7 @@ def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
         devices += [Device(kind, len(devices) + i, name, size, size) for i in range(count)]
     if kind == "cpu" and len(devices) > 1:
         raise UsageError(
-            f"--devices {text!r} names {len(devices)} devices, and the CPU is one",
+            f"--devices {text!r} names {len(devices)} devices, but the CPU is one",
             hint="Give the host's memory, as in --device cpu --devices 64GB.",
         )
     return devices
@@ -53,7 +74,7 @@ def visible_gpus(gpus: Sequence[int] | None = None) -> list[Device]:
         gpus: keep these only, counted among the visible ones.
 
     Raises:
-        UsageError: one of ``gpus`` is not there, or the driver was updated under the running system.
+        UsageError: one of ``gpus`` does not exist, or the driver was updated under the running system.
     """
     devices = _nvml_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     if gpus is None:
@@ -84,8 +105,8 @@ def _nvml_gpus(visible: str | None) -> list[Device]:
         return []
     except pynvml.NVMLError as error:
         raise UsageError(
-            f"the NVIDIA driver does not tell what GPUs there are: {error}",
-            hint="See what nvidia-smi says (a new driver may need a reboot), or use --device cpu.",
+            f"the NVIDIA driver cannot list the GPUs: {error}",
+            hint="Run nvidia-smi to find out why (a new driver may need a reboot), or use --device cpu.",
         ) from None
 
 
@@ -100,7 +121,7 @@ def chosen_uuids(uuids: Sequence[str], visible: str | None) -> list[str]:
 
     Args:
         uuids: the machine's GPUs, in PCI bus order.
-        visible: the variable's value. Slices of a GPU (``MIG-...``) are taken at their word.
+        visible: the variable's value. Slices of a GPU (``MIG-...``) are used as given.
     """
     if visible is None:
         return list(uuids)
@@ -127,7 +148,7 @@ def _gpu(handle: Any, index: int) -> Device:
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = int(memory.total), int(memory.free)
-    except pynvml.NVMLError_NotSupported:  # GPUs that share the host's memory have none of their own to tell
+    except pynvml.NVMLError_NotSupported:  # GPUs that share the host's memory report none
         host = cpu_device()
         total, free = host.total_bytes, host.free_bytes
     return Device("cuda", index, name, total, free)
@@ -138,7 +159,7 @@ def _text(value: str | bytes) -> str:
 
 
 def cpu_device(root: Path = _ROOT) -> Device:
-    """This host: memory that can still be had and cores that may be used, within its container's limits.
+    """This host: memory that is still free and cores that may be used, within its container's limits.
 
     Args:
         root: where ``proc`` and ``sys`` are found.

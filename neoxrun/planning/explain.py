@@ -1,167 +1,217 @@
-"""The words of a plan: why this split, what differs from what was asked for, and why something cannot be."""
+"""The words of a plan: why this split, what differs from what was asked for, and why there is no plan."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
-from neoxrun.config.settings import DTYPE_BYTES, ModelConfig, Precision
+from neoxrun.config.settings import Precision
 from neoxrun.errors import UsageError
-from neoxrun.planning.memory import model_parameters
-from neoxrun.planning.placement import MARGIN, Case, Requested, Search, Split, usable_bytes
+from neoxrun.planning.decision import (
+    BatchReduced,
+    Cause,
+    ContextShortened,
+    CoresShared,
+    GpuLeftOut,
+    GpusNotUsed,
+    MemoryRefused,
+    Misfit,
+    Note,
+    Refusal,
+    Rule,
+    SizeChanged,
+    SizesRefused,
+    VocabularyAssumed,
+)
+from neoxrun.planning.plan import Plan
+from neoxrun.planning.split import ModelSplit
 from neoxrun.terminal.words import counted, human_bytes
 
-_MOST_GPUS_SUGGESTED = 64
+
+def explain_reason(plan: Plan) -> str:
+    """Why the plan has this split, in one or two sentences."""
+    return _gpu_reason(plan) if plan.device_kind == "cuda" else _cpu_reason(plan)
 
 
-def weights_text(case: Case) -> str:
-    """``41.1 GB of fp16 weights``."""
-    size = model_parameters(case.model, case.vocab_size) * DTYPE_BYTES[case.dtype]
-    return f"{human_bytes(size)} of {case.dtype} weights"
+def explain_notes(plan: Plan) -> list[str]:
+    """One line for each thing that differs from what the configuration or a flag asked for."""
+    return [_note(plan, note) for note in plan.notes]
 
 
-def gpu_reason(search: Search, split: Split, usable: int, batch: int, context: int) -> str:
-    """Why ``split`` on GPUs of ``usable`` bytes, where ``batch`` sequences of ``context`` tokens fit."""
-    case, requested = search.case, search.requested
-    weights, room = weights_text(case), f"{counted(batch, 'sequence')} of {context} tokens"
-    roomy = search.roomy(usable)
-    if requested.tp and requested.pp:
-        text = f"The split is the one asked for: {weights} and room for {room} in a copy."
-    elif split not in roomy:
-        text = f"{counted(split.copy, 'GPU')} for one copy: its {weights} leave room for no more than {room}."
-    elif split.copy == 1:
-        text = f"One GPU holds a whole copy: {weights} and room for {room}."
-    elif split.copy > roomy[0].copy:
-        text = (
-            f"A copy is split over {split.copy} GPUs: fewer would hold its {weights} too, but only as"
-            " pipeline stages, which wait for each other."
-        )
-    else:
-        wanted = counted(search.wanted_tokens // case.context, "sequence")
-        text = (
-            f"A copy is split over {split.copy} GPUs: on fewer, its {weights} would leave no room for"
-            f" {wanted} of {case.context} tokens."
-        )
+def explain_refusal(refusal: Refusal) -> UsageError:
+    """The error for what cannot be planned: by how much, and what would be possible."""
+    if isinstance(refusal, SizesRefused):
+        return _sizes_refused(refusal)
+    return _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
+
+
+def _gpu_reason(plan: Plan) -> str:
+    requested = plan.decision.requested
+    weights, room, gpus = _weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
+    match plan.decision.rule:
+        case Rule.REQUESTED:
+            text = f"The split is the one asked for: {weights} and room for {room} in each replica."
+        case Rule.ALL_GPUS:
+            text = f"{counted(gpus, 'GPU')} for one replica: its {weights} leave room for no more than {room}."
+        case Rule.ONE_DEVICE:
+            text = f"One GPU holds a whole replica: {weights} and room for {room}."
+        case Rule.FEWEST_GPUS:
+            text = f"A replica is split over {gpus} GPUs, the fewest possible: {weights} and room for {room}."
+        case Rule.FEWER_STAGES:
+            text = (
+                f"A replica is split over {gpus} GPUs: fewer would hold its {weights} too, but only as"
+                " pipeline stages, which wait for each other."
+            )
+        case _:
+            wanted = counted(plan.decision.comfortable_batch, "sequence")
+            text = (
+                f"A replica is split over {gpus} GPUs: on fewer, its {weights} would leave no room for"
+                f" {wanted} of {plan.max_context} tokens."
+            )
     if (requested.tp is None) != (requested.pp is None):
-        text = f"With {_asked_for(replace(requested, replicas=None))} as asked for: {text}"
-    if split.replicas > 1:
-        text += f" The {split.world} GPUs hold {split.replicas} such copies, which work side by side."
+        text = f"With {_sizes(requested.tp, requested.pp)} as asked for: {text}"
+    if plan.replicas > 1:
+        text += f" The {plan.world_size} GPUs hold {plan.replicas} such replicas, which work side by side."
     return text
 
 
-def size_notes(model: ModelConfig, split: Split, requested: Requested, seen: str) -> list[str]:
-    """One note for each size of the configuration that the plan changes of its own accord."""
-    sizes = (
-        ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp),
-        ("model_parallel_size", model.model_parallel_size, split.tp, requested.tp),
-    )
-    return [
-        f"{key}: {named} -> {planned}, {seen} seen"
-        for key, named, planned, forced in sizes
-        if forced is None and max(1, named) != planned
-    ]
-
-
-def cpu_reason(case: Case, split: Split, requested: Requested, cores: int, batch: int, context: int) -> str:
-    """Why ``split`` on a host with ``cores`` cores (0: not known)."""
-    if requested.tp or requested.pp:
+def _cpu_reason(plan: Plan) -> str:
+    decision, ranks = plan.decision, plan.tp * plan.pp
+    if decision.rule is Rule.REQUESTED:
         text = "The split is the one asked for"
-    elif split.copy == 1:
+    elif decision.rule is Rule.ONE_DEVICE:
         text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
     else:
         text = "The split keeps the configuration's tensor-parallel size"
-        if cores:
-            text += f", as {counted(cores, 'core')} are enough for its {split.copy} ranks"
-    text += f": {weights_text(case)} and room for {counted(batch, 'sequence')} of {context} tokens."
-    if case.dtype == "bf16" and requested.dtype is None:
-        text += " In fp32 it would not fit."
+        if decision.seen:
+            text += f", as {counted(decision.seen, 'core')} are enough for its {ranks} ranks"
+    text += f": {_weights(plan.weights_bytes, plan.dtype)} and room for {_room(plan)}."
+    if decision.precision_too_large:
+        text += f" In {decision.precision_too_large} it would not fit."
     return text
 
 
-def uneven(requested: Requested, here: str, hint: str | None = None) -> UsageError:
-    """The error for sizes that cannot be laid on the hosts."""
-    message = f"{_asked_for(requested)} cannot be laid evenly on {here}"
-    if requested.world_size:
-        message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return UsageError(message, hint=hint or "Every host must get as many ranks as the others, tp at a time.")
+def _note(plan: Plan, note: Note) -> str:
+    match note:
+        case GpuLeftOut():
+            return f"GPU {note.index} left out: only {human_bytes(note.free_bytes)} free"
+        case GpusNotUsed():
+            return f"{counted(note.count, 'GPU')} of {note.of} not used"
+        case CoresShared():
+            return f"{note.ranks} ranks share {counted(note.cores, 'core')}: expect them to be slow"
+        case SizeChanged():
+            return f"{note.key}: {note.configured} -> {note.planned}, {_cause(plan, note)}"
+        case ContextShortened():
+            return f"context: {note.wanted} -> {note.fits}, what fits"
+        case BatchReduced():
+            return f"batch size: {note.wanted} -> {note.fits}, what fits at {note.context} tokens each"
+        case VocabularyAssumed():
+            return f"vocabulary: {note.rows} assumed, no tokenizer file found"
 
 
-def _asked_for(requested: Requested) -> str:
-    sizes = (("tp", requested.tp), ("pp", requested.pp), ("replicas", requested.replicas))
-    return " x ".join(f"{name} {size}" for name, size in sizes if size) or "the model"
+def _cause(plan: Plan, note: SizeChanged) -> str:
+    requested, seen = plan.decision.requested, plan.decision.seen
+    match note.cause:
+        case Cause.OTHER_FLAG:
+            return f"as --pp {requested.pp} is given without --tp"
+        case Cause.STARTED_RANKS:
+            return f"{counted(plan.world_size, 'rank')} started"
+        case Cause.INDIVISIBLE:
+            return f"as the model cannot be divided into {note.configured} equal parts"
+        case Cause.MEMORY:
+            return f"as {note.configured} ranks would need more memory"
+        case Cause.DEVICES if plan.device_kind == "cuda":
+            return f"{_gpus(seen, plan.nnodes)} seen"
+        case _:
+            return f"{counted(seen, 'core') if seen else '1 host'} seen"
 
 
-def gpus_refused(search: Search, usable: int) -> UsageError | None:
-    """The error for sizes that cannot be laid on these GPUs, whatever their memory; None if they can."""
-    if search.options:
-        return None
-    asked, per_host = search.requested, search.per_host
-    here = counted(per_host, "GPU") + (f" on each of {asked.nnodes} hosts" if asked.nnodes > 1 else "")
-    nearest = search.nearest(usable)
-    if nearest:
-        flags = f"--tp {nearest.tp} --pp {nearest.pp} --replicas {nearest.replicas}"
-        hint = f"The nearest that is possible is {flags}."
+def _sizes_refused(refusal: SizesRefused) -> UsageError:
+    requested, per_host, nearest = refusal.requested, refusal.per_host, refusal.nearest
+    sizes = _sizes(requested.tp, requested.pp, requested.replicas) or "the model"
+    here = counted(requested.nnodes, "host") if refusal.kind == "cpu" else _gpus(per_host, requested.nnodes)
+    if refusal.kind == "cpu":
+        hint = "Every host must get the same number of ranks, in whole tensor-parallel groups."
+    elif nearest:
+        hint = f"The nearest split that is possible is {_flags(nearest)}."
     else:
         hint = "With other sizes this model does not fit on these GPUs either."
-    ranks = (asked.tp or 1) * (asked.pp or 1) * (asked.replicas or 1)
-    if ranks > per_host * asked.nnodes:
-        seen = f"there {'is' if per_host == 1 else 'are'} {here}"
-        return UsageError(f"{_asked_for(asked)} needs {counted(ranks, 'GPU')}, and {seen}", hint=hint)
-    if asked.tp and asked.tp > per_host:
-        return UsageError(f"tp {asked.tp} needs {asked.tp} GPUs on one host, and there are {here}", hint=hint)
-    return uneven(asked, here, hint)
+    match refusal.misfit:
+        case Misfit.TOO_FEW_GPUS:
+            ranks = (requested.tp or 1) * (requested.pp or 1) * (requested.replicas or 1)
+            message = f"{sizes} needs {counted(ranks, 'GPU')}, and there {'is' if per_host == 1 else 'are'} {here}"
+        case Misfit.GROUP_TOO_WIDE:
+            message = f"tp {requested.tp} needs {requested.tp} GPUs on one host, and there are {here}"
+        case Misfit.UNEVEN:
+            message = f"{sizes} cannot be spread evenly over {here}"
+            if requested.world_size:
+                message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
+    return UsageError(message, hint=hint)
 
 
-def _free_for(need: int) -> int:
-    """Free memory of which ``need`` bytes may be used."""
-    return math.ceil(need / (1 - MARGIN))
-
-
-def gpus_too_small(search: Search, free: int, host_dtype: Precision) -> UsageError:
-    """The error for a model that does not fit, with the nearest that would.
-
-    Args:
-        search: the possible splits.
-        free: bytes that are free on each GPU.
-        host_dtype: number format in which the model would run on the CPU.
-    """
-    case, split = search.case, search.options[-1]
-    need, usable = search.smallest_need, usable_bytes(free)
-    where = counted(split.copy, "GPU") + (f" as tp {split.tp} x pp {split.pp}" if split.copy > 1 else "")
-    message = (
-        f"the model does not fit on {where}: {weights_text(case)}, workspace and the cache of one sequence"
-        f" of {case.context} tokens need {human_bytes(need)}{' on each' if split.copy > 1 else ''}, and"
-        f" {human_bytes(usable)} of {human_bytes(free)} free can be used:"
-        f" {human_bytes(need - usable)} too little"
-    )
-    whole = Requested(context=case.context)
+def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
+    split, instead = refusal.split, refusal.alternatives
+    where, each = counted(split.replica_size, "GPU"), ""
+    if split.replica_size > 1:
+        where, each = f"{where} as {_sizes(split.tp, split.pp)}", " on each"
     ways = []
-    here = Search(case, replace(whole, nnodes=search.requested.nnodes), search.per_host).choose(usable)
-    if here:
-        ways.append(f"--tp {here.tp} --pp {here.pp} --replicas {here.replicas}")
-    half = Search(replace(case, dtype="bf16"), replace(search.requested, context=case.context), search.per_host).choose(
-        usable
-    )
-    if case.dtype == "fp32" and half:
+    if instead.sizes:
+        ways.append(_flags(instead.sizes))
+    if instead.half_precision:
         ways.append("--dtype bf16")
-    if not here:
-        counts = range(search.per_host + 1, _MOST_GPUS_SUGGESTED + 1)
-        more = next((count for count in counts if Search(case, whole, count).choose(usable)), None)
-        if more:
-            ways.append(f"{more}x{free / 1e9:.4g}GB")
-        ways.append(f"{split.copy}x{math.ceil(_free_for(need) / 1e9)}GB")
-    host = replace(case, kind="cpu", dtype=host_dtype).rank_bytes(Split(1, 1), case.context)
-    ways.append(f"--device cpu with {human_bytes(_free_for(host))} of free host memory, in {host_dtype}")
-    return UsageError(message, hint=f"What would do: {', or '.join(ways)}.")
-
-
-def host_too_small(case: Case, split: Split, ranks: int, free: int) -> UsageError:
-    """The error for a model that does not fit into a host's memory, which its ``ranks`` share."""
-    need, usable = ranks * case.rank_bytes(split, case.context), usable_bytes(free)
+    if instead.gpus:
+        ways.append(f"{instead.gpus}x{refusal.free_bytes / 1e9:.4g}GB")
+    if instead.gpu_free_bytes:
+        ways.append(f"{split.replica_size}x{math.ceil(instead.gpu_free_bytes / 1e9)}GB")
+    host = human_bytes(instead.host_free_bytes)
+    ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
     return UsageError(
-        f"the model does not fit in host memory: {weights_text(case)}, workspace and the cache of one"
-        f" sequence of {case.context} tokens need {human_bytes(need)} in {counted(ranks, 'rank')}, and"
-        f" {human_bytes(usable)} of {human_bytes(free)} free can be used:"
-        f" {human_bytes(need - usable)} too little",
-        hint=f"What would do: {human_bytes(_free_for(need))} of free host memory, or a smaller model.",
+        f"the model does not fit on {where}: {_need(refusal)}{each}, {_shortage(refusal)}",
+        hint=f"What would fit: {', or '.join(ways)}.",
     )
+
+
+def _host_too_small(refusal: MemoryRefused) -> UsageError:
+    ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
+    return UsageError(
+        f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
+        hint=f"What would fit: {host} of free host memory, or a smaller model.",
+    )
+
+
+def _need(refusal: MemoryRefused) -> str:
+    return (
+        f"{_weights(refusal.weights_bytes, refusal.precision)}, workspace and the cache of one sequence"
+        f" of {refusal.context} tokens need {human_bytes(refusal.need_bytes)}"
+    )
+
+
+def _shortage(refusal: MemoryRefused) -> str:
+    return (
+        f"and {human_bytes(refusal.usable_bytes)} of {human_bytes(refusal.free_bytes)} free can be used:"
+        f" {human_bytes(refusal.need_bytes - refusal.usable_bytes)} too little"
+    )
+
+
+def _weights(size: int, precision: Precision) -> str:
+    """``41.1 GB of fp16 weights``."""
+    return f"{human_bytes(size)} of {precision} weights"
+
+
+def _room(plan: Plan) -> str:
+    """``20 sequences of 2048 tokens``."""
+    return f"{counted(plan.max_batch, 'sequence')} of {plan.max_context} tokens"
+
+
+def _gpus(per_host: int, nnodes: int) -> str:
+    """``2 GPUs on each of 3 hosts``."""
+    return counted(per_host, "GPU") + (f" on each of {nnodes} hosts" if nnodes > 1 else "")
+
+
+def _sizes(tp: int | None, pp: int | None, replicas: int | None = None) -> str:
+    """``tp 2 x pp 1``: those that are given."""
+    sizes = (("tp", tp), ("pp", pp), ("replicas", replicas))
+    return " x ".join(f"{name} {size}" for name, size in sizes if size)
+
+
+def _flags(split: ModelSplit) -> str:
+    return f"--tp {split.tp} --pp {split.pp} --replicas {split.replicas}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 from neoxrun.errors import DataError
 
@@ -28,6 +29,25 @@ def listing(names: Collection[object]) -> str:
     """The first few of ``names``, and how many more there are."""
     shown = ", ".join(str(name) for name in list(names)[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
+    """A hint for a mistyped name, ``Did you mean lambada or piqa?``; empty if no known name resembles it.
+
+    Args:
+        name: what was typed.
+        names: the names that are known.
+        most: how many of them to suggest: the most similar, or else the shortest that contain what was typed.
+    """
+    known = {candidate.casefold(): candidate for candidate in names}
+    word = name.casefold()
+    close = difflib.get_close_matches(word, known, most)
+    if not close and len(word) > 2:
+        close = sorted((candidate for candidate in known if word in candidate), key=lambda text: (len(text), text))
+    if not close:
+        return ""
+    *others, last = [printable(known[match]) for match in close[:most]]
+    return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,8 @@ from pyarrow import parquet
 
 from neoxrun.checkpoint import layout
 from neoxrun.config import reader as config
-from neoxrun.download import catalog, manifest
+from neoxrun.download import manifest, models_file
+from neoxrun.download.remote import MANIFEST_NAME
 from support.command import Result, Running
 from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
 from support.hub_server import HubServer, Repository
@@ -59,7 +60,7 @@ def weights(seed: int) -> bytes:
 @pytest.fixture(scope="module")
 def tree_20b() -> dict[str, bytes]:
     """95 small files with the names of the slim weights."""
-    names = [file.name for file in catalog.load().models["20B"].files]
+    names = [file.name for file in models_file.load_catalog().models["20B"].files]
     tokenizer = (DEMO / "tokenizer.json").read_bytes()
     return {name: weights(at) if name.endswith(".pt") else tokenizer for at, name in enumerate(names)}
 
@@ -88,7 +89,7 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
     with FaultyServer(tree_20b) as server:
         done = download(tmp_path, "--mirror", server.url).check_success()
     assert done.out == ""
-    assert "95 files whole in 20B_checkpoints: 95 fetched" in done.err
+    assert "95 files complete in 20B_checkpoints: 95 downloaded" in done.err
     assert done.err.splitlines()[-1] == "next: neoxrun generate 20B --prompt 'Once upon a time'"
     folder = tmp_path / "20B_checkpoints"
     arrived = read_tree(folder)
@@ -118,7 +119,7 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
     assert command is not None
     assert "--checkpoint tiny --tokenizer tiny/tokenizer.json" in command[1]
     arguments = command[1].replace("'Once upon a time'", "import").split()
-    answer = Running(*arguments, "--maximum-tokens", 3, cwd=tmp_path, env=environment(tmp_path)).finish()
+    answer = Running(*arguments, "--maximum-tokens", 3, "--tp", 2, cwd=tmp_path, env=environment(tmp_path)).finish()
     answer.check_success()
     assert answer.out
 
@@ -191,7 +192,7 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
 
 def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     done = download(tmp_path, "pythia-410m", "--revision", "step14300", HF_ENDPOINT=hub.url)
-    done.check_error(4, "has no revision step14300", "did you mean step143000")
+    done.check_error(4, "has no revision step14300", "Did you mean step143000")
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
@@ -204,10 +205,10 @@ def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path) 
     with HubServer({"me/mine": Repository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
         done = download(tmp_path, "me/mine", HF_ENDPOINT=server.url)
         done.check_error(3, f"names 1 file that me/mine does not have: {shards[1]}")
-        assert "whole in" not in done.err
+        assert "complete in" not in done.err
         verdict = download(tmp_path, "--verify", "mine")
-        verdict.check_error(3, "1 file is not right", out=f"{shards[1]}  it is missing\n")
-        download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3, "nothing says where")
+        verdict.check_error(3, "1 file is missing or wrong", out=f"{shards[1]}  it is missing\n")
+        download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3, "no source is recorded")
         whole = ("me/mine", "--revision", "whole", "--to", "mine")
         download(tmp_path, *whole, HF_ENDPOINT=server.url).check_success()
     download(tmp_path, "--verify", "mine").check_success()
@@ -283,14 +284,14 @@ def test_verify_says_what_is_wrong_and_repair_fetches_just_that(tree_20b: dict[s
         (folder / step / "layer_05-model_00-model_states.pt").write_bytes(whole)
         (folder / step / "layer_06-model_00-model_states.pt").unlink()
         (folder / "latest").unlink()
-        bad = [f"{step}/layer_0{place}-model_00-model_states.pt" for place in range(2, 7)]
+        bad = [f"{step}/layer_0{layer}-model_00-model_states.pt" for layer in range(2, 7)]
         verdict = download(tmp_path, "--verify", folder)
         lines = {line.split()[0]: line for line in verdict.out.splitlines()}
         assert list(lines) == [*bad, "latest"]
         assert "bytes instead of" in lines[bad[0]]
         assert "SHA-256" in lines[bad[3]]
         assert "missing" in lines[bad[4]]
-        verdict.check_error(3, "6 files are not right", f"--repair {folder}", out=verdict.out)
+        verdict.check_error(3, "6 files are missing or wrong", f"--repair {folder}", out=verdict.out)
         server.settle()
         before = len(server.requests)
         repaired = json.loads(download(tmp_path, "--repair", folder, "--json").check_success().out)
@@ -311,7 +312,7 @@ def test_a_folder_that_somebody_else_filled_is_checked_without_any_checksum(tmp_
     download(tmp_path, "--verify", "demo", "-q").check_error(
         3, path.name, out=f"{path.relative_to(tmp_path / 'demo')}  {path.name} is damaged or was cut short\n"
     )
-    download(tmp_path, "--repair", "demo", "-q").check_error(3, "nothing says where", "--to demo")
+    download(tmp_path, "--repair", "demo", "-q").check_error(3, "no source is recorded", "--to demo")
 
 
 def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: P
     for name, content in {**own, "tokenizer.json": b"{}"}.items():
         (tmp_path / "tiny" / name).write_bytes(content)
     done = download(tmp_path, "--repair", "tiny")
-    done.check_error(3, "2 files are not right and left alone", "link.pt, notes.json")
+    done.check_error(3, "2 files are missing or wrong and not repaired", "link.pt, notes.json")
     assert "1 file repaired: tokenizer.json" in done.err
     arrived = read_tree(tmp_path / "tiny")
     del arrived["neoxrun.manifest.json"]
@@ -347,16 +348,16 @@ def test_a_manifest_of_something_else_is_refused(demo: FaultyServer, tmp_path: P
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     (tmp_path / "SHA256SUMS").write_text(f"{'ab' * 32}  tiny/latest\n", encoding="utf-8")
     done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
-    done.check_error(4, "names none of the files", "it names tiny/latest, and the first file is latest")
+    done.check_error(4, "names none of the files", "It names tiny/latest, and the first file is latest")
     assert not (tmp_path / "tiny").exists()
 
 
 def test_a_folders_manifest_without_files_may_go(demo: FaultyServer, tmp_path: Path) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
     (tmp_path / "tiny").mkdir()
-    path = tmp_path / "tiny" / manifest.NAME
+    path = tmp_path / "tiny" / MANIFEST_NAME
     path.write_text('{"format": 1}', encoding="utf-8")
-    download(tmp_path, "tiny").check_error(4, "it has no `files`", "delete it", where=f"tiny/{manifest.NAME}")
+    download(tmp_path, "tiny").check_error(4, "it has no `files`", "Delete it", where=f"tiny/{MANIFEST_NAME}")
     path.unlink()
     download(tmp_path, "tiny").check_success()
     assert path.exists()
@@ -468,11 +469,11 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
         second = download(tmp_path, "tiny")
         second.check_error(4, "another neoxrun", str(first.process.pid))
         # Another model and a repair are refused before they change anything, the manifest above all.
-        record = manifest.Manifest({"latest": manifest.Entry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
-        before = manifest.write(record, tmp_path / "tiny").read_bytes()
+        record = manifest.Manifest({"latest": manifest.ManifestEntry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
+        before = manifest.write_manifest(record, tmp_path / "tiny").read_bytes()
         for arguments in (("20B", "--mirror", NOWHERE, "--to", "tiny"), ("--repair", "tiny")):
             download(tmp_path, *arguments).check_error(4, "another neoxrun")
-        assert (tmp_path / "tiny" / manifest.NAME).read_bytes() == before
+        assert (tmp_path / "tiny" / MANIFEST_NAME).read_bytes() == before
         assert not (tmp_path / "tiny" / "latest").exists()
     finally:
         first.process.send_signal(signal.SIGINT)
@@ -483,11 +484,11 @@ def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("pythia-160",), "there is no model 'pythia-160'"),
-        (("--tasks", "lambda"), "there is no data of a task 'lambda'"),
-        (("20B", "--tasks", "piqa"), "MODEL and --tasks do not go together"),
-        (("--list", "--verify", "x"), "--list and --verify do not go together"),
+        (("--tasks", "lambda"), "there is no task 'lambda' with data"),
+        (("20B", "--tasks", "piqa"), "MODEL and --tasks cannot be combined"),
+        (("--list", "--verify", "x"), "--list and --verify cannot be combined"),
         (("20B", "--revision", "step1", "--mirror", NOWHERE), "20B has no revisions"),
-        (("--verify", "x", "--to", "y"), "--to does not go with --verify"),
+        (("--verify", "x", "--to", "y"), "--to cannot be combined with --verify"),
         (("--mirror", "ftp://host/"), "is not a mirror"),
         (("--jobs", "0"), "not a whole number of 1 or more"),
         (("--verify", "a", "--repair", "b"), "not allowed with"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from neoxrun.download.fetch import fetch, folder_lock
+from neoxrun.download.fetch import fetch_files, folder_lock
 from neoxrun.download.remote import LOCK_NAME
 from neoxrun.errors import DataError
 from support.downloads import IMPATIENT, NAMES, check_arrived, names_in, remote, server_of_ten
@@ -29,18 +29,18 @@ PROGRAM = """
 import sys, threading
 from pathlib import Path
 from neoxrun.terminal import log
-from neoxrun.download.fetch import fetch, folder_lock, make
-from neoxrun.download.http import Options
+from neoxrun.download.fetch import fetch_files, folder_lock, make_folder
+from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import RemoteFile
 from neoxrun.errors import NeoxrunError
 folder, jobs, verbosity, *pairs = sys.argv[1:]
 log.set_up(int(verbosity))
 files = [RemoteFile(*(pair.split("=")[0], (pair.split("=")[1],))) for pair in pairs]
-options = Options(tries=50, stall_timeout=60, backoff=0.01)
+options = HttpOptions(tries=50, stall_timeout=60, backoff=0.01)
 try:
-    make(Path(folder))
+    make_folder(Path(folder))
     with folder_lock(Path(folder)):
-        done = fetch(files, Path(folder), jobs=int(jobs), options=options, show=int(verbosity) >= 0)
+        done = fetch_files(files, Path(folder), jobs=int(jobs), options=options, show=int(verbosity) >= 0)
     print(len(done))
 except NeoxrunError as error:
     print(error.render(), file=sys.stderr)
@@ -76,7 +76,7 @@ def test_two_runs_do_not_fight(server: FaultyServer, tmp_path: Path) -> None:
         holder.communicate()
     # The lock ends with its process, however that ends.
     with folder_lock(tmp_path):
-        fetch([remote(server, name) for name in NAMES], tmp_path, jobs=4, options=IMPATIENT, show=False)
+        fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=4, options=IMPATIENT, show=False)
     check_arrived(server, tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_interrupt_stops_within_a_second_and_keeps_parts(server: FaultyServer, t
     _, err = process.communicate(timeout=10)
     assert time.monotonic() - start < 1.5
     assert process.returncode == 130
-    assert err.startswith("error: interrupted: 0 of 10 files are there")
+    assert err.startswith("error: interrupted: 0 of 10 files are complete")
     assert parts() == 4
     assert LOCK_NAME not in names_in(tmp_path)
     server.faults.clear()

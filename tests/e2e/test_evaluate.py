@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.colours import BROKEN, DOCUMENTS, figures, write_tasks
+from support.colours import BROKEN, DOCUMENTS, write_json, write_tasks
 from support.command import Running, neoxrun
 from support.evaluations import results_of
 from support.paths import DEMO
@@ -22,13 +22,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
-def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> None:
-    """Two documents of three, random weights, and a comparison with somebody's figures."""
-    theirs = figures(tmp_path / "theirs.json", {"source": "a friend", "results": {"sights": {"acc": 1}}})
+def test_limits_of_the_results_are_reported(tasks: Path, tmp_path: Path) -> None:
+    """Two documents of three, random weights, and a comparison with reference results."""
+    reference = write_json(tmp_path / "reference.json", {"source": "a friend", "results": {"sights": {"acc": 1}}})
     out = tmp_path / "out"
     done = neoxrun(
         *("evaluate", *RANDOM, "--tasks", "sights", "--include-path", tasks, "--limit", 2),
-        *("--output", out, "--log-samples", "--compare", theirs, "--batch-size", 2),
+        *("--output", out, "--log-samples", "--compare", reference, "--batch-size", 2),
     ).check_success()
     table, _, comparison = done.out.partition("\n\n")
     lines = table.splitlines()
@@ -43,15 +43,15 @@ def test_what_is_not_the_whole_truth_is_said(tasks: Path, tmp_path: Path) -> Non
     assert {"results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better"} <= set(results)
     assert {"n-samples", "config", "date", "lm_eval_version", "model_name", "task_hashes"} <= set(results)
     assert results["config"]["limit"] == 2
-    ours = results["neoxrun"]
-    assert ours["weights"] == "random"
-    assert ours["limited"] == "colours 2 of 3"
-    assert ours["documents"] == {"colours": {"scored": 2, "total": 3}}
-    assert ours["dataset_splits"] == {"colours": "test"}
-    assert ours["dtype"] == "float32"
-    assert len(ours["checkpoint"]["fingerprint"]) == 64
-    assert [one["source"] for one in ours["compared"]] == ["a friend"]
-    assert ours["seconds"]["total"] > ours["seconds"]["computing"] > 0
+    added = results["neoxrun"]
+    assert added["weights"] == "random"
+    assert added["limited"] == "colours 2 of 3"
+    assert added["documents"] == {"colours": {"scored": 2, "total": 3}}
+    assert added["dataset_splits"] == {"colours": "test"}
+    assert added["dtype"] == "float32"
+    assert len(added["checkpoint"]["fingerprint"]) == 64
+    assert [one["source"] for one in added["compared"]] == ["a friend"]
+    assert added["seconds"]["total"] > added["seconds"]["computing"] > 0
     (samples,) = out.glob("*/samples_colours_*.jsonl")
     documents = [json.loads(line) for line in samples.read_text().splitlines()]
     assert [document["doc"] for document in documents] == DOCUMENTS[:2]
@@ -68,10 +68,10 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     result = Running(*asked, "--output_path", tmp_path, command=command).finish()
     assert result.code == 0, result.err
     (path,) = tmp_path.rglob("results_*.json")
-    theirs = json.loads(path.read_text())["results"]["colours"]["acc,none"]
-    ours = neoxrun("evaluate", "demo", "--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "ours")
-    ours.check_success()
-    assert theirs == results_of(tmp_path / "ours")["results"]["colours"]["acc,none"]
+    through_lm_eval = json.loads(path.read_text())["results"]["colours"]["acc,none"]
+    asked = ("--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "own", "--tp", 2)
+    neoxrun("evaluate", "demo", *asked).check_success()
+    assert through_lm_eval == results_of(tmp_path / "own")["results"]["colours"]["acc,none"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_task_that_fails_later_is_named(tasks: Path) -> None:
     metrics = [{"metric": "acc", "aggregation": "nope", "higher_is_better": True}]
     (tasks / "late.yaml").write_text(yaml.safe_dump(task | {"task": "late", "metric_list": metrics}))
     done = neoxrun("evaluate", *RANDOM, "--tasks", "late", "--include-path", tasks)
-    done.check_error(4, "lm-eval cannot work with late", "metric_list")
+    done.check_error(4, "lm-eval cannot evaluate late", "metric_list")
 
 
 def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ def tokenizer():
     return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
-def test_text_file_at_the_default_split_and_output(tmp_path: Path) -> None:
-    """Two ranks on two cores, as a newcomer runs it: nothing on stdout, and on stderr only what we say."""
+@pytest.mark.parametrize("split", [(), ("--tp", "2")], ids=["default", "two ranks"])
+def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path) -> None:
+    """As a newcomer runs it: nothing on stdout, and on stderr only what we say."""
     source = tmp_path / "prompts.txt"
     source.write_text("import os\n\n  class Queue:  \n", encoding="utf-8-sig")
-    result = neoxrun("generate", "configs/demo.yml", "-i", source, "--maximum-tokens", "6").check_success()
+    result = neoxrun("generate", "configs/demo.yml", "-i", source, "--maximum-tokens", "6", *split).check_success()
     assert result.out == ""
     lines = result.err.splitlines()
     assert lines[0].startswith("loaded 0.")

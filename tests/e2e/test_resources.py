@@ -110,7 +110,9 @@ def test_no_memory_for_the_libraries() -> None:
 
 def test_no_room_for_temporary_files(tmp_path: Path) -> None:
     result = neoxrun(
-        "generate", "demo", "--prompt", "x", env={"TMPDIR": str(tmp_path)}, preexec=at_most(resource.RLIMIT_FSIZE, 0)
+        *("generate", "demo", "--prompt", "x", "--tp", "2"),
+        env={"TMPDIR": str(tmp_path)},
+        preexec=at_most(resource.RLIMIT_FSIZE, 0),
     )
     result.check_error(4, "temporary files cannot be written", "TMPDIR")
     assert not list(tmp_path.iterdir())

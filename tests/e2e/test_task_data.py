@@ -47,9 +47,9 @@ def test_no_call_is_made_with_the_data_at_hand(tmp_path: Path) -> None:
         """
         from pathlib import Path
         from neoxrun.evaluation import data
-        found = data.find(["lambada_openai", "piqa"], Path(sys.argv[1]))
+        found = data.find_tasks(["lambada_openai", "piqa"], Path(sys.argv[1]))
         assert not {"datasets", "lm_eval", "pyarrow", "torch"} & set(sys.modules), "finding takes no heavy import"
-        prepared = data.load(found)
+        prepared = data.load_tasks(found)
         import datasets.config
         from lm_eval.evaluator import evaluate
         from lm_eval.models.dummy import DummyLM
@@ -72,7 +72,7 @@ MISSING = """
     from neoxrun.evaluation import data
     begin = time.monotonic()
     try:
-        data.prepare(["piqa", "lambada"], Path(sys.argv[1]))
+        data.prepare_tasks(["piqa", "lambada"], Path(sys.argv[1]))
     except DataError as error:
         assert not {"datasets", "lm_eval", "pyarrow", "torch"} & set(sys.modules)
         print(json.dumps([error.message, error.hint, time.monotonic() - begin, REACHED]))
@@ -93,7 +93,7 @@ def test_missing_data_on_a_dead_network(tmp_path: Path) -> None:
     assert message.startswith(f"there is no data for lambada_standard (cimec/lambada), and {address} cannot be reached")
     assert "lambada_test_plain_text.txt" in hint
     assert f"neoxrun download --tasks lambada_standard --to {data}" in hint
-    assert "The data of piqa, lambada_openai is there" in hint
+    assert "The data of piqa, lambada_openai is present" in hint
     assert reached  # the watch sees what happens
     assert seconds < 20
 
@@ -143,10 +143,10 @@ def test_the_hub_does_not_have_it(tmp_path: Path) -> None:
             from pathlib import Path
             from neoxrun.errors import DataError
             from neoxrun.evaluation import data
-            found = data.find(["arc_easy"], Path(sys.argv[1]))
+            found = data.find_tasks(["arc_easy"], Path(sys.argv[1]))
             assert found.offline is None
             try:
-                data.load(found)
+                data.load_tasks(found)
             except DataError as error:
                 print(error.render())
             """,
@@ -197,7 +197,7 @@ def test_what_datasets_has_cached_needs_no_hub(tmp_path: Path) -> None:
         """
         from pathlib import Path
         from neoxrun.evaluation import data
-        prepared = data.prepare(["lambada_openai"], Path(sys.argv[1]))
+        prepared = data.prepare_tasks(["lambada_openai"], Path(sys.argv[1]))
         print(list(prepared.task_dict["tasks"]["lambada_openai"].eval_docs), prepared.sources)
         """,
         tmp_path,

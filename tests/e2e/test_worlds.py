@@ -45,7 +45,7 @@ def both(first: Running, second: Running) -> tuple[Result, Result]:
 
 def test_torchrun(alone) -> None:
     """The existing environment is used as it is."""
-    result = neoxrun(*WORK, command=TORCHRUN, stdin=PROMPTS)
+    result = neoxrun(*WORK, "--tp", "2", command=TORCHRUN, stdin=PROMPTS)
     assert result.code == 0, result.err
     assert answers_of(result.records) == alone
 
@@ -58,8 +58,9 @@ def ranks(*arguments: object, of_second: tuple[str, ...] = ()) -> tuple[Result, 
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    first = Running(*WORK, *arguments, env=common | {"RANK": "0", "LOCAL_RANK": "0"}, stdin=subprocess.PIPE)
-    second = Running(*WORK, *arguments, *of_second, env=common | {"RANK": "1", "LOCAL_RANK": "1"})
+    work = (*WORK, "--tp", "2", *arguments)
+    first = Running(*work, env=common | {"RANK": "0", "LOCAL_RANK": "0"}, stdin=subprocess.PIPE)
+    second = Running(*work, *of_second, env=common | {"RANK": "1", "LOCAL_RANK": "1"})
     return both(first, second)
 
 
@@ -111,8 +112,8 @@ def test_slurm(alone) -> None:
             "MASTER_PORT": port,
         }
 
-    port = str(free_port())
-    first, second = both(Running(*WORK, env=task(0), stdin=subprocess.PIPE), Running(*WORK, env=task(1)))
+    port, work = str(free_port()), (*WORK, "--tp", "2")
+    first, second = both(Running(*work, env=task(0), stdin=subprocess.PIPE), Running(*work, env=task(1)))
     first.check_success()
     second.check_success()
     assert answers_of(first.records) == alone
@@ -174,7 +175,7 @@ def test_two_hosts(hosts, alone) -> None:
 def test_waiting_for_the_other_host_is_said(number) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
-    with running("generate", "demo", "--prompt", "import os", *where) as command:
+    with running("generate", "demo", "--prompt", "import os", "--tp", "2", *where) as command:
         assert command.process.stderr.readline().decode() == f"waiting for all 2 hosts to meet at {endpoint}\n"
         command.interrupt()
         command.finish(timeout=5).check_error(130, "interrupted")
@@ -183,7 +184,7 @@ def test_waiting_for_the_other_host_is_said(number) -> None:
 
 def test_waiting_for_another_rank_is_said() -> None:
     port = str(free_port())
-    with running(*WORK, env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": port}) as command:
+    with running(*WORK, "--tp", "2", env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": port}) as command:
         said = f"[rank 1] warning: waiting for all 2 ranks to meet at 127.0.0.1:{port}\n"
         assert command.process.stderr.readline().decode() == said
 

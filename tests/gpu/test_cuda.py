@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config import reader as config
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
-from neoxrun.engine.session import open_session
+from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single
 from support.paths import DEMO, FIXTURES
@@ -48,17 +50,16 @@ def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=1)
 
 
+def open_on_gpu(settings: Settings, dtype: Precision = "fp32", *, random_weights: bool = False) -> Session:
+    precisions = precisions_for(dtype, "cuda")
+    return open_session(settings, single(GPU), precisions, random_weights=random_weights, show_progress=False)
+
+
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
 def test_reference_logits(name: str) -> None:
     folder = FIXTURES / name
     answers = load_file(folder / "logits.safetensors")
-    session = open_session(
-        config.load([str(folder / "config.yml")]),
-        single(GPU),
-        "fp32",
-        random_weights=False,
-        show_progress=False,
-    )
+    session = open_on_gpu(config.load([str(folder / "config.yml")]))
     for logits in (
         prefill_logits(session, answers["input_ids"]),
         decode_logits(session, answers["input_ids"]),
@@ -104,7 +105,7 @@ def test_parity_with_transformers(twin, dtype: str) -> None:
     ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         expected = model(ids).logits
-    session = open_session(settings, single(GPU), dtype, random_weights=False, show_progress=False)
+    session = open_on_gpu(settings, dtype)
     for logits in (prefill_logits(session, ids), decode_logits(session, ids)):
         difference = (logits - expected).abs().max().item()
         print(f"{dtype}: {difference:.1e} of {expected.abs().max().item():.2f}")
@@ -116,7 +117,7 @@ def test_greedy_tokens_of_unequal_prompts(twin) -> None:
     model = model.to(GPU, torch.float32)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
-    session = open_session(settings, single(GPU), "fp32", random_weights=False, show_progress=False)
+    session = open_on_gpu(settings)
     engine = Engine(session.runner, slots=3, length=64, eos=None)
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
@@ -156,7 +157,7 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
 def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
     with pytest.raises(RankError, match="out of memory on rank 0"):
-        open_session(config.load(["demo"], changes), single(GPU), "fp32", random_weights=True, show_progress=False)
+        open_on_gpu(config.load(["demo"], changes), random_weights=True)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")

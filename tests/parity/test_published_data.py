@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.download import catalog
+from neoxrun.download import models_file
 from neoxrun.evaluation import data
 from support.task_data import objects
 
@@ -20,7 +20,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_published_files(shared: Path) -> None:
-    prepared = data.prepare(["lambada_openai", "piqa"], shared / "data")
+    prepared = data.prepare_tasks(["lambada_openai", "piqa"], shared / "data")
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
     assert len(lambada.eval_docs) == 5153
@@ -40,7 +40,7 @@ def test_published_files(shared: Path) -> None:
 
 def test_task_data_is_known_to_the_byte(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    files = {file.name: file for task in catalog.load().tasks.values() for file in task.files}
+    files = {file.name: file for task in models_file.load_catalog().tasks.values() for file in task.files}
     present = [name for name in files if (shared / "data" / name).exists()]
     assert len(present) == 3
     for name in present:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.model.dtypes import DTYPES
 from support.checkpoints import REFERENCE_CHECKPOINTS, fixture_config, join, random_model, raw_shards, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
@@ -46,7 +47,7 @@ OTHER: dict[str, dict[str, object]] = {
     "few-words": {},
 }
 FEW_ROWS = 5  # of four shards the last is all padding
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOW: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +132,9 @@ class Suite:
             for suffix in ("", "-hf"):
                 self.cases[name + suffix] = Case(config, folder / f"{name}{suffix}", prompts(ROWS))
             self.expected[name] = self.expected[f"{name}-hf"] = expected_of_hugging_face(model)
-        for name, dtype in LOW.items():
+        for name in LOW:
             source = "sequential-tanh"
-            self.cases[name] = dataclasses.replace(self.cases[source], dtype=dtype)
+            self.cases[name] = dataclasses.replace(self.cases[source], dtype=name)
             self.expected[name] = self.expected[source]
         for name, changes in OTHER.items():
             config = dataclasses.replace(BASE, **changes)
@@ -262,7 +263,7 @@ def test_half_precision_is_as_exact_as_hugging_face(suite, split, name) -> None:
     """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
     model = hugging_face(suite.cases[name].config)
     right = suite.expected[name]
-    allowed = 2 * distance(expected_of_hugging_face(model, LOW[name]).logits, right.logits)
+    allowed = 2 * distance(expected_of_hugging_face(model, DTYPES[name]).logits, right.logits)
     answer = suite.answer(split, name)
     far = distances(answer, right)
     assert min(far.values()) > 10 * CLOSE, "this is fp32"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.evaluation.catalog import Catalog
+from neoxrun.evaluation.catalog import TaskCatalog
 
 
 @pytest.mark.slow
 def test_names_are_all_of_lm_evals() -> None:
     import lm_eval.tasks
 
-    catalog = Catalog()
+    catalog = TaskCatalog()
     theirs = lm_eval.tasks.TaskManager().task_index
     assert catalog.names == sorted(theirs)
     selection = catalog.select(catalog.names)

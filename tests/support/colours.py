@@ -1,4 +1,4 @@
-"""A task of three documents, variants of it that are wrong, and files of figures."""
+"""A task of three documents, variants of it that are wrong, and JSON files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ DOCUMENTS = [
     {"thing": "grass", "colour": "green"},
     {"thing": "the sky", "colour": "blue"},
 ]
-# Variants of `colours` that are wrong: what is changed, and what is said of it.
+# Variants of `colours` that are wrong: the change, and what the error says.
 BROKEN = {
     "broken_template": ({"doc_to_text": "{{thing.name.first}}"}, "no attribute 'name'"),
-    "broken_word": ({"doc_to_choice": ["red", "green"]}, "document 2 (from 0) has 'blue' for its right answer, of 2"),
-    "broken_number": ({"doc_to_target": "{{thing | length - 3}}"}, "document 2 (from 0) has 4 for its right answer"),
-    "broken_type": ({"doc_to_target": "{{[thing | length - 3.0]}}"}, "document 0 (from 0) has [2.0] for its right"),
-    "broken_metric": ({"metric_list": [{"metric": "acc_nrom"}]}, "lm-eval's own messages, above"),
+    "broken_word": (
+        {"doc_to_choice": ["red", "green"]},
+        "document 2 (counted from 0) has 'blue' as its right answer, which is not one of its 2",
+    ),
+    "broken_number": (
+        {"doc_to_target": "{{thing | length - 3}}"},
+        "document 2 (counted from 0) has 4 as its right answer",
+    ),
+    "broken_type": (
+        {"doc_to_target": "{{[thing | length - 3.0]}}"},
+        "document 0 (counted from 0) has [2.0] as its right",
+    ),
+    "broken_metric": ({"metric_list": [{"metric": "acc_nrom"}]}, "lm-eval's own messages above"),
 }
 
 
@@ -45,6 +54,6 @@ def write_tasks(folder: Path) -> Path:
     return folder
 
 
-def figures(path: Path, content: object) -> Path:
+def write_json(path: Path, content: object) -> Path:
     path.write_text(json.dumps(content))
     return path

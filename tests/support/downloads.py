@@ -6,14 +6,14 @@ import hashlib
 import random
 from pathlib import Path
 
-from neoxrun.download.fetch import fetch
-from neoxrun.download.http import Options
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import Arrival, RemoteFile
 from support.faulty_server import FaultyServer
 
 NAMES = ["tokenizer.json", "latest", *(f"step/layer_{number:02}.pt" for number in range(8))]
 
-IMPATIENT = Options(tries=4, connect_timeout=5, stall_timeout=0.4, backoff=0.01, longest_wait=3)
+IMPATIENT = HttpOptions(tries=4, connect_timeout=5, stall_timeout=0.4, backoff=0.01, longest_wait=3)
 
 
 def data_of(size: int, seed: int = 0) -> bytes:
@@ -43,8 +43,8 @@ def remote(server: FaultyServer, name: str, *, size: bool = True, sha256: bool =
     return RemoteFile(name, (server.link(name),), len(data) if size else None, digest(data) if sha256 else None)
 
 
-def fetch_one(file: RemoteFile, folder: Path, options: Options = IMPATIENT, **more) -> Arrival:
-    (arrival,) = fetch([file], folder, jobs=1, options=options, show=False, **more)
+def fetch_one(file: RemoteFile, folder: Path, options: HttpOptions = IMPATIENT, **more) -> Arrival:
+    (arrival,) = fetch_files([file], folder, jobs=1, options=options, show=False, **more)
     return arrival
 
 

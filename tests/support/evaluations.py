@@ -168,9 +168,9 @@ def reference(model: Model, tasks: list[str]) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from neoxrun.evaluation.data import prepare
+    from neoxrun.evaluation.data import prepare_tasks
 
-    prepared = prepare(tasks, model.data, include_path=model.tasks)
+    prepared = prepare_tasks(tasks, model.data, include_path=model.tasks)
     return simple_evaluate(
         model=HFLM(pretrained=str(model.folder), device="cpu", dtype="float32", batch_size=1),
         tasks=list(prepared.task_dict["tasks"].values()),

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, ModelConfig, Precision, Settings, TokenizerConfig
-from neoxrun.planning.devices import parse_devices
-from neoxrun.planning.placement import Device, Requested
-from neoxrun.planning.plan import Plan, make_plan, vocab_size_for_planning
+from neoxrun.planning.devices import Device, parse_devices
+from neoxrun.planning.plan import Plan
+from neoxrun.planning.planner import make_plan, vocab_size_for_planning
+from neoxrun.planning.request import Requested
 
 
 def settings_for(

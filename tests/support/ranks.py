@@ -15,8 +15,9 @@ from torch import Tensor
 
 from neoxrun.checkpoint.layout import find
 from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
@@ -42,7 +43,7 @@ class Case:
     config: ModelConfig
     folder: Path
     prompts: list[list[int]]
-    dtype: torch.dtype = torch.float32
+    dtype: Precision = "fp32"
 
 
 @dataclasses.dataclass
@@ -72,7 +73,8 @@ def new_tokens(prompt: int) -> int:
 
 def load_stage(case: Case, mesh: Mesh) -> Stage:
     checkpoint = find(case.folder, case.config)
-    stage = Stage(case.config, mesh, vocab_rows(checkpoint, case.config), mesh.device, case.dtype)
+    precisions = precisions_for(case.dtype, "cpu")
+    stage = Stage(case.config, mesh, vocab_rows(checkpoint, case.config), mesh.device, precisions)
     load(
         checkpoint,
         stage.targets(),
@@ -81,7 +83,7 @@ def load_stage(case: Case, mesh: Mesh) -> Stage:
         tp_rank=mesh.tp_rank,
         tp_size=mesh.tp,
         device=mesh.device,
-        dtype=case.dtype,
+        dtype=stage.weights_dtype,
     )
     return stage
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from neoxrun.evaluation.local_data import DatasetName
+from neoxrun.evaluation.published_data import DatasetName
 from support.paths import FIXTURES
 
 PIQA = DatasetName("baber/piqa")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.engine.runner import Runner
@@ -64,7 +65,7 @@ def _runner(
         max_position_embeddings=length,
         pos_emb="learned",
     )
-    stage = Stage(config, single(CPU), rows, CPU, torch.float32)
+    stage = Stage(config, single(CPU), rows, CPU, precisions_for("fp32", "cpu"))
     known = {
         TensorKey(0, "word_embeddings.weight"): words,
         TensorKey(0, "position_embeddings.weight"): positions,

@@ -12,13 +12,13 @@ from neoxrun.evaluation import catalog
 
 
 @pytest.fixture(scope="session", autouse=True)
-def read_folder() -> Iterator[Callable[..., dict[str, catalog.Name]]]:
+def read_folder() -> Iterator[Callable[..., dict[str, catalog.TaskName]]]:
     """lm-eval has 14,000 task files, and needs a second to find their names: done once. Yields what reads them."""
     read_folder = catalog._read_folder
-    shipped = functools.cache(functools.partial(read_folder, own=False))
+    shipped = functools.cache(functools.partial(read_folder, users=False))
 
-    def read(root: Path, *, own: bool) -> dict[str, catalog.Name]:
-        return read_folder(root, own=True) if own else dict(shipped(root))
+    def read(root: Path, *, users: bool) -> dict[str, catalog.TaskName]:
+        return read_folder(root, users=True) if users else dict(shipped(root))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog, "_read_folder", read)

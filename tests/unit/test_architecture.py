@@ -61,7 +61,7 @@ IMPORTERS = {
     "evaluation.__main__",
     "megatron": "parallel.mesh",
     "numpy": "checkpoint.files evaluation.run",
-    "pyarrow": "evaluation.local_data",
+    "pyarrow": "evaluation.documents",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
@@ -173,6 +173,12 @@ def test_imports_between_packages_go_down() -> None:
         if room(name) != room(other) and FLOOR[room(other)] >= FLOOR[room(name)]
     ]
     assert not upward, f"against the order in FLOORS: {'; '.join(sorted(upward))}"
+
+
+def test_what_words_a_plan_decides_nothing() -> None:
+    searching = {f"planning.{name}" for name in ("search", "choose", "planner")}
+    assert searching <= trees().keys()
+    assert not reachable({"planning.explain"}) & searching
 
 
 def test_no_import_cycles() -> None:

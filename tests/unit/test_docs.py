@@ -6,19 +6,23 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from neoxrun import cli, errors
+from neoxrun.commands.plan import to_json
 from neoxrun.config import reader as config
 from neoxrun.config.sampling import SAMPLING_NAMES
-from neoxrun.download import catalog
-from neoxrun.download.manifest import Entry, Manifest, write
+from neoxrun.download import models_file
+from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.generation.records import Record
+from neoxrun.planning.devices import parse_devices
 from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
 from support.paths import ROOT
+from support.plans import planned
 
 
 @pytest.mark.parametrize(("line", "arguments"), list(command_lines()))
@@ -93,13 +97,82 @@ def test_help_is_whole_sentences_with_defaults(command: str) -> None:
         assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
 
 
-@pytest.mark.parametrize("command", ["download", "generate"])
+@pytest.mark.parametrize("command", ["download", "generate", "plan"])
 def test_guide_has_every_option(command: str) -> None:
     documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
     options = [action for action in options_of(command) if action.option_strings]
     missing = [action.option_strings for action in options if not documented & set(action.option_strings)]
     assert not missing
     assert documented <= {name for action in options for name in action.option_strings}
+
+
+def shown_plans() -> Iterator[tuple[str, str, str]]:
+    """Every `neoxrun plan` of a page that is shown with what it prints: page, arguments, output."""
+    for name, page in PAGES.items():
+        for block in blocks(page, "console"):
+            for command, shown in re.findall(r"^\$ neoxrun (plan .+)\n((?:(?!\$ ).*\n)+)", block, re.MULTILINE):
+                yield name, command, shown
+
+
+def test_plans_are_shown() -> None:
+    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md"}
+
+
+@pytest.mark.parametrize(("page", "command", "shown"), list(shown_plans()))
+def test_shown_plans_are_what_the_command_prints(
+    page: str,
+    command: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As in a folder without a tokenizer: nothing has been downloaded yet."""
+    monkeypatch.chdir(tmp_path)
+    cli.main(command.split())
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == shown, page
+
+
+def plan_tables(title: str) -> list[list[str]]:
+    """The rows of the tables under a heading of docs/plan.md, cell by cell, without their heads."""
+    rows = re.findall(r"^\| (`.+) \|$", section(PAGES["docs/plan.md"], title), re.MULTILINE)
+    return [row.split(" | ") for row in rows]
+
+
+def test_sizes_for_the_20b_are_what_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in plan_tables("GPT-NeoX-20B on your GPUs") if row[0] != "`--devices`"]
+    assert len(rows) > 9
+    for devices, *shown in rows:
+        assert cli.main(["plan", "20B", "--devices", devices.strip("`"), "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        sizes = f"{plan['tp']} x {plan['pp']} x {plan['replicas']}"
+        assert shown == [sizes, str(plan["max_context"]), str(plan["max_batch"])], devices
+    on_cpu = re.search(r"needs ([\d.]+ GB) of free memory in bf16, or ([\d.]+ GB) in fp32", PAGES["docs/plan.md"])
+    assert on_cpu
+    for dtype, needed in zip(("bf16", "fp32"), on_cpu.groups(), strict=True):
+        command = ["plan", "20B", "--device", "cpu", "--devices", "20GB", "--dtype", dtype]
+        assert cli.main(command) == 2
+        assert f"What would fit: {needed} of free host memory" in capsys.readouterr().err
+
+
+def test_plan_page_has_every_key_of_the_json() -> None:
+    plan = to_json(planned("20B", "2x48GB"))
+    documented = written([row[0] for row in plan_tables("JSON")])
+    assert documented == plan.keys() | plan["devices"][0].keys()
+    (formats,) = [row[1] for row in plan_tables("JSON") if row[0] == "`precisions`"]
+    assert re.findall(r'"(\w+)"', formats) == list(plan["precisions"])
+
+
+def test_examples_of_devices_are_understood() -> None:
+    examples = [row[0] for row in plan_tables("Devices that are not here") if row[0] != "`--devices`"]
+    assert len(examples) > 3
+    for example in examples:
+        sizes, *rest = re.findall(r"`([^`]+)`", example)
+        assert parse_devices(sizes, "cpu" if rest else "cuda")
 
 
 def test_readme_names_options_that_there_are() -> None:
@@ -121,9 +194,9 @@ def test_guide_has_every_field_of_a_record() -> None:
 def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
     documented = written(first_cells(section(PAGES["docs/download.md"], "The manifest")))
     full = Manifest(
-        {"a": Entry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
+        {"a": ManifestEntry(1, "0" * 64, "https://host/a")}, "m", "o/m", "https://hub", "0" * 40, ("https://host/",)
     )
-    assert documented == json.loads(write(full, tmp_path).read_text(encoding="utf-8")).keys()
+    assert documented == json.loads(write_manifest(full, tmp_path).read_text(encoding="utf-8")).keys()
 
 
 def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +205,7 @@ def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    known = catalog.load()
+    known = models_file.load_catalog()
     assert len(known.model("our-model").files) == 1 + 2 * 15
     assert known.model("our-pythia").hub == "our-team/our-pythia"
 

@@ -12,7 +12,7 @@ import yaml
 
 from neoxrun import cli
 from neoxrun.launch import launcher as launch
-from support.colours import figures, write_tasks
+from support.colours import write_json, write_tasks
 from support.pages import first_cells, options_of, section, written
 from support.paths import ROOT
 
@@ -24,16 +24,26 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 REFUSED = {
     "unknown task": (["--tasks", "lambada_opnai"], 4, "there is no task 'lambada_opnai'", "lambada_openai"),
-    "program text": (["--tasks", "humaneval"], 2, "humaneval runs program text", None),
-    "configuration after --tasks": (["--tasks", "colours", "demo"], 2, "demo is a configuration", "before --tasks"),
+    "program text": (["--tasks", "humaneval"], 2, "humaneval runs code that the model writes", None),
+    "configuration after --tasks": (
+        ["--tasks", "colours", "demo"],
+        2,
+        "demo is a configuration, not a task",
+        "before --tasks",
+    ),
     "output below a file": (["--output", "{file}/results"], 4, "results cannot be written", "--output"),
     "samples without a folder": (["--log-samples"], 2, "--log-samples needs a folder", "--output"),
     "cache in no folder": (["--cache", "{folder}/none/answers"], 4, "cannot be used", "--cache"),
-    "cache is another file": (["--cache", "{file}"], 4, "is not a file of answers", "--cache"),
-    "nothing published": (["--compare"], 2, "no published figures of this model", '"results"'),
-    "no figures file": (["--compare", "{folder}/none.json"], 4, "figures", '"results"'),
-    "no figures in the file": (["--compare", "{file}"], 4, "not JSON", '"results"'),
-    "figures of other tasks": (["--compare", "{figures}"], 2, "the figures are of piqa", "Leave out --compare"),
+    "cache is another file": (["--cache", "{file}"], 4, "is not a cache of answers", "--cache"),
+    "nothing published": (["--compare"], 2, "no published results are shipped for this model", '"results"'),
+    "no results file": (["--compare", "{folder}/none.json"], 4, "the reference results", '"results"'),
+    "no results in the file": (["--compare", "{file}"], 4, "not JSON", '"results"'),
+    "results of other tasks": (
+        ["--compare", "{results}"],
+        2,
+        "the reference results are for piqa",
+        "Leave out --compare",
+    ),
     "half a document": (["--limit", "1.5"], 2, "'1.5' is neither", "--help"),
     "generation option": (["--gen-kwargs", "max_gen_toks"], 2, "is not KEY=VALUE", "max_gen_toks=64"),
     "empty name": (["--output", ""], 2, "the name is empty", "--help"),
@@ -48,8 +58,8 @@ def test_refused_before_anything_is_loaded(
     arguments, code, message, hint = REFUSED[case]
     file = tmp_path / "file"
     file.write_text("something else, long enough to be looked at")
-    given = figures(tmp_path / "figures.json", {"results": {"piqa": {"acc": 0.7742}}})
-    arguments = [word.format(file=file, folder=tmp_path, figures=given) for word in arguments]
+    given = write_json(tmp_path / "results.json", {"results": {"piqa": {"acc": 0.7742}}})
+    arguments = [word.format(file=file, folder=tmp_path, results=given) for word in arguments]
     if "--tasks" not in arguments:
         arguments += ["--tasks", "colours"]
     monkeypatch.setattr(launch, "run", lambda job: pytest.fail("ranks were started"))
@@ -78,7 +88,7 @@ def test_wandb_without_a_login_is_found_before_the_run(
     assert "wandb login" in advice
 
 
-def test_figures_of_a_group_are_something_to_compare_with(
+def test_results_of_a_group_are_something_to_compare_with(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outer = {"group": "outer", "task": ["sights", {"group": "inner", "task": ["colours"]}]}
@@ -88,7 +98,7 @@ def test_figures_of_a_group_are_something_to_compare_with(
     started = []
     monkeypatch.setattr(launch, "run", started.append)
     for name in ("outer", "sights", "outer::inner", "colours"):
-        given = figures(tmp_path / "figures.json", {"results": {name: {"acc": 0.5}}})
+        given = write_json(tmp_path / "results.json", {"results": {name: {"acc": 0.5}}})
         command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(folder), "--tasks", "outer"]
         cli.main([*command, "--compare", str(given)])
         assert len(started) == 1, name

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from neoxrun.cli import main
-from neoxrun.commands.plan import render
+from neoxrun.commands.plan import render, to_json
+from neoxrun.planning.explain import explain_reason
 from support.plans import planned
 
 
@@ -53,4 +54,28 @@ def test_table_is_aligned_and_ends_with_the_reason(devices, kind) -> None:
     lines = text.splitlines()
     table = lines[3 : 4 + len(plan.devices)]
     assert len({len(line) for line in table}) == 1, "every row ends in the same column"
-    assert text.replace("\n", " ").endswith(plan.reason)
+    assert text.replace("\n", " ").endswith(explain_reason(plan))
+
+
+def test_json_has_what_programs_rely_on() -> None:
+    values = json.loads(json.dumps(to_json(planned("20B", "2x48GB"))))
+    assert list(values) == [
+        *("tp", "pp", "replicas", "dtype", "precisions", "device_kind", "gpus", "nnodes", "reason", "notes", "devices"),
+        *("host_peak_bytes", "max_context", "max_batch", "prefill_tokens", "parameters", "kv_bytes_per_token"),
+        *("vocab_size", "vocab_assumed"),
+    ]
+    assert values["precisions"] == {"weights": "fp16", "compute": "fp16", "cache": "fp16"}
+    assert values["reason"].endswith(".")
+    assert len(values["devices"]) == 2
+    for rank in values["devices"]:
+        assert list(rank) == [
+            *("rank", "node", "device", "device_name", "stage", "tensor_rank", "first_layer", "num_layers"),
+            *("weights_bytes", "kv_cache_bytes", "workspace_bytes", "total_bytes", "free_bytes"),
+        ]
+
+
+def test_the_table_names_the_replica_it_shows() -> None:
+    lines = render(planned("20B", "8x24GB"), "20B").splitlines()
+    assert "device of replica 1" in lines[3]
+    assert any(line.startswith("batch ") and line.endswith("in each replica") for line in lines)
+    assert "device of replica" not in render(planned("20B", "2x48GB"), "20B")

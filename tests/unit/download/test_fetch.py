@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from neoxrun.download import fetch as fetching
-from neoxrun.download.fetch import fetch, folder_lock
+from neoxrun.download.fetch import fetch_files, folder_lock
 from neoxrun.download.remote import LOCK_NAME, RemoteFile
 from neoxrun.errors import CheckpointError, DataError, NetworkError, UsageError
 from support.downloads import IMPATIENT, NAMES, check_arrived, digest, names_in, remote, server_of_ten
@@ -30,25 +30,27 @@ def server() -> Iterator[FaultyServer]:
 
 def test_all_files_largest_first(server, tmp_path: Path) -> None:
     files = [remote(server, name) for name in NAMES]
-    arrivals = fetch(files, tmp_path / "new" / "folder", jobs=1, options=IMPATIENT, show=False)
+    arrivals = fetch_files(files, tmp_path / "new" / "folder", jobs=1, options=IMPATIENT, show=False)
     check_arrived(server, tmp_path / "new" / "folder")
     assert [arrival.name for arrival in arrivals] == NAMES
     assert [request.path for request in server.requests] == NAMES[::-1]
-    again = fetch(files, tmp_path / "new" / "folder", jobs=8, options=IMPATIENT, show=False)
+    again = fetch_files(files, tmp_path / "new" / "folder", jobs=8, options=IMPATIENT, show=False)
     assert [(arrival.url, arrival.sha256) for arrival in again] == [(None, file.sha256) for file in files]
     assert len(server.requests) == len(NAMES)
 
 
 def test_no_files(tmp_path: Path) -> None:
-    assert fetch([], tmp_path, jobs=4, options=IMPATIENT, show=False) == []
+    assert fetch_files([], tmp_path, jobs=4, options=IMPATIENT, show=False) == []
     with pytest.raises(UsageError):
-        fetch([], tmp_path, jobs=0, options=IMPATIENT, show=False)
+        fetch_files([], tmp_path, jobs=0, options=IMPATIENT, show=False)
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["a", "a/b"], ["a/b/c", "a"], ["../a"], ["/a"]])
 def test_names_that_cannot_be_are_refused_before_anything(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(NetworkError):
-        fetch([RemoteFile(name, ("http://127.0.0.1:9/",)) for name in names], tmp_path / "x", jobs=1, options=IMPATIENT)
+        fetch_files(
+            [RemoteFile(name, ("http://127.0.0.1:9/",)) for name in names], tmp_path / "x", jobs=1, options=IMPATIENT
+        )
     assert not (tmp_path / "x").exists()
 
 
@@ -58,11 +60,11 @@ def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path: Path)
     options = replace(IMPATIENT, stall_timeout=30)
     start = time.monotonic()
     with pytest.raises(NetworkError, match="404"):
-        fetch([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=False)
+        fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=False)
     assert time.monotonic() - start < 3
     assert (tmp_path / f"step/.{Path(NAMES[-1]).name}.part").stat().st_size == 60_000
     assert LOCK_NAME not in names_in(tmp_path)
-    fetch([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=False)
+    fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=False)
     check_arrived(server, tmp_path)
     assert server.sent(NAMES[-1]) == len(server.files[NAMES[-1]])
 
@@ -75,7 +77,7 @@ def test_failures_at_the_same_time_are_one_message(server, tmp_path: Path) -> No
         raise CheckpointError(f"{file.name} is bad")
 
     with pytest.raises(CheckpointError) as caught:
-        fetch(
+        fetch_files(
             [remote(server, name) for name in NAMES[:2]], tmp_path, jobs=2, options=IMPATIENT, check=check, show=False
         )
     assert all(f"{name} is bad" in caught.value.render() for name in NAMES[:2])
@@ -87,7 +89,7 @@ def test_defect_in_a_check_is_reported(server, tmp_path: Path) -> None:
         raise KeyError("oops")
 
     with pytest.raises(Exception, match="oops") as caught:
-        fetch([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, check=check, show=False)
+        fetch_files([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, check=check, show=False)
     assert caught.value.exit_code == 1
 
 
@@ -125,21 +127,21 @@ def test_folder_that_may_not_be_written_to(server, tmp_path: Path) -> None:
         pass
 
 
-def test_file_in_the_place_of_the_folder(server, tmp_path: Path) -> None:
+def test_file_in_the_way_of_the_folder(server, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
     for folder in (tmp_path / "x", tmp_path / "x" / "y"):
-        with pytest.raises(DataError, match="cannot be made"):
-            fetch([remote(server, NAMES[0])], folder, jobs=1, options=IMPATIENT, show=False)
+        with pytest.raises(DataError, match="cannot be created"):
+            fetch_files([remote(server, NAMES[0])], folder, jobs=1, options=IMPATIENT, show=False)
     (tmp_path / NAMES[0]).mkdir()
     with pytest.raises(DataError, match="not a file"):
-        fetch([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
+        fetch_files([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
 
 
 def test_room_is_looked_for_first(server, tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
     with pytest.raises(DataError, match="B are free"):
-        fetch([file], tmp_path, jobs=1, options=IMPATIENT, show=False)
+        fetch_files([file], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.requests == []
     assert names_in(tmp_path) == set()
 
@@ -147,20 +149,20 @@ def test_room_is_looked_for_first(server, tmp_path: Path) -> None:
 def test_room_counts_what_is_there(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of one file has arrived, and all of another; the disk has room for the rest and no more."""
     files = [remote(server, name) for name in NAMES[-2:]]
-    fetch(files[:1], tmp_path, jobs=1, options=IMPATIENT, show=False)
+    fetch_files(files[:1], tmp_path, jobs=1, options=IMPATIENT, show=False)
     half = 64_000
     server.faults[NAMES[-1]] = [Fault("cut", half), Fault("status", 404)]
     with pytest.raises(NetworkError):
-        fetch(files[1:], tmp_path, jobs=1, options=IMPATIENT, show=False)
+        fetch_files(files[1:], tmp_path, jobs=1, options=IMPATIENT, show=False)
     rest = files[1].size - half + fetching._SPARE_BYTES
     # A part may take a block more on the disk than it has bytes.
     for free, enough in ((rest - 5000, False), (rest, True)):
         monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
         if enough:
-            fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
+            fetch_files(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
         else:
             with pytest.raises(DataError, match="B are free"):
-                fetch(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
+                fetch_files(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert server.sent(NAMES[-1]) == files[1].size
 
 
@@ -171,7 +173,7 @@ def test_plain_lines_where_there_is_no_terminal(
     caplog.set_level(logging.INFO, logger="neoxrun")
     server.faults[NAMES[3]] = [Fault("cut", 100), Fault("stall", 200)]
     options = replace(IMPATIENT, stall_timeout=1.0)
-    fetch([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=True)
+    fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=True)
     lines = [record.getMessage() for record in caplog.records]
     line = r"\d+ of 10 files, [\d.]+.?B of [\d.]+kB, [\d.]+.?B/s(, .+ left)?"
     assert any(re.fullmatch(line, text) for text in lines), lines
@@ -179,7 +181,7 @@ def test_plain_lines_where_there_is_no_terminal(
 
 
 def test_arrivals_say_what_came_from_where(server, tmp_path: Path) -> None:
-    (arrival,) = fetch([remote(server, "latest")], tmp_path, jobs=1, options=IMPATIENT, show=False)
+    (arrival,) = fetch_files([remote(server, "latest")], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert arrival.url == server.link("latest")
     assert arrival.sha256 == digest(server.files["latest"])
     assert 0 < arrival.seconds < 5

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.download.http import Client, Options, wait_seconds
-from neoxrun.download.remote import RemoteFile, origin
-from neoxrun.download.trouble import Stopped, Trouble, of_status
+from neoxrun.download.http import HttpClient, HttpOptions, wait_seconds
+from neoxrun.download.remote import RemoteFile
+from neoxrun.download.trouble import Stopped, Trouble, status_trouble
+from neoxrun.download.urls import origin
 from neoxrun.errors import NetworkError, UsageError
 from support.downloads import IMPATIENT, data_of, fetch_one, remote
 from support.faulty_server import Fault, FaultyServer
@@ -60,8 +61,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pem
 
 
-def trouble_with(url: str, options: Options = IMPATIENT) -> Trouble:
-    with pytest.raises(Trouble) as caught, Client(options, threading.Event()).get(url):
+def trouble_with(url: str, options: HttpOptions = IMPATIENT) -> Trouble:
+    with pytest.raises(Trouble) as caught, HttpClient(options, threading.Event()).get(url):
         pass
     return caught.value
 
@@ -189,7 +190,7 @@ def test_certificates(certificate, tmp_path: Path) -> None:
 
 def test_certificates_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--ca-bundle"):
-        Client(replace(IMPATIENT, ca_bundle=tmp_path / "none.pem"), threading.Event())
+        HttpClient(replace(IMPATIENT, ca_bundle=tmp_path / "none.pem"), threading.Event())
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_silent_host_does_not_hold_a_run_up(tmp_path: Path) -> None:
 
 def test_stopped_client_asks_nobody(server) -> None:
     stop = threading.Event()
-    client = Client(IMPATIENT, stop)
+    client = HttpClient(IMPATIENT, stop)
     stop.set()
     with pytest.raises(Stopped):
         client.get(server.link(NAME))
@@ -235,14 +236,14 @@ def test_waits_that_servers_ask_for(server, tmp_path: Path) -> None:
     start = time.monotonic()
     fetch_one(remote(server, NAME), tmp_path)
     assert 1 <= time.monotonic() - start < 3
-    in_ten = of_status(503, "", formatdate(time.time() + 10, usegmt=True), 60)
-    assert 8 <= wait_seconds(in_ten, 1, Options()) <= 10
-    assert not of_status(503, "", "61", 60).again
-    assert of_status(503, "", "soon", 60).after is None
+    in_ten = status_trouble(503, "", formatdate(time.time() + 10, usegmt=True), 60)
+    assert 8 <= wait_seconds(in_ten, 1, HttpOptions()) <= 10
+    assert not status_trouble(503, "", "61", 60).again
+    assert status_trouble(503, "", "soon", 60).after is None
 
 
 def test_waits_double_up_to_a_limit() -> None:
-    options = Options(backoff=1, longest_wait=20)
+    options = HttpOptions(backoff=1, longest_wait=20)
     waits = [wait_seconds(Trouble("", again=True), failures, options) for failures in range(1, 12)]
     assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:4]))
     assert waits[-1] == 20

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.download.fetch import fetch
-from neoxrun.download.listing import links, list_tree, told_sizes
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.listing import ask_sizes, list_tree, listing_links
 from neoxrun.download.remote import RemoteFile
 from neoxrun.errors import NetworkError
 from support.downloads import IMPATIENT, data_of, names_in
@@ -24,7 +24,7 @@ def test_links_of_a_listing() -> None:
     <a href="http://other/pub/five">5</a> <a href="http://host/pub/six#top">6</a> <a name="x">no</a> <a href="">7</a>
     <a href="../../../etc/passwd">8</a> <a href="sub/deep">9</a> <a href="javascript:alert(1)">10</a>
     <a href="one%20file.bin">again</a> <a href="http://[broken">11</a>"""
-    assert links(page, "http://host/pub/") == ["one file.bin", "sub/", "three", "four", "six"]
+    assert listing_links(page, "http://host/pub/") == ["one file.bin", "sub/", "three", "four", "six"]
 
 
 @pytest.mark.parametrize("href", ["%2e%2e%2fx", "a%2Fb", "%2e%2e", "..%5cx", "%00", "a%0ab", ".neoxrun.lock", "a%1b"])
@@ -32,7 +32,7 @@ def test_listing_that_leads_out_is_refused(href: str, tmp_path: Path) -> None:
     with FaultyServer({}) as server:
         server.listings["pub/"] = f'<a href="right.bin">right.bin</a><a href="{href}">x</a>'
         with pytest.raises(NetworkError):
-            links(server.listings["pub/"], server.url + "pub/")
+            listing_links(server.listings["pub/"], server.url + "pub/")
         with pytest.raises(NetworkError):
             list_tree(server.url + "pub/", IMPATIENT)
 
@@ -40,7 +40,9 @@ def test_listing_that_leads_out_is_refused(href: str, tmp_path: Path) -> None:
 @given(st.text(max_size=20))
 def test_any_name_in_a_listing_stays_inside_or_is_refused(name: str) -> None:
     try:
-        found = links(f'<a href="{quote(name.encode("utf-8", "surrogatepass"), safe="/.:")}">x</a>', "http://host/pub/")
+        found = listing_links(
+            f'<a href="{quote(name.encode("utf-8", "surrogatepass"), safe="/.:")}">x</a>', "http://host/pub/"
+        )
     except NetworkError:
         return
     for inside in found:
@@ -57,8 +59,8 @@ def test_tree_of_a_server(tmp_path: Path) -> None:
         assert {file.name for file in list_tree(server.url + "pub/", IMPATIENT)} == set(names) - {deep}
         files = list_tree(server.url + "pub", IMPATIENT, depth=3)
         assert [file.name for file in files] == sorted(names)
-        assert told_sizes(files, IMPATIENT) == {name: 100 + at for at, name in enumerate(names)}
-        fetch(files, tmp_path, jobs=3, options=IMPATIENT, show=False)
+        assert ask_sizes(files, IMPATIENT) == {name: 100 + at for at, name in enumerate(names)}
+        fetch_files(files, tmp_path, jobs=3, options=IMPATIENT, show=False)
         for name in names:
             assert (tmp_path / name).read_bytes() == server.files[f"pub/{name}"]
         assert names_in(tmp_path) == set(names)
@@ -85,9 +87,9 @@ def test_sizes_that_nobody_tells() -> None:
     with FaultyServer({"x": b"123", "y": b"1234"}) as server:
         server.head_status = 405
         files = [RemoteFile("x", (server.link("x"),)), RemoteFile("y", (server.link("y"),), 9)]
-        assert told_sizes(files, IMPATIENT) == {"x": None, "y": 9}
+        assert ask_sizes(files, IMPATIENT) == {"x": None, "y": 9}
         server.head_status = 200
         gone = RemoteFile("z", ("http://127.0.0.1:9/z",))
         mirrored = RemoteFile("x", ("http://127.0.0.1:9/x", server.link("x")))
-        assert told_sizes([mirrored, files[1]], IMPATIENT) == {"x": 3, "y": 9}
-        assert told_sizes([gone] * 50, IMPATIENT, jobs=1) == {"z": None}
+        assert ask_sizes([mirrored, files[1]], IMPATIENT) == {"x": 3, "y": 9}
+        assert ask_sizes([gone] * 50, IMPATIENT, jobs=1) == {"z": None}

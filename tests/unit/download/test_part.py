@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from neoxrun.download.part import Version
+from neoxrun.download.part import FileVersion
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,5 @@ from neoxrun.download.part import Version
     ],
 )
 def test_which_bytes_may_follow_which(changes: dict, same: bool) -> None:
-    first = Version("http://a", 10, '"a"', "then", changes.get("sha256"))
+    first = FileVersion("http://a", 10, '"a"', "then", changes.get("sha256"))
     assert first.is_same(replace(first, **changes)) is same

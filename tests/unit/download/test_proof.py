@@ -29,11 +29,11 @@ from support.paths import FIXTURES, ROOT
 
 
 def prove(path: Path, name: str | None = None) -> str | None:
-    """What is wrong with a file; None where nothing is."""
+    """What is wrong with a file; None if nothing is."""
     try:
-        proof.prove(path, name or path.name)
+        proof.prove_file(path, name or path.name)
     except CheckpointError as error:
-        return error.message if error.where == str(path) else f"the place is wrong: {error.where}"
+        return error.message if error.where == str(path) else f"the path is wrong: {error.where}"
     return None
 
 
@@ -75,7 +75,7 @@ def test_parquet_files_that_were_cut_or_are_none(tmp_path: Path) -> None:
     wrong_footer = whole[:-8] + struct.pack("<I", len(whole)) + b"PAR1"
     for data in (whole[:-1], whole[1:], whole[: len(whole) // 2], b"PAR1", b"PAR1PAR1", wrong_footer):
         path.write_bytes(data)
-        assert prove(path) == "test.parquet is not a whole Parquet file"
+        assert prove(path) == "test.parquet is not a complete Parquet file"
     for data in (b"", b"<html>log in</html>", b"version https://git-lfs.github.com/spec/v1"):
         path.write_bytes(data)
         assert prove(path) is not None
@@ -105,8 +105,10 @@ def test_any_cut_and_any_wrong_byte_of_an_archive_is_found(
             record.read(1)
         header = struct.unpack("<HH", whole[info.header_offset + 26 : info.header_offset + 30])
     first = info.header_offset + 30 + sum(header)
-    place = first + data.draw(st.integers(0, info.file_size - 1))
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[place + 1 :])
+    offset = first + data.draw(st.integers(0, info.file_size - 1))
+    path.write_bytes(
+        whole[:offset] + bytes([whole[offset] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[offset + 1 :]
+    )
     assert prove(path) is not None
 
 
@@ -205,14 +207,14 @@ def test_safetensors_headers_that_contradict_themselves(tmp_path: Path) -> None:
 
     assert written({"a": entry(0, 8), "b": entry(8, 16)}, 16) is None
     assert written({}, 0) is None
-    assert "do not follow" in (written({"a": entry(0, 8), "b": entry(4, 12)}, 12) or "")
-    assert "do not follow" in (written({"a": entry(0, 8), "b": entry(12, 20)}, 20) or "")
-    assert "not its shape" in (written({"a": entry(0, 12)}, 12) or "")
-    assert "not its shape" in (written({"a": entry(8, 0)}, 8) or "")
+    assert "do not begin where" in (written({"a": entry(0, 8), "b": entry(4, 12)}, 12) or "")
+    assert "do not begin where" in (written({"a": entry(0, 8), "b": entry(12, 20)}, 20) or "")
+    assert "does not match its shape" in (written({"a": entry(0, 12)}, 12) or "")
+    assert "does not match its shape" in (written({"a": entry(8, 0)}, 8) or "")
     assert "not a number" in (written({"a": entry(0, 8, (-2,))}, 8) or "")
     assert "its tensors need" in (written({"a": entry(0, 8)}, 7) or "")
     for header in ([], {"a": 3}, {"a": {"dtype": "F32"}}, {"a": entry(0, 8) | {"shape": "x"}}):
-        assert "not a whole safetensors file" in (written(header, 8) or "")
+        assert "not a complete safetensors file" in (written(header, 8) or "")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"<!doctype html>", b'{"a": 1}x', b"\xff\xfe"])
@@ -224,7 +226,7 @@ def test_json_that_is_none(content: bytes, tmp_path: Path) -> None:
 
 def test_git_names_contents_as_git_does(layer: Path) -> None:
     done = subprocess.run(["git", "hash-object", str(layer)], capture_output=True, text=True, check=True)
-    assert proof.git_blob(layer) == done.stdout.strip()
+    assert proof.git_blob_name(layer) == done.stdout.strip()
 
 
 def test_every_byte_of_a_file_is_counted(layer: Path) -> None:
@@ -232,6 +234,6 @@ def test_every_byte_of_a_file_is_counted(layer: Path) -> None:
     proof.sha256_of(layer, counts.append)
     assert sum(counts) == layer.stat().st_size
     counts.clear()
-    proof.prove(layer, layer.name, counts.append)
+    proof.prove_file(layer, layer.name, counts.append)
     with zipfile.ZipFile(layer) as archive:
         assert sum(counts) == sum(info.file_size for info in archive.infolist())

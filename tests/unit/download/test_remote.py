@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.download.remote import corrupt_path, part_path, safe_name, shown_url, state_path
+from neoxrun.download.remote import corrupt_path, part_path, safe_name, state_path
 from neoxrun.errors import NetworkError
 
 UNSAFE = [
@@ -74,15 +74,3 @@ def test_a_name_that_passes_stays_inside(name: str) -> None:
     for ours in (part_path(path), state_path(path), corrupt_path(path)):
         with pytest.raises(NetworkError):
             safe_name(ours.name)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://u:p@h:1/a?b=c#d", "https://h:1/a"),
-        ("https://h/a\x1b[31m", "https://h/a\\x1b[31m"),
-        ("http://[bad/?secret=1", "http://[bad/"),
-    ],
-)
-def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
-    assert shown_url(url) == shown

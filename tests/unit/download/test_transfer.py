@@ -308,7 +308,7 @@ def test_every_mirror_is_named_when_none_gives_it(server, tmp_path: Path) -> Non
         (Fault("status", 401), "login or token"),
         (Fault("status", 403), "refused"),
         (Fault("status", 301), "301"),
-        (Fault("status", 503, {"Retry-After": "86400"}), "come back in 86400 s"),
+        (Fault("status", 503, {"Retry-After": "86400"}), "asks to wait 86400 s"),
     ],
     ids=str,
 )
@@ -375,13 +375,13 @@ def test_full_disk(server, tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from neoxrun.download.fetch import fetch
-from neoxrun.download.http import Options
-from neoxrun.download.part import Version
+from neoxrun.download.fetch import fetch_files
+from neoxrun.download.http import HttpOptions
+from neoxrun.download.part import FileVersion
 from neoxrun.download.remote import RemoteFile
 from neoxrun.errors import DataError
 try:
-    fetch([RemoteFile("one.bin", (sys.argv[1],))], Path(sys.argv[2]), jobs=1, options=Options(), show=False)
+    fetch_files([RemoteFile("one.bin", (sys.argv[1],))], Path(sys.argv[2]), jobs=1, options=HttpOptions(), show=False)
 except DataError as error:
     print(error.render())
 """
@@ -396,7 +396,7 @@ except DataError as error:
         check=True,
         preexec_fn=limit,
     )
-    assert "the file system does not take files of this size" in done.stdout
+    assert "the file system does not allow files of this size" in done.stdout
     assert (tmp_path / ".one.bin.part").stat().st_size == 100_000
     fetch_one(replace(remote(server, NAME), name="one.bin"), tmp_path)
     assert server.gets(NAME)[-1].start == 100_000

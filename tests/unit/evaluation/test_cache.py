@@ -42,7 +42,7 @@ def test_another_run_sees_answers_at_once_and_can_add_its_own(tmp_path: Path) ->
 def test_answers_of_another_way_to_score_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with AnswerCache(tmp_path / "answers", "a") as cache:
         cache.put([(cache.key("scoring", (1,)), 1)])
-        monkeypatch.setattr("neoxrun.evaluation.cache.SCORING", 0)
+        monkeypatch.setattr("neoxrun.evaluation.cache.SCORING_VERSION", 0)
         assert cache.get(cache.key("scoring", (1,))) is None
 
 
@@ -67,6 +67,6 @@ def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     base.commit()
     base.close()
     before = path.read_bytes()
-    with pytest.raises(DataError, match="not a file of answers"):
+    with pytest.raises(DataError, match="not a cache of answers"):
         AnswerCache(path, "a")
     assert path.read_bytes() == before

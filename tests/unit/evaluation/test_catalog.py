@@ -10,7 +10,7 @@ import pytest
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import catalog as catalog_module
-from neoxrun.evaluation.catalog import Catalog, Name
+from neoxrun.evaluation.catalog import TaskCatalog, TaskName
 from support.task_data import write
 
 
@@ -28,7 +28,8 @@ def test_unknown_names(catalog) -> None:
     with pytest.raises(DataError) as caught:
         catalog.match(["piqa", "lambada_opena"])
     assert caught.value.message == "there is no task 'lambada_opena'"
-    assert "The nearest names are lambada_openai," in caught.value.hint
+    assert caught.value.hint.startswith("Did you mean lambada_openai")
+    assert "`--tasks list` shows all names." in caught.value.hint
     with pytest.raises(DataError, match=r"'no_such_\*'"):
         catalog.match(["no_such_*"])
     with pytest.raises(UsageError):
@@ -37,18 +38,18 @@ def test_unknown_names(catalog) -> None:
 
 def test_wrong_task_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        Catalog(tmp_path / "typo").match(["piqa"])
+        TaskCatalog(tmp_path / "typo").match(["piqa"])
     path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
     with pytest.raises(DataError, match="not valid YAML") as caught:
-        Catalog(tmp_path).match(["piqa"])
+        TaskCatalog(tmp_path).match(["piqa"])
     assert caught.value.where.startswith(str(path))
     write(path, "task: own", "include: missing.yaml")
     with pytest.raises(DataError, match=r"missing.yaml cannot be read"):
-        Catalog(tmp_path).match(["piqa"])
+        TaskCatalog(tmp_path).match(["piqa"])
 
 
-def test_names_are_found_fast(read_folder: Callable[..., dict[str, Name]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_found_fast(read_folder: Callable[..., dict[str, TaskName]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "_read_folder", read_folder)
     begin = time.process_time()
-    Catalog().match(["piqa"])
+    TaskCatalog().match(["piqa"])
     assert time.process_time() - begin < 5, "lm-eval's own index takes ten seconds"

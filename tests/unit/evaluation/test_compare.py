@@ -1,4 +1,4 @@
-"""Results next to somebody's figures: what counts as the same, and what cannot be compared."""
+"""Results compared with reference results: what agrees, and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ from support.results import results
         (results(0.75), -2.42, "differs"),
         (results(0.80), 2.58, "differs"),
         (results(0.77, scored=40), -0.42, "agrees (limited: 40 of 100)"),
-        (results(0.77, "N/A"), None, "cannot be said: no standard error"),
+        (results(0.77, "N/A"), None, "unknown: no standard error"),
         (results(0.77, weights="random"), -0.42, "means nothing: random weights"),
-        (results(0.77) | {"n-shot": {"piqa": 5}}, -0.42, "not comparable: 5-shot beside 0-shot"),
+        (results(0.77) | {"n-shot": {"piqa": 5}}, -0.42, "not comparable: 5-shot, reference 0-shot"),
     ],
 )
 def test_verdicts(document: dict, errors: float | None, verdict: str) -> None:
-    one = compare.published(config.load(["20B"]).model)[0]
-    (found,) = [each for each in compare.compare(document, [one]) if each.metric == "acc,none"]
-    assert found.theirs == 0.7742
+    one = compare.published_results(config.load(["20B"]).model)[0]
+    (found,) = [each for each in compare.compare_results(document, [one]) if each.metric == "acc,none"]
+    assert found.reference == 0.7742
     assert found.errors == (None if errors is None else pytest.approx(errors))
     assert found.verdict == verdict
 
 
 def test_perplexities_are_compared_by_their_logarithms() -> None:
-    """A model at 4 million beside 3.67: the standard error of 4 million is 2 million."""
+    """A model at 4 million compared with 3.67: the standard error of 4 million is 2 million."""
     document = results(0.5)
     document["results"]["piqa"] = {"perplexity,none": 4e6, "perplexity_stderr,none": 2e6}
-    (found,) = compare.compare(document, [compare.Figures("x", {"piqa": {"perplexity": 3.67}})])
+    (found,) = compare.compare_results(document, [compare.ReferenceResults("x", {"piqa": {"perplexity": 3.67}})])
     assert found.errors > 20
     assert found.verdict == "differs"
 
 
-def test_published_figures_are_those_of_the_sources() -> None:
-    sources = compare.published(config.load(["20B"]).model)
+def test_published_results_are_those_of_the_sources() -> None:
+    sources = compare.published_results(config.load(["20B"]).model)
     values = [(one.results["lambada_openai"], one.results["piqa"]) for one in sources]
     assert values == [
         ({"acc": 0.7209, "perplexity": 3.672}, {"acc": 0.7742, "acc_norm": 0.7807}),
         ({"acc": 0.7211, "perplexity": 3.676}, {"acc": 0.7748, "acc_norm": 0.7786}),
         ({"acc": 0.7223, "perplexity": 3.656}, {"acc": 0.7758, "acc_norm": 0.7856}),
     ]
-    with pytest.raises(UsageError, match="no published figures"):
-        compare.published(config.load(["pythia-160m"]).model)
+    with pytest.raises(UsageError, match="no published results"):
+        compare.published_results(config.load(["pythia-160m"]).model)
 
 
 def test_an_earlier_results_file_can_be_compared_with(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results(0.77)))
-    (figures,) = compare.read(path)
-    assert figures.results == {"piqa": {"acc,none": 0.77}}
-    assert figures.num_fewshot == {"piqa": 0}
+    (reference,) = compare.read_reference_results(path)
+    assert reference.results == {"piqa": {"acc,none": 0.77}}
+    assert reference.num_fewshot == {"piqa": 0}
 
 
-def two_filters(tmp_path: Path, theirs: dict, **content: Any) -> list[tuple[str, float, float, str]]:
-    """Our results of a task with two filters beside a file's figures of it."""
+def two_filters(tmp_path: Path, reference: dict, **content: Any) -> list[tuple[str, float, float, str]]:
+    """The results of a task with two filters, compared with those in a file."""
     metrics = {"exact_match,strict": 0.0, "exact_match_stderr,strict": 0.1}
     metrics |= {"exact_match,loose": 0.5, "exact_match_stderr,loose": 0.1}
     document = results(0.5) | {"results": {"piqa": metrics}}
-    path = tmp_path / "theirs.json"
-    path.write_text(json.dumps({"results": {"piqa": theirs or metrics}, **content}))
-    found = compare.compare(document, compare.read(path))
-    return [(compare.label(one.metric), one.ours, one.theirs, one.verdict) for one in found]
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps({"results": {"piqa": reference or metrics}, **content}))
+    found = compare.compare_results(document, compare.read_reference_results(path))
+    return [(compare.metric_label(one.metric), one.measured, one.reference, one.verdict) for one in found]
 
 
-def test_figures_of_one_filter_are_compared_with_no_other(tmp_path: Path) -> None:
+def test_metrics_of_one_filter_are_compared_with_no_other(tmp_path: Path) -> None:
     assert two_filters(tmp_path, {}) == [
         ("exact_match (strict)", 0.0, 0.0, "agrees"),
         ("exact_match (loose)", 0.5, 0.5, "agrees"),
@@ -85,24 +85,24 @@ def test_figures_of_one_filter_are_compared_with_no_other(tmp_path: Path) -> Non
     ]
 
 
-def test_theirs_may_not_be_the_whole_truth_either(tmp_path: Path) -> None:
+def test_reference_results_may_be_incomplete_too(tmp_path: Path) -> None:
     limited = {"n-samples": {"piqa": {"effective": 4, "original": 100}}}
     (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, **limited)
-    assert one[3] == "agrees (theirs limited: 4 of 100)"
+    assert one[3] == "agrees (reference limited: 4 of 100)"
     (one,) = two_filters(tmp_path, {"exact_match,loose": 0.5}, neoxrun={"weights": "random"})
-    assert one[3] == "means nothing: theirs are of random weights"
+    assert one[3] == "means nothing: the reference has random weights"
 
 
-def test_figures_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.json"
+def test_values_that_cannot_be_compared_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
     path.write_text(
         '{"source": "a\\u001b[2Jb", "results": {"piqa": {"acc": NaN, "f1\\u001b": 0.5}, "other": {"acc": 1}}}'
     )
-    theirs = compare.read(path)
-    (found,) = compare.compare(results(0.77), theirs)
-    assert found.verdict == "cannot be said: no number"
+    references = compare.read_reference_results(path)
+    (found,) = compare.compare_results(results(0.77), references)
+    assert found.verdict == "unknown: not a number"
     assert found.source == "a\\x1b[2Jb"
-    assert compare.not_measured(results(0.77), theirs) == ["piqa f1\\x1b"]
+    assert compare.not_measured(results(0.77), references) == ["piqa f1\\x1b"]
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_figures_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
     ],
     ids=["a huge number", "a group in itself", "a group of a number", "a word for a number", "no end of lists"],
 )
-def test_a_file_of_figures_that_is_odd(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "theirs.json"
+def test_a_file_of_reference_results_that_is_odd(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
     path.write_text(content)
     with pytest.raises(DataError) as caught:
-        compare.read(path)
+        compare.read_reference_results(path)
     assert caught.value.where == str(path)
-    assert "A file of figures is" in caught.value.hint
+    assert "The file must hold" in caught.value.hint
 
 
 def test_a_group_is_limited_as_its_tasks_are() -> None:
     document = results(0.77, scored=40)
     document["results"]["all"] = document["results"]["piqa"]
     document |= {"group_subtasks": {"all": ["piqa"]}, "n-shot": {"piqa": 0, "all": 0}}
-    (found,) = compare.compare(document, [compare.Figures("x", {"all": {"acc": 0.77}})])
+    (found,) = compare.compare_results(document, [compare.ReferenceResults("x", {"all": {"acc": 0.77}})])
     assert found.verdict == "agrees (limited: 40 of 100)"

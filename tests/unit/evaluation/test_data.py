@@ -12,12 +12,12 @@ from pyarrow import parquet
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import data
-from neoxrun.evaluation.catalog import Catalog
+from neoxrun.evaluation.catalog import TaskCatalog
 from support.task_data import OWN, STAND_INS, objects, own_task, write
 
 
 def test_published_files(published: Path) -> None:
-    prepared = data.prepare(["lambada_openai", "piqa"], published)
+    prepared = data.prepare_tasks(["lambada_openai", "piqa"], published)
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
     texts = objects(published / "lambada" / "lambada_test.jsonl")
@@ -49,7 +49,7 @@ def test_configuration_is_lm_evals_own(published: Path, monkeypatch: pytest.Monk
     import datasets
     import lm_eval.tasks
 
-    ours = data.prepare(["lambada_openai", "piqa"], published).task_dict["tasks"]
+    ours = data.prepare_tasks(["lambada_openai", "piqa"], published).task_dict["tasks"]
     row = {"text": "a b", "goal": "a", "sol1": "b", "sol2": "c", "label": 0}
     table = datasets.Dataset.from_list([row])
     hub = datasets.DatasetDict({"train": table, "validation": table, "test": table})
@@ -66,7 +66,7 @@ def test_configuration_is_lm_evals_own(published: Path, monkeypatch: pytest.Monk
 def test_plain_text_lambada(tmp_path: Path) -> None:
     lines = [f"the {number}th text\u2028with a word {number}" for number in range(5153)]
     write(tmp_path / "lambada" / "lambada_test_plain_text.txt", *lines)
-    prepared = data.prepare(["lambada_standard"], tmp_path)
+    prepared = data.prepare_tasks(["lambada_standard"], tmp_path)
     task = prepared.task_dict["tasks"]["lambada_standard"]
     assert [document["text"] for document in task.eval_docs] == lines
     assert task.doc_to_text(task.eval_docs[7]) == "the 7th text\u2028with a word"
@@ -79,13 +79,13 @@ def test_parquet_as_the_hub_has_it(tmp_path: Path) -> None:
     path = tmp_path / "cimec" / "lambada" / "test.parquet"
     path.parent.mkdir(parents=True)
     parquet.write_table(pyarrow.Table.from_pylist(documents), path)
-    prepared = data.prepare(["lambada_standard"], tmp_path)
+    prepared = data.prepare_tasks(["lambada_standard"], tmp_path)
     assert [dict(document) for document in prepared.task_dict["tasks"]["lambada_standard"].eval_docs] == documents
     whole = path.read_bytes()
     for damaged in (whole[:-9], b"<html>", b""):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"test\.parquet is not a whole Parquet file") as caught:
-            data.find(["lambada_standard"], tmp_path)
+        with pytest.raises(DataError, match=r"test\.parquet is not a complete Parquet file") as caught:
+            data.find_tasks(["lambada_standard"], tmp_path)
         assert caught.value.where == str(path)
 
 
@@ -95,21 +95,21 @@ def test_the_data_folder_may_be_the_working_folder(
     """``datasets`` takes a name for a folder where there is one; the data folder goes first."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(published / "piqa", Path("baber/piqa"))
-    prepared = data.prepare(["piqa"], Path())
+    prepared = data.prepare_tasks(["piqa"], Path())
     assert len(prepared.task_dict["tasks"]["piqa"].eval_docs) == STAND_INS
 
 
 def test_values_of_two_types(tmp_path: Path) -> None:
     path = write(tmp_path / OWN, {"text": "a b"}, {"text": 5})
     with pytest.raises(DataError) as caught:
-        data.prepare(["lambada_openai"], tmp_path)
+        data.prepare_tasks(["lambada_openai"], tmp_path)
     assert caught.value.where == str(path)
 
 
 def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
     write(tmp_path / "baber/piqa/validation.jsonl", {"question": "a"})
-    with pytest.raises(DataError, match="lm-eval cannot build piqa"):
-        data.prepare(["piqa"], tmp_path)
+    with pytest.raises(DataError, match="lm-eval cannot build the task piqa"):
+        data.prepare_tasks(["piqa"], tmp_path)
 
 
 def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> No
         *[{"goal": f"example {n}", "sol1": "one", "sol2": "two"} for n in range(16113)],
     )
     write(tmp_path / "piqa" / "train-labels.lst", *["1"] * 16113)
-    prepared = data.prepare(["piqa"], tmp_path, num_fewshot=2)
+    prepared = data.prepare_tasks(["piqa"], tmp_path, num_fewshot=2)
     task = prepared.task_dict["tasks"]["piqa"]
     assert task.config.num_fewshot == 2
     task.set_fewshot_seed(0)
@@ -131,7 +131,7 @@ def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> No
 def test_a_task_that_says_no_examples_has_none(tmp_path: Path) -> None:
     write(tmp_path / "tasks" / "mine.yaml", *own_task("mine", "num_fewshot: 0"))
     write(tmp_path / "me" / "words" / "test.jsonl", {"text": "a b"})
-    prepared = data.prepare(["mine"], tmp_path, include_path=tmp_path / "tasks", num_fewshot=3)
+    prepared = data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks", num_fewshot=3)
     assert prepared.task_dict["tasks"]["mine"].config.num_fewshot == 0
 
 
@@ -155,7 +155,7 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     )
     for number, name in enumerate(("first", "second", "third")):
         write(tmp_path / "me" / "words" / name / "test.jsonl", *[{"text": f"{name} b"}] * (number + 1))
-    prepared = data.prepare(["own_group"], tmp_path, include_path=tasks)
+    prepared = data.prepare_tasks(["own_group"], tmp_path, include_path=tasks)
     built = prepared.task_dict["tasks"]
     assert {name: len(task.eval_docs) for name, task in built.items()} == {
         "own_a": 1,
@@ -166,6 +166,6 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     assert list(prepared.task_dict["groups"]) == ["own_group"]
     theirs = lm_eval.tasks.TaskManager(include_defaults=False, include_path=tasks)
     assert set(theirs.all_tasks) == {"own_a", "own_b", "own_group", "own_tag"} <= set(data.task_names(tasks))
-    assert Catalog(tasks).match(["own_?"]) == ["own_a", "own_b"]
+    assert TaskCatalog(tasks).match(["own_?"]) == ["own_a", "own_b"]
     with pytest.raises(UsageError, match="own_a"):
-        data.prepare(["own_group", "own_a"], tmp_path, include_path=tasks)
+        data.prepare_tasks(["own_group", "own_a"], tmp_path, include_path=tasks)

@@ -24,12 +24,12 @@ def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path: Path, monkeypatch
         'doc_to_text: ""',
         'doc_to_target: "{{text}}"',
     )
-    monkeypatch.setattr(hub, "why_not", lambda: pytest.fail("the hub was asked"))
-    assert data.find(["own"], tmp_path, include_path=tmp_path / "tasks").offline is not None
+    monkeypatch.setattr(hub, "why_unreachable", lambda: pytest.fail("the hub was asked"))
+    assert data.find_tasks(["own"], tmp_path, include_path=tmp_path / "tasks").offline is not None
     (tmp_path / "own.jsonl").unlink()
     asked = []
-    monkeypatch.setattr(hub, "why_not", lambda: asked.append(True))
-    data.find(["own"], tmp_path, include_path=tmp_path / "tasks")
+    monkeypatch.setattr(hub, "why_unreachable", lambda: asked.append(True))
+    data.find_tasks(["own"], tmp_path, include_path=tmp_path / "tasks")
     assert asked
 
 
@@ -40,7 +40,7 @@ def test_one_changed_byte_is_told(published: Path, tmp_path: Path) -> None:
     changed = tmp_path / "lambada_test.jsonl"
     changed.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        data.find(["lambada_openai"], tmp_path)
+        data.find_tasks(["lambada_openai"], tmp_path)
     error = caught.value
     assert error.where == str(changed)
     assert hashlib.sha256(whole).hexdigest() in error.message
@@ -51,21 +51,21 @@ def test_one_changed_byte_is_told(published: Path, tmp_path: Path) -> None:
 
 def test_unreadable_folder_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        data.find(["piqa"], tmp_path / "typo")
+        data.find_tasks(["piqa"], tmp_path / "typo")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert data.default_data_dir() == tmp_path / "neoxrun" / "data"
     with pytest.raises(DataError, match="there is no data for piqa"):  # the default folder need not exist
-        data.find(["piqa"], data.default_data_dir())
+        data.find_tasks(["piqa"], data.default_data_dir())
 
 
 def test_examples_are_never_drawn_from_the_scored_split(published: Path) -> None:
     with pytest.raises(DataError) as caught:
-        data.find(["piqa"], published, num_fewshot=2)
+        data.find_tasks(["piqa"], published, num_fewshot=2)
     assert "needs train for its 2 few-shot examples" in caught.value.message
     assert "train-labels.lst" in caught.value.hint
     with pytest.raises(UsageError, match="they would come from test, the split that is scored"):
-        data.find(["lambada_openai"], published, num_fewshot=2)
-    without = data.prepare(["piqa"], published).task_dict["tasks"]["piqa"]
+        data.find_tasks(["lambada_openai"], published, num_fewshot=2)
+    without = data.prepare_tasks(["piqa"], published).task_dict["tasks"]["piqa"]
     with pytest.raises(AssertionError, match="no documents available"):
         without.fewshot_context(without.eval_docs[0], num_fewshot=2)
 
@@ -74,8 +74,8 @@ def test_examples_are_never_drawn_from_the_scored_split(published: Path) -> None
 def test_values_of_other_types_in_task_files(line, tmp_path: Path) -> None:
     lines = ["task: own", "tag: 5", "dataset_path: own/set", "test_split: test", "num_fewshot: 1", line]
     write(tmp_path / "own.yaml", *lines)
-    with pytest.raises(DataError, match="own is not as lm-eval takes it") as caught:
-        data.find(["own"], tmp_path, include_path=tmp_path)
+    with pytest.raises(DataError, match="own has a value that lm-eval does not accept") as caught:
+        data.find_tasks(["own"], tmp_path, include_path=tmp_path)
     assert line.partition(":")[0] in caught.value.hint
 
 
@@ -83,5 +83,5 @@ def test_a_group_in_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "one.yaml", "group: one", "task: [two]")
     write(tmp_path / "two.yaml", "group: two", "task: [one]")
     with pytest.raises(DataError, match="one contains itself") as caught:
-        data.find(["one"], tmp_path, include_path=tmp_path)
+        data.find_tasks(["one"], tmp_path, include_path=tmp_path)
     assert caught.value.where == str(path)

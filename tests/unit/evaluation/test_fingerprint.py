@@ -25,7 +25,7 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
 
     def of(settings=settings, **how: Any) -> str:
         usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
-        return str(fingerprint.checkpoint(settings, **usual | how)["fingerprint"])
+        return str(fingerprint.describe_checkpoint(settings, **usual | how)["fingerprint"])
 
     first = of()
     assert first == of()

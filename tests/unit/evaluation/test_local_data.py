@@ -11,16 +11,16 @@ import pytest
 
 from neoxrun.errors import DataError
 from neoxrun.evaluation import data, local_data
-from neoxrun.evaluation.local_data import DatasetName
+from neoxrun.evaluation.published_data import DatasetName
 from support.task_data import LAMBADA, OWN, PIQA, PLAIN, STAND_INS, write
 
 
 @pytest.mark.parametrize("folder", ["", "piqa", "baber/piqa"])
 def test_where_published_files_may_lie(folder: str, published: Path, tmp_path: Path) -> None:
     shutil.copytree(published / "piqa", tmp_path / folder, dirs_exist_ok=True)
-    assert len(local_data.read(PIQA, "validation", tmp_path).documents) == STAND_INS
-    assert local_data.read(PIQA, "train", tmp_path) is None
-    assert local_data.read(DatasetName("baber/piqa", "other"), "validation", tmp_path) is None
+    assert len(local_data.read_split(PIQA, "validation", tmp_path).documents) == STAND_INS
+    assert local_data.read_split(PIQA, "train", tmp_path) is None
+    assert local_data.read_split(DatasetName("baber/piqa", "other"), "validation", tmp_path) is None
 
 
 @pytest.mark.parametrize("folder", ["EleutherAI/lambada_openai", "EleutherAI/lambada_openai/default"])
@@ -30,9 +30,11 @@ def test_own_file_wins_and_says_whether_it_is_the_published_one(folder: str, pub
     own = tmp_path / folder / "test.jsonl"
     own.parent.mkdir(parents=True)
     shutil.copy(lambada, own)
-    assert [(file.path, file.published) for file in local_data.read(LAMBADA, "test", tmp_path).files] == [(own, True)]
+    assert [(file.path, file.published) for file in local_data.read_split(LAMBADA, "test", tmp_path).files] == [
+        (own, True)
+    ]
     write(own, {"text": "my own"})
-    split = local_data.read(LAMBADA, "test", tmp_path)
+    split = local_data.read_split(LAMBADA, "test", tmp_path)
     assert (split.documents, split.files[0].published) == ([{"text": "my own"}], None)
 
 
@@ -54,7 +56,7 @@ def test_any_other_data_set(tmp_path: Path) -> None:
     hub.undo()
     assert asked == [(("allenai/ai2_arc", "ARC-Easy"), {"split": "test"})]
 
-    prepared = data.prepare(["arc_easy"], tmp_path / "my data")
+    prepared = data.prepare_tasks(["arc_easy"], tmp_path / "my data")
     task = prepared.task_dict["tasks"]["arc_easy"]
     assert list(task.eval_docs) == rows
     assert task.doc_to_choice(task.eval_docs[1]) == ["x", "y"]
@@ -73,7 +75,11 @@ DAMAGE = {
     "other keys": ({OWN: b'{"text": "a b"}\n{"txt": "a b"}\n'}, '"text" is in this line or in the first', 2),
     "not UTF-8": ({OWN: b'{"text": "a b"}\n{"text": "\xff"}\n'}, "byte 0xff at offset 26", 2),
     "half a character": ({OWN: rb'{"text": "a \ud800"}' + b"\n"}, "not valid Unicode", 1),
-    "too few texts": ({"lambada_test_plain_text.txt": b"a b\n"}, "holds 1 documents, and 5153 were published", None),
+    "too few texts": (
+        {"lambada_test_plain_text.txt": b"a b\n"},
+        "holds 1 documents instead of the 5153 that were published",
+        None,
+    ),
     "a text is empty": ({"lambada_test_plain_text.txt": b"a b\n\na b\n"}, "this line is empty", 2),
 }
 
@@ -88,15 +94,15 @@ def test_damaged_file(case, tmp_path: Path) -> None:
         (PLAIN, "test") if "plain" in name else (PIQA, "validation") if "piqa" in name else (LAMBADA, "test")
     )
     with pytest.raises(DataError) as caught:
-        local_data.read(dataset, split, tmp_path)
+        local_data.read_split(dataset, split, tmp_path)
     assert says in caught.value.message
     assert line is None or caught.value.where == f"{tmp_path / name}:{line}"
 
 
 LABELS = {
-    "one label too few": (["0"] * 2, "3 questions, and train-labels.lst 2 labels", None),
-    "no label": (["0", "2", "1"], "a label is 0 or 1, not '2'", 2),
-    "not all of them": (["0"] * 3, "3 documents, and 16113 were published", None),
+    "one label too few": (["0"] * 2, "3 questions, but train-labels.lst 2 labels", None),
+    "no label": (["0", "2", "1"], "a label must be 0 or 1, not '2'", 2),
+    "not all of them": (["0"] * 3, "3 documents instead of the 16113 that were published", None),
 }
 
 
@@ -106,6 +112,6 @@ def test_labels(case, tmp_path: Path) -> None:
     write(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
     path = write(tmp_path / "piqa" / "train-labels.lst", *labels)
     with pytest.raises(DataError) as caught:
-        local_data.read(PIQA, "train", tmp_path)
+        local_data.read_split(PIQA, "train", tmp_path)
     assert says in caught.value.message
     assert line is None or caught.value.where == f"{path}:{line}"

@@ -1,4 +1,4 @@
-"""Generation options of a task become ours, or are refused."""
+"""Generation options of a task become sampling parameters, or are refused."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def test_generation_options() -> None:
     [
         ({"num_beams": 4}, "num_beams=4"),
         ({"do_sample": True}, "temperature"),
-        ({"do_sample": "no", "temperature": 2}, "do_sample is true or false, not 'no'"),
+        ({"do_sample": "no", "temperature": 2}, "do_sample must be true or false, not 'no'"),
         ({"top_p": 3}, "top_p must be"),
         ({"max_gen_toks": 2048}, "no room for a prompt"),
-        ({"until": 5}, "neither a text nor a list of texts"),
+        ({"until": 5}, "neither a string nor a list of strings"),
     ],
 )
 def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:

@@ -23,7 +23,7 @@ from support.results import results
 def ended(options: dict[str, Any], stdout: IO[str] | None = None) -> str:
     """What is on stdout when a run's results have been shown and kept, or could not be."""
     document = results(0.77, limited=None) | {"model_name_sanitized": "demo"}
-    usual = dict.fromkeys(field.name for field in dataclasses.fields(EvaluateOptions)) | {"figures": ()}
+    usual = dict.fromkeys(field.name for field in dataclasses.fields(EvaluateOptions)) | {"references": ()}
     stdout = stdout or io.StringIO()
     sample = {"arguments": [], "resps": [], "filtered_resps": [], "target": 0}
     try:
@@ -53,10 +53,10 @@ def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names == ["results", "samples_mine%2Fpiqa"]
     document = {"model_name_sanitized": "other", "value": object()}
     with pytest.raises(TypeError):
-        report.save(tmp_path, document, {}, json.JSONEncoder().default)
+        report.save_results(tmp_path, document, {}, json.JSONEncoder().default)
     broken = [{"arguments": [], "resps": [], "filtered_resps": [], "target": 0, "doc": object()}]
     with pytest.raises(TypeError):
-        report.save(tmp_path, {"model_name_sanitized": "other"}, {"piqa": broken}, json.JSONEncoder().default)
+        report.save_results(tmp_path, {"model_name_sanitized": "other"}, {"piqa": broken}, json.JSONEncoder().default)
     assert [path.name.partition("_")[0] for path in (tmp_path / "other").iterdir()] == ["results"]
 
 

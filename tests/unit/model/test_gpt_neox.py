@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import ModelConfig
+from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.scoring import ScoreRequest, pack
 from neoxrun.model.gpt_neox import Stage
@@ -33,7 +35,7 @@ SEQUENTIAL = ModelConfig(**{**vars(PARALLEL), "gpt_j_residual": False, "gelu": "
 
 
 def random_stage(config: ModelConfig) -> Stage:
-    stage = Stage(config, single(CPU), ROWS, CPU, torch.float32)
+    stage = Stage(config, single(CPU), ROWS, CPU, precisions_for("fp32", "cpu"))
     generator = torch.Generator().manual_seed(0)
     for key, shape in stage.targets().items():
         stage.assign(key, torch.randn(shape, generator=generator) / 4)
@@ -91,3 +93,16 @@ def test_parameters_are_frozen(config: ModelConfig) -> None:
     stage = random_stage(config)
     stage.pack()
     assert not [name for name, parameter in stage.named_parameters() if parameter.requires_grad]
+
+
+def test_each_precision_is_used_where_it_belongs() -> None:
+    """Half precision on the CPU: parameters and activations have its type, the cache is fp32."""
+    stage = Stage(PARALLEL, single(CPU), ROWS, CPU, precisions_for("bf16", "cpu"))
+    stage.randomize(0)
+    assert {parameter.dtype for parameter in stage.parameters()} == {torch.bfloat16}
+    runner = Runner(stage, 2**20)
+    runner.execute(Reserve(2, 8))
+    assert runner._held().layer(0, 0, 2)[0].dtype == torch.float32
+    with torch.inference_mode():
+        assert runner.prefill_hidden(torch.tensor([[1, 2, 3]]), 0).dtype == torch.bfloat16
+        assert runner.decode_hidden([4], [3]).dtype == torch.bfloat16

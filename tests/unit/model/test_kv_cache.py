@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neoxrun.model.kv_cache import KVCache, cache_dtype
+from neoxrun.model.kv_cache import KVCache
 from support.tiny_models import CPU
 
 
@@ -25,8 +25,3 @@ def test_a_move_copies_one_slot_and_no_other() -> None:
     keys, values = cache.layer(1, first_slot=1, count=2)
     assert torch.equal(keys, before[1][0][1:])
     assert torch.equal(values, before[1][1][1:])
-
-
-def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
-    assert cache_dtype(CPU, torch.bfloat16) == torch.float32
-    assert cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import pytest
 
-from support.plans import PUBLISHED, planned
+from neoxrun.config.settings import Settings
+from neoxrun.errors import UsageError
+from neoxrun.planning.choose import choose_cpu, choose_gpus
+from neoxrun.planning.decision import Cause, Decision, MemoryRefused, Misfit, Rule, SizeChanged, SizesRefused
+from neoxrun.planning.devices import Device, parse_devices
+from neoxrun.planning.request import Requested
+from neoxrun.planning.search import Search
+from neoxrun.planning.split import ModelSplit
+from support.plans import PUBLISHED, planned, settings_for
 
 # (model, devices, flags) -> (tp, pp, replicas)
 ON_GPUS = [
@@ -42,7 +52,7 @@ ON_GPUS = [
 @pytest.mark.parametrize(("name", "devices", "flags", "expected"), ON_GPUS)
 def test_split_on_gpus(name, devices, flags, expected) -> None:
     plan = planned(name, devices, **flags)
-    assert (plan.tp, plan.pp, plan.replicas) == expected, plan.reason
+    assert (plan.tp, plan.pp, plan.replicas) == expected, plan.decision
     assert plan.max_context == 2048
     assert all(rank.total_bytes <= rank.free_bytes for rank in plan.devices)
 
@@ -67,6 +77,157 @@ ON_CPU = [
 @pytest.mark.parametrize(("name", "memory", "cores", "flags", "expected"), ON_CPU)
 def test_split_on_the_cpu(name, memory, cores, flags, expected) -> None:
     plan = planned(name, memory, "cpu", cores, **flags)
-    assert (plan.tp, plan.pp, plan.replicas, plan.dtype) == expected, plan.reason
+    assert (plan.tp, plan.pp, plan.replicas, plan.dtype) == expected, plan.decision
     assert plan.device_kind == "cpu"
     assert plan.gpus == ()
+
+
+# (model, devices, kind, cores, flags) -> the rule that decided
+RULES = [
+    ("20B", "2x48GB", "cuda", 0, {}, Rule.ENOUGH_ROOM),
+    ("20B", "1x80GB", "cuda", 0, {}, Rule.ONE_DEVICE),
+    ("20B", "2x80GB", "cuda", 0, {}, Rule.ONE_DEVICE),
+    ("20B", "2x24GiB", "cuda", 0, {}, Rule.ALL_GPUS),
+    ("20B", "8x24GB", "cuda", 0, {}, Rule.FEWER_STAGES),
+    ("20B", "2x80GB", "cuda", 0, {"tp": 2}, Rule.FEWEST_GPUS),
+    ("20B", "4x48GB", "cuda", 0, {"tp": 2, "pp": 2}, Rule.REQUESTED),
+    ("20B", "256GB", "cpu", 16, {}, Rule.CONFIGURED),
+    ("20B", "256GB", "cpu", 1, {}, Rule.ONE_DEVICE),
+    ("20B", "256GB", "cpu", 16, {"pp": 2}, Rule.REQUESTED),
+]
+
+
+@pytest.mark.parametrize(("name", "devices", "kind", "cores", "flags", "rule"), RULES)
+def test_the_rule_that_decided(name, devices, kind, cores, flags, rule) -> None:
+    decision = planned(name, devices, kind, cores, **flags).decision
+    seen = len(parse_devices(devices)) if kind == "cuda" else cores
+    assert decision == Decision(rule, Requested(**flags), seen, comfortable_batch=8)
+
+
+def test_the_number_format_that_was_too_large() -> None:
+    assert planned("pythia-6.9b", "64GB", "cpu").decision.precision_too_large is None
+    assert planned("pythia-6.9b", "24GB", "cpu").decision.precision_too_large == "fp32"
+    assert planned("pythia-6.9b", "24GB", "cpu", dtype="bf16").decision.precision_too_large is None
+
+
+def tensor_note(settings: Settings, devices: list[Device], **flags: object) -> SizeChanged | None:
+    choose = choose_gpus if devices[0].kind == "cuda" else choose_cpu
+    chosen = choose(settings, devices if devices[0].kind == "cuda" else devices[0], Requested(**flags), 50304)
+    found = [note for note in chosen.notes if isinstance(note, SizeChanged) and note.key == "model_parallel_size"]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def host(memory: int, cores: int = 16) -> list[Device]:
+    return [Device("cpu", 0, "CPU", memory, memory, cores)]
+
+
+TWO = settings_for(16, 2048, 8, tp=2)
+THREE = settings_for(16, 2048, 8, tp=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "flags", "cause"),
+    [
+        (TWO, parse_devices("1x80GB"), {}, Cause.DEVICES),
+        (THREE, parse_devices("1x80GB"), {}, Cause.INDIVISIBLE),
+        (TWO, host(64 * 10**9, cores=1), {}, Cause.DEVICES),
+        (TWO, host(64 * 10**9), {"pp": 2}, Cause.OTHER_FLAG),
+        (TWO, host(64 * 10**9), {"world_size": 3}, Cause.STARTED_RANKS),
+        (THREE, host(64 * 10**9), {}, Cause.INDIVISIBLE),
+        (TWO, host(64 * 10**9), {}, None),
+        (TWO, host(64 * 10**9), {"tp": 1}, None),
+    ],
+)
+def test_why_the_tensor_parallel_size_is_not_the_configurations(settings, devices, flags, cause) -> None:
+    note = tensor_note(settings, devices, **flags)
+    assert (note and note.cause) == cause
+    assert note is None or (note.configured, note.planned) == (settings.model.model_parallel_size, 1)
+
+
+def test_one_rank_needs_less_memory_than_two() -> None:
+    """Where two ranks do not fit, by the least free memory with which one does."""
+    low, high = 0, 64 * 10**9
+    while high - low > 10**6:
+        middle = (low + high) // 2
+        fits = not isinstance(choose_cpu(TWO, host(middle)[0], Requested(dtype="bf16"), 50304), MemoryRefused)
+        low, high = (low, middle) if fits else (middle, high)
+    note = tensor_note(TWO, host(high), dtype="bf16")
+    assert note == SizeChanged("model_parallel_size", 2, 1, Cause.MEMORY)
+
+
+def gpus(text: str, **flags: object) -> object:
+    return choose_gpus(PUBLISHED["20B"][0], parse_devices(text), Requested(**flags), 50432)
+
+
+def test_refused_sizes_are_facts() -> None:
+    refusal = gpus("2x48GB", tp=4)
+    assert refusal == SizesRefused(Misfit.TOO_FEW_GPUS, Requested(tp=4), "cuda", 2, ModelSplit(2, 1))
+    refusal = gpus("2x48GB", tp=4, nnodes=2)
+    assert refusal == SizesRefused(Misfit.GROUP_TOO_WIDE, Requested(tp=4, nnodes=2), "cuda", 2, ModelSplit(2, 1, 2))
+    refusal = gpus("2x80GB", pp=3, nnodes=2)
+    assert isinstance(refusal, SizesRefused)
+    assert refusal.misfit is Misfit.UNEVEN
+    refusal = choose_cpu(PUBLISHED["20B"][0], host(10**12)[0], Requested(replicas=3, nnodes=2), 50432)
+    assert refusal == SizesRefused(Misfit.UNEVEN, Requested(replicas=3, nnodes=2), "cpu", 1, None)
+
+
+def test_refused_memory_says_what_would_fit() -> None:
+    refusal = gpus("2x24GB", dtype="fp32")
+    assert isinstance(refusal, MemoryRefused)
+    assert refusal.split == ModelSplit(2, 1)
+    assert refusal.need_bytes > refusal.usable_bytes
+    instead = refusal.alternatives
+    assert instead.sizes is None
+    assert instead.host_precision == "fp32"
+    assert instead.gpus is not None
+    assert instead.gpu_free_bytes is not None
+    planned("20B", f"{instead.gpus}x24GB", dtype="fp32", context=2048)
+    with pytest.raises(UsageError):
+        planned("20B", f"{instead.gpus - 1}x24GB", dtype="fp32", context=2048)
+    for free, fits in ((instead.gpu_free_bytes, True), (instead.gpu_free_bytes - 10**3, False)):
+        devices = [Device("cuda", index, "GPU", free, free) for index in range(2)]
+        refused = isinstance(
+            choose_gpus(PUBLISHED["20B"][0], devices, Requested(dtype="fp32", context=2048), 50432), MemoryRefused
+        )
+        assert refused is not fits
+    half = gpus("2x40GB", dtype="fp32")
+    assert isinstance(half, MemoryRefused)
+    assert half.alternatives.half_precision
+    other = gpus("2x40GB", tp=1, pp=1)
+    assert isinstance(other, MemoryRefused)
+    assert other.alternatives.sizes == ModelSplit(2, 1)
+    assert other.alternatives.gpus is other.alternatives.gpu_free_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "flags"),
+    [
+        ("2x48GB", {}),
+        ("4x24GB,2x80GB", {}),
+        ("1x24GB", {}),
+        ("1x24GB", {"context": 2048}),
+        ("64x1GB", {"context": 2048}),
+        ("2x40GB", {"dtype": "fp32"}),
+        ("2x40GB", {"tp": 1, "pp": 1}),
+        ("2x48GB", {"tp": 4}),
+    ],
+)
+def test_no_search_is_run_twice(devices, flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Search] = []
+    options = Search.__dict__["options"].func
+
+    def recorded(search: Search) -> list[ModelSplit]:
+        ran.append(search)
+        found: list[ModelSplit] = options(search)
+        return found
+
+    counting = cached_property(recorded)
+    counting.__set_name__(Search, "options")
+    monkeypatch.setattr(Search, "options", counting)
+    try:
+        planned("20B", devices, **flags)
+    except UsageError:
+        assert (devices, flags) not in (("2x48GB", {}), ("4x24GB,2x80GB", {}))
+    assert ran
+    assert len(set(ran)) == len(ran)

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from neoxrun.planning.memory import model_parameters, stage_parameters
-from neoxrun.planning.plan import vocab_size_for_planning
+from neoxrun.planning.memory import kv_cache_bytes, model_parameters, stage_parameters
+from neoxrun.planning.planner import vocab_size_for_planning
 from support.plans import OPTIONS, PUBLISHED, planned, settings_for
 
 
@@ -21,17 +21,32 @@ def test_parameter_counts_are_the_published_ones(name) -> None:
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 3), (4, 2)])
 def test_stage_parameters_are_those_of_the_network(options, tp, pp) -> None:
     torch = pytest.importorskip("torch")
+    from neoxrun.config.precisions import precisions_for
     from neoxrun.model.gpt_neox import Stage
     from neoxrun.parallel.mesh import Mesh
 
     model = settings_for(3, 32, 4, **options).model
     vocab_size = 50  # not divisible by 4
     meta = torch.device("meta")
+    counts = stage_parameters(model, vocab_size, tp, pp)
+    assert len(counts) == pp
     for stage, tp_rank in itertools.product(range(pp), range(tp)):
         mesh = Mesh(tp, pp, 1, tp_rank, stage, 0, meta)
-        network = Stage(model, mesh, vocab_size, meta, torch.float32)
+        network = Stage(model, mesh, vocab_size, meta, precisions_for("fp32", "cpu"))
         count = sum(parameter.numel() for parameter in network.parameters())
-        assert stage_parameters(model, vocab_size, tp, pp, stage) == count, f"stage {stage}, rank {tp_rank}"
+        assert counts[stage] == count, f"stage {stage}, rank {tp_rank}"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_cache_bytes_are_those_of_the_cache(precision) -> None:
+    torch = pytest.importorskip("torch")
+    from neoxrun.model.dtypes import DTYPES
+    from neoxrun.model.kv_cache import KVCache
+
+    model = settings_for(3, 32, 4).model
+    cache = KVCache(2, 5, 4 // 2, 7, 8, torch.device("meta"), DTYPES[precision])
+    held = sum(store.nbytes for layer in range(2) for store in cache.layer(layer, 0, 5))
+    assert kv_cache_bytes(model, layers=2, tensor=2, tokens=5 * 7, precision=precision) == held
 
 
 def test_memory_of_20b_on_two_gpus() -> None:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.terminal.words import printable
+from neoxrun.terminal.words import did_you_mean, printable
 
 
 @given(st.text())
 def test_what_is_shown_moves_no_cursor(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text)) <= 10 * 200 + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lamada", "Did you mean lambada or lambada_openai?"),
+        ("PIQA2", "Did you mean PIQA?"),
+        ("pythia-160", "Did you mean pythia-160m or pythia-1b?"),
+        ("ambada_op", "Did you mean lambada_openai or lambada?"),
+        ("wino", "Did you mean winogrande?"),  # contained, not similar
+        ("xy", ""),
+        ("", ""),
+    ],
+)
+def test_names_that_may_have_been_meant(name: str, hint: str) -> None:
+    known = ["PIQA", "lambada", "lambada_openai", "pythia-160m", "pythia-1b", "winogrande", "xy\x1b[2J_longer_still"]
+    assert did_you_mean(name, known, 2) == hint
+
+
+def test_a_suggested_name_moves_no_cursor() -> None:
+    assert did_you_mean("a\x1b[2Jb", ["a\x1b[2Jbc"]).isprintable()

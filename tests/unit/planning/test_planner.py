@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from neoxrun.config.precisions import precisions_for
 from neoxrun.errors import UsageError
-from neoxrun.planning.placement import Device, Requested
-from neoxrun.planning.plan import make_plan
+from neoxrun.planning.decision import ContextShortened, GpuLeftOut
+from neoxrun.planning.devices import Device
+from neoxrun.planning.planner import make_plan
+from neoxrun.planning.request import Requested
 from support.plans import OPTIONS, planned, settings_for
 
 
@@ -23,7 +26,7 @@ def test_a_shorter_context_is_better_than_none() -> None:
     plan = planned("20B", "2x24GB")
     assert 256 <= plan.max_context < 2048
     assert plan.max_batch == 1
-    assert any(note.startswith("context: 2048 ->") for note in plan.notes)
+    assert ContextShortened(2048, plan.max_context) in plan.notes
     with pytest.raises(UsageError):
         planned("20B", "2x24GB", context=2048)
 
@@ -34,7 +37,7 @@ def test_a_gpu_that_is_in_use_is_left_out() -> None:
     plan = planned("20B", gpus)
     assert plan.gpus == (0, 2, 3)
     assert (plan.tp, plan.pp, plan.replicas) == (1, 1, 3)
-    assert "GPU 1 left out: only 1.0 GB free" in plan.notes
+    assert GpuLeftOut(1, 10**9) in plan.notes
 
 
 def test_ranks_lie_as_gpt_neox_lays_them() -> None:
@@ -49,22 +52,20 @@ def test_ranks_lie_as_gpt_neox_lays_them() -> None:
     ]
 
 
-def test_json_has_what_programs_rely_on() -> None:
-    values = json.loads(json.dumps(planned("20B", "2x48GB").to_json()))
-    keys = [
-        "tp",
-        "pp",
-        "replicas",
-        "dtype",
-        "reason",
-        "devices",
-        "host_peak_bytes",
-        "max_context",
-        "max_batch",
-    ]
-    assert set(keys) <= set(values)
-    rank_keys = ["weights_bytes", "kv_cache_bytes", "workspace_bytes", "total_bytes", "free_bytes"]
-    assert all(set(rank_keys) <= set(rank) for rank in values["devices"])
+def test_a_plan_is_a_value() -> None:
+    """It travels to the ranks, and says the same there."""
+    plan = planned("20B", "2x80GB", tp=2)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert plan == planned("20B", "2x80GB", tp=2)
+    assert hash(plan) == hash(planned("20B", "2x80GB", tp=2))
+
+
+@pytest.mark.parametrize("dtype", [None, "fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_precisions_are_decided_in_one_place(kind, dtype) -> None:
+    plan = planned("pythia-160m", "80GB", kind, dtype=dtype)
+    assert plan.dtype == (dtype or {"cuda": "fp16", "cpu": "fp32"}[kind])
+    assert plan.precisions == precisions_for(plan.dtype, kind)
 
 
 MODELS = st.builds(

@@ -1,0 +1,55 @@
+"""In which number formats a model is kept and computed: decided here and nowhere else. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from neoxrun.config.settings import Precision
+
+DeviceKind = Literal["cuda", "cpu"]
+
+DTYPE_BYTES: Final[dict[Precision, int]] = {"fp32": 4, "fp16": 2, "bf16": 2}
+"""Bytes of one number."""
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """The three number formats of a run. Sizes, storage and tables each name the one that they depend on.
+
+    Attributes:
+        weights: of the parameters on a device.
+        compute: of activations, and of what travels from stage to stage.
+        cache: of keys and values in the cache, and in which queries and keys meet where nothing is cached.
+    """
+
+    weights: Precision
+    compute: Precision
+    cache: Precision
+
+
+def precisions_for(precision: Precision, kind: DeviceKind) -> Precisions:
+    """The formats of a model that is kept and computed in ``precision`` on a ``kind`` of device.
+
+    On the CPU the cache is fp32 whatever the weights are: torch's one-query attention is 5 to 50 times slower there
+    in fp16 and bf16, which costs more than reading twice the bytes.
+    """
+    return Precisions(weights=precision, compute=precision, cache="fp32" if kind == "cpu" else precision)
+
+
+def preferred_precisions(
+    requested: Precision | None, configured: Precision, kind: DeviceKind
+) -> tuple[Precisions, ...]:
+    """The formats in which a model may run, the best first; each of the others is for where those before do not fit.
+
+    A request decides. Otherwise a GPU uses what the configuration says; a CPU uses fp32, or bf16 for half the bytes.
+
+    Args:
+        requested: what a flag or an argument says; None: nothing.
+        configured: what the configuration says.
+        kind: the kind of device.
+    """
+    if requested is not None:
+        return (precisions_for(requested, kind),)
+    choices: tuple[Precision, ...] = (configured,) if kind == "cuda" else ("fp32", "bf16")
+    return tuple(precisions_for(precision, kind) for precision in choices)

@@ -1,0 +1,26 @@
+"""The three number formats of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from neoxrun.config.precisions import Precisions, precisions_for, preferred_precisions
+
+
+def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
+    assert precisions_for("bf16", "cpu") == Precisions(weights="bf16", compute="bf16", cache="fp32")
+    assert precisions_for("bf16", "cuda") == Precisions(weights="bf16", compute="bf16", cache="bf16")
+
+
+@pytest.mark.parametrize(
+    ("requested", "kind", "weights"),
+    [
+        (None, "cuda", ["fp16"]),
+        (None, "cpu", ["fp32", "bf16"]),
+        ("fp32", "cuda", ["fp32"]),
+        ("fp16", "cpu", ["fp16"]),
+    ],
+)
+def test_a_request_decides_then_the_configuration_on_a_gpu(requested, kind, weights) -> None:
+    preferred = preferred_precisions(requested, "fp16", kind)
+    assert list(preferred) == [precisions_for(precision, kind) for precision in weights]
