@@ -1,12 +1,12 @@
 # neoxrun with CUDA.
 #
 #   docker build -t neoxrun .
-#   docker run --rm --gpus all --ipc=host -v "$PWD:/models" neoxrun generate 20B -i prompt.txt
+#   docker run --rm --gpus all --ipc=host --user "$(id -u):$(id -g)" -v "$PWD:/models" neoxrun generate 20B -i prompt.txt
 #
-# Checkpoints, prompts and outputs are in the folder mounted at /models, the working directory. Add
-# --user "$(id -u):$(id -g)" to own the outputs. --ipc=host gives NCCL the shared memory it needs between GPUs.
+# Checkpoints, prompts and outputs are in the folder mounted at /models, the working directory. With --user the outputs
+# can be written there, and are yours. --ipc=host gives NCCL the shared memory that it needs between GPUs.
 
-# The small image is enough: torch's wheels bring cuBLAS, cuDNN and NCCL, at the versions they were built with.
+# The small image is enough: torch's wheels bring cuBLAS, cuDNN and NCCL, in the versions that they were built with.
 FROM nvidia/cuda:13.0.3-base-ubuntu24.04
 
 RUN apt-get update \
@@ -27,7 +27,7 @@ COPY . ./
 RUN pip install --constraint constraints.txt . \
     && neoxrun --version
 
-# Nobody has to be root to generate text. The home folder takes caches, and is writable under any --user.
+# The command does not run as root. The home folder holds caches, and is writable under any --user.
 RUN useradd --uid 10001 --create-home neoxrun \
     && chmod 1777 /home/neoxrun \
     && install --directory --owner=neoxrun --mode=1777 /models

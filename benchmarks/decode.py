@@ -1,10 +1,10 @@
-"""Decode speed beside Hugging Face transformers, on the same weights, in turns in one process.
+"""Decode speed compared with Hugging Face transformers, on the same weights, in turns in one process.
 
     python benchmarks/decode.py --shapes pythia-160m pythia-410m --dtypes fp32 bf16 --batches 1 16
 
-For each case it prints the tokens a second of both (median of the rounds), the median of the ratios round by round,
-and the floor: a decode step reads every weight once, so no step is faster than the bytes of the weights over the
-memory bandwidth, which is measured here by a matrix-vector product of one large matrix in the same type.
+For each case it prints the tokens per second of both (median of the rounds), the median of the rounds' ratios, and the
+floor: a decode step reads every weight once, so it takes at least the bytes of the weights divided by the memory
+bandwidth, which is measured here with a matrix-vector product of one large matrix in the same type.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from shapes import SHAPES, make
 from transformers import AutoModelForCausalLM
 
 import neoxrun
-from neoxrun.config import reader as config
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.session import open_session
 from neoxrun.model.dtypes import DTYPES, device_kind
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 
 PROMPT_TOKENS = 32
 
@@ -40,9 +39,9 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each sequence (64)")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each case (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each case (5)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--keep", type=Path, help="folder to keep the models in; default: a temporary one")
+    parser.add_argument("--keep", type=Path, help="folder to keep the models in (a temporary one)")
     args = parser.parse_args()
     device = torch.device(args.device)
     print(f"{_machine(device)}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end="")
@@ -59,31 +58,31 @@ def main() -> None:
 
 def _case(folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds: int, device: torch.device) -> str:
     prompts = torch.randint(1, 256, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
-    ours = _neoxrun(folder, shape, dtype, prompts, tokens, device)
-    theirs = _transformers(folder, dtype, prompts, tokens, device)
-    ours(), theirs()
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
-    mine, other = (statistics.median(batch * tokens / pair[side] for pair in pairs) for side in (0, 1))
-    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
+    measured = _neoxrun(folder, shape, dtype, prompts, tokens, device)
+    reference = _transformers(folder, dtype, prompts, tokens, device)
+    measured(), reference()
+    pairs = [(measured(), reference()) for _ in range(rounds)]
+    speed, other = (statistics.median(batch * tokens / pair[side] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(other_seconds / seconds for seconds, other_seconds in pairs)
     floor = batch / (_weight_bytes(folder, dtype) / _bandwidth(DTYPES[dtype], device))
     return (
-        f"| {shape} | {dtype} | {batch} | {mine:.1f} | {other:.1f} | {ratio:.2f} | {floor:.0f} | {mine / floor:.0%} |"
+        f"| {shape} | {dtype} | {batch} | {speed:.1f} | {other:.1f} | {ratio:.2f} | {floor:.0f} | {speed / floor:.0%} |"
     )
 
 
 def _neoxrun(
     folder: Path, shape: str, dtype: str, prompts: torch.Tensor, tokens: int, device: torch.device
 ) -> Callable[[], float]:
-    settings = config.load([shape, str(folder / "config.yml")])
+    settings = load_settings([shape, str(folder / "config.yml")])
     session = open_session(
         settings,
-        single(device),
+        single_rank_mesh(device),
         precisions_for(dtype, device_kind(device)),  # type: ignore[arg-type]
         random_weights=False,
         show_progress=False,
     )
     params = SamplingParams(maximum_tokens=tokens, ignore_eos=True)
-    engine = Engine(session.runner, slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
+    engine = session.replica.start_engine(slots=len(prompts), length=PROMPT_TOKENS + tokens, eos=None)
 
     def once() -> float:
         start = time.perf_counter()
@@ -116,14 +115,14 @@ def _transformers(
 
 
 def _weight_bytes(folder: Path, dtype: str) -> int:
-    """Bytes that a decode step reads: all weights but the word embedding, of which it reads single rows."""
+    """Bytes that a decode step reads: all weights except the word embedding, of which it reads single rows."""
     model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=DTYPES[dtype])
     read = sum(p.numel() for name, p in model.named_parameters() if "embed_in" not in name)
     return read * DTYPES[dtype].itemsize
 
 
 def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
-    """Bytes a second of a matrix-vector product of a 512 MB matrix."""
+    """Bytes per second of a matrix-vector product with a matrix of 512 MB."""
     rows = 2**29 // dtype.itemsize // 4096
     matrix = torch.ones(rows, 4096, dtype=dtype, device=device)
     vector = torch.ones(1, 4096, dtype=dtype, device=device)

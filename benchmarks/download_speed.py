@@ -1,13 +1,13 @@
-"""``neoxrun.download`` beside ``curl --parallel``: the same files from the same server on loopback, in turns.
+"""``neoxrun.download`` compared with ``curl --parallel``: the same files from a server on loopback, in turns.
 
     python benchmarks/download_speed.py --folder /dev/shm --files 8 --megabytes 512 --rounds 3
 
-Each side is a whole process, from start to end. neoxrun also takes the SHA-256 of every byte, compares it with the one
-expected, flushes to the disk and renames; curl only writes. The third column is curl followed by sha256sum of the
-files, as many at a time. The server is a process of its own that sends with sendfile from the page cache, in one
-thread for each connection. --folder should be in memory: otherwise the disk is measured. Peak memory is the process's
-own (ru_maxrss). A ratio is the median of the rounds' ratios; beside it stands the ratio of the fastest rounds, which
-says more where other programs take the cores.
+Each side is a whole process, from start to end. neoxrun also computes the SHA-256 of every file, compares it with the
+expected one, flushes to the disk and renames; curl only writes. The third side is curl followed by sha256sum of the
+files, as many at a time. The server is a separate process that sends with sendfile from the page cache, in one thread
+per connection. --folder should be in memory: otherwise the disk is measured. Peak memory is the process's ru_maxrss. A
+ratio is the median of the rounds' ratios; next to it is the ratio of the fastest rounds, which says more when other
+programs use the cores.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
         with source.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         with serving(source) as port:
-            urls = {f"file_{at}.bin": f"http://127.0.0.1:{port}/file_{at}.bin" for at in range(args.files)}
+            urls = {f"file_{number}.bin": f"http://127.0.0.1:{port}/file_{number}.bin" for number in range(args.files)}
             rounds = [one_round(urls, source.stat().st_size, sha256, folder, args.jobs) for _ in range(args.rounds)]
     total = args.files * args.megabytes * (1 << 20)
     print(
@@ -81,20 +81,20 @@ def main() -> None:
 def one_round(
     urls: dict[str, str], size: int, sha256: str, folder: Path, jobs: int
 ) -> tuple[float, float, float, float]:
-    """Seconds of neoxrun, of curl, of curl and sha256sum; bytes of memory of neoxrun at its peak."""
+    """Seconds of neoxrun, of curl, and of curl and sha256sum; neoxrun's peak memory in bytes."""
     target = folder / "target"
     listed = json.dumps([(name, url, size, sha256) for name, url in urls.items()])
-    ours, peak = timed([sys.executable, "-c", CLIENT, listed, str(target), str(jobs)])
+    measured, peak = timed([sys.executable, "-c", CLIENT, listed, str(target), str(jobs)])
     shutil.rmtree(target)
     target.mkdir()
     command = ["curl", "--silent", "--fail", "--parallel", "--parallel-max", str(jobs)]
     for name, url in urls.items():
         command += ["-o", str(target / name), url]
-    theirs, _ = timed(command)
+    reference, _ = timed(command)
     paths = "\0".join(str(target / name) for name in urls)
     checking, _ = timed(["xargs", "-0", "-n1", f"-P{jobs}", "sha256sum"], paths)
     shutil.rmtree(target)
-    return ours, theirs, theirs + checking, peak
+    return measured, reference, reference + checking, peak
 
 
 def timed(command: list[str], text: str = "") -> tuple[float, float]:
@@ -113,7 +113,7 @@ def timed(command: list[str], text: str = "") -> tuple[float, float]:
 
 @contextlib.contextmanager
 def serving(source: Path):  # noqa: ANN201
-    """The port of a server, in a process of its own, that answers every request with the file."""
+    """The port of a server, in a separate process, that answers every request with the file."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=serve, args=(source, sender), daemon=True)
     process.start()
@@ -125,7 +125,7 @@ def serving(source: Path):  # noqa: ANN201
 
 
 def serve(source: Path, ready: Connection) -> None:
-    """Accept for ever."""
+    """Accept connections until the process is ended."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     ready.send(listener.getsockname()[1])
     while True:
@@ -134,7 +134,7 @@ def serve(source: Path, ready: Connection) -> None:
 
 
 def answer(connection: socket.socket, source: Path) -> None:
-    """Every request on this connection gets the file."""
+    """Answer every request on this connection with the file."""
     size = source.stat().st_size
     with connection, connection.makefile("rb") as requests, source.open("rb") as file, contextlib.suppress(OSError):
         while requests.readline():

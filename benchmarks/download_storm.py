@@ -1,18 +1,18 @@
-"""A seeded storm: a tree of files fetched through at least a thousand faults, and once more with SIGKILL on top.
+"""A seeded storm: a tree of files fetched through at least a thousand faults, and once more with SIGKILLs.
 
     python benchmarks/download_storm.py --seed 4 --faults 1200
 
-The server is real (tests/support/faulty_server.py, on loopback), the client is ``neoxrun.download.fetch`` in a process
-of its own. Every file meets its share of the faults before it is served as it should be. At the end every byte must be
-right, nothing else may lie in the folder, and no file may have been fetched more than needed:
+The server is real (tests/support/faulty_server.py, on loopback), the client is ``neoxrun.download.fetch`` in a separate
+process. Every file meets its share of the faults before it is served correctly. At the end every byte must be right,
+the folder must hold nothing else, and no file may have been sent more than necessary:
 
-    bytes sent of a file <= its size x (1 + dear faults that it met) + 64 for each drip + lost
+    bytes sent of a file <= its size x (1 + costly faults that it met) + 64 for each drip + lost
 
-A dear fault is one after which what had arrived of the file is worthless: a wrong byte, another file under the same
-name, a server that does not resume or resumes elsewhere, a wrong length. A drip may lose what was under way when it
-was given up. ``lost`` is what was sent before a kill and had not reached the disk: it was in the sockets, at most 1 MiB
-for each running file. A quarter of the files meets only cuts, stalls, dropped connections, error answers, error pages
-and redirect loops: without kills, these must be sent exactly once, to the byte. Exit code 1 where any of this does not
+A costly fault makes the bytes that have arrived worthless: a wrong byte, another file under the same name, a server
+that does not resume or resumes at another offset, a wrong length. A drip may lose the bytes in flight when it is given
+up. ``lost`` is what was sent before a kill and had not reached the disk: it was in the sockets, at most 1 MiB for each
+running file. A quarter of the files meets only cuts, stalls, dropped connections, error answers, error pages and
+redirect loops: without kills, these must be sent exactly once, to the byte. The exit code is 1 if any of this does not
 hold.
 """
 
@@ -39,7 +39,7 @@ IN_SOCKETS = 1 << 20
 
 BODILESS = ("drop", "status", "html", "masked-html", "circle")
 EXACT = ("cut", "cut", "cut", "stall", *BODILESS)
-DEAR = ("no-range", "bad-range", "length", "corrupt", "change")
+COSTLY = ("no-range", "bad-range", "length", "corrupt", "change")
 
 CLIENT = """
 import json, sys
@@ -68,21 +68,21 @@ class Storm:
         self.met: dict[str, Counter[str]] = {}
 
     def draw(self, name: str, start: int, size: int) -> Any:
-        """The next fault of a file; None when it has had its share."""
+        """The next fault of a file; None once it has had its share."""
         with self._lock:
             met = self.met.setdefault(name, Counter())
             if met.total() >= self._per_file:
                 return None
-            # Of a few bytes that are left, no fault that sends some of them would keep the others.
+            # With only a few bytes left, no fault that sends some of them leaves the others to be sent.
             kinds = list(BODILESS if size - start < 100 else EXACT)
             if name not in self.spared and size - start >= 100:
-                kinds += ["drip", *(kind for kind in DEAR if self._possible(kind, name, start, size))]
+                kinds += ["drip", *(kind for kind in COSTLY if self._possible(kind, name, start, size))]
             kind = self._random.choice(kinds)
             met[kind] += 1
             return self._fault(kind, self._number(kind, start, size))
 
     def _possible(self, kind: str, name: str, start: int, size: int) -> bool:
-        """Whether this fault is one here, and one that the client can see."""
+        """Whether this fault can happen here, and the client can notice it."""
         known, met = self.known[name], self.met[name]
         if kind in ("no-range", "bad-range"):
             return start > 0
@@ -108,7 +108,7 @@ def main() -> int:
     """Both storms, and a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--faults", type=int, default=1200, help="faults of each storm, at least (1200)")
+    parser.add_argument("--faults", type=int, default=1200, help="least number of faults in each storm (1200)")
     parser.add_argument("--files", type=int, default=48)
     args = parser.parse_args()
     print("| storm | files | MB | faults | kills | lost MB | sent / tree | bound / tree | exactly once | s | wrong |")
@@ -125,20 +125,23 @@ def main() -> int:
 
 
 def one_storm(args: argparse.Namespace, killing: bool, folder: Path, kinds: Counter[str]) -> list[str]:
-    """Run it, print its row, and return what does not hold."""
+    """Run one storm, print its row, and return what does not hold."""
     module = server_module()
     chance = random.Random(args.seed + killing)
-    # A quarter more: a fault that comes after a file's last byte ends the file before it has met all of its own.
+    # A quarter more: a fault after a file's last byte ends the file before it has met its share.
     storm = Storm(module, args.seed + killing, -(-args.faults * 5 // (4 * args.files)))
-    tree = {f"part_{at % 5}/file_{at:03}.bin": chance.randbytes(size_of(at, chance)) for at in range(args.files)}
+    tree = {
+        f"part_{number % 5}/file_{number:03}.bin": chance.randbytes(size_of(number, chance))
+        for number in range(args.files)
+    }
     start = time.monotonic()
     with module.FaultyServer(tree) as server:
         server.send_buffer = 1 << 16
         server.draw = storm.draw
         listed = []
-        for at, (name, data) in enumerate(tree.items()):
-            storm.known[name] = ("all", "sha256", "nothing")[at % 3]
-            if at % 4 == 3:
+        for number, (name, data) in enumerate(tree.items()):
+            storm.known[name] = ("all", "sha256", "nothing")[number % 3]
+            if number % 4 == 3:
                 storm.spared.add(name)
             sha256 = None if storm.known[name] == "nothing" else hashlib.sha256(data).hexdigest()
             listed.append((name, server.link(name), len(data) if storm.known[name] == "all" else None, sha256))
@@ -157,8 +160,8 @@ def one_storm(args: argparse.Namespace, killing: bool, folder: Path, kinds: Coun
     bound = exact = 0
     for name, data in tree.items():
         met = storm.met.get(name, Counter())
-        dear = sum(met[kind] for kind in DEAR)
-        most = len(data) * (1 + dear) + 64 * met["drip"] + lost[name]
+        costly = sum(met[kind] for kind in COSTLY)
+        most = len(data) * (1 + costly) + 64 * met["drip"] + lost[name]
         bound += most
         if sent[name] > most:
             failures.append(f"{name}: {sent[name]} bytes were sent, the bound is {most} ({dict(met)})")
@@ -187,16 +190,16 @@ def one_storm(args: argparse.Namespace, killing: bool, folder: Path, kinds: Coun
     return failures
 
 
-def size_of(at: int, chance: random.Random) -> int:
-    """From nothing to 4 MB."""
-    return (0, 1, 99)[at] if at < 3 else int(10 ** chance.uniform(2, 6.6))
+def size_of(number: int, chance: random.Random) -> int:
+    """The size of a file in bytes, from 0 to 4 MB."""
+    return (0, 1, 99)[number] if number < 3 else int(10 ** chance.uniform(2, 6.6))
 
 
 def run(folder: Path, server: Any, chance: random.Random | None) -> list[Counter[str]]:
     """Start the client until it is done; with ``chance``, kill it at random moments.
 
     Returns:
-        For each kill, what had been sent of each file and had not reached the disk.
+        For each kill, the bytes of each file that had been sent and had not reached the disk.
     """
     target = folder / "target"
     command = [sys.executable, "-c", CLIENT, str(folder / "list.json"), str(target), str(JOBS)]
@@ -205,7 +208,7 @@ def run(folder: Path, server: Any, chance: random.Random | None) -> list[Counter
         before = len(server.requests)
         process = subprocess.Popen(command)
         try:
-            # The interpreter takes a few tenths of a second to begin.
+            # The interpreter takes a few tenths of a second to start.
             process.wait(None if chance is None else chance.uniform(0.2, 1.2))
         except subprocess.TimeoutExpired:
             process.kill()
@@ -217,25 +220,25 @@ def run(folder: Path, server: Any, chance: random.Random | None) -> list[Counter
         if process.returncode == 0:
             return losses
         raise SystemExit(f"the client ended with {process.returncode}")
-    raise SystemExit("the client does not come to an end")
+    raise SystemExit("the client does not finish")
 
 
 def missing(path: Path, request: Any) -> int:
-    """Bytes that a request brought and that are neither in the file nor in its part."""
+    """Bytes that a request sent and that are neither in the file nor in its part."""
     part = path.with_name(f".{path.name}.part")
-    there = path.stat().st_size if path.exists() else part.stat().st_size if part.exists() else 0
-    return max(0, min(request.sent, request.start + request.sent - there))
+    kept = path.stat().st_size if path.exists() else part.stat().st_size if part.exists() else 0
+    return max(0, min(request.sent, request.start + request.sent - kept))
 
 
 def check_files(expected: dict[str, bytes], folder: Path) -> list[str]:
-    """Files that are not what the server has now, and files that should not be there."""
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    wrong = [name for name, data in expected.items() if name not in there or (folder / name).read_bytes() != data]
-    return [f"{name} is wrong" for name in wrong] + [f"{name} was left" for name in there - expected.keys()]
+    """Files that differ from the server's, and files that should not exist."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wrong = [name for name, data in expected.items() if name not in present or (folder / name).read_bytes() != data]
+    return [f"{name} is wrong" for name in wrong] + [f"{name} was left" for name in present - expected.keys()]
 
 
 def server_module() -> ModuleType:
-    """tests/support/faulty_server.py, which is in no package."""
+    """The module tests/support/faulty_server.py, which is not in a package."""
     spec = importlib.util.spec_from_file_location("faulty_server", ROOT / "tests" / "support" / "faulty_server.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,13 +1,13 @@
-"""Scoring speed beside lm-eval's own ``hf`` model, on the same weights and requests, in turns.
+"""Scoring speed compared with lm-eval's ``hf`` model, on the same weights and requests, in turns.
 
     python benchmarks/evaluate.py --tokenizer 20B_tokenizer.json --data-dir FOLDER
 
-FOLDER is evaluate's data folder: LAMBADA (OpenAI's test set) and PIQA's validation set. Every side is a process of its
-own; the others wait while one works. Each round takes another draw of the documents, in the proportion of the whole
-sets, for all sides; ``hf`` runs at each of ``--batches``, and its best one counts. The floor is 2 operations per
-parameter and token at the rate of a large matrix product in the same type, measured in each round: the layers'
-parameters for every token of the requests (a context once for each continuation, as lm-eval asks for them), and the
-head's for every token that is asked for.
+FOLDER is the data folder of ``neoxrun evaluate`` with LAMBADA (OpenAI's test set) and PIQA's validation set. Each side
+is a separate process, and the others wait while one works. Each round draws other documents, in the proportion of the
+whole sets and the same for all sides. ``hf`` runs at each of ``--batches``, and its best result counts. The floor is 2
+operations per parameter and token at the rate of a large matrix product in the same type, measured in each round: the
+layers' parameters for every token of the requests (a context again for each of its continuations, as in lm-eval's
+requests), and the head's for every token that is scored.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
 from neoxrun import llm
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.config.tensors import FIRST_LAYER, local_counts
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import prepare_tasks
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.model.dtypes import DTYPES
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
-OURS = "neoxrun"
+NEOXRUN = "neoxrun"
 
 
 def main() -> None:
@@ -52,11 +52,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16", choices=list(DTYPES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16, 64], help="of hf (1 4 16 64)")
     parser.add_argument("--documents", type=int, default=300, help="of both tasks together, each round (300)")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (5)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument(
-        "--side", type=int, help=argparse.SUPPRESS
-    )  # a process that this program starts: batch; 0: ours
+    # For the processes that this program starts: the batch size of hf, or 0 for neoxrun.
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side is not None:
@@ -65,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = make(args.shape, Path(temporary) / "model", DTYPES[args.dtype])
         shutil.copy(args.tokenizer, folder / "tokenizer.json")
-        sides = {OURS if not batch else f"hf, batch {batch}": _Side(batch, folder) for batch in (0, *args.batches)}
+        sides = {NEOXRUN if not batch else f"hf, batch {batch}": _Side(batch, folder) for batch in (0, *args.batches)}
         rounds = []
         for number in range(1 + args.rounds):
             floor = _rate(DTYPES[args.dtype], torch.device(args.device))
@@ -86,14 +85,14 @@ class _Side:
         assert self._receive() == "ready"
 
     def round(self, number: int) -> dict[str, Any]:
-        """Let it score a draw: requests, operations, seconds and log-likelihoods."""
+        """Let it score the draw of round ``number``: seconds, operations and log-likelihoods."""
         assert self._process.stdin is not None
         print(number, file=self._process.stdin, flush=True)
         answer: dict[str, Any] = self._receive()
         return answer
 
     def end(self) -> None:
-        """Let it end."""
+        """Wait until it has ended."""
         self._process.communicate()
 
     def _receive(self) -> Any:
@@ -101,12 +100,12 @@ class _Side:
         for line in self._process.stdout:
             if line.startswith("answer: "):
                 return json.loads(line.removeprefix("answer: "))
-        raise SystemExit("a side ended early; its messages are above")
+        raise SystemExit("a side has ended early; its messages are above")
 
 
 def _work(args: argparse.Namespace) -> None:
-    """A side: score the draw of each round that is asked for."""
-    model = _hf(args) if args.side else _ours(args)
+    """One side: score the draw of each round whose number arrives on stdin."""
+    model = _hf_model(args) if args.side else _neoxrun_model(args)
     instances = _instances(args.data_dir)
     print('answer: "ready"', flush=True)
     for line in sys.stdin:
@@ -119,14 +118,14 @@ def _work(args: argparse.Namespace) -> None:
         print("answer:", json.dumps(answer), flush=True)
 
 
-def _ours(args: argparse.Namespace) -> NeoxLM:
+def _neoxrun_model(args: argparse.Namespace) -> NeoxLM:
     model = llm.LLM([args.shape, str(args.model / "config.yml")], device=args.device, dtype=args.dtype)
     if args.device == "cpu":
         keep_freed_memory()  # as the ranks of the command do
-    return NeoxLM(model.session, Copies(model.session))
+    return NeoxLM(model.session, Replicas(model.session))
 
 
-def _hf(args: argparse.Namespace) -> Any:
+def _hf_model(args: argparse.Namespace) -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -139,9 +138,9 @@ def _hf(args: argparse.Namespace) -> Any:
 
 def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[str, Any]]]]) -> None:
     names = list(rounds[0][1])
-    count = len(rounds[0][1][OURS]["scores"])
+    count = len(rounds[0][1][NEOXRUN]["scores"])
     last = [rounds[-1][1][name]["scores"] for name in names[:2]]
-    apart = max(abs(mine - other) for mine, other in zip(*last, strict=True))
+    apart = max(abs(score - other) for score, other in zip(*last, strict=True))
     print(
         f"{_machine(torch.device(args.device))}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end=""
     )
@@ -153,7 +152,7 @@ def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[s
     best = max(names[1:], key=speed.__getitem__)
     print("| side | requests/s | neoxrun / side | of the floor |\n|---|---|---|---|")
     for name in names:
-        ratio = statistics.median(r[name]["seconds"] / r[OURS]["seconds"] for _, r in rounds)
+        ratio = statistics.median(r[name]["seconds"] / r[NEOXRUN]["seconds"] for _, r in rounds)
         share = statistics.median(r[name]["operations"] / rate / r[name]["seconds"] for rate, r in rounds)
         marked = f"**{ratio:.2f}**" if name == best else f"{ratio:.2f}"
         print(f"| {name} | {speed[name]:.1f} | {marked} | {share:.0%} |")
@@ -161,7 +160,7 @@ def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[s
 
 
 def _instances(data_dir: Path) -> dict[str, list[list[Any]]]:
-    """Per task, per document, its requests."""
+    """The requests of each document of each task."""
     found = {}
     for name, task in prepare_tasks(list(TASKS), data_dir).task_dict["tasks"].items():
         task.set_fewshot_seed(seed=1234)
@@ -184,8 +183,8 @@ def _draw(instances: dict[str, list[list[Any]]], count: int, draw: random.Random
 
 
 def _operations(args: argparse.Namespace, model: Any, requests: list[Any]) -> int:
-    """What the network takes, each request by itself."""
-    network = config.load([args.shape]).model
+    """Operations of the network for the requests, each computed by itself."""
+    network = load_settings([args.shape]).model
     counts = local_counts(network, VOCABULARY, 1)
     numbers = range(FIRST_LAYER, FIRST_LAYER + network.num_layers)
     layers = sum(count for key, count in counts.items() if key.layer in numbers)
@@ -198,7 +197,7 @@ def _operations(args: argparse.Namespace, model: Any, requests: list[Any]) -> in
 
 
 def _rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a product of large matrices."""
+    """Operations per second of a product of large matrices."""
     size = 2048 if device.type == "cpu" else 8192
     left = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")

@@ -1,11 +1,11 @@
-"""Loading beside Hugging Face transformers: seconds and peak memory, each in a process of its own, in turns.
+"""Loading compared with Hugging Face transformers: seconds and peak memory, in separate processes, in turns.
 
     python benchmarks/load.py --shapes pythia-160m pythia-410m --dtypes fp32 bf16
 
-Seconds are from torch imported to the first token, with the files in the page cache: transformers maps its file and
-reads the weights when they are first used, so that the load alone says nothing. Peak memory is the process's VmHWM
-less what it was before, and beside it the floor: the bytes of the weights. `tp 2` is the larger of the
-two ranks of a real `neoxrun generate --tp 2`, whole process, beside its shard.
+Seconds are from the import of torch to the first token, with the files in the page cache: transformers maps its file
+and reads the weights when they are first used, so the load alone would show nothing. Peak memory is the increase of the
+process's VmHWM; compare it with the bytes of the weights. `tp 2` is the peak memory of the larger of the two ranks of a
+real `neoxrun generate --tp 2`, whole process, and its shard.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from shapes import SHAPES, make
 from neoxrun.model.dtypes import DTYPES
 
 _NEOXRUN = """
-from neoxrun import config
-from neoxrun.engine.engine import Engine
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.engine.session import open_session
-settings = config.load([SHAPE, FOLDER + "/config.yml"])
+settings = load_settings([SHAPE, FOLDER + "/config.yml"])
 def first_token():
-    precisions = precisions_for(DTYPE, "cpu")
-    session = open_session(settings, single(torch.device("cpu")), precisions, random_weights=False, show_progress=False)
-    engine = Engine(session.runner, slots=1, length=64, eos=None)
+    mesh, precisions = single_rank_mesh(torch.device("cpu")), precisions_for(DTYPE, "cpu")
+    session = open_session(settings, mesh, precisions, random_weights=False, show_progress=False)
+    engine = session.replica.start_engine(slots=1, length=64, eos=None)
     engine.add(0, list(range(1, 33)), SamplingParams(maximum_tokens=1))
     return engine.step()
 """
@@ -65,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["pythia-160m", "pythia-410m"], choices=SHAPES)
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
-    parser.add_argument("--rounds", type=int, default=3, help="counted rounds of each case (3)")
-    parser.add_argument("--keep", type=Path, help="folder to keep the models in; default: a temporary one")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each case (3)")
+    parser.add_argument("--keep", type=Path, help="folder to keep the models in (a temporary one)")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("| shape | dtype | weights MB | neoxrun s | transformers s | ratio | neoxrun MB | transformers MB ", end="")
@@ -85,7 +84,7 @@ def _case(folder: Path, shape: str, dtype: str, rounds: int) -> str:
     pairs = [(_run(_NEOXRUN, folder, shape, dtype), _run(_TRANSFORMERS, folder, shape, dtype)) for _ in range(rounds)]
     seconds = [statistics.median(pair[side][0] for pair in pairs) for side in (0, 1)]
     peaks = [statistics.median(pair[side][1] for pair in pairs) for side in (0, 1)]
-    ratio = statistics.median(theirs[0] / ours[0] for ours, theirs in pairs)
+    ratio = statistics.median(reference[0] / measured[0] for measured, reference in pairs)
     shard, whole = _tensor_parallel(folder, shape, dtype)
     return (
         f"| {shape} | {dtype} | {weights / 1e6:.0f} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ratio:.2f} "
@@ -105,7 +104,7 @@ def _run(body: str, folder: Path, shape: str, dtype: str) -> tuple[float, float]
 
 
 def _tensor_parallel(folder: Path, shape: str, dtype: str) -> tuple[float, float]:
-    """MB of a rank's shard and peak MB of the larger rank, as ``generate -v`` says them."""
+    """MB of a rank's shard and peak MB of the larger rank, as reported by ``generate -v``."""
     command = [sys.executable, "-m", "neoxrun", "generate", shape, str(folder / "config.yml"), "--prompt", "x", "-v"]
     command += ["--device", "cpu", "--tp", "2", "--dtype", dtype, "--maximum-tokens", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

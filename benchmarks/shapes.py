@@ -1,4 +1,4 @@
-"""Models to measure on: published shapes with random weights, as a Hugging Face folder and as GPT-NeoX layer files."""
+"""Models to measure: published shapes with random weights, as a Hugging Face folder and as GPT-NeoX layer files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 
 SHAPES = ("pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m")
 VOCABULARY = 50304
@@ -19,7 +19,7 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
     """A folder with ``hf/`` and ``neox/`` (the same random weights in ``dtype``), a tokenizer and ``config.yml``."""
     if (folder / "config.yml").exists():
         return folder
-    model = config.load([shape]).model
+    model = load_settings([shape]).model
     torch.manual_seed(0)
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -47,7 +47,7 @@ def make(shape: str, folder: Path, dtype: torch.dtype) -> Path:
 
 
 def _write_tokenizer(path: Path) -> None:
-    """A tokenizer as large as the models', of single bytes and unused words: the tokens are counted, not read."""
+    """A tokenizer as large as the models', of single bytes and unused words: nobody reads the text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,18 +1,18 @@
-"""The command line: parse, dispatch, and the one place where an exception becomes an exit code. No torch here."""
+"""The command line: parse, dispatch, and end with an exit code. No torch here."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
-import os
 import sys
-import traceback
 from collections.abc import Collection, Sequence
 from typing import IO
 
-from neoxrun.errors import READER_GONE, Interrupted, NeoxrunError, UsageError, defect, system_refusal
+from neoxrun.errors import EXIT_CODES, UsageError, classify
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
+from neoxrun.terminal.words import printable
 from neoxrun.version import __version__
 
 # Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
@@ -23,27 +23,17 @@ COMMANDS = {
     "plan": "Show what will run where, and how much memory it needs.",
 }
 
-EXIT_CODES = """\
-exit codes:
-  0    everything that was asked for was done
-  1    a defect of neoxrun
-  2    usage or configuration
-  3    checkpoint
-  4    data, files and network
-  5    a rank died or ran out of memory
-  130  interrupted with Ctrl-C
-  141  the reader of stdout has gone
-"""
+_EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, meaning in EXIT_CODES.items())
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage is an error like any other."""
+    """A parser that raises what is wrong, like every other error."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, hint=f"See `{self.prog} --help`.")
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
-        """So is help that cannot be written, which argparse takes no notice of."""
+        """Help that cannot be written is an error too, which argparse would ignore."""
         streams.check_stdout()
         sys.stdout.write(message)
         sys.stdout.flush()
@@ -58,9 +48,9 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
     """
     parser = _Parser(
         prog="neoxrun",
-        description="Run GPT-NeoX models (GPT-NeoX-20B, Pythia, Polyglot, own training runs) from their checkpoint "
-        "files, on any number of GPUs.",
-        epilog=EXIT_CODES,
+        description="Run GPT-NeoX models (GPT-NeoX-20B, Pythia, Polyglot, your own training runs) from their "
+        "checkpoint files, on any number of GPUs.",
+        epilog=f"`neoxrun help COMMAND` shows the options of a command.\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"neoxrun {__version__}")
@@ -70,7 +60,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             name,
             help=description,
             description=description,
-            epilog=EXIT_CODES,
+            epilog=_EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name not in loaded:
@@ -89,6 +79,26 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
     return parser
 
 
+def _asked(words: Sequence[str]) -> list[str]:
+    """The command line as the parser knows it: a line without words, `help` and `help COMMAND` all become --help.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if not words or words[0] == "help":
+        words = [*(word for word in words[1:2] if word != "help"), "--help"]
+    name = words[0]
+    if name in COMMANDS or name.startswith("-"):
+        return list(words)
+    close = [command for command in COMMANDS if command.startswith(name)] if name else []
+    close = close or difflib.get_close_matches(name, COMMANDS, 1)
+    raise UsageError(
+        f"there is no command {printable(name) or repr(name)}",
+        code="unknown_command",
+        hint=f"Did you mean {close[0]}?" if close else f"The commands are {', '.join(COMMANDS)}.",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     verbose = False
@@ -98,33 +108,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0
-        words = sys.argv[1:] if argv is None else list(argv)
-        args = build_parser([word for word in words if not word.startswith("-")][:1]).parse_args(words)
+        words = _asked(sys.argv[1:] if argv is None else argv)
+        args = build_parser(words[:1]).parse_args(words)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
         log.set_up(args.verbosity, world.rank if world else 0)
         code: int = args.run(args)
         sys.stdout.flush()
         return code
-    except NeoxrunError as error:
-        failure = error
-    except KeyboardInterrupt:
-        failure = Interrupted("interrupted")
-    except BrokenPipeError:
-        _drop_stdout()
-        return READER_GONE
-    except OSError as error:
-        _drop_stdout()
-        failure = system_refusal(error)
-    except Exception as error:
-        if verbose:
-            traceback.print_exc()
-        failure = defect(error)
-    if speaks:
-        print(failure.render(), file=sys.stderr)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = classify(error)
+        log.details_of(error)
+        if isinstance(error, OSError):
+            streams.drop_stdout()
+    text = failure.render(verbose=verbose)
+    if speaks and text:
+        print(text, file=sys.stderr)
     return failure.exit_code
-
-
-def _drop_stdout() -> None:
-    """Nothing more can be written there: not even what Python still holds back."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

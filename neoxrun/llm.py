@@ -14,26 +14,29 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 
-from neoxrun.config import reader as config
 from neoxrun.config.precisions import preferred_precisions
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
-from neoxrun.engine.engine import Scorer, follow
-from neoxrun.engine.scoring import Scored, ScoreRequest, passes
+from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError
+from neoxrun.generation.generator import prompt_encoder, start_generator
 from neoxrun.generation.options import Truncate
-from neoxrun.generation.prompts import Prompt, answers
+from neoxrun.generation.prompts import expand_prompt
 from neoxrun.generation.records import Record
-from neoxrun.generation.run import text_generator
 from neoxrun.model.dtypes import device_kind
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.words import check_unicode
+
+_T = TypeVar("_T")
 
 
 class LLM:
@@ -41,7 +44,7 @@ class LLM:
 
     Args:
         configuration: GPT-NeoX YAML files or names of shipped configurations; the later win.
-        overrides: ``key=value`` texts, as ``--set`` takes them.
+        overrides: ``key=value`` texts, as for ``--set``.
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
         tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
@@ -68,12 +71,12 @@ class LLM:
         random_weights: bool = False,
     ) -> None:
         sources = [configuration] if isinstance(configuration, str) else configuration
-        settings = config.load(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
-        place = torch.device("cpu")
+        settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        chosen = torch.device("cpu")
         if device == "cuda" or (device is None and torch.cuda.is_available()):
-            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        precisions = preferred_precisions(dtype, settings.precision, device_kind(place))[0]
-        mesh = meshes.connect(tp, pp, 1, place)
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        precisions = preferred_precisions(dtype, settings.precision, device_kind(chosen))[0]
+        mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
 
     @property
@@ -102,7 +105,7 @@ class LLM:
             One record for each prompt, in the order of the prompts.
 
         Raises:
-            UsageError: a parameter has a value that it does not take.
+            UsageError: a parameter has a value that is not allowed.
             DataError: a prompt is not valid Unicode.
         """
         session = self._session
@@ -110,23 +113,18 @@ class LLM:
         params = update_sampling(params, vars(params))
         for text in prompts:
             check_unicode(text)
-        asked: list[Prompt] = [next(answers(i, i, text, params, 1)) for i, text in enumerate(prompts)]
-        if not asked:
-            return []
-        records: list[Record] = []
-        if session.mesh.leads:
-            engine, texts = text_generator(session, asked, batch_size, truncate)
-            try:
-                records = [record for step in texts.run(asked) for record in step]
-            finally:
-                engine.close()
-        else:
-            follow(session.runner)
-        records = meshes.share_from_first(records)
+        asked = [prompt for i, text in enumerate(prompts) for prompt in expand_prompt(i, i, text, params, 1)]
+
+        def work() -> list[Record]:
+            encoded = prompt_encoder(session, truncate).encode(asked)
+            with closing(start_generator(session, encoded, batch_size)) as texts:
+                return [record for records in texts.run(encoded) for record in records]
+
+        records = self._on_leader(work) if asked else []
         return sorted(records, key=lambda record: int(record.id))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """How likely each text is after its context; contexts that begin alike are computed once.
+        """How likely each text is after its context; what contexts begin with in common is computed once.
 
         Args:
             pairs: context and continuation. The two are tokenized together, so that a continuation usually begins with
@@ -140,18 +138,29 @@ class LLM:
         """
         session = self._session
         requests = [self._score_request(context, continuation) for context, continuation in pairs]
-        found: dict[int, Scored] = {}
-        if session.mesh.leads:
-            scorer = Scorer(session.runner)
-            try:
-                for numbers, rows in passes(requests, session.scoring_tokens):
-                    found |= dict(zip(numbers, scorer.score(rows), strict=True))
-            finally:
-                scorer.close()
-        else:
-            follow(session.runner)
-        found = meshes.share_from_first(found)
+
+        def work() -> dict[int, Scored]:
+            found: dict[int, Scored] = {}
+            for numbers, rows in scoring_passes(requests, session.scoring_budget()):
+                found |= dict(zip(numbers, session.replica.score(rows), strict=True))
+            return found
+
+        found = self._on_leader(work)
         return [found[number] for number in range(len(requests))]
+
+    def _on_leader(self, work: Callable[[], _T]) -> _T:
+        """What ``work`` returns on the leader, on every process; the others follow meanwhile."""
+        replica = self._session.replica
+        result = None
+        if self._session.mesh.leads:
+            try:
+                result = work()
+            finally:
+                replica.release_followers()
+        else:
+            replica.follow()
+        shared: _T = meshes.share_from_first(result)
+        return shared
 
     def _score_request(self, context: str, continuation: str) -> ScoreRequest:
         check_unicode(context + continuation)
@@ -164,12 +173,15 @@ class LLM:
         if not 0 < len(before) < len(whole):
             raise DataError(f"the context or the continuation has no tokens of its own: {what}")
         if len(whole) > longest:
-            raise DataError(f"{len(whole)} tokens are asked for, and at most {longest} can be scored: {what}")
+            raise DataError(
+                f"the text has {len(whole)} tokens, and at most {longest} can be scored: {what}",
+                code="too_long",
+            )
         return ScoreRequest(tuple(whole[: len(before)]), tuple(whole[len(before) :]))
 
     def close(self) -> None:
         """Leave the other processes, if there are any."""
-        meshes.disconnect()
+        meshes.disconnect_ranks()
 
     def __enter__(self) -> LLM:
         return self

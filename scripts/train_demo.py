@@ -303,10 +303,10 @@ def stage_export(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
     from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-    from neoxrun.config import reader as configuration
+    from neoxrun.config.reader import load_settings
 
     facts = json.loads((args.out / "training.json").read_text(encoding="utf-8"))
-    settings = configuration.load([str(CONFIG)])
+    settings = load_settings([str(CONFIG)])
     tensors = from_huggingface(load_file(args.out / "model.safetensors"))
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(parents=True)

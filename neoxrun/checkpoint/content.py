@@ -1,7 +1,7 @@
-"""What a weights file holds, as far as that is seen without torch and without opening its pickle.
+"""Checks of a weights file's content, without torch and without opening its pickle.
 
-The loader and the downloader refuse the same files for the same reasons: what is no weights file, an archive that
-does not hold all its bytes, and a pickle that names what weights do not need.
+The loader and the downloader refuse the same files for the same reasons: files that are not weights, archives that
+lack some of their bytes, and pickles that name more than weights need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import IO, Final
 
 from neoxrun.errors import CheckpointError
 
-AGAIN: Final = "copy or download the file again"
+AGAIN: Final = "Copy or download the file again."
+"""The hint for a damaged file."""
 
 NUMPY_GLOBALS: Final = frozenset(
     {
@@ -27,7 +28,7 @@ NUMPY_GLOBALS: Final = frozenset(
         "numpy.dtype",
     }
 )
-"""What numpy's random state in GPT-NeoX's mp_rank files names: these build arrays, and nothing else."""
+"""The names in numpy's random state in GPT-NeoX's mp_rank files: they build arrays and nothing else."""
 
 _TYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
 _DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128", "bool")
@@ -58,12 +59,12 @@ ALLOWED_GLOBALS: Final = NUMPY_GLOBALS | {
     *(f"torch.{prefix}{name}Storage" for name in _TYPES for prefix in ("", "cuda.")),
     *(f"torch.{name}" for name in (*_DTYPES, *_INTEGERS)),
 }
-"""Every name that a pickle of weights may hold. torch's `weights_only` accepts them too."""
+"""Every name that a pickle of weights may hold. torch's ``weights_only`` accepts them too."""
 
-# How a pickle can name a global beside GLOBAL. Pickles of torch use none of these, and torch refuses them.
+# The opcodes other than GLOBAL with which a pickle can name a global. torch writes none of them, and refuses them.
 _OTHER_WAYS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 
-# What pickletools raises for foreign bytes; a length that they claim can be beyond any memory.
+# What pickletools raises for arbitrary bytes, which may claim a length beyond any memory.
 _NO_PICKLE = (ValueError, EOFError, OverflowError, MemoryError)
 
 _LARGEST_PICKLE = 1 << 30
@@ -71,11 +72,11 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def refuse_other_content(path: Path, start: bytes) -> None:
-    """Refuse what is found under the name of a weights file when a download went wrong.
+    """Refuse what a failed download leaves under the name of a weights file.
 
     Args:
         path: the file.
-        start: its first bytes, 64 or more where there are as many.
+        start: its first 64 bytes or more; all of them if it is shorter.
 
     Raises:
         CheckpointError: it is empty, a web page or a pointer to the weights.
@@ -84,29 +85,34 @@ def refuse_other_content(path: Path, start: bytes) -> None:
     if not start:
         message = f"{path.name} is empty (0 bytes)"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        message = f"{path.name} is not a weights file: it looks like a web page, so its download failed"
+        message = f"{path.name} is not a weights file: it looks like a web page, so the download failed"
     elif text.startswith(b"version https://git-lfs"):
-        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
+        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` fetches them)"
     else:
         return
-    raise CheckpointError(message, where=str(path), hint=AGAIN)
+    raise CheckpointError(message, code="damaged_file", where=str(path), hint=AGAIN)
 
 
 def check_archive(path: Path) -> Counter[int]:
-    """Prove that every record that the archive's directory names lies whole within the file.
+    """Prove that the file holds every byte of every record that the archive's directory names.
 
     Returns:
         The sizes of the records that hold tensor data.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: bytes are missing.
     """
-    damaged = CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN)
+    damaged = CheckpointError(
+        f"{path.name} is damaged or was cut short",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
     sizes: Counter[int] = Counter()
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             end = os.fstat(file.fileno()).st_size
-            # From the back: each record has to end where the next one begins, the last one at the directory.
+            # From the back: each record must end where the next one begins, the last one at the directory.
             following = min(archive.start_dir, end)
             for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
                 file.seek(info.header_offset)
@@ -124,20 +130,21 @@ def check_archive(path: Path) -> Counter[int]:
     return sizes
 
 
-def unsafe(path: Path, names: list[str]) -> CheckpointError:
-    """The refusal of a pickle that asks for more than weights need."""
+def unsafe_pickle(path: Path, names: list[str]) -> CheckpointError:
+    """The error for a pickle that names more than weights need."""
     return CheckpointError(
         f"{path.name} asks to run {', '.join(names)} when it is opened: refused, nothing was executed",
+        code="unsafe_file",
         where=str(path),
-        hint="a file of weights needs no code: do not use this file unless you know who wrote it",
+        hint="Weights need no code. Do not use this file unless you know who wrote it.",
     )
 
 
 def check_archive_pickle(path: Path) -> None:
-    """Read the names in the pickle of an archive that torch.save wrote. Nothing is executed.
+    """Check the names in the pickle of an archive that torch.save wrote. Nothing is executed.
 
     Raises:
-        CheckpointError: there is no pickle, it cannot be read, or it names what weights do not need.
+        CheckpointError: there is no pickle, it cannot be read, or it names more than weights need.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -147,11 +154,16 @@ def check_archive_pickle(path: Path) -> None:
             with archive.open(pickles[0]) as file:
                 _refuse_names(path, _globals(file))
     except (zipfile.BadZipFile, OSError, *_NO_PICKLE, NotImplementedError) as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is damaged: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def check_legacy_pickles(path: Path) -> None:
-    """The same of a file of torch before 1.6: five pickles, and then the tensors' bytes.
+    """The same for a file of torch before 1.6: five pickles, followed by the tensors' bytes.
 
     Raises:
         CheckpointError: as ``check_archive_pickle``.
@@ -164,24 +176,34 @@ def check_legacy_pickles(path: Path) -> None:
             for _ in range(4):
                 _refuse_names(path, _globals(file))
     except (OSError, *_NO_PICKLE) as error:
-        raise CheckpointError(f"{path.name} is damaged or was cut short", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is damaged or was cut short",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def _not_torch(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+    return CheckpointError(
+        f"{path.name} is not a file written by torch.save",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
 
 
 def _refuse_names(path: Path, names: Iterator[str]) -> None:
     foreign = sorted(set(names) - ALLOWED_GLOBALS)
     if foreign:
-        raise unsafe(path, foreign[:5])
+        raise unsafe_pickle(path, foreign[:5])
 
 
 def _globals(file: IO[bytes]) -> Iterator[str]:
-    """What the next pickle of ``file`` would look up, up to its end.
+    """The globals that the next pickle in ``file`` would look up.
 
     Raises:
-        ValueError: it is no pickle.
+        ValueError: it is not a pickle.
     """
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":

@@ -1,8 +1,8 @@
-"""Reading one weights file that nobody has to trust.
+"""Reading one weights file without trusting it.
 
-Nothing in a file is executed (``weights_only``), tensors are views of the mapped file and not copies, and a
-file is checked to hold all the bytes that its directory promises before anything touches the mapping: a read
-beyond the end of a mapped file would kill the process.
+Nothing in a file is executed (``weights_only``), and tensors are views of the mapped file, not copies. Before anything
+touches the mapping, the file is checked to hold all the bytes that its directory promises: a read beyond the end of a
+mapped file would kill the process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.content import AGAIN, NUMPY_GLOBALS, check_archive, refuse_other_content, unsafe
+from neoxrun.checkpoint.content import AGAIN, NUMPY_GLOBALS, check_archive, refuse_other_content, unsafe_pickle
 from neoxrun.errors import CheckpointError
 
 
 def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What ``content.NUMPY_GLOBALS`` names, as torch wants it, and the kind of number in the random state."""
+    """The objects that ``content.NUMPY_GLOBALS`` names, in torch's form, and the dtype of numpy's random state."""
     values: dict[str, Callable[..., Any]] = {
         "_reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         "ndarray": np.ndarray,
@@ -40,36 +40,48 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
     Files of torch before 1.6 cannot be mapped: their tensors are in memory.
 
     Raises:
-        CheckpointError: the file is damaged, is something else, or asks for code to be run.
+        CheckpointError: the file is damaged, is not such a file, or asks to run code.
     """
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+        raise CheckpointError(
+            f"{path.name} is not a file written by torch.save",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        )
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
     try:
         with torch.serialization.safe_globals(_allowed_globals()), warnings.catch_warnings():
-            # torch remarks on it and reads on; what cannot be read or is not allowed is refused below.
+            # torch warns about other protocols and continues; what it cannot read or does not allow is refused below.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        # torch.load meets foreign bytes here: any exception type is possible, and each means the same to the
-        # user.
+        # On arbitrary bytes torch.load may raise anything; to the user it all means the same.
         raise _unreadable(path, error) from error
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"{path.name} does not hold named tensors but a {type(value).__name__}", where=str(path))
+        raise CheckpointError(
+            f"{path.name} holds a {type(value).__name__}, not named tensors",
+            code="unsupported_checkpoint",
+            where=str(path),
+        )
     if records is not None:
         _check_storages(path, value, records)
     return value
 
 
 def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int]) -> None:
-    """Prove that each storage is exactly one record: a longer one would show a neighbour's bytes."""
+    """Prove that each storage is exactly one record: a longer one would read its neighbour's bytes."""
     module = value.get("module")
     tensors = module if isinstance(module, Mapping) else value
     storages = {
@@ -79,7 +91,8 @@ def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int])
     }
     if Counter(storages.values()) - records:
         raise CheckpointError(
-            f"{path.name} is damaged: its tensors do not have the sizes of its data",
+            f"{path.name} is damaged: the sizes of its tensors are not those of its data",
+            code="damaged_file",
             where=str(path),
             hint=AGAIN,
         )
@@ -92,27 +105,33 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             with torch.serialization.safe_globals(_allowed_globals()):
                 names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         except Exception:
-            names = []  # the pickle cannot even be listed: the first error says why
+            names = []  # the pickle cannot even be listed: the first error is reported
     if not names:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     if names:
-        return unsafe(path, names)
+        return unsafe_pickle(path, names)
     if operation := re.search(r"Unsupported operand \d+", str(error)):
         return CheckpointError(
             f"{path.name} is not a pickle as torch.save writes it ({operation[0].lower()}): refused, "
             "nothing was executed",
+            code="unsafe_file",
             where=str(path),
-            hint=f"{AGAIN}, and do not use it otherwise unless you know who wrote it",
+            hint=f"{AGAIN} Do not use this one unless you know who wrote it.",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path.name} cannot be read: {first_line}", where=str(path), hint=AGAIN)
+    return CheckpointError(
+        f"{path.name} cannot be read: {first_line}",
+        code="damaged_file",
+        where=str(path),
+        hint=AGAIN,
+    )
 
 
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file (all, or those of ``names``), as views of the mapped file.
+    """The tensors of a safetensors file (all, or those in ``names``), as views of the mapped file.
 
     Raises:
-        CheckpointError: the file is damaged, or is something else.
+        CheckpointError: the file is damaged or is not a safetensors file.
     """
     with _open_safetensors(path) as file:
         return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -122,7 +141,7 @@ def safetensors_names(path: Path) -> list[str]:
     """The names of the tensors in a safetensors file.
 
     Raises:
-        CheckpointError: the file is damaged, or is something else.
+        CheckpointError: the file is damaged or is not a safetensors file.
     """
     with _open_safetensors(path) as file:
         return list(file.keys())
@@ -137,8 +156,15 @@ def _open_safetensors(path: Path) -> Any:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{path.name} is not a whole safetensors file: {error}", where=str(path), hint=AGAIN
+            f"{path.name} is not a whole safetensors file: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
         ) from error

@@ -1,8 +1,8 @@
-"""Loading: a rank's own slices of a checkpoint, layer by layer, straight to its device; and its proof.
+"""Loading a rank's slices of a checkpoint, layer by layer, straight to its device, and proving that all are loaded.
 
-A target tensor is filled from the mapped file into fresh memory on the device. At any moment a rank holds its
-finished tensors and the mapping of one layer. The load ends with every target filled once and every tensor of
-the opened files used or named as not needed, or with a CheckpointError.
+A target tensor is copied from the mapped file into new memory on the device. At any moment a rank holds its finished
+tensors and the mapping of one layer. A load ends with every target filled once and every tensor of the opened files
+used or known not to be needed, or with a CheckpointError.
 """
 
 from __future__ import annotations
@@ -12,58 +12,61 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.content import AGAIN
 from neoxrun.checkpoint.layout import Checkpoint
-from neoxrun.checkpoint.merge import Rule, contributors, pieces, rule_of
-from neoxrun.checkpoint.source import Shard, Source, Stored
+from neoxrun.checkpoint.merge import Rule, contributing_shards, rule_of, shard_slices
+from neoxrun.checkpoint.source import LayerSource, Shard, StoredTensor
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import listing
 
-_WIDEST = 64  # tensor-parallel ranks of a checkpoint
+_MOST_RANKS = 64  # tensor-parallel ranks of a checkpoint
+_OTHER_CONFIGURATION = "Use the configuration that belongs to this checkpoint."
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def vocab_rows(checkpoint: Checkpoint, config: ModelConfig) -> int:
+def read_vocab_rows(checkpoint: Checkpoint, config: ModelConfig) -> int:
     """Rows of the checkpoint's (padded) vocabulary over all shards. Reads names and shapes, no weights.
 
     Raises:
-        CheckpointError: the embedding is missing, its shards do not fit together, or those of whole tensor-parallel
-            ranks are not there.
+        CheckpointError: the embedding is missing, its shards do not fit together, or all files of some tensor-parallel
+            ranks are missing.
     """
-    source = Source(checkpoint, config)
+    source = LayerSource(checkpoint, config)
     rows = _vocab_rows(source)
     _refuse_missing_ranks(source, rows)
     return rows
 
 
-def _refuse_missing_ranks(source: Source, rows: int) -> None:
-    """Tell from the shapes of the first layer that all files of some ranks are missing, which no name tells."""
+def _refuse_missing_ranks(source: LayerSource, rows: int) -> None:
+    """Refuse a checkpoint without any file of its last ranks: no name shows that, but the first layer's shapes do."""
     checkpoint, table = source.checkpoint, parameters(source.config, rows)
     if checkpoint.kind == "huggingface":
         return
-    there = checkpoint.source_tp
+    present = checkpoint.source_tp
     divided = [
         (stored.tensor, parameter)
-        for name, stored in source.open(2)[0].items()
+        for name, stored in source.read_layer(2)[0].items()
         if (parameter := table.get(TensorKey(2, name))) and parameter.dim is not None
         if isinstance(stored.tensor, Tensor)
     ]
-    for ranks in range(there + 1, _WIDEST + 1):
+    for ranks in range(present + 1, _MOST_RANKS + 1):
         if divided and all(_fits(tensor, parameter, ranks) for tensor, parameter in divided):
             pattern = "layer_*-model_{:02d}-*" if checkpoint.kind == "layers" else "mp_rank_{:02d}_*"
-            missing = [pattern.format(rank) for rank in range(there, ranks)]
+            missing = [pattern.format(rank) for rank in range(present, ranks)]
             raise CheckpointError(
-                f"all files of {ranks - there} of the {ranks} tensor-parallel ranks are missing: {listing(missing)}",
+                f"all files of {ranks - present} of the {ranks} tensor-parallel ranks are missing: {listing(missing)}",
+                code="missing_shard",
                 where=str(checkpoint.folder),
-                hint="copy or download these files too",
+                hint="Copy or download these files too.",
             )
 
 
-def _vocab_rows(source: Source) -> int:
+def _vocab_rows(source: LayerSource) -> int:
     name, hidden = "word_embeddings.weight", source.config.hidden_size
     rows: list[int] = []
-    for rank, shard in enumerate(source.open(0)):
+    for rank, shard in enumerate(source.read_layer(0)):
         stored = shard.get(name)
         if stored is None:
             raise _missing(source.checkpoint, 0, rank, [name])
@@ -71,20 +74,22 @@ def _vocab_rows(source: Source) -> int:
         if len(shape) != 2 or shape[1] != hidden or 0 in shape:
             raise CheckpointError(
                 f"{stored.name} has shape {list(shape)}, the configuration asks for [vocabulary, {hidden}]",
+                code="wrong_shape",
                 where=str(stored.file),
-                hint="use the configuration that belongs to this checkpoint",
+                hint=_OTHER_CONFIGURATION,
             )
         if rows and shape[0] != rows[0]:
             raise CheckpointError(
                 f"the shards of {stored.name} differ: rank 0 has {rows[0]} rows, rank {rank} has {shape[0]}",
+                code="mixed_checkpoints",
                 where=str(stored.file),
-                hint="the files come from different checkpoints: copy or download them again",
+                hint="The files come from different checkpoints: copy or download them again.",
             )
         rows.append(shape[0])
     return sum(rows)
 
 
-def load(
+def load_weights(
     checkpoint: Checkpoint,
     targets: Mapping[TensorKey, tuple[int, ...]],
     assign: Callable[[TensorKey, Tensor], None],
@@ -99,29 +104,30 @@ def load(
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
 
     Args:
-        checkpoint: what ``layout.find`` found.
-        targets: the tensors that this rank's pipeline stage needs, with this rank's shapes. A last stage
-            whose head is tied asks for ``TensorKey(0, "word_embeddings.weight")``.
-        assign: is given each target once, layer by layer, as a fresh tensor of ``dtype`` on ``device``.
+        checkpoint: the files, from ``find_checkpoint``.
+        targets: the tensors that this rank's pipeline stage needs, with this rank's shapes. A last stage with a tied
+            head needs ``TensorKey(0, "word_embeddings.weight")``.
+        assign: called once for each target, layer by layer, with a new tensor of ``dtype`` on ``device``.
         config: the network.
         tp_rank: this rank within its tensor-parallel group.
-        tp_size: ranks in that group. At the checkpoint's own size replicated tensors stay each rank's own.
-        device: where the tensors go.
-        dtype: what they are converted to.
-        progress: is given the bytes of each target as it is filled; they add up to the size of all targets.
+        tp_size: ranks in that group. At the checkpoint's tensor-parallel size each rank keeps the undivided tensors of
+            the same source rank.
+        device: device of the tensors.
+        dtype: number format of the tensors.
+        progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
     Returns:
-        Whether tensors that the source ranks should share differed and were averaged: an approximation.
+        Whether undivided tensors differed between the source ranks and were averaged, which is an approximation.
 
     Raises:
-        CheckpointError: a file is damaged or unsafe, or a tensor is missing, unexpected, of another shape
-            or type, or not made of finite numbers.
+        CheckpointError: a file is damaged or unsafe, or a tensor is missing or unexpected, has another shape or type,
+            or holds NaN or infinity.
     """
-    source = Source(checkpoint, config)
+    source = LayerSource(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
     averaged = False
     for layer in sorted({key.layer for key in targets}):
-        shards = source.open(layer)
+        shards = source.read_layer(layer)
         wanted = [key for key in targets if key.layer == layer]
         _prove(source, layer, shards, table, {key.name for key in wanted})
         extremes = []
@@ -138,7 +144,7 @@ def load(
             assign(key, tensor)
             if progress is not None:
                 progress(tensor.numel() * tensor.element_size())
-        # Looked at once a layer, since each look waits for the device.
+        # Checked once a layer, since each check waits for the device.
         for key, finite in zip(wanted, torch.stack(extremes).isfinite().all(1).tolist(), strict=True):
             if not finite:
                 raise _not_finite(key.name, shards, dtype)
@@ -147,17 +153,17 @@ def load(
 
 
 def _fill(target: Tensor, parameter: Parameter, rule: Rule, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:
-    """Write a rank's share of a tensor into ``target``; ``shards`` are what the source ranks hold of it."""
+    """Write a rank's share of a tensor into ``target``; ``shards`` are the source ranks' parts of the tensor."""
     dim = parameter.dim
     if dim is not None:
         filled = 0
-        for piece in pieces(parameter.shape[dim], len(shards), tp_size, tp_rank):
-            part = shards[piece.shard].narrow(dim, piece.start, piece.length)
-            target.narrow(dim, piece.at, piece.length).copy_(part)
-            filled += piece.length
+        for part in shard_slices(parameter.shape[dim], len(shards), tp_size, tp_rank):
+            values = shards[part.shard].narrow(dim, part.start, part.length)
+            target.narrow(dim, part.target, part.length).copy_(values)
+            filled += part.length
         target.narrow(dim, filled, target.shape[dim] - filled).zero_()  # vocabulary padding
         return
-    ranks = contributors(rule, len(shards), tp_size, tp_rank)
+    ranks = contributing_shards(rule, len(shards), tp_size, tp_rank)
     if len(ranks) == 1:
         target.copy_(shards[ranks[0]])
         return
@@ -168,7 +174,7 @@ def _fill(target: Tensor, parameter: Parameter, rule: Rule, shards: list[Tensor]
 
 
 def _prove(
-    source: Source, layer: int, shards: list[Shard], table: Mapping[TensorKey, Parameter], wanted: set[str]
+    source: LayerSource, layer: int, shards: list[Shard], table: Mapping[TensorKey, Parameter], wanted: set[str]
 ) -> None:
     """Check that each source rank has the ``wanted`` tensors of a layer, in their shapes, and no others."""
     for rank, shard in enumerate(shards):
@@ -176,31 +182,38 @@ def _prove(
             raise _missing(source.checkpoint, layer, rank, absent)
         for name, stored in shard.items():
             parameter = table.get(TensorKey(layer, name))
-            passed_over = _left_to_the_first_stage(layer, name, source.config)
-            if parameter is None or (name not in wanted and parameter.used and not passed_over):
+            unused = _left_to_the_first_stage(layer, name, source.config)
+            if parameter is None or (name not in wanted and parameter.used and not unused):
                 raise CheckpointError(
-                    f"unexpected tensor {stored.name}: a model of this configuration has no use for it",
+                    f"unexpected tensor {stored.name}: a model of this configuration does not have it",
+                    code="wrong_tensors",
                     where=str(stored.file),
-                    hint="compare the configuration's norm, bias, pos_emb and gpt_j_* options with it",
+                    hint="Compare the configuration's norm, bias, pos_emb and gpt_j_* options with the checkpoint.",
                 )
             if not _fits(_tensor(stored), parameter, len(shards)):
                 raise _wrong_shape(name, shard, parameter, table, len(shards))
 
 
 def _left_to_the_first_stage(layer: int, name: str, config: ModelConfig) -> bool:
-    """Whether a last stage with a tied head, which needs the word embeddings alone, may pass over the tensor."""
+    """Whether the tensor may stay unused, because a last stage with a tied head needs only the word embeddings."""
     return layer == 0 and config.tie_embeddings and name == "position_embeddings.weight"
 
 
-def _tensor(stored: Stored) -> Tensor:
+def _tensor(stored: StoredTensor) -> Tensor:
     tensor = stored.tensor
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-        raise CheckpointError(f"{stored.name} is not a tensor but {type(tensor).__name__}", where=str(stored.file))
+        kind = f"layout {tensor.layout}" if isinstance(tensor, Tensor) else f"type {type(tensor).__name__}"
+        raise CheckpointError(
+            f"{stored.name} has {kind}, but weights must be dense tensors",
+            code="unsupported_checkpoint",
+            where=str(stored.file),
+        )
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(
-            f"{stored.name} has type {tensor.dtype}; weights have to be fp16, bf16 or fp32",
+            f"{stored.name} has type {tensor.dtype}, but weights must be fp16, bf16 or fp32",
+            code="unsupported_checkpoint",
             where=str(stored.file),
-            hint="quantised checkpoints are not supported: use the original weights",
+            hint="Quantised checkpoints are not supported: use the original weights.",
         )
     return tensor
 
@@ -217,19 +230,20 @@ def _wrong_shape(
     name: str, shard: Shard, parameter: Parameter, table: Mapping[TensorKey, Parameter], source_tp: int
 ) -> CheckpointError:
     stored, dim = shard[name], parameter.dim
-    share = [-(-size // source_tp) if at == dim else size for at, size in enumerate(parameter.shape)]
-    hint = "use the configuration that belongs to this checkpoint"
-    # Two causes can be told from the shapes: a matrix that something has transposed, and attention with fewer key and
-    # value heads, where the output projection is as it should be.
+    share = [-(-size // source_tp) if index == dim else size for index, size in enumerate(parameter.shape)]
+    hint = _OTHER_CONFIGURATION
+    # Shapes tell two causes: a transposed matrix, and attention with fewer key and value heads, whose output projection
+    # has the right shape.
     if list(stored.tensor.shape) == share[::-1] != share:
-        hint = "the tensor is transposed: GPT-NeoX keeps a weight as [outputs, inputs]"
+        hint = "The tensor is transposed: GPT-NeoX stores a weight as [outputs, inputs]."
     elif name.startswith("attention.query_key_value."):
         whole = table[TensorKey(2, "attention.dense.weight")]
         dense = shard.get("attention.dense.weight")
         if dense is not None and _fits(_tensor(dense), whole, source_tp):
-            hint = "the model seems to have grouped-query attention (num_kv_heads), which is not supported"
+            hint = "The model seems to have grouped-query attention (num_kv_heads), which is not supported."
     return CheckpointError(
         f"{stored.name} has shape {list(stored.tensor.shape)}, the configuration asks for {share}",
+        code="wrong_shape",
         where=str(stored.file),
         hint=hint,
     )
@@ -241,15 +255,17 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
         if count:
             return CheckpointError(
                 f"{stored.name} holds NaN or infinity in {count} of its {stored.tensor.numel()} numbers",
+                code="nonfinite_weights",
                 where=str(stored.file),
-                hint="copy or download the file again; if it was saved so, take the checkpoint of an earlier iteration",
+                hint=f"{AGAIN} If it was saved like this, use the checkpoint of an earlier iteration.",
             )
     stored = shards[0][name]
     short = str(dtype).removeprefix("torch.")
     return CheckpointError(
         f"{stored.name} holds numbers that are too large for {short}",
+        code="nonfinite_weights",
         where=str(stored.file),
-        hint="try --dtype bf16 or --dtype fp32",
+        hint="Try --dtype bf16 or --dtype fp32.",
     )
 
 
@@ -262,6 +278,7 @@ def _missing(checkpoint: Checkpoint, layer: int, rank: int, names: list[str]) ->
         where = checkpoint.folder
     return CheckpointError(
         f"layer {layer} has no {', '.join(names)}",
+        code="wrong_tensors",
         where=str(where),
-        hint="use the configuration that belongs to this checkpoint, or copy or download the file again",
+        hint=f"{_OTHER_CONFIGURATION} If it is the right one, copy or download the file again.",
     )

@@ -1,4 +1,4 @@
-"""How the tensor-parallel shards of a checkpoint become a target rank's tensors. Pure arithmetic."""
+"""Which parts of a checkpoint's tensor-parallel shards make up a target rank's tensors. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neoxrun.parallel.partition import vocab_shard
 
 
 class Rule(Enum):
-    """How the shards of a tensor that is not divided become the whole tensor."""
+    """How the source ranks' versions of an undivided tensor become one tensor."""
 
     SUM = "sum"
     MEAN = "mean"
@@ -18,38 +18,37 @@ class Rule(Enum):
 
 
 def rule_of(name: str, config: ModelConfig) -> Rule:
-    """The rule of an undivided tensor, which every source rank holds in full.
+    """The rule for an undivided tensor, which every source rank holds in full.
 
-    With the parallel residual every rank adds its own bias before the one all-reduce: the model's bias is their sum.
-    Otherwise the bias is added once, after the reduce, and all ranks hold the same one. Each rank trains its own norms
-    and learned positions, and these drift apart: the mean is the best single one.
+    With the parallel residual each rank adds a bias of its own before the all-reduce: the model's bias is their sum.
+    Otherwise the bias is added once, after the all-reduce, and is the same on all ranks. The ranks train their norms
+    and learned positions separately, and these drift apart: their mean is the best single version.
     """
     if name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias"):
         return Rule.SUM if config.gpt_j_residual else Rule.ONE
     return Rule.MEAN
 
 
-class Piece(NamedTuple):
-    """``length`` rows (or columns) that go from ``start`` in shard ``shard`` to ``at`` in the target."""
+class ShardSlice(NamedTuple):
+    """``length`` rows (or columns), from ``start`` on in shard ``shard`` and from ``target`` on in the target."""
 
     shard: int
     start: int
-    at: int
+    target: int
     length: int
 
 
-def pieces(size: int, source_tp: int, tp_size: int, tp_rank: int) -> list[Piece]:
-    """Where the rows (or columns) of target rank ``tp_rank`` of ``tp_size`` lie in ``source_tp`` equal
-    shards.
+def shard_slices(size: int, source_tp: int, tp_size: int, tp_rank: int) -> list[ShardSlice]:
+    """The slices of ``source_tp`` equal shards that hold the rows (or columns) of target rank ``tp_rank``.
 
     Args:
         size: rows (or columns) of the whole tensor.
-        source_tp: shards that hold it; divides ``size``.
-        tp_size: target ranks; shares are equal, the last ones may reach beyond ``size`` (vocabulary padding).
+        source_tp: number of shards; divides ``size``.
+        tp_size: number of target ranks. Their shares are equal; the last may end beyond ``size`` (vocabulary padding).
         tp_rank: the target rank.
 
     Returns:
-        The pieces in order. Together they cover the target's share, up to padding.
+        The slices in order. Together they cover the target's share without its padding.
     """
     held = size // source_tp
     share = vocab_shard(size, tp_size, tp_rank)
@@ -58,15 +57,15 @@ def pieces(size: int, source_tp: int, tp_size: int, tp_rank: int) -> list[Piece]
     for shard in range(source_tp):
         first, last = max(share.start, shard * held), min(stop, (shard + 1) * held)
         if first < last:
-            result.append(Piece(shard, first - shard * held, first - share.start, last - first))
+            result.append(ShardSlice(shard, first - shard * held, first - share.start, last - first))
     return result
 
 
-def contributors(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) -> range:
-    """The shards from which target rank ``tp_rank`` makes its copy of a tensor that is not divided.
+def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) -> range:
+    """The shards from which target rank ``tp_rank`` makes its version of an undivided tensor.
 
-    At the checkpoint's own tensor-parallel size each rank keeps its own, bit for bit, as GPT-NeoX does. At
-    another size, the bias that ranks add up is given to rank 0; the others get none and hold zeros.
+    At the checkpoint's tensor-parallel size each rank keeps the version of the same source rank, bit for bit, as in
+    GPT-NeoX. At another size, rank 0 gets the sum of the biases that ranks add up; the other ranks hold zeros.
     """
     if tp_size == source_tp:
         return range(tp_rank, tp_rank + 1)

@@ -7,9 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun import tokenizer
-from neoxrun.checkpoint import layout
-from neoxrun.config import reader as config
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
@@ -20,6 +19,7 @@ from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
 from neoxrun.planning.request import Requested
 from neoxrun.terminal.log import log
+from neoxrun.tokenizer import load_tokenizer
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="CONFIG",
         help="GPT-NeoX configuration: a YAML file, or the name of a shipped one "
-        f"({', '.join(config.shipped_names())}). Several are merged, and the later wins. Default: 20B.",
+        f"({', '.join(shipped_names())}). Several are merged, and the later wins. Default: 20B.",
     )
     parser.add_argument(
         "--set",
@@ -122,7 +122,9 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = config.load(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
+    settings = load_settings(
+        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+    )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
@@ -131,20 +133,22 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
 
 
 def devices_from_args(args: argparse.Namespace) -> list[Device]:
-    """The devices to plan for."""
+    """The devices to plan for; none where GPUs are asked for and none is visible, which no plan accepts."""
     if args.device == "cpu":
         if args.gpus is not None:
-            raise UsageError("--gpus and --device cpu exclude each other", hint="Leave one of them out.")
+            raise UsageError(
+                "--gpus and --device cpu exclude each other",
+                code="conflicting_options",
+                hint="Leave one of them out.",
+            )
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
     world = existing_world()
     if world is not None and len(gpus) == 1 and "SLURM_PROCID" in os.environ:
         # Slurm can show each process only its own GPU; the other processes of this host have one each, too.
         return gpus * world.local_size
-    if gpus:
+    if gpus or args.device == "cuda" or args.gpus is not None:
         return gpus
-    if args.device == "cuda" or args.gpus is not None:
-        raise UsageError("no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.")
     return [devices.cpu_device()]
 
 
@@ -153,15 +157,21 @@ def plan_from_args(
 ) -> Plan:
     """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
     if args.nnodes > 1 and not args.rdzv_endpoint:
-        raise UsageError("--nnodes needs --rdzv-endpoint", hint="Give an address of host 0 and a free port: HOST:PORT.")
+        raise UsageError(
+            "--nnodes needs --rdzv-endpoint",
+            code="missing_option",
+            hint="Give an address of host 0 and a free port: HOST:PORT.",
+        )
     if args.rdzv_endpoint is not None:
         address, _, port = args.rdzv_endpoint.rpartition(":")
         if not address or not is_port(port):
             raise UsageError(
-                f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT", hint="Ports are numbers from 1 to 65535."
+                f"--rdzv-endpoint {args.rdzv_endpoint} is not HOST:PORT",
+                code="invalid_value",
+                hint="Ports are numbers from 1 to 65535.",
             )
     if args.node_rank >= args.nnodes:
-        raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}")
+        raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}", code="invalid_value")
     world = existing_world()
     nnodes = world.size // world.local_size if world else args.nnodes
     requested = Requested(
@@ -186,8 +196,8 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        layout.of(settings)
-    tokenizer.load(settings.tokenizer)
+        find_configured_checkpoint(settings)
+    load_tokenizer(settings.tokenizer)
 
 
 def positive(text: str) -> int:

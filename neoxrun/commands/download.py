@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.commands import common
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.download import catalog, listing, manifest, models_file, show, tasks, urls, verify
 from neoxrun.download import order as orders
 from neoxrun.download.catalog import Catalog, Model
@@ -142,17 +142,31 @@ def _check_usage(args: argparse.Namespace) -> None:
     }
     chosen = [name for name, given in wanted.items() if given]
     if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} cannot be combined", hint="Give one of them at a time.")
+        raise UsageError(
+            f"{' and '.join(chosen)} cannot be combined",
+            code="conflicting_options",
+            hint="Give one of them at a time.",
+        )
     for option in ("revision", "to", "dry_run"):
         if getattr(args, option) and (args.verify or args.repair or args.list):
             flag = f"--{option.replace('_', '-')}"
-            raise UsageError(f"{flag} cannot be combined with {chosen[0]}", hint=f"Leave out {flag}.")
+            raise UsageError(
+                f"{flag} cannot be combined with {chosen[0]}",
+                code="conflicting_options",
+                hint=f"Leave out {flag}.",
+            )
     for name, value in (("MODEL", args.model), ("--revision", args.revision)):
         if value == "":
-            raise UsageError(f"{name} is empty", hint="Check that the shell variable in it is set.")
+            raise UsageError(
+                f"{name} is empty",
+                code="invalid_value",
+                hint="Check that the shell variable in it is set.",
+            )
     if args.revision and args.tasks:
         raise UsageError(
-            "--revision is for models of the Hugging Face hub, not for --tasks", hint="Leave out --revision."
+            "--revision is for models of the Hugging Face hub, not for --tasks",
+            code="conflicting_options",
+            hint="Leave out --revision.",
         )
 
 
@@ -247,7 +261,7 @@ def _next(order: Order, model: Model | None, task_names: list[str] | None) -> st
         return None
     words = ["neoxrun", "generate", model.config]
     try:
-        looks_in = config.load([model.config]).checkpoint
+        looks_in = load_settings([model.config]).checkpoint
     except NeoxrunError:  # a configuration of the user's that does not exist yet
         looks_in = None
     if looks_in is None or looks_in.resolve() != order.folder.resolve():

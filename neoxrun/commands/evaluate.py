@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.commands import common
-from neoxrun.config import reader as config
+from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.options import EvaluateOptions
-from neoxrun.launch import launcher as launch
+from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.explain import explain_notes
 from neoxrun.terminal import streams
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks == ["list"]:
         sys.stdout.writelines(f"{name}\n" for name in data.task_names(args.include_path))
         return 0
-    misplaced = next((name for name in args.tasks if name in config.shipped_names() or name.endswith(".yml")), None)
+    misplaced = next((name for name in args.tasks if name in shipped_names() or name.endswith(".yml")), None)
     if misplaced is not None:
         raise UsageError(f"{misplaced} is a configuration, not a task", hint="Name configurations before --tasks.")
     settings = common.settings_from_args(args)
@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
         )
     # No bars of libraries, many for each task, next to the run's own one. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    launch.run(
+    launcher.run_job(
         Job(
             "evaluate",
             settings,
@@ -204,7 +204,11 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.output is not None:
         report.check_results_folder(args.output)
     elif args.log_samples:
-        raise UsageError("--log-samples needs a folder to write to", hint="Name one with --output DIR.")
+        raise UsageError(
+            "--log-samples needs a folder to write to",
+            code="missing_option",
+            hint="Name one with --output DIR.",
+        )
     if args.cache is not None:
         cache.check_cache(args.cache)
     if args.wandb is not None:
@@ -213,7 +217,11 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _check_wandb() -> None:
     if importlib.util.find_spec("wandb") is None:
-        raise UsageError("--wandb needs wandb, which is not installed", hint="Install it: pip install 'neoxrun[wandb]'")
+        raise UsageError(
+            "--wandb needs wandb, which is not installed",
+            code="missing_package",
+            hint="Install it: pip install 'neoxrun[wandb]'",
+        )
     try:
         import wandb
 
@@ -251,7 +259,11 @@ def _gen_kwargs(text: str) -> list[tuple[str, Any]]:
     for part in re.split(r",(?=\w+=)", text):
         name, equals, value = part.partition("=")
         if not equals or not name:
-            raise UsageError(f"--gen-kwargs {text} is not KEY=VALUE", hint="For example --gen-kwargs max_gen_toks=64.")
+            raise UsageError(
+                f"--gen-kwargs {text} is not KEY=VALUE",
+                code="invalid_value",
+                hint="For example --gen-kwargs max_gen_toks=64.",
+            )
         try:
             pairs.append((name, json.loads(value)))
         except ValueError:

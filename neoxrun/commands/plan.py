@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     if args.devices is None:
         found = common.devices_from_args(args)
     elif args.gpus is not None:
-        raise UsageError("--gpus chooses among the GPUs of this machine, but --devices describes another")
+        raise UsageError(
+            "--gpus chooses among the GPUs of this machine, but --devices describes another",
+            code="conflicting_options",
+        )
     else:
         found = parse_devices(args.devices, args.device or "cuda")
     settings = common.settings_from_args(args)

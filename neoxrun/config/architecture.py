@@ -1,4 +1,4 @@
-"""The network's options: those that we do not implement are refused, the others become a ModelConfig."""
+"""The options that describe the network: unsupported ones are refused, the others become a ModelConfig."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Literal, cast
 
 from neoxrun.config import neox_keys
 from neoxrun.config.settings import ModelConfig
-from neoxrun.config.typed import Options
+from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError
 
 
-def check_supported(options: Options) -> None:
-    """Refuse every option whose value makes another network than the one we have.
+def refuse_unsupported(options: ConfigOptions) -> None:
+    """Refuse every option whose value describes a network that is not implemented.
 
     Raises:
         ConfigError: naming the option, its value and what is supported.
@@ -27,7 +27,7 @@ def check_supported(options: Options) -> None:
     kv_heads = options.integer("num_kv_heads", None)
     if kv_heads is not None and kv_heads != options.integer("num_attention_heads", 0):
         raise options.unsupported("num_kv_heads", "null, or the same as num_attention_heads")
-    # Split over the hidden dim, the head is stored otherwise; one rank stores it alike in both.
+    # A head that is split over the hidden dim has other shards; on one rank both are stored alike.
     head = options.choice("output_layer_parallelism", "column", ("column", "row"))
     if head == "row" and options.integer("model_parallel_size", 1, low=0) > 1:
         raise options.unsupported("output_layer_parallelism", "column")
@@ -36,7 +36,7 @@ def check_supported(options: Options) -> None:
         raise options.unsupported("use_bnb_optimizer", "false with learned positions")
 
 
-def _check_attention(options: Options) -> None:
+def _check_attention(options: ConfigOptions) -> None:
     """``attention_config``: the types one by one, or ``[[types, repeats], ...]``; repeats may be ``all``."""
     entry = options.get("attention_config")
     if entry is None:
@@ -65,11 +65,12 @@ def _check_attention(options: Options) -> None:
     if described != num_layers:
         raise ConfigError(
             f"attention_config describes {described} layers, but num_layers is {num_layers}",
+            code="conflicting_options",
             where=entry.where,
         )
 
 
-def _check_soft_prompt(options: Options) -> None:
+def _check_soft_prompt(options: ConfigOptions) -> None:
     entry = options.get("soft_prompt_tuning")
     if entry is None:
         return
@@ -79,11 +80,11 @@ def _check_soft_prompt(options: Options) -> None:
         raise options.unsupported("soft_prompt_tuning", "null, or enabled: false")
 
 
-def read(options: Options) -> ModelConfig:
+def read_architecture(options: ConfigOptions) -> ModelConfig:
     """The network that the options describe.
 
     Raises:
-        ConfigError: a value that is impossible, alone or beside another.
+        ConfigError: a value is impossible, alone or together with another.
     """
     hidden = options.integer("hidden_size", 0)
     heads = options.integer("num_attention_heads", 0)
@@ -104,8 +105,9 @@ def read(options: Options) -> ModelConfig:
     rotary_dims = int(hidden // heads * rotary_pct)
     if pos_emb == "rotary" and (rotary_dims < 2 or rotary_dims % 2):
         raise ConfigError(
-            f"rotary_pct {rotary_pct:g} of {hidden // heads} dims a head are {rotary_dims} rotary dims: "
-            "there must be an even number of them, and at least 2",
+            f"rotary_pct {rotary_pct:g} of {hidden // heads} dims per head makes {rotary_dims} rotary dims: "
+            "their number must be even and at least 2",
+            code="invalid_value",
             where=options.where("rotary_pct", "hidden_size"),
         )
     fused, onnx_safe = options.flag("bias_gelu_fusion", False), options.flag("onnx_safe", False)
@@ -134,21 +136,22 @@ def read(options: Options) -> ModelConfig:
     )
 
 
-def _intermediate_size(options: Options, hidden: int) -> int:
-    """Width of the MLP: given, or a factor of the hidden size; whole multiples of ``mlp_multiple_of``."""
+def _intermediate_size(options: ConfigOptions, hidden: int) -> int:
+    """Width of the MLP: as given, or the hidden size times a factor; rounded up to ``mlp_multiple_of``."""
     given = options.integer("intermediate_size", None)
     factor = options.number("expansion_factor", None, most=1e6)
     if given is not None and factor is not None:
-        raise options.refusal("expansion_factor", f"left out where intermediate_size is given ({given})")
+        raise options.refusal("expansion_factor", f"unset when intermediate_size is given ({given})")
     width = given or int((factor or 4) * hidden)
     multiple = options.integer("mlp_multiple_of", 1)
-    # GPT-NeoX rounds the way up to 2 x mlp_multiple_of and the way down to mlp_multiple_of: where the two
-    # differ its own network does not run.
+    # GPT-NeoX rounds the width of the first matrix up to a multiple of 2 x mlp_multiple_of and that of the second to a
+    # multiple of mlp_multiple_of: where the two differ, GPT-NeoX's network does not run either.
     rounded = -(-width // multiple) * multiple
     if rounded == 0 or rounded % (2 * multiple):
         raise ConfigError(
-            f"an MLP of width {width} with mlp_multiple_of {multiple} does not fit together: "
+            f"an MLP width of {width} does not go with mlp_multiple_of {multiple}: "
             f"{rounded} is not a multiple of {2 * multiple}",
+            code="conflicting_options",
             where=options.where("intermediate_size", "expansion_factor", "mlp_multiple_of", "hidden_size"),
         )
     return rounded

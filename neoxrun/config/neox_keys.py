@@ -3,34 +3,111 @@
 An option is in exactly one of four groups:
 
 - ``USED``: ``config`` reads it.
-- ``OWN``: ours alone; GPT-NeoX does not know it.
+- ``OWN``: neoxrun has added it; GPT-NeoX does not know it.
 - ``FIXED``: it changes the network, and only the values listed here are implemented.
 - ``IGNORED``: it says how to train, log, launch or fuse; a trained model computes the same with any value.
+
+``scripts/write_docs`` makes the tables of docs/configuration.md from this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
+
+
+class Key(NamedTuple):
+    """What an option means here.
+
+    Attributes:
+        default: the value, in YAML, that means the same as leaving the option out; None where it is required.
+        meaning: a phrase for its documentation, in Markdown; the accepted values where they are words.
+    """
+
+    default: str | None
+    meaning: str
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-USED: Final = _words(
-    """
-    activation attention_config bf16 bias_gelu_fusion expansion_factor fp16 gpt_j_residual gpt_j_tied
-    hidden_size intermediate_size iteration layernorm_epsilon load make_vocab_size_divisible_by
-    max_position_embeddings maximum_tokens merge_file mlp_multiple_of model_parallel_size no_weight_tying norm
-    num_attention_heads num_kv_heads num_layers num_samples onnx_safe output_layer_parallelism
-    pipe_parallel_size pos_emb precision prompt_end rms_norm_epsilon rotary_emb_base rotary_pct
-    sample_input_file sample_output_file seed seq_length soft_prompt_tuning temperature text_gen_type
-    tokenizer_type top_k top_p use_bias_in_attn_linear use_bias_in_mlp use_bnb_optimizer vocab_file
-    """
-)
+NETWORK: Final[Mapping[str, Key]] = {
+    "num_layers": Key(None, "number of layers"),
+    "hidden_size": Key(None, "width of the residual stream; a multiple of `num_attention_heads`"),
+    "num_attention_heads": Key(None, "number of attention heads"),
+    "seq_length": Key(None, "longest context, prompt and answer together, in tokens"),
+    "max_position_embeddings": Key(None, "rows of learned positions; at least `seq_length`"),
+    "pos_emb": Key("learned", "`rotary`, `learned` or `none`"),
+    "rotary_pct": Key("1.0", "share of each head that rotary positions turn; the dims must be an even number"),
+    "rotary_emb_base": Key("10000", "base of the rotary angles"),
+    "gpt_j_residual": Key("false", "attention and MLP read the same input, and are added together"),
+    "gpt_j_tied": Key("false", "with `gpt_j_residual`: both branches share `input_layernorm`"),
+    "norm": Key("layernorm", "`layernorm` or `rmsnorm`"),
+    "layernorm_epsilon": Key("1.0e-5", "epsilon of `layernorm`"),
+    "rms_norm_epsilon": Key("1.0e-8", "epsilon of `rmsnorm`"),
+    "activation": Key("gelu", "only `gelu`"),
+    "bias_gelu_fusion": Key("false", "`true`: the tanh form of GELU; `false`: the exact form (erf)"),
+    "onnx_safe": Key("false", "`true`: the exact form of GELU whatever `bias_gelu_fusion` says"),
+    "intermediate_size": Key("null", "width of the MLP; `null`: `expansion_factor` x `hidden_size`"),
+    "expansion_factor": Key("null", "`null`: 4; an error together with `intermediate_size`"),
+    "mlp_multiple_of": Key("1", "the width of the MLP is rounded up to a multiple of it"),
+    "use_bias_in_attn_linear": Key("true", "biases in the attention's linear layers"),
+    "use_bias_in_mlp": Key("true", "biases in the MLP's linear layers"),
+    "no_weight_tying": Key("false", "`true`: the head has weights of its own; `false`: it is the embedding"),
+    "make_vocab_size_divisible_by": Key(
+        "128", "the vocabulary is padded to a multiple of it times `model_parallel_size`"
+    ),
+    "num_kv_heads": Key("null", "only `null` or the same as `num_attention_heads`"),
+    "attention_config": Key("null", "only `global` and `flash` attention, in any combination of layers"),
+    "output_layer_parallelism": Key("column", "`row` only where `model_parallel_size` is 1"),
+    "soft_prompt_tuning": Key("null", "only `null`, or a mapping with `enabled: false`"),
+    "use_bnb_optimizer": Key("false", "`true` only without learned positions, to which bitsandbytes adds a norm"),
+}
 
-OWN: Final = _words("frequency_penalty min_p presence_penalty repetition_penalty rotary_legacy_fp16 stop")
+FILES: Final[Mapping[str, Key]] = {
+    "load": Key("null", "folder of the checkpoint; `--checkpoint` replaces it"),
+    "iteration": Key("null", "which `global_step` folder of it; `null`: the one that its file `latest` names"),
+    "tokenizer_type": Key("GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer` or `HFGPT2Tokenizer`"),
+    "vocab_file": Key("null", "file of the tokenizer; `--tokenizer` replaces it"),
+    "merge_file": Key("null", "merges of the two GPT-2 tokenizers"),
+}
+
+SPLIT: Final[Mapping[str, Key]] = {
+    "precision": Key("null", "`fp16`, `bf16` or `fp32`; `null`: what the next two keys say, or else `fp32`"),
+    "fp16": Key("null", 'a mapping with `enabled`; with `type: "bfloat16"` it means bf16, as GPT-NeoX once had it'),
+    "bf16": Key("null", "a mapping with `enabled`"),
+    "model_parallel_size": Key(
+        "1", "tensor-parallel size of the checkpoint, which pads the vocabulary; the plan chooses another where needed"
+    ),
+    "pipe_parallel_size": Key("0", "number of stages of the checkpoint; the plan chooses its own"),
+}
+
+GENERATION: Final[Mapping[str, Key]] = {
+    "text_gen_type": Key(
+        "null", "`unconditional`, `input-file` or `interactive`; `null`: `input-file` where `sample_input_file` is set"
+    ),
+    "sample_input_file": Key("null", "file of prompts, where `-i`, `--prompt` and `--interactive` are not given"),
+    "sample_output_file": Key("null", "file of records, where `-o` is not given"),
+    "num_samples": Key("null", "number of texts without a prompt; `null`: 10"),
+    "prompt_end": Key(r'"\n"', "what ends a prompt in a text file or a dialogue"),
+    "maximum_tokens": Key("64", "most tokens of an answer"),
+    "temperature": Key("0.0", "logits are divided by it before sampling; 0 always takes the most likely token"),
+    "top_k": Key("0", "sample from so many of the most likely tokens; 0: from all"),
+    "top_p": Key("0.0", "sample from the fewest tokens whose probabilities reach this; 0: from all"),
+    "seed": Key("1234", "start of the random streams, one for each answer"),
+}
+
+USED: Final[Mapping[str, Key]] = {**NETWORK, **FILES, **SPLIT, **GENERATION}
+
+OWN: Final[Mapping[str, Key]] = {
+    "rotary_legacy_fp16": Key("false", "rotary angles in fp16, as GPT-NeoX computed them before 2023-09-25"),
+    "min_p": Key("0.0", "drop tokens that are less likely than this times the most likely one"),
+    "repetition_penalty": Key("1.0", "tokens of the prompt and the answer become less likely by this factor"),
+    "frequency_penalty": Key("0.0", "subtracted from a token's logit for each time it is in the answer"),
+    "presence_penalty": Key("0.0", "subtracted from the logits of tokens that are in the answer"),
+    "stop": Key("[]", "a text or a list of texts that end an answer"),
+}
 
 FIXED: Final[Mapping[str, tuple[bool | int | str, ...]]] = {
     "apply_residual_connection_post_layernorm": (False,),
@@ -115,4 +192,4 @@ IGNORED: Final = _words(
     """
 )
 
-KNOWN: Final = USED | OWN | IGNORED | FIXED.keys()
+KNOWN: Final = frozenset({*USED, *OWN, *FIXED, *IGNORED})

@@ -1,22 +1,22 @@
-"""GPT-NeoX YAML, as it is, to typed settings. No torch.
+"""GPT-NeoX YAML, unchanged, to typed settings. No torch.
 
 Precedence: GPT-NeoX's default < configuration files in order < ``--set key=value`` < named flags.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from neoxrun.config import architecture as network
 from neoxrun.config import neox_keys
+from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
-from neoxrun.config.typed import Options
-from neoxrun.config.yaml_source import Entry, read_file, read_override
+from neoxrun.config.typed import ConfigOptions
+from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_file
 from neoxrun.errors import ConfigError, UsageError
+from neoxrun.terminal.words import did_you_mean
 
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
 _REQUIRED: Final = (
@@ -45,7 +45,7 @@ _PRECISIONS: Final[dict[str, Precision]] = {
     "fp32": "fp32",
     "float32": "fp32",
 }
-# What lies in a checkpoint folder of any kind: GPT-NeoX's, one step of it, or Hugging Face's.
+# Files that mark a checkpoint folder of any kind: GPT-NeoX's, one step of it, or Hugging Face's.
 _CHECKPOINT_FILES: Final = (
     "latest",
     "global_step*",
@@ -57,7 +57,7 @@ _CHECKPOINT_FILES: Final = (
 
 
 def shipped_dir() -> Path:
-    """The folder of the shipped configurations: inside the installed package, or of the checkout."""
+    """The folder of the shipped configurations: in the installed package or in the checkout."""
     packaged = Path(__file__).parents[1] / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
@@ -67,7 +67,7 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in shipped_dir().glob("*.yml"))
 
 
-def load(
+def load_settings(
     sources: Sequence[str],
     overrides: Sequence[str] = (),
     *,
@@ -77,35 +77,35 @@ def load(
     """Read and merge configuration files.
 
     Args:
-        sources: paths or names of shipped configurations; a later one wins where two give the same option.
+        sources: paths or names of shipped configurations; where two set the same option, the later wins.
         overrides: ``key=value`` texts of ``--set``, values in YAML; they win over all files.
-        checkpoint: ``--checkpoint``, in place of ``load``.
-        tokenizer: ``--tokenizer``, in place of ``vocab_file``.
+        checkpoint: ``--checkpoint``, which replaces ``load``.
+        tokenizer: ``--tokenizer``, which replaces ``vocab_file``.
 
     Raises:
-        ConfigError: a file that is missing or not YAML, an option that is unknown, impossible or unsupported.
-        UsageError: an override that is not ``key=value``.
+        ConfigError: a file is missing or not YAML, or an option is unknown, impossible or unsupported.
+        UsageError: an override is not ``key=value``.
     """
-    paths = tuple(_find(source) for source in sources)
-    entries: dict[str, Entry] = {}
+    paths = tuple(_find_configuration(source) for source in sources)
+    entries: dict[str, ConfigEntry] = {}
     for path in paths:
-        entries |= read_file(path)
+        entries |= read_yaml_file(path)
     for text in overrides:
         entry = read_override(text)
         entries[entry.key] = entry
     if checkpoint is not None:
-        entries["load"] = Entry("load", checkpoint, "--checkpoint")
+        entries["load"] = ConfigEntry("load", checkpoint, "--checkpoint")
     if tokenizer is not None:
-        entries["vocab_file"] = Entry("vocab_file", tokenizer, "--tokenizer")
+        entries["vocab_file"] = ConfigEntry("vocab_file", tokenizer, "--tokenizer")
     _check_names(entries)
 
-    options = Options(entries)
+    options = ConfigOptions(entries)
     _check_required(options, paths)
-    network.check_supported(options)
-    folder, folder_places = options.path("load", _holds_checkpoint)
+    refuse_unsupported(options)
+    folder, searched = options.path("load", _holds_checkpoint)
     seed = _seed(options)
     return Settings(
-        model=network.read(options),
+        model=read_architecture(options),
         tokenizer=_tokenizer(options),
         checkpoint=folder,
         iteration=options.integer("iteration", None, low=0),
@@ -114,12 +114,12 @@ def load(
         seed=seed,
         sources=paths,
         ignored=tuple(sorted(entries.keys() & neox_keys.IGNORED)),
-        checkpoint_looked_in=folder_places,
+        checkpoint_looked_in=searched,
     )
 
 
-def _find(source: str) -> Path:
-    """The file that a config argument means."""
+def _find_configuration(source: str) -> Path:
+    """The file that a CONFIG argument names."""
     path = Path(source)
     candidates = [path] if path.suffix in _SUFFIXES else [path, *(Path(source + suffix) for suffix in _SUFFIXES)]
     try:
@@ -127,7 +127,7 @@ def _find(source: str) -> Path:
             if candidate.is_file():
                 return candidate
     except OSError as error:  # a name too long for the file system, a folder that may not be entered
-        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{source} cannot be read: {error.strerror}", code="unreadable_configuration") from error
     name = path.stem if path.suffix in _SUFFIXES else path.name
     if path.parent in (Path(), Path("configs")):
         for shipped in shipped_names():
@@ -136,14 +136,15 @@ def _find(source: str) -> Path:
     if path.is_dir():
         raise ConfigError(
             f"{source} is a folder, not a configuration file",
-            hint="name the configuration first, and a folder of weights with --checkpoint DIR",
+            code="missing_configuration",
+            hint="Name the configuration first, and the folder of weights with --checkpoint DIR.",
         )
     if path.exists():  # a pipe, for example /dev/stdin
         return path
-    close = difflib.get_close_matches(name.lower(), [shipped.lower() for shipped in shipped_names()], 1)
     raise ConfigError(
         f"there is no configuration {source}",
-        hint=f"did you mean {close[0]}?" if close else f"give a path, or one of: {', '.join(shipped_names())}",
+        code="missing_configuration",
+        hint=did_you_mean(name, shipped_names(), 1) or f"Give a path, or one of: {', '.join(shipped_names())}.",
     )
 
 
@@ -151,34 +152,35 @@ def _holds_checkpoint(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in _CHECKPOINT_FILES)
 
 
-def _check_names(entries: dict[str, Entry]) -> None:
+def _check_names(entries: dict[str, ConfigEntry]) -> None:
     for entry in entries.values():
         if entry.key not in neox_keys.KNOWN:
-            close = difflib.get_close_matches(entry.key, neox_keys.KNOWN, 1)
             raise ConfigError(
                 f"unknown option {entry.key}",
+                code="unknown_option",
                 where=entry.where,
-                hint=f"did you mean {close[0]}?" if close else "GPT-NeoX has no such option: remove it",
+                hint=did_you_mean(entry.key, neox_keys.KNOWN, 1) or "GPT-NeoX has no such option: remove it.",
             )
 
 
-def _check_required(options: Options, paths: Sequence[Path]) -> None:
+def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:
     missing = [name for name in _REQUIRED if options.get(name) is None]
     if missing:
         raise ConfigError(
-            f"the configuration does not give {', '.join(missing)}",
+            f"the configuration does not set {', '.join(missing)}",
+            code="incomplete_configuration",
             where=", ".join(str(path) for path in paths) or None,
-            hint="name the file that describes the model first: several files are merged, the later wins",
+            hint="Name the file that describes the model first: several files are merged, and a later one wins.",
         )
 
 
-def _precision(options: Options) -> Precision:
-    """``precision``, or whichever of the blocks ``fp16`` and ``bf16`` is enabled; fp32 without them."""
+def _precision(options: ConfigOptions) -> Precision:
+    """``precision``, or the enabled one of the blocks ``fp16`` and ``bf16``, or fp32."""
     asked: dict[str, Precision] = {}
     entry = options.get("precision")
     if entry is not None:
         asked["precision"] = _PRECISIONS[cast(str, options.choice("precision", None, _PRECISIONS))]
-        if entry.folder is None:  # --set wins over what files say
+        if entry.folder is None:  # --set wins over the files
             return asked["precision"]
     for name, meaning in (("fp16", "fp16"), ("bf16", "bf16")):
         block = options.get(name)
@@ -193,18 +195,19 @@ def _precision(options: Options) -> Precision:
             asked[name] = "bf16" if value.get("type") == "bfloat16" else cast(Precision, meaning)
     if len(set(asked.values())) > 1:
         raise ConfigError(
-            "the options for precision disagree: " + ", ".join(f"{name} says {wish}" for name, wish in asked.items()),
+            "the precision options disagree: " + ", ".join(f"{name} asks for {wish}" for name, wish in asked.items()),
+            code="conflicting_options",
             where=options.where(*asked),
-            hint="keep one of them; --dtype on the command line decides without touching the file",
+            hint="Keep one of them, or override them all, for example with --set precision=bf16.",
         )
     return next(iter(asked.values()), "fp32")
 
 
-def _seed(options: Options) -> int:
+def _seed(options: ConfigOptions) -> int:
     return int(_sampling_value(options, "seed", SamplingParams.seed))
 
 
-def _generation(options: Options, seed: int) -> GenerationConfig:
+def _generation(options: ConfigOptions, seed: int) -> GenerationConfig:
     defaults = SamplingParams()
     values = {name: _sampling_value(options, name, getattr(defaults, name)) for name in _SAMPLING}
     input_file, _ = options.path("sample_input_file")
@@ -222,22 +225,22 @@ def _generation(options: Options, seed: int) -> GenerationConfig:
     )
 
 
-def _sampling_value(options: Options, name: str, default: object) -> Any:
+def _sampling_value(options: ConfigOptions, name: str, default: object) -> Any:
     entry = options.get(name)
     if entry is None:
         return default
     try:
         return sampling_value(name, entry.value)
     except UsageError as error:
-        raise ConfigError(error.message, where=entry.where) from error
+        raise ConfigError(error.message, code="invalid_value", where=entry.where) from error
 
 
-def _tokenizer(options: Options) -> TokenizerConfig:
-    vocab_file, places = options.path("vocab_file")
+def _tokenizer(options: ConfigOptions) -> TokenizerConfig:
+    vocab_file, searched = options.path("vocab_file")
     merge_file, _ = options.path("merge_file")
     return TokenizerConfig(
         tokenizer_type=options.text("tokenizer_type", "GPT2BPETokenizer"),
         vocab_file=vocab_file,
         merge_file=merge_file,
-        looked_in=places,
+        looked_in=searched,
     )

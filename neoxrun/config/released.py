@@ -1,4 +1,4 @@
-"""Which released model a folder is meant for, by its name, and the command that gets it there."""
+"""Which released model belongs in a folder, by the folder's name, and the command that downloads it there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _20B = ("20b", "20b_checkpoints", "gpt-neox-20b")
 
 
 def download_command(folder: Path) -> str | None:
-    """The command that downloads a released model into a folder; None where its name tells none.
+    """The command that downloads the released model a folder is named after; None where the name is no model's.
 
-    Only whole names count: a folder of the user's own, such as ``my-20b-run``, is nothing to download into.
+    Only whole names count: a user's folder such as ``my-20b-run`` is not one to download into.
     """
     folder = folder.absolute()
     if folder.name.startswith("global_step"):

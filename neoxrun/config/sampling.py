@@ -1,8 +1,7 @@
-"""Sampling parameters, and what each may be: one table for configuration, flags and the fields of a JSONL prompt."""
+"""Sampling parameters and their allowed values: one table for configurations, flags and JSONL prompts."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -10,26 +9,27 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from neoxrun.errors import UsageError
+from neoxrun.terminal.words import did_you_mean
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen. Names and defaults are GPT-NeoX's where it has them.
+    """How the next token is chosen. Names and defaults are GPT-NeoX's where it has the parameter.
 
     Attributes:
         maximum_tokens: most tokens to generate.
         temperature: 0 is greedy decoding, whatever the other fields say.
-        top_k: keep the ``top_k`` likeliest tokens; 0 keeps all.
+        top_k: keep the ``top_k`` most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches ``top_p``; 0 and 1 keep all.
-        min_p: drop tokens less likely than ``min_p`` times the likeliest; 0 keeps all.
+        min_p: drop tokens less likely than ``min_p`` times the most likely one; 0 keeps all.
         repetition_penalty: divide (multiply, when negative) the logits of tokens seen in prompt or output; 1 is off.
         frequency_penalty: subtract this times a token's count in the output.
         presence_penalty: subtract this from tokens that are in the output.
         logit_bias: token id -> value added to its logit.
-        logprobs: report the log-probability of each chosen token and of this many likeliest ones; None is off.
-        seed: start of the request's own random stream.
-        stop: texts that end the answer. The engine does not look at them: the text layer does.
-        ignore_eos: go on past the end-of-document token (for benchmarks).
+        logprobs: report the log-probability of each chosen token and of this many most likely ones; None is off.
+        seed: seed of the request's random stream.
+        stop: texts that end the answer; ``generation`` looks for them, not the engine.
+        ignore_eos: continue past the end-of-document token (for benchmarks).
     """
 
     maximum_tokens: int = 64
@@ -53,16 +53,16 @@ _INT_LIMIT: Final = 2**31 - 1
 
 @dataclass(frozen=True)
 class _Number:
-    """The numbers that a parameter takes, and how an error says so."""
+    """The numbers that a parameter may be, and how an error describes them."""
 
     kind: type[int] | type[float]
-    says: str
+    must_be: str
     low: float = -math.inf
     high: float = math.inf
     exclusive: bool = False
 
     def accepts(self, value: object) -> bool:
-        """Whether ``value`` is one of them; a whole number is a fine float, and True is not a number."""
+        """Whether ``value`` is one of them. A whole number may stand for a float; True is not a number."""
         allowed = (int, float) if self.kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed):
             return False
@@ -90,10 +90,10 @@ def sampling_value(name: str, value: Any) -> Any:
 
     Args:
         name: a field of SamplingParams.
-        value: what a person wrote, as YAML, JSON or argparse gave it.
+        value: what the user wrote, as read by YAML, JSON or argparse.
 
     Raises:
-        UsageError: the value is not one that the parameter takes; the message names both.
+        UsageError: the parameter cannot have this value; the message names both.
     """
     if name == "stop":
         return _stop(value)
@@ -107,22 +107,22 @@ def sampling_value(name: str, value: Any) -> Any:
         return None
     number = _NUMBERS[name]
     if not number.accepts(value):
-        raise _refusal(name, value, number.says)
+        raise _refusal(name, value, number.must_be)
     return number.kind(value)
 
 
 def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> SamplingParams:
-    """``base`` with the named parameters replaced, every one of them checked.
+    """``base`` with the named parameters replaced by checked values.
 
     Raises:
-        UsageError: an unknown name, or a value that the parameter does not take.
+        UsageError: a name is unknown, or a parameter cannot have its value.
     """
     for name in changes:
         if name not in SAMPLING_NAMES:
-            close = difflib.get_close_matches(name, SAMPLING_NAMES, 1)
             raise UsageError(
                 f"{name} is not a sampling parameter",
-                hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(SAMPLING_NAMES)}",
+                code="unknown_option",
+                hint=did_you_mean(name, SAMPLING_NAMES, 1) or f"The parameters are: {', '.join(SAMPLING_NAMES)}.",
             )
     return replace(base, **{name: sampling_value(name, value) for name, value in changes.items()})
 
@@ -135,19 +135,19 @@ def _stop(value: object) -> tuple[str, ...]:
 
 
 def _logit_bias(value: object) -> dict[int, float]:
-    says = "a mapping from token ids to finite numbers"
+    must_be = "a mapping from token ids to finite numbers"
     if not isinstance(value, Mapping):
-        raise _refusal("logit_bias", value, says)
+        raise _refusal("logit_bias", value, must_be)
     bias: dict[int, float] = {}
     for token, amount in value.items():
         # JSON has no integer keys: {"50256": -100} is how they are written there.
         if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10:
             token = int(token)
         if not _NUMBERS["top_k"].accepts(token) or not _NUMBERS["presence_penalty"].accepts(amount):
-            raise _refusal("logit_bias", value, says)
+            raise _refusal("logit_bias", value, must_be)
         bias[token] = float(amount)
     return bias
 
 
-def _refusal(name: str, value: object, says: str) -> UsageError:
-    return UsageError(f"{name} must be {says}, not {reprlib.repr(value)}")
+def _refusal(name: str, value: object, must_be: str) -> UsageError:
+    return UsageError(f"{name} must be {must_be}, not {reprlib.repr(value)}", code="invalid_value")

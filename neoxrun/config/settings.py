@@ -1,4 +1,4 @@
-"""The typed, frozen settings that a GPT-NeoX configuration becomes. No torch, no YAML: ``config`` reads them."""
+"""The typed, frozen settings that a GPT-NeoX configuration becomes; ``config.reader`` makes them. No torch, no YAML."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network, in GPT-NeoX's own terms and with its defaults.
+    """The network, in GPT-NeoX's terms and with its defaults.
 
     Attributes:
         num_layers: transformer layers.
         hidden_size: width of the residual stream.
-        num_attention_heads: heads; ``hidden_size`` is divisible by it.
+        num_attention_heads: attention heads; their number divides ``hidden_size``.
         intermediate_size: width of the MLP (4 x hidden_size unless the configuration says otherwise).
         seq_length: context length the model was trained with.
         max_position_embeddings: rows of learned positions; the longest context of rotary models is ``seq_length``.
-        pos_emb: how positions enter.
-        rotary_pct: share of each head's dims that rotary embeddings turn.
+        pos_emb: how the network sees positions.
+        rotary_pct: share of each head's dims that are rotated.
         rotary_emb_base: base of the rotary angles.
         rotary_legacy_fp16: compute the angles in fp16, as GPT-NeoX did before 2023-09-25.
-        gpt_j_residual: attention and MLP read the same input and are added together (one all-reduce a layer).
-        gpt_j_tied: with ``gpt_j_residual``, ``input_layernorm`` serves both branches.
-        norm: kind of every norm.
-        norm_epsilon: its epsilon.
-        gelu: ``tanh`` when GPT-NeoX fuses bias and GELU (and not ``onnx_safe``), else ``erf``.
+        gpt_j_residual: attention and MLP have the same input and are added together (one all-reduce per layer).
+        gpt_j_tied: with ``gpt_j_residual``, both branches use ``input_layernorm``.
+        norm: kind of all norms.
+        norm_epsilon: epsilon of all norms.
+        gelu: ``tanh`` where GPT-NeoX fuses bias and GELU (and ``onnx_safe`` is off), else ``erf``.
         use_bias_in_attn_linear: biases in query_key_value and the attention's output projection.
         use_bias_in_mlp: biases in the MLP.
         tie_embeddings: the LM head is the word embedding (GPT-NeoX: not ``no_weight_tying``).
-        make_vocab_size_divisible_by: with ``model_parallel_size``, the multiple that the vocabulary was padded to.
-        model_parallel_size: tensor-parallel size that the configuration names (and the padding was made for).
-        pipe_parallel_size: pipeline size that the configuration names; 0 and 1 both mean one stage.
+        make_vocab_size_divisible_by: the vocabulary was padded to a multiple of this times ``model_parallel_size``.
+        model_parallel_size: tensor-parallel size in the configuration (for which the vocabulary was padded).
+        pipe_parallel_size: pipeline-parallel size in the configuration; 0 and 1 both mean one stage.
     """
 
     num_layers: int
@@ -68,7 +68,7 @@ class ModelConfig:
 
     @property
     def max_context(self) -> int:
-        """Most positions, prompt and answer together, that the model takes."""
+        """The model's longest sequence in tokens, prompt and answer together."""
         if self.pos_emb == "learned":
             return min(self.seq_length, self.max_position_embeddings)
         return self.seq_length
@@ -83,7 +83,7 @@ class ModelConfig:
 class TokenizerConfig:
     """Which tokenizer, and where its files are (absolute paths; None where the configuration names none).
 
-    ``looked_in`` has every place where ``vocab_file`` was looked for, for the message that it is in none of them.
+    ``looked_in`` holds every path at which ``vocab_file`` was looked for, for the message that it is missing.
     """
 
     tokenizer_type: str
@@ -94,10 +94,10 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """GPT-NeoX's text-generation keys (and ours), before the command's flags.
+    """The configuration's text-generation keys, before the command's flags.
 
-    ``num_samples`` is None when the configuration does not name it: 10 then for unconditional generation, else 1.
-    ``sample_input_file`` is None unless ``text_gen_type`` is ``input-file``: GPT-NeoX reads it only then.
+    ``num_samples`` is None where the configuration does not set it: then 10 for unconditional generation, else 1.
+    ``sample_input_file`` is None unless ``text_gen_type`` is ``input-file``: GPT-NeoX reads the file only then.
     """
 
     sampling: SamplingParams
@@ -110,19 +110,19 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that configuration files and overrides decide.
+    """Everything that the configuration files and overrides set.
 
     Attributes:
         model: the network.
         tokenizer: its tokenizer.
-        checkpoint: GPT-NeoX's ``load`` folder, as an absolute path; None where it is not given.
-        iteration: GPT-NeoX's ``iteration``: the checkpoint's ``global_step<N>``; None follows the file ``latest``.
-        precision: what the configuration asks for (``precision``, ``fp16``, ``bf16``).
+        checkpoint: GPT-NeoX's ``load`` folder, as an absolute path; None where it is not set.
+        iteration: GPT-NeoX's ``iteration``: the ``global_step<N>`` to load; None: as the file ``latest`` says.
+        precision: number format by the keys ``precision``, ``fp16`` and ``bf16``.
         generation: defaults of ``generate``.
         seed: GPT-NeoX's ``seed``.
         sources: the configuration files, in order.
-        ignored: training-only keys that were read and have no effect here, sorted.
-        checkpoint_looked_in: every place where ``checkpoint`` was looked for.
+        ignored: keys that concern training only and have no effect here, sorted.
+        checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
     """
 
     model: ModelConfig

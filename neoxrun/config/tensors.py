@@ -49,7 +49,7 @@ VOCABULARY: Final = frozenset({"word_embeddings.weight", "final_linear.weight"})
 
 
 def layer_numbers(num_layers: int, tied: bool) -> list[int]:
-    """The layer numbers that hold weights; a ``tied`` model has no output layer of its own."""
+    """The layer numbers that hold weights; a ``tied`` model has no output layer."""
     return [0, *range(2, num_layers + 2), num_layers + 3] + ([] if tied else [num_layers + 4])
 
 

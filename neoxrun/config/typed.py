@@ -1,4 +1,4 @@
-"""Typed access to the options of a configuration. Every refusal names option, value, file and line."""
+"""Typed access to the options of a configuration. Every error names the option, its value, the file and the line."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from neoxrun.config.yaml_source import Entry
+from neoxrun.config.yaml_source import ConfigEntry
 from neoxrun.errors import ConfigError
 
 _LARGEST: Final = 2**31 - 1
 D = TypeVar("D")
 
 
-class Options:
-    """The merged options.
+class ConfigOptions:
+    """The merged options of a configuration.
 
-    Every method takes the option's name and what to answer when it is not given. ``null`` counts as not given
-    where GPT-NeoX's own default is null (``default=None``), and is refused elsewhere.
+    Every method has the option's name and the value to return when the option is not given as arguments. ``null``
+    counts as not given where GPT-NeoX's default is null (``default=None``), and is refused elsewhere.
     """
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, ConfigEntry]) -> None:
         self._entries = entries
 
-    def get(self, name: str) -> Entry | None:
-        """The option as it was written; None where it was not, or where it is null."""
+    def get(self, name: str) -> ConfigEntry | None:
+        """The option as it was written; None if it was not given or is null."""
         entry = self._entries.get(name)
         return None if entry is None or entry.value is None else entry
 
@@ -34,28 +34,33 @@ class Options:
         """File and line of the first of these options that is given."""
         return next((entry.where for name in names if (entry := self.get(name)) is not None), None)
 
-    def refusal(self, name: str, says: str, hint: str | None = None) -> ConfigError:
+    def refusal(self, name: str, must_be: str) -> ConfigError:
         """The error that an option's value is not what it must be."""
         entry = self._entries[name]
-        return ConfigError(f"{name} must be {says}, not {_show(entry.value)}", where=entry.where, hint=hint)
+        return ConfigError(
+            f"{name} must be {must_be}, not {_show(entry.value)}",
+            code="invalid_value",
+            where=entry.where,
+        )
 
     def unsupported(self, name: str, supported: str, value: object = None) -> ConfigError:
         """The error for a value that GPT-NeoX knows, that changes the result, and that is not implemented.
 
         Args:
             name: the option.
-            supported: the values that are.
-            value: the part of the option's value that is meant, where it is not all of it.
+            supported: the values that are supported.
+            value: the unsupported part of the option's value; None: all of it.
         """
         entry = self._entries[name]
         return ConfigError(
             f"{name}: {_show(entry.value if value is None else value)} is not supported",
+            code="unsupported_option",
             where=entry.where,
-            hint=f"supported: {supported}; an option that changes the result is never passed over",
+            hint=f"Supported: {supported}. Options that change the result are never ignored.",
         )
 
     def integer(self, name: str, default: D, *, low: int = 1) -> int | D:
-        """A whole number from ``low`` up."""
+        """A whole number, at least ``low``."""
         if not self._given(name, default):
             return default
         value = self._entries[name].value
@@ -69,9 +74,9 @@ class Options:
             return default
         value = self._entries[name].value
         limit = min(most, 1e30)  # NaN and infinity are beyond it too
-        says = "a number greater than 0" + (f" and at most {most:g}" if most < math.inf else "")
+        must_be = "a number greater than 0" + (f" and at most {most:g}" if most < math.inf else "")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
-            raise self.refusal(name, says)
+            raise self.refusal(name, must_be)
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -84,7 +89,7 @@ class Options:
         return value
 
     def text(self, name: str, default: D) -> str | D:
-        """A text that is not empty."""
+        """Text that is not empty."""
         if not self._given(name, default):
             return default
         value = self._entries[name].value
@@ -102,12 +107,12 @@ class Options:
         return value
 
     def path(self, name: str, accept: Callable[[Path], bool] = Path.exists) -> tuple[Path | None, tuple[Path, ...]]:
-        """Where the file or folder is that an option names, and every place where it was looked for.
+        """The file or folder that an option names, and every path at which it was looked for.
 
-        A relative path is looked for in the folder of the configuration file that named it, so that a
-        configuration that lies with its checkpoint works from anywhere, then in the working directory, as in
-        GPT-NeoX. The first place that ``accept`` likes wins, then the first that exists; where there is none
-        it is the one in the working directory, and whoever opens it says that it is missing.
+        A relative path is looked for in the folder of the configuration file that names it, so that a configuration
+        stored with its checkpoint works from anywhere, and then in the working directory, as in GPT-NeoX. The first
+        path that ``accept`` accepts wins, then the first that exists. If none exists, the result is the one in the
+        working directory, and whoever opens it reports that it is missing.
         """
         value = self.text(name, None)
         if value is None:
@@ -116,20 +121,20 @@ class Options:
         try:
             relative = Path(value).expanduser()
             here = relative.absolute()
-            places = (here,) if folder is None else tuple(dict.fromkeys(((folder / relative).absolute(), here)))
-            found = next(filter(accept, places), None) or next(filter(Path.exists, places), here)
+            paths = (here,) if folder is None else tuple(dict.fromkeys(((folder / relative).absolute(), here)))
+            found = next(filter(accept, paths), None) or next(filter(Path.exists, paths), here)
         except (OSError, RuntimeError) as error:  # a name too long for the file system, an unknown ~user
             raise self.refusal(name, f"a usable path ({error})") from error
-        return found, places
+        return found, paths
 
     def _given(self, name: str, default: object) -> bool:
-        """Whether the option has a value to look at; null is one unless it is GPT-NeoX's default."""
+        """Whether the option has a value to check; null is one, unless it is GPT-NeoX's default."""
         entry = self._entries.get(name)
         return entry is not None and not (entry.value is None and default is None)
 
 
 def _show(value: object) -> str:
-    """A value for a message, as YAML has it where that is short."""
+    """A value for a message, written as in YAML where that is short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return value if isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable() else reprlib.repr(value)

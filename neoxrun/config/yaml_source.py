@@ -1,4 +1,4 @@
-"""YAML text as values that remember where they were written. Plain data: no other object is ever built."""
+"""YAML text as values that remember where they were written. Only plain data is built, never other objects."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from neoxrun.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One option as somebody wrote it.
+class ConfigEntry:
+    """One option as it was written.
 
     Attributes:
         key: the option's name, with underscores.
@@ -29,7 +29,7 @@ class Entry:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that ``1e-5`` is the number that its writer meant, not a text."""
+    """YAML 1.1 as PyYAML reads it, except that ``1e-5`` is a number, not text."""
 
 
 _Loader.add_implicit_resolver(
@@ -38,12 +38,12 @@ _Loader.add_implicit_resolver(
 
 
 class _ValuesLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The fastest loader that there is. A value with a tag of its own, as in lm-eval's task files, stays its text."""
+    """The fastest loader available. A value with a custom tag, as in lm-eval's task files, stays text."""
 
 
 _ValuesLoader.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))
 
-# An explicit tag on a wrong value (`!!int x`) makes PyYAML's constructors fail each in its own way.
+# PyYAML's constructors fail in different ways on an explicit tag with a wrong value (`!!int x`).
 _YAML_FAILURES = (
     yaml.YAMLError,
     ValueError,
@@ -55,7 +55,7 @@ _YAML_FAILURES = (
 )
 
 
-def read_file(path: Path) -> dict[str, Entry]:
+def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
     """Every top-level option of a YAML file; an empty file has none.
 
     Raises:
@@ -64,40 +64,50 @@ def read_file(path: Path) -> dict[str, Entry]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a UTF-8 text file", where=str(path)) from error
+        raise ConfigError(
+            f"{path} is not a UTF-8 text file",
+            code="unreadable_configuration",
+            where=str(path),
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            code="unreadable_configuration",
+            where=str(path),
+        ) from error
 
     root, loader = _compose(text, str(path))
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(
-            "a configuration is a list of `option: value` pairs, and this file holds something else",
+            "a configuration is a list of `option: value` pairs, but this file holds something else",
+            code="invalid_yaml",
             where=f"{path}:{root.start_mark.line + 1}",
         )
 
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ConfigEntry] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in root.value:
         line = key_node.start_mark.line + 1
         where = f"{path}:{line}"
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError("an option's name must be a word", where=where)
+            raise ConfigError("an option's name must be a word", code="invalid_yaml", where=where)
         key = key_node.value.replace("-", "_")
         if key in lines:
             raise ConfigError(
-                f"{key} is given twice, in line {lines[key]} and in line {line}",
+                f"{key} is given twice, on line {lines[key]} and on line {line}",
+                code="conflicting_options",
                 where=where,
-                hint="remove one of the two lines",
+                hint="Remove one of the two lines.",
             )
         lines[key] = line
-        entries[key] = Entry(key, _construct(loader, value_node, where), where, path.parent)
+        entries[key] = ConfigEntry(key, _construct(loader, value_node, where), where, path.parent)
     return entries
 
 
-def read_override(text: str) -> Entry:
-    """The option of one ``--set key=value``; the value is read as YAML.
+def read_override(text: str) -> ConfigEntry:
+    """The option that one ``--set key=value`` gives; the value is read as YAML.
 
     Raises:
         UsageError: there is no ``=``.
@@ -107,13 +117,17 @@ def read_override(text: str) -> Entry:
     key, equals, value = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not key:
-        raise UsageError(f"--set takes KEY=VALUE, not {text!r}", hint="for example --set seq_length=1024")
+        raise UsageError(
+            f"--set needs KEY=VALUE, not {text!r}",
+            code="invalid_value",
+            hint="For example: --set seq_length=1024.",
+        )
     node, loader = _compose(value, where)
-    return Entry(key, None if node is None else _construct(loader, node, where), where)
+    return ConfigEntry(key, None if node is None else _construct(loader, node, where), where)
 
 
-def read_values(data: bytes) -> object:
-    """The values of a YAML text without their places: several times as fast as ``read_file``.
+def read_yaml_values(data: bytes) -> object:
+    """The values of a YAML text without their line numbers: several times faster than ``read_yaml_file``.
 
     Raises:
         ConfigError: it is not YAML; ``where`` is ``:line`` of the text, where that is known.
@@ -123,7 +137,11 @@ def read_values(data: bytes) -> object:
     except _YAML_FAILURES as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError(f"not valid YAML: {problem}", where=f":{mark.line + 1}" if mark else None) from error
+        raise ConfigError(
+            f"not valid YAML: {problem}",
+            code="invalid_yaml",
+            where=f":{mark.line + 1}" if mark else None,
+        ) from error
     return value
 
 
@@ -139,11 +157,11 @@ def _compose(text: str, source: str) -> tuple[yaml.Node | None, _Loader]:
         problem = f"{context}, {problem}" if context else problem
         hint = None
         if "\\t" in problem:
-            hint = "YAML does not take tabs as indentation: replace them by spaces"
+            hint = "YAML does not allow tabs as indentation. Replace them with spaces."
         where = f"{source}:{mark.line + 1}" if mark and not source.startswith("--set") else source
-        raise ConfigError(f"not valid YAML: {problem}", where=where, hint=hint) from error
+        raise ConfigError(f"not valid YAML: {problem}", code="invalid_yaml", where=where, hint=hint) from error
     except RecursionError as error:
-        raise ConfigError("not valid YAML: it is nested too deeply", where=source) from error
+        raise ConfigError("not valid YAML: it is nested too deeply", code="invalid_yaml", where=source) from error
 
 
 def _construct(loader: _Loader, node: yaml.Node, where: str) -> object:
@@ -152,5 +170,5 @@ def _construct(loader: _Loader, node: yaml.Node, where: str) -> object:
         value: object = loader.construct_document(node)
     except _YAML_FAILURES as error:
         problem = getattr(error, "problem", None) or "the value cannot be read"
-        raise ConfigError(f"not valid YAML: {problem}", where=where) from error
+        raise ConfigError(f"not valid YAML: {problem}", code="invalid_yaml", where=where) from error
     return value

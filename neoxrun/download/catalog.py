@@ -101,7 +101,9 @@ class Catalog:
             return Model(name=name, folder=name.partition("/")[2], hub=name)
         every = "`neoxrun download --list` shows all models. Name a repository of the Hugging Face hub as OWNER/NAME."
         raise UsageError(
-            f"there is no model {name!r} to download", hint=f"{did_you_mean(name, self.models)} {every}".lstrip()
+            f"there is no model {name!r} to download",
+            code="unknown_download",
+            hint=f"{did_you_mean(name, self.models)} {every}".lstrip(),
         )
 
     def task(self, name: str) -> Task:
@@ -115,5 +117,6 @@ class Catalog:
         every = f"The tasks with data to download are {', '.join(sorted(self.tasks))}."
         raise UsageError(
             f"there is no task {name!r} with data to download",
+            code="unknown_download",
             hint=f"{did_you_mean(name, self.tasks)} {every}".lstrip(),
         )

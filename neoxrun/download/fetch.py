@@ -14,13 +14,13 @@ from pathlib import Path
 
 from neoxrun.download.http import HttpClient, HttpOptions
 from neoxrun.download.listing import ask_sizes
-from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, part_path, safe_name
+from neoxrun.download.remote import LOCK_NAME, Arrival, RemoteFile, Underway, part_path, safe_name
 from neoxrun.download.threads import join_within, start_each
 from neoxrun.download.transfer import ContentCheck, Transfer
 from neoxrun.download.trouble import Stopped
-from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, defect
-from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import DownloadBars, Running
+from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, classify, writing_code
+from neoxrun.terminal.log import details_of, log
+from neoxrun.terminal.progress import Board
 from neoxrun.terminal.words import human_bytes
 
 _LOOK_SECONDS = 0.2
@@ -64,7 +64,7 @@ def fetch_files(
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
     """
     if jobs < 1:
-        raise UsageError(f"the number of files at a time must be at least 1, not {jobs}")
+        raise UsageError(f"the number of files at a time must be at least 1, not {jobs}", code="invalid_value")
     _check_names(files)
     stop = threading.Event()
     client = HttpClient(options, stop)
@@ -72,8 +72,8 @@ def fetch_files(
     sizes = _sizes(files, folder, options, jobs)
     _check_space(sizes, folder)
     total = sum(size for size in sizes.values() if size is not None)
-    with DownloadBars(len(files), None if None in sizes.values() else total, show) as bars:
-        return _Run(files, folder, client, check, arrived, bars, sizes, stop).wait(jobs)
+    with Board(len(files), None if None in sizes.values() else total, show=show) as board:
+        return _Run(files, folder, client, check, arrived, board, sizes, stop).wait(jobs)
 
 
 def make_folder(folder: Path) -> None:
@@ -85,7 +85,11 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"the folder cannot be created: {error.strerror}", where=str(folder)) from error
+        raise DataError(
+            f"the folder cannot be created: {error.strerror}",
+            code=writing_code(error),
+            where=str(folder),
+        ) from error
 
 
 @contextmanager
@@ -101,11 +105,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise DataError(
             f"another neoxrun is downloading into this folder (process {_holder(path)})",
+            code="folder_in_use",
             where=str(folder),
             hint="Wait for it to end, or stop it: what has arrived is kept.",
         ) from error
     except OSError as error:
-        raise DataError(f"the folder cannot be written to: {error.strerror}", where=str(folder)) from error
+        raise DataError(
+            f"the folder cannot be written to: {error.strerror}",
+            code=writing_code(error),
+            where=str(folder),
+        ) from error
     try:
         yield
     finally:
@@ -149,13 +158,13 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
     names: set[str] = set()
     for file in files:
         if safe_name(file.name) in names:
-            raise NetworkError(f"the list of files names {file.name} twice")
+            raise NetworkError(f"the list of files names {file.name} twice", code="bad_answer")
         names.add(file.name)
     for name in names:
         parts = name.split("/")
         inside = next(("/".join(parts[:n]) for n in range(1, len(parts)) if "/".join(parts[:n]) in names), None)
         if inside is not None:
-            raise NetworkError(f"the list of files names {inside} both as a file and as a folder")
+            raise NetworkError(f"the list of files names {inside} both as a file and as a folder", code="bad_answer")
 
 
 def _sizes(files: Sequence[RemoteFile], folder: Path, options: HttpOptions, jobs: int) -> dict[str, int | None]:
@@ -179,6 +188,7 @@ def _check_space(sizes: Mapping[str, int | None], folder: Path) -> None:
         raise DataError(
             f"the disk is too small: {human_bytes(needed)} are still to be downloaded, and only {human_bytes(free)} "
             "are free",
+            code="disk_full",
             where=str(folder),
             hint="Free some space, or name a folder on another disk with --to DIR.",
         )
@@ -193,13 +203,13 @@ class _Run:
     client: HttpClient
     check: ContentCheck | None
     arrived: Callable[[Arrival], None] | None
-    bars: DownloadBars
+    board: Board
     sizes: Mapping[str, int | None]
     stop: threading.Event
     lock: threading.Lock = field(default_factory=threading.Lock)
     arrivals: dict[str, Arrival] = field(default_factory=dict)
     errors: list[NeoxrunError] = field(default_factory=list)
-    running: list[Running] = field(default_factory=list)
+    running: list[Underway] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
 
     def wait(self, jobs: int) -> list[Arrival]:
@@ -227,10 +237,10 @@ class _Run:
 
     def _show(self) -> None:
         with self.lock:
-            running = list(self.running)
-            done = sum(arrival.size for arrival in self.arrivals.values()) + sum(one.done for one in running)
+            running = {one.name: (one.done, one.total) for one in self.running}
+            done = sum(arrival.size for arrival in self.arrivals.values()) + sum(done for done, _ in running.values())
             finished = len(self.arrivals)
-        self.bars.update(running, finished, done)
+        self.board.update(running, finished, done)
 
     def _one(self, file: RemoteFile) -> None:
         """The work of a thread on one file."""
@@ -240,14 +250,12 @@ class _Run:
             self._transfer(file)
         except Stopped:
             pass
-        except NeoxrunError as error:
-            self._fail(error)
         except Exception as error:
-            log.debug("while downloading", exc_info=True)
-            self._fail(defect(error))
+            details_of(error)
+            self._fail(classify(error))
 
     def _transfer(self, file: RemoteFile) -> None:
-        running = Running(file.name, self.sizes[file.name], self.bars.say)
+        running = Underway(file.name, self.sizes[file.name], self.board.say)
         with self.lock:
             self.running.append(running)
         try:

@@ -62,7 +62,11 @@ class HttpOptions:
 
     def __post_init__(self) -> None:
         if self.ca_bundle is not None and not self.ca_bundle.exists():
-            raise UsageError("the file of certificates (--ca-bundle) does not exist", where=str(self.ca_bundle))
+            raise UsageError(
+                "the file of certificates (--ca-bundle) does not exist",
+                code="invalid_value",
+                where=str(self.ca_bundle),
+            )
 
 
 class HttpClient:

@@ -21,7 +21,7 @@ from neoxrun.download.hub_files import choose_files
 from neoxrun.download.proof import WEIGHTS
 from neoxrun.download.remote import RemoteFile, safe_name
 from neoxrun.download.urls import origin, shown_url, url_problem
-from neoxrun.errors import DataError, NetworkError, UsageError
+from neoxrun.errors import DataError, NetworkError, UsageError, writing_code
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import did_you_mean, printable
 
@@ -93,7 +93,9 @@ def look_up_repository(
     endpoint = (endpoint or default_endpoint()).rstrip("/")
     if problem := url_problem(endpoint):
         raise UsageError(
-            f"{shown_url(endpoint)} is not the address of a hub: {problem}", hint="Check HF_ENDPOINT and --mirror."
+            f"{shown_url(endpoint)} is not the address of a hub: {problem}",
+            code="bad_environment",
+            hint="Check HF_ENDPOINT and --mirror.",
         )
     api = HfApi(endpoint=endpoint, token=token or False)
 
@@ -103,11 +105,15 @@ def look_up_repository(
     info = _ask_hub(ask, api, name, revision)
     siblings = {file.rfilename: file for file in info.siblings or []}
     if not isinstance(info.sha, str) or not info.sha.isalnum():
-        raise NetworkError(f"{_host_of(endpoint)} does not report which commit the revision {revision} of {name} is")
+        raise NetworkError(
+            f"{_host_of(endpoint)} does not report which commit the revision {revision} of {name} is",
+            code="bad_answer",
+        )
     chosen = choose_files(siblings)
     if not chosen:
         raise NetworkError(
             f"the repository {name} has no weights that neoxrun can read",
+            code="not_found",
             where=shown_url(f"{endpoint}/{name}"),
             hint="It needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files.",
         )
@@ -150,7 +156,11 @@ def take_from_cache(repository: Repository, folder: Path) -> list[str]:
         try:
             _link_or_copy(source, target, link=target.suffix in WEIGHTS)
         except OSError as error:
-            raise DataError(f"{target} cannot be written: {error.strerror}", where=str(target)) from error
+            raise DataError(
+                f"{target} cannot be written: {error.strerror}",
+                code=writing_code(error),
+                where=str(target),
+            ) from error
         found.append(file.name)
     return found
 
@@ -172,7 +182,7 @@ def _trust(ca_bundle: Path | None) -> None:
     chosen = str(ca_bundle) if ca_bundle is not None else os.environ.get("REQUESTS_CA_BUNDLE")
     if chosen and (ca_bundle is not None or not os.environ.get("SSL_CERT_FILE")):
         if not Path(chosen).exists():
-            raise UsageError("the file of certificates does not exist", where=chosen)
+            raise UsageError("the file of certificates does not exist", code="invalid_value", where=chosen)
         os.environ["SSL_CERT_DIR" if Path(chosen).is_dir() else "SSL_CERT_FILE"] = chosen
 
 
@@ -195,13 +205,17 @@ def _ask_hub(question: Callable[[], Result], api: HfApi, name: str, revision: st
             log.debug(f"{_host_of(api.endpoint)}: {_first_line(error)}; trying again in {pause:g} s")
             time.sleep(pause)
         except HFValidationError as error:
-            raise UsageError(f"{name} is not the name of a repository: {_first_line(error)}") from error
+            raise UsageError(
+                f"{name} is not the name of a repository: {_first_line(error)}",
+                code="invalid_value",
+            ) from error
         except ConnectionError as error:  # OfflineModeIsEnabled is one
             raise _access_error(error, None, api, name, revision) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.debug(f"{_host_of(api.endpoint)}: {type(error).__name__}: {_first_line(error)}")
             raise NetworkError(
                 f"{_host_of(api.endpoint)} does not respond as a Hugging Face hub would",
+                code="bad_answer",
                 where=shown_url(api.endpoint),
                 hint="Check HF_ENDPOINT and --mirror, and whether the network asks for a login in a web browser.",
             ) from error
@@ -223,37 +237,56 @@ def _access_error(error: Exception, status: int | None, api: HfApi, name: str, r
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
     revisions = "Revisions are branches, tags and commits; without --revision the newest version is downloaded."
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return NetworkError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="Unset it to download.")
+        return NetworkError(
+            "HF_HUB_OFFLINE is set, so the hub is not asked",
+            code="unreachable_server",
+            hint="Unset it to download.",
+        )
     if isinstance(error, errors.GatedRepoError):
         return NetworkError(
             f"{name} is gated: its owner must grant you access",
+            code="access_refused",
             where=where,
             hint=f"Request access on that page, then {log_in}.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return NetworkError(
             f"{name} has no revision {printable(revision)}",
+            code="not_found",
             where=where,
             hint=f"{_nearest_revision(api, name, revision)} {revisions}".lstrip(),
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return NetworkError(
             f"{host} has no repository {name}, or does not show it to you",
+            code="not_found",
             where=where,
             hint=f"Check the name. If it is private, {log_in}; if a token is set, check that it is still valid.",
         )
     if status == 403:
         return NetworkError(
             f"{host} refuses access to {name}",
+            code="access_refused",
             where=where,
             hint="Use a token that may read it: `hf auth login`, or HF_TOKEN.",
         )
     if status == 429:
-        return NetworkError(f"{host} has received too many requests", where=where, hint=f"Wait, or {log_in}.")
+        return NetworkError(
+            f"{host} has received too many requests",
+            code="too_many_requests",
+            where=where,
+            hint=f"Wait, or {log_in}.",
+        )
     if status is not None:
-        return NetworkError(f"{host} responds with error {status}", where=where, hint="Try again later.")
+        return NetworkError(
+            f"{host} responds with error {status}",
+            code="bad_answer",
+            where=where,
+            hint="Try again later.",
+        )
     return NetworkError(
         f"{host} cannot be reached: {_first_line(error)}",
+        code="unreachable_server",
         where=where,
         hint="Check the network and the proxy settings. HF_ENDPOINT or --mirror names another hub, --ca-bundle a "
         "proxy's certificates.",

@@ -117,7 +117,11 @@ def _name_below(reference: str, base: str) -> str | None:
         return None
     name = unquote(inner)
     if "/" in name:
-        raise NetworkError(f"the listing has a file name with a slash in it: {printable(name)}", where=shown_url(base))
+        raise NetworkError(
+            f"the listing has a file name with a slash in it: {printable(name)}",
+            code="bad_answer",
+            where=shown_url(base),
+        )
     # A manifest belongs to whoever downloaded the files to that server.
     return None if name == MANIFEST_NAME else safe_name(name) + slash
 
@@ -146,7 +150,7 @@ class _Tree:
                 self._folder(whole, depth - 1)
             if self._folders > _MOST_FOLDERS or len(self._files) > _MOST_FILES:
                 text = f"the listing has more than {_MOST_FILES} files or {_MOST_FOLDERS} folders"
-                raise NetworkError(text, where=shown_url(self._root))
+                raise NetworkError(text, code="bad_answer", where=shown_url(self._root))
 
     def _page(self, url: str) -> tuple[str, str]:
         """The text of a listing, and its address after redirects."""
@@ -160,7 +164,10 @@ class _Tree:
                 failures += 1
                 if not trouble.again or failures >= (options.tries if trouble.reached else options.few_tries):
                     raise NetworkError(
-                        f"the list of files cannot be read: {trouble.reason}", where=shown_url(url), hint=trouble.hint
+                        f"the list of files cannot be read: {trouble.reason}",
+                        code="failed_download",
+                        where=shown_url(url),
+                        hint=trouble.hint,
                     ) from trouble
                 self._client.stop.wait(wait_seconds(trouble, failures, options))
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from neoxrun.download.remote import MANIFEST_NAME, SHA256, Arrival, safe_name
-from neoxrun.errors import DataError, NetworkError
+from neoxrun.errors import DataError, NetworkError, writing_code
 
 _FORMAT = 1
 _WRITE_SECONDS = 2.0
@@ -125,15 +125,25 @@ def read_manifest(
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"the manifest {path.name} is not a UTF-8 text file", where=str(path), hint=hint) from error
+        raise DataError(
+            f"the manifest {path.name} is not a UTF-8 text file",
+            code="bad_file",
+            where=str(path),
+            hint=hint,
+        ) from error
     except OSError as error:
-        raise DataError(f"the manifest {path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise DataError(
+            f"the manifest {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+        ) from error
     try:
         return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text, path)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NetworkError) as error:
         reason = error.message if isinstance(error, NetworkError) else str(error)
         raise DataError(
             f"the manifest {path.name} cannot be used: {reason}",
+            code="bad_file",
             where=str(path),
             hint=hint,
         ) from error
@@ -193,7 +203,11 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be written: {error.strerror}", where=str(path)) from error
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}",
+            code=writing_code(error),
+            where=str(path),
+        ) from error
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from neoxrun.config import yaml_source
+from neoxrun.config.yaml_source import read_yaml_file
 from neoxrun.download.catalog import REPOSITORY_NAME, Catalog, KnownFile, Model, Task
 from neoxrun.download.remote import SHA256, RemoteFile, safe_name
 from neoxrun.download.urls import shown_url, url_problem
@@ -53,9 +53,13 @@ def read_catalog(paths: Iterable[Path]) -> Catalog:
     models: dict[str, Model] = {}
     tasks: dict[str, Task] = {}
     for path in paths:
-        for key, entry in yaml_source.read_file(path).items():
+        for key, entry in read_yaml_file(path).items():
             if key not in ("models", "tasks"):
-                raise ConfigError(f"unknown key {key}: only `models` and `tasks` belong here", where=entry.where)
+                raise ConfigError(
+                    f"unknown key {key}: only `models` and `tasks` belong here",
+                    code="unknown_option",
+                    where=entry.where,
+                )
             reader = _Reader(entry.where)
             for name, value in reader.mapping(entry.value, key).items():
                 if key == "models":
@@ -101,7 +105,7 @@ class _Reader:
         self._where = where
 
     def refuse(self, what: str, expected: str) -> ConfigError:
-        return ConfigError(f"{what} should be {expected}", where=self._where)
+        return ConfigError(f"{what} should be {expected}", code="invalid_value", where=self._where)
 
     def mapping(self, value: object, what: str) -> dict[str, Any]:
         if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
@@ -134,14 +138,14 @@ class _Reader:
         if unknown := fields.keys() - known:
             odd = min(unknown)
             hint = did_you_mean(odd, known) or f"The known keys are {', '.join(sorted(known))}."
-            raise ConfigError(f"{what} has an unknown key {odd}", where=self._where, hint=hint)
+            raise ConfigError(f"{what} has an unknown key {odd}", code="unknown_option", where=self._where, hint=hint)
         return fields
 
     def name(self, value: object, what: str) -> str:
         try:
             return safe_name(self.text(value, what))
         except NetworkError as error:
-            raise ConfigError(f"{what}: {error.message}", where=self._where) from error
+            raise ConfigError(f"{what}: {error.message}", code="invalid_value", where=self._where) from error
 
     def model(self, name: str, value: object) -> Model:
         fields = self.keys(value, name, _MODEL_KEYS)
@@ -185,7 +189,7 @@ class _Reader:
             try:
                 names = [name for pattern in self.texts(value, what) for name in expand_pattern(pattern)]
             except ValueError as error:
-                raise ConfigError(f"{what}: {error}", where=self._where) from error
+                raise ConfigError(f"{what}: {error}", code="invalid_value", where=self._where) from error
             return [KnownFile(self.name(name, what)) for name in names]
         return [self._file(name, facts, what) for name, facts in self.mapping(value, what).items()]
 

@@ -112,6 +112,7 @@ def order_model(
         if revision is not None:
             raise UsageError(
                 f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
+                code="conflicting_options",
                 hint="Leave out --revision.",
             )
         model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
@@ -133,6 +134,7 @@ def _tree(model: Model, options: HttpOptions, given: Manifest | None) -> list[Re
             if not any(file.name.lower().endswith(proof.WEIGHTS) for file in found):
                 raise NetworkError(
                     f"the page of {model.name} lists no weights ({counted(len(found), 'file')})",
+                    code="bad_answer",
                     where=shown_url(url),
                     hint="It may be the login page of the network: open it in a browser. If the server has no listing, "
                     "name the files under `files` in models.yml.",
@@ -142,7 +144,11 @@ def _tree(model: Model, options: HttpOptions, given: Manifest | None) -> list[Re
             if url == model.mirrors[-1]:
                 raise
             log.info(f"{error.message}; trying the next mirror")
-    raise ConfigError(f"{model.name} has neither mirrors nor files", hint="Name a mirror with --mirror URL.")
+    raise ConfigError(
+        f"{model.name} has neither mirrors nor files",
+        code="incomplete_configuration",
+        hint="Name a mirror with --mirror URL.",
+    )
 
 
 def with_checksums(
@@ -171,6 +177,7 @@ def with_checksums(
         if unknown and len(unknown) == len(files):
             raise DataError(
                 "the given manifest names none of the files to download",
+                code="bad_file",
                 hint=f"It names {printable(next(iter(given.files), 'nothing'))}, and the first file is {unknown[0]}. "
                 "Names must be paths below the folder: run `sha256sum` in that folder.",
             )
@@ -219,6 +226,7 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
         raise CheckpointError(
             f"the index of the weights names {counted(len(missing), 'file')} that {order.name} does not have: "
             + ", ".join(missing[:5]),
+            code="missing_shard",
             where=str(order.folder),
             hint="The other files were kept. The weights are incomplete at their source: ask their owner, or name "
             "another source.",
@@ -239,6 +247,7 @@ def content_check(blobs: Mapping[str, str]) -> ContentCheck:
         if blob is not None and proof.git_blob_name(path) != blob:
             raise CheckpointError(
                 f"the contents of {file.name} are not those that the hub has under that name",
+                code="wrong_checksum",
                 where=str(path),
                 hint="The file is not used. Try again later.",
             )

@@ -241,6 +241,10 @@ def _refusals(path: Path) -> Iterator[None]:
         full = _FULL.get(error.errno or 0)
         if full is None:
             reason = error.strerror or error
-            raise DataError(f"the download cannot be read or written on disk: {reason}", where=str(path)) from error
+            raise DataError(
+                f"the download cannot be read or written on disk: {reason}",
+                code="unwritable_file",
+                where=str(path),
+            ) from error
         hint = "Free some space and run the same command again: it resumes where it stopped."
-        raise DataError(full, where=str(path), hint=hint) from error
+        raise DataError(full, code="disk_full", where=str(path), hint=hint) from error

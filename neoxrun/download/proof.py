@@ -86,9 +86,13 @@ def prove_file(path: Path, name: str, progress: Progress | None = None) -> None:
             _parquet(path)
     except CheckpointError as error:
         message = error.message.replace(path.name, Path(name).name)
-        raise CheckpointError(message, where=error.where, hint=error.hint) from error
+        raise CheckpointError(message, code=error.code, where=error.where, hint=error.hint) from error
     except OSError as error:
-        raise CheckpointError(f"{name} cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"{name} cannot be read: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
 
 
 def missing_shards(folder: Path) -> list[str]:
@@ -123,7 +127,11 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
                 if progress is not None:
                     progress(count)
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"{path.name} cannot be read: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
     return digest.hexdigest()
 
 
@@ -144,7 +152,12 @@ def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
     elif start.startswith(b"\x80"):
         check_legacy_pickles(path)
     else:
-        raise CheckpointError(f"{path.name} is not a file written by torch.save", where=str(path), hint=AGAIN)
+        raise CheckpointError(
+            f"{path.name} is not a file written by torch.save",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        )
 
 
 def _check_sums(path: Path, progress: Progress | None) -> None:
@@ -157,12 +170,22 @@ def _check_sums(path: Path, progress: Progress | None) -> None:
                         if progress is not None:
                             progress(len(block))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is damaged: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def _safetensors(path: Path) -> None:
     def damaged(why: str) -> CheckpointError:
-        return CheckpointError(f"{path.name} is not a complete safetensors file: {why}", where=str(path), hint=AGAIN)
+        return CheckpointError(
+            f"{path.name} is not a complete safetensors file: {why}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        )
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -212,7 +235,12 @@ def _json(path: Path) -> None:
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path), hint=AGAIN) from error
+        raise CheckpointError(
+            f"{path.name} is not JSON: {error}",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        ) from error
 
 
 def _parquet(path: Path) -> None:
@@ -224,4 +252,9 @@ def _parquet(path: Path) -> None:
     # PAR1, the data, the footer, its length in four bytes, PAR1.
     whole = size >= 12 and start == end[4:] == b"PAR1" and struct.unpack("<I", end[:4])[0] <= size - 12
     if not whole:
-        raise CheckpointError(f"{path.name} is not a complete Parquet file", where=str(path), hint=AGAIN)
+        raise CheckpointError(
+            f"{path.name} is not a complete Parquet file",
+            code="damaged_file",
+            where=str(path),
+            hint=AGAIN,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,23 @@ class RemoteFile:
     sha256: str | None = None
 
 
+@dataclass
+class Underway:
+    """A file that is being fetched; its own thread writes it, whoever draws the bars reads it.
+
+    Attributes:
+        name: of the file.
+        total: bytes, where they are known.
+        say: shows a line above the bars.
+        done: bytes that have arrived.
+    """
+
+    name: str
+    total: int | None
+    say: Callable[[str], None]
+    done: int = 0
+
+
 @dataclass(frozen=True)
 class Arrival:
     """One file that is complete in the target folder.
@@ -75,6 +93,7 @@ def safe_name(name: str) -> str:
     if reason is not None:
         raise NetworkError(
             f"this file name cannot be used: {printable(name)} ({reason})",
+            code="bad_answer",
             hint="Nothing was written. A server's list of files may only name files within one folder.",
         )
     return name

@@ -12,6 +12,7 @@ from neoxrun.download.proof import sha256_of
 from neoxrun.download.remote import (
     Arrival,
     RemoteFile,
+    Underway,
     corrupt_path,
     part_path,
     remove_leftovers,
@@ -20,7 +21,6 @@ from neoxrun.download.remote import (
 from neoxrun.download.trouble import Stopped, Trouble, web_page_trouble
 from neoxrun.download.urls import check_scheme, origin, shown_url
 from neoxrun.errors import CheckpointError, DataError, NeoxrunError, NetworkError
-from neoxrun.terminal.progress import Running
 
 ContentCheck = Callable[[RemoteFile, Path], None]
 """Checks the contents of the file at the path; raises a NeoxrunError if they are wrong."""
@@ -57,7 +57,7 @@ class Transfer:
         file: RemoteFile,
         folder: Path,
         client: HttpClient,
-        running: Running,
+        running: Underway,
         check: ContentCheck | None,
         answered: set[str],
     ) -> None:
@@ -160,6 +160,7 @@ class Transfer:
             hint = "Another try would fail in the same way: check the address, or name another source with --mirror."
         return NetworkError(
             f"{self._file.name} cannot be fetched: {'; '.join(reasons) or 'it has no address'}",
+            code="failed_download",
             where=troubles[0][0] if len(troubles) == 1 else None,
             hint=hints[0] if hints else hint,
         )
@@ -203,6 +204,7 @@ class Transfer:
                 raise _Spoilt(
                     CheckpointError(
                         f"the checksum of {self._file.name} is wrong: SHA-256 {part.hexdigest()} instead of {expected}",
+                        code="wrong_checksum",
                         where=str(corrupt_path(self._path)),
                         hint="The file that arrived was renamed and is not used. Try again later, or name another "
                         "source with --mirror.",

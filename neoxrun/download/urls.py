@@ -32,7 +32,11 @@ def mirror_url(url: str) -> str:
     """
     problem = url_problem(url)
     if problem:
-        raise UsageError(f"{shown_url(url)!r} is not a mirror: {problem}", hint="For example: https://host/folder/")
+        raise UsageError(
+            f"{shown_url(url)!r} is not a mirror: {problem}",
+            code="invalid_value",
+            hint="For example: https://host/folder/",
+        )
     return url.rstrip("/") + "/"
 
 

@@ -20,7 +20,7 @@ from neoxrun.download.order import content_check, write_texts
 from neoxrun.download.remote import CORRUPT, MANIFEST_NAME, RemoteFile
 from neoxrun.download.urls import shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
-from neoxrun.terminal.progress import CheckBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
 
 
@@ -59,12 +59,13 @@ def verify_folder(folder: Path, known: Manifest | None, *, jobs: int, show: bool
         Interrupted: Ctrl-C.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}", where=str(folder))
+        raise DataError(f"there is no folder {folder}", code="missing_file", where=str(folder))
     expected = {} if known is None else dict(known.files)
     names = sorted({*expected, *_checkable(folder), *proof.missing_shards(folder)})
     if not names:
         raise DataError(
             f"there is nothing to check in {folder}: no {MANIFEST_NAME} and no weights",
+            code="missing_file",
             where=str(folder),
             hint="Name the folder that a model was downloaded into.",
         )
@@ -72,7 +73,7 @@ def verify_folder(folder: Path, known: Manifest | None, *, jobs: int, show: bool
     stop = threading.Event()
     right: dict[str, ManifestEntry] = {}
     wrong: dict[str, str] = {}
-    with CheckBar(work, show) as bar, ThreadPoolExecutor(jobs) as pool:
+    with Bar("checking", work, show=show) as bar, ThreadPoolExecutor(jobs) as pool:
         lock = threading.Lock()
 
         def tick(count: int) -> None:
@@ -225,6 +226,7 @@ def wrong_files_error(verdict: Verdict) -> NeoxrunError:
     """The error for a folder with files that are missing or wrong."""
     return CheckpointError(
         f"{_are(verdict.wrong)} missing or wrong: {_some(verdict.wrong)}",
+        code="verification_failed",
         where=str(verdict.folder),
         hint=f"`neoxrun download --repair {verdict.folder}` fetches only these files.",
     )
@@ -234,6 +236,7 @@ def left_alone_error(names: Sequence[str], folder: Path) -> NeoxrunError:
     """The error for files that are missing or wrong and that ``repair_folder`` did not change."""
     return CheckpointError(
         f"{_are(names)} missing or wrong and not repaired, because no source is recorded: {_some(names)}",
+        code="verification_failed",
         where=str(folder),
         hint="Move your own files to another folder. If they are the model's, `neoxrun download MODEL --to "
         f"{folder}` fetches only what is missing or wrong.",

@@ -1,4 +1,4 @@
-"""The C library's memory allocator, in a process of our own."""
+"""The C library's memory allocator, in processes that belong to neoxrun."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _KEPT_BYTES = 2**29
 
 
 def keep_freed_memory() -> None:
-    """Let freed blocks be used again instead of giving them back to the system.
+    """Reuse freed memory instead of returning it to the system.
 
-    Every layer takes and frees buffers of megabytes, and glibc gives those back: the system then clears and maps each
-    page anew, a third of the time of a pass on the CPU (benchmarks/README.md). Other C libraries are left as they are.
+    Every layer allocates and frees buffers of megabytes, which glibc returns: the system then has to clear and map
+    their pages again, a third of the time of a pass on the CPU (benchmarks/README.md). Only glibc is changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

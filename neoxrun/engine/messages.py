@@ -1,4 +1,4 @@
-"""What the leader of a model copy tells its other ranks to do. Every rank carries out the same messages in order."""
+"""What the leader of a replica tells its other ranks to do. Every rank carries out the same messages in order."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ class Reserve:
 
     slots: int
     length: int
+
+
+@dataclass(frozen=True)
+class Free:
+    """Give the cache's memory back."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,25 @@ class Move:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of given tokens; the cache is given up. See ``scoring`` for what a row is."""
+    """Log-probabilities of given tokens; the cache stays as it is. See ``scoring`` for what a row is."""
 
     rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
-class Done:
-    """No more messages in this call."""
+class ReleaseFollowers:
+    """The leader has no more messages for now: the other ranks return from ``Replica.follow``."""
 
 
-Message = Reserve | Prefill | Decode | Move | Score | Done
+Instruction = Reserve | Free | Prefill | Decode | Move | Score
+"""What every rank of a replica carries out."""
+Message = Instruction | ReleaseFollowers
 
 _INLINE = 64
 
 
 class Channel:
-    """Carries messages from the leader of a copy to its other ranks.
+    """Carries messages from the leader of a replica to its other ranks.
 
     A decode step of up to 64 sequences travels as one small tensor, since it is sent once a token; the rest are
     pickled objects, between processes of the same program.
@@ -76,7 +83,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Tell the other ranks; nothing to do where there are none."""
-        if self._mesh.copy_group is None:
+        if self._mesh.replica_group is None:
             return
         if isinstance(message, Decode) and len(message.tokens) <= _INLINE:
             row = [len(message.tokens), *message.tokens, *message.positions]

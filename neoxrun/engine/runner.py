@@ -1,4 +1,4 @@
-"""Carrying out messages on one rank: forward through the stages, and sampling at the end of the last.
+"""Carrying out instructions on one rank: forward through the stages, and sampling at the end of the last.
 
 Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
 """
@@ -12,9 +12,9 @@ from math import fsum
 import torch
 
 from neoxrun.config.limits import SCORED_ROWS
-from neoxrun.engine.messages import Decode, Done, Message, Move, Prefill, Reserve, Score
+from neoxrun.engine.messages import Decode, Free, Instruction, Move, Prefill, Reserve, Score
 from neoxrun.engine.sampler import Sampled, Sampler
-from neoxrun.engine.scoring import Row, Scored, width
+from neoxrun.engine.scoring import Row, Scored, padded_width
 from neoxrun.errors import RankError
 from neoxrun.model.attention import AttentionContext, Rows
 from neoxrun.model.gpt_neox import Stage
@@ -38,32 +38,37 @@ class Runner:
         self._sampler = Sampler()
 
     @torch.inference_mode()
-    def execute(self, message: Message) -> list[Sampled]:
-        """Carry out one message.
+    def execute(self, instruction: Instruction) -> list[Sampled]:
+        """Carry out one instruction.
 
         Returns:
             On the leader, for ``Prefill`` and ``Decode``, the next token of each sequence; else an empty list.
         """
-        match message:
+        match instruction:
             case Prefill():
-                return self._prefill(message)
+                return self._prefill(instruction)
             case Decode():
-                return self._decode(message)
+                return self._decode(instruction)
             case Move(source, target, length):
                 self._held().move(source, target, length)
                 if self.mesh.samples:
                     self._sampler.move(source, target)
             case Reserve(slots, length):
                 self._reserve(slots, length)
+            case Free():
+                self._cache = None
             case Score(rows):
                 self.score(rows)
-            case Done():
-                pass
         return []
 
     @property
+    def holds_cache(self) -> bool:
+        """Whether the cache takes memory."""
+        return self._cache is not None
+
+    @property
     def slots(self) -> int:
-        """Sequences that the cache holds, the same on every rank of the copy."""
+        """Sequences that the cache holds, the same on every rank of the replica."""
         return self._held().slots
 
     def prefill_hidden(self, prompts: torch.Tensor, first_slot: int) -> torch.Tensor:
@@ -77,18 +82,20 @@ class Runner:
         """Run one token of each sequence in slots 0, 1, ... at its position: ``[B, 1, H]`` on the last stage."""
         device = self.stage.device
         ids = torch.tensor(tokens, device=device).unsqueeze(1)
-        places = torch.tensor(positions, device=device).unsqueeze(1)
+        at = torch.tensor(positions, device=device).unsqueeze(1)
         length = max(positions) + 1
         mask = None
         if min(positions) + 1 < length:
-            mask = (torch.arange(length, device=device) <= places)[:, None, None, :]
-        context = AttentionContext(self._held(), 0, places, length, mask, prefill=False)
+            mask = (torch.arange(length, device=device) <= at)[:, None, None, :]
+        context = AttentionContext(self._held(), 0, at, length, mask, prefill=False)
         return self._forward(ids, context)
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Scored]:
-        """The answers to all that the rows ask, on the leader; an empty list on the other ranks."""
-        self._cache = None  # its memory is taken for a larger pass
+        """The answers to all that the rows ask, on the leader; an empty list on the other ranks.
+
+        Needs no cache, and leaves the one that there is as it is.
+        """
         device = self.stage.device
 
         def line(lists: Iterable[list[int]]) -> torch.Tensor:
@@ -97,9 +104,9 @@ class Runner:
         asked = [one for row in rows for one in row.asked]
         starts = list(accumulate((len(row.tokens) for row in rows), initial=0))
         wanted = line(
-            [start + place for place in places]
+            [start + index for index in indices]
             for start, row in zip(starts, rows, strict=False)
-            for places, _ in row.asked
+            for indices, _ in row.asked
         )
         context = AttentionContext(
             None,
@@ -118,15 +125,15 @@ class Runner:
         """How attention sees rows that begin at the tokens ``starts``."""
         device = self.stage.device
         lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        places = torch.arange(width(rows), device=device)
-        there = places < lengths[:, None]
-        padded = (torch.tensor(starts[:-1], device=device)[:, None] + places).masked_fill(~there, 0)
+        columns = torch.arange(padded_width(rows), device=device)
+        present = columns < lengths[:, None]
+        padded = (torch.tensor(starts[:-1], device=device)[:, None] + columns).masked_fill(~present, 0)
         mask = None
         if any(min(row.ends) < len(row.tokens) for row in rows):
-            ends = torch.full_like(padded, len(places))  # padding sees itself: nothing is without a place to look at
-            ends[there] = torch.tensor([end for row in rows for end in row.ends], device=device)
-            mask = ((places <= places[:, None]) & (places[:, None] < ends[:, None]))[:, None]
-        return Rows(padded, there.flatten().nonzero()[:, 0], mask, self.stage.cache_dtype)
+            ends = torch.full_like(padded, len(columns))  # padding sees itself: a softmax of nothing is not a number
+            ends[present] = torch.tensor([end for row in rows for end in row.ends], device=device)
+            mask = ((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]))[:, None]
+        return Rows(padded, present.flatten().nonzero()[:, 0], mask, self.stage.cache_dtype)
 
     def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
         """``x``: ``[1, P, H]``, output of the last stage's layers before each of the targets ``[P]``.
@@ -163,25 +170,26 @@ class Runner:
             raise RankError(
                 f"out of memory: the key-value cache of one sequence of {length} tokens takes "
                 f"{per_slot / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
+                code="out_of_memory",
                 hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
             )
         self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, self.stage.cache_dtype)
 
-    def _prefill(self, message: Prefill) -> list[Sampled]:
-        lengths = [len(prompt) for prompt in message.prompts]
+    def _prefill(self, prefill: Prefill) -> list[Sampled]:
+        lengths = [len(prompt) for prompt in prefill.prompts]
         longest = max(lengths)
         # Padding comes after a prompt, where causal attention keeps it out of the prompt's results.
-        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in message.prompts]
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prefill.prompts]
         ids = torch.tensor(padded, device=self.stage.device)
-        x = self.prefill_hidden(ids, message.first_slot)
+        x = self.prefill_hidden(ids, prefill.first_slot)
         if self.mesh.samples:
-            for row, (length, params) in enumerate(zip(lengths, message.params, strict=True)):
-                self._sampler.admit(message.first_slot + row, ids[row, :length], params)
+            for row, (length, params) in enumerate(zip(lengths, prefill.params, strict=True)):
+                self._sampler.admit(prefill.first_slot + row, ids[row, :length], params)
         last = torch.tensor(lengths, device=x.device) - 1
-        return self._sample(x[torch.arange(len(last), device=x.device), last], message.first_slot)
+        return self._sample(x[torch.arange(len(last), device=x.device), last], prefill.first_slot)
 
-    def _decode(self, message: Decode) -> list[Sampled]:
-        return self._sample(self.decode_hidden(message.tokens, message.positions)[:, 0], first_slot=0)
+    def _decode(self, decode: Decode) -> list[Sampled]:
+        return self._sample(self.decode_hidden(decode.tokens, decode.positions)[:, 0], first_slot=0)
 
     def _forward(self, ids: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         received = None

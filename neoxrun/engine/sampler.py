@@ -1,6 +1,6 @@
 """Choosing the next token. Shapes: ``B`` sequences, ``V`` vocabulary.
 
-Each sequence is treated alone and has its own random stream, so that its tokens do not depend on its neighbours.
+Each sequence is sampled alone and has a random stream of its own, so that its tokens do not depend on the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neoxrun.errors import RankError
 
 @dataclass(frozen=True)
 class Sampled:
-    """A chosen token, and its log-probability and the likeliest tokens' where they were asked for."""
+    """A chosen token, with its log-probability and those of the most likely tokens where they were requested."""
 
     token: int
     logprob: float | None = None
@@ -38,26 +38,26 @@ class Sampler:
         self._slots: dict[int, _Slot] = {}
 
     def admit(self, slot: int, prompt: torch.Tensor, params: SamplingParams) -> None:
-        """A new sequence enters ``slot``; ``prompt`` is int64 ``[T]`` on the logits' device."""
+        """Begin a new sequence in ``slot``; ``prompt`` is int64 ``[T]`` on the logits' device."""
         self._slots[slot] = _Slot(params, prompt, random.Random(params.seed))
 
     def move(self, source: int, target: int) -> None:
-        """The sequence in ``source`` goes on in ``target``."""
+        """Move the sequence in slot ``source`` to slot ``target``."""
         self._slots[target] = self._slots.pop(source)
 
     def sample(self, logits: torch.Tensor, first_slot: int) -> list[Sampled]:
         """The next token of each sequence.
 
         Args:
-            logits: fp32 ``[B, V]`` of the sequences in slots ``first_slot`` onwards.
+            logits: fp32 ``[B, V]``, of the sequences in slots ``first_slot .. first_slot + B - 1``.
             first_slot: slot of the first row.
 
         Raises:
-            RankError: a row holds NaN or nothing finite.
+            RankError: a row holds NaN, or no finite number.
         """
         slots = [self._slots[first_slot + row] for row in range(len(logits))]
         choices = [
-            choose(adjust(row, slot.params, slot.prompt, slot.output), slot.params, slot.stream)
+            choose_token(adjust_logits(row, slot.params, slot.prompt, slot.output), slot.params, slot.stream)
             if _is_special(slot.params)
             else row.argmax()
             for row, slot in zip(logits, slots, strict=True)
@@ -68,6 +68,7 @@ class Sampler:
         if not sound:
             raise RankError(
                 "the model's output is not a number",
+                code="nonfinite_output",
                 hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
             )
         results = []
@@ -78,7 +79,7 @@ class Sampler:
 
 
 def _is_special(params: SamplingParams) -> bool:
-    """Whether the choice is more than the likeliest token of the raw logits."""
+    """Whether the choice may be another token than the one with the largest logit."""
     return (
         params.temperature > 0
         or params.repetition_penalty != 1
@@ -89,20 +90,21 @@ def _is_special(params: SamplingParams) -> bool:
 
 
 def _with_logprobs(logits: torch.Tensor, token: int, top: int | None) -> Sampled:
-    """Log-probabilities of the model itself: before penalties, temperature and filters."""
+    """The token with the log-probabilities of the model itself, before penalties, temperature and filters."""
     if top is None:
         return Sampled(token)
     logprobs = logits.log_softmax(-1)
     values, ids = logprobs.topk(min(top, len(logprobs)))
-    likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return Sampled(token, float(logprobs[token]), likeliest)
+    return Sampled(token, float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
-def adjust(logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]) -> torch.Tensor:
-    """Penalties and biases on a copy of one row ``[V]``.
+def adjust_logits(
+    logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]
+) -> torch.Tensor:
+    """A copy of one row ``[V]`` with penalties and biases applied.
 
-    The repetition penalty is Keskar et al.'s (CTRL, 2019), over prompt and output; frequency and presence penalties
-    are subtracted for tokens of the output only.
+    The repetition penalty is that of Keskar et al. (CTRL, 2019), over prompt and output. Frequency and presence
+    penalties count only tokens of the output.
     """
     logits = logits.clone()
     written = torch.tensor(output, dtype=torch.int64, device=logits.device)
@@ -119,17 +121,17 @@ def adjust(logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, o
     return logits
 
 
-def choose(logits: torch.Tensor, params: SamplingParams, stream: random.Random) -> torch.Tensor:
+def choose_token(logits: torch.Tensor, params: SamplingParams, stream: random.Random) -> torch.Tensor:
     """One token of one row ``[V]``, as an int64 scalar tensor.
 
-    Sampling is by inversion: one uniform number against the cumulative probabilities in fp64, which gives the same
-    token for the same seed where logits differ only by rounding (other splits, other batches). As in GPT-NeoX, top-k
-    is applied before top-p, and top-p keeps the first token that reaches the limit.
+    Sampling is by inversion: one uniform number is looked up in the cumulative probabilities in fp64. So the same seed
+    gives the same token where logits differ only by rounding (other splits, other batches). As in GPT-NeoX, top-k is
+    applied before top-p, and top-p keeps the token that reaches the limit.
     """
     if params.temperature == 0:
         return logits.argmax()
     logits = logits.double()
-    # The largest first becomes 0: divided by a temperature next to nothing it would overflow.
+    # The largest becomes 0 first: divided by a tiny temperature it would overflow.
     logits = (logits - logits.max()) / params.temperature
     ids = None
     if params.top_k or 0 < params.top_p < 1:
@@ -142,8 +144,8 @@ def choose(logits: torch.Tensor, params: SamplingParams, stream: random.Random) 
     if params.min_p:
         probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
     cumulative = probabilities.cumsum(-1)
-    place = torch.searchsorted(cumulative, cumulative[-1:] * stream.random(), right=True)
-    # Rounding can put the point beyond the last token: the last one with a probability is meant.
+    index = torch.searchsorted(cumulative, cumulative[-1:] * stream.random(), right=True)
+    # Rounding can lead beyond the last token that has a probability, which is then the one.
     last = probabilities.nonzero()[-1]
-    place = torch.minimum(place, last)[0]
-    return place if ids is None else ids[place]
+    index = torch.minimum(index, last)[0]
+    return index if ids is None else ids[index]

@@ -1,7 +1,7 @@
-"""Which sequences run next. Pure bookkeeping: no tensors.
+"""Which requests run next. Pure bookkeeping: no tensors.
 
-Running sequences lie in cache slots 0 .. n-1 without gaps, so that a step works on one view of the cache. When one
-ends, the last takes its place; new ones join at the end.
+Running requests have cache slots 0 .. n-1 without gaps, so that a step works on one view of the cache. When one ends,
+the last moves into its slot; new ones join at the end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FinishReason = Literal["length", "stop", "context", "aborted"]
 
 
 @dataclass
-class Sequence:
-    """A request on its way.
+class Request:
+    """A sequence that waits or runs.
 
     Attributes:
         request_id: the caller's name for it.
@@ -40,7 +40,7 @@ class Sequence:
 
 
 class Scheduler:
-    """Queues and slots of one model copy.
+    """Queue and slots of one engine.
 
     Args:
         slots: most sequences at a time.
@@ -50,23 +50,23 @@ class Scheduler:
 
     def __init__(self, slots: int, length: int, eos: int | None) -> None:
         self._slots, self._length, self._eos = slots, length, eos
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; its prompt is shorter than a slot."""
-        assert 0 < len(sequence.prompt) < self._length, "the prompt does not fit a slot"
-        self._waiting.append(sequence)
+    def add(self, request: Request) -> None:
+        """Queue a request; its prompt is shorter than a slot."""
+        assert 0 < len(request.prompt) < self._length, "the prompt does not fit a slot"
+        self._waiting.append(request)
 
     @property
-    def free(self) -> int:
-        """Slots that neither a running nor a waiting sequence will take."""
+    def free_slots(self) -> int:
+        """Slots that neither a running nor a waiting request will take; negative where some must wait."""
         return self._slots - len(self._running) - len(self._waiting)
 
-    def next(self) -> tuple[Prefill | Decode | None, list[Sequence]]:
-        """The next step and the sequences it gives a token to; None when nothing is left."""
+    def next(self) -> tuple[Prefill | Decode | None, list[Request]]:
+        """The next pass and the requests that it gives a token to; None when nothing is left."""
         first_slot = len(self._running)
-        entering: list[Sequence] = []
+        entering: list[Request] = []
         width = 0
         while self._waiting and first_slot + len(entering) < self._slots:
             width = max(width, len(self._waiting[0].prompt))
@@ -75,30 +75,41 @@ class Scheduler:
             entering.append(self._waiting.popleft())
         if entering:
             self._running.extend(entering)
-            return Prefill(first_slot, [s.prompt for s in entering], [s.params for s in entering]), entering
+            return Prefill(first_slot, [r.prompt for r in entering], [r.params for r in entering]), entering
         if not self._running:
             return None, []
-        tokens = [s.output[-1] for s in self._running]
-        positions = [s.length - 1 for s in self._running]
+        tokens = [r.output[-1] for r in self._running]
+        positions = [r.length - 1 for r in self._running]
         return Decode(tokens, positions), list(self._running)
 
-    def finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        """Why the sequence ends with its newest token, or None where it goes on."""
-        if sequence.output[-1] == self._eos and not sequence.params.ignore_eos:
+    def finish_reason(self, request: Request) -> FinishReason | None:
+        """Why the request ends with its newest token, or None where it continues."""
+        if request.output[-1] == self._eos and not request.params.ignore_eos:
             return "stop"
-        if len(sequence.output) >= sequence.params.maximum_tokens:
+        if len(request.output) >= request.params.maximum_tokens:
             return "length"
-        if sequence.length >= self._length:
+        if request.length >= self._length:
             return "context"
         return None
 
+    def clear(self) -> None:
+        """Drop every request."""
+        self._waiting.clear()
+        self._running.clear()
+
     def remove(self, request_id: int) -> Move | None:
-        """Take a sequence out; the answer is the cache move that closes the gap, if one is needed."""
-        for sequence in self._waiting:
-            if sequence.request_id == request_id:
-                self._waiting.remove(sequence)
+        """Take a request out, if it waits or runs.
+
+        Returns:
+            The cache move that closes the gap, if one is needed.
+        """
+        for request in self._waiting:
+            if request.request_id == request_id:
+                self._waiting.remove(request)
                 return None
-        slot = next(i for i, s in enumerate(self._running) if s.request_id == request_id)
+        slot = next((i for i, r in enumerate(self._running) if r.request_id == request_id), None)
+        if slot is None:
+            return None
         last = self._running.pop()
         if slot == len(self._running):
             return None

@@ -1,7 +1,7 @@
-"""Scoring given continuations: which tokens go through the network together. Pure bookkeeping, no tensors.
+"""Scoring given continuations: which tokens go through the network together. Bookkeeping only, no tensors.
 
-A row is a tree of tokens, written depth first: sequences that begin alike share their beginning, which is so computed
-once (a question with each of its answers, examples that stand before every question).
+A row is a tree of tokens, in depth-first order: sequences that begin with the same tokens share them, so that these are
+computed once (a question with each of its answers, or examples before every question).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from itertools import takewhile
 
 from neoxrun.config.limits import PREFILL_TOKENS
 
-# A sequence joins a tree that holds at least an eighth of it: a longer row costs attention.
+# A sequence joins a tree only if it shares at least an eighth of its tokens: longer rows cost more attention.
 _LEAST_SHARED = 8
-# Only attention pads, and takes at most a quarter more than the budget so.
+# Attention, which alone pads rows, computes at most a quarter more positions than the budget.
 _PADDED = 1.25
 _MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """How likely is ``continuation`` after ``context``? Token ids, at least one of each."""
+    """How likely is ``continuation`` after ``context``? Both are token ids, at least one."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
@@ -29,11 +29,11 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer.
+    """The answer to a ScoreRequest.
 
     Attributes:
         logprob: natural logarithm of the continuation's probability.
-        greedy: every token of it is the likeliest at its place.
+        greedy: whether each of its tokens is the most likely one at its position.
     """
 
     logprob: float
@@ -45,10 +45,10 @@ class Row:
     """Tokens that are computed together.
 
     Attributes:
-        tokens: ids, a tree's, depth first.
-        positions: each token's place in its own sequence.
-        ends: the token at place ``p`` is seen by those at ``p`` to ``ends[p] - 1``, which are its branch of the tree.
-        asked: per request, the places in ``tokens`` whose next token is asked for, and these next tokens.
+        tokens: the token ids of a tree, depth first.
+        positions: the position of each token in its sequence.
+        ends: the tokens from index ``i`` to ``ends[i] - 1`` attend to token ``i``: they are its branch of the tree.
+        asked: for each request, the indices in ``tokens`` from which a token is predicted, and the tokens to predict.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -57,24 +57,24 @@ class Row:
     asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
 
 
-def width(rows: Sequence[Row]) -> int:
-    """Places that attention has for each of the rows; its kernels take odd lengths more slowly."""
+def padded_width(rows: Sequence[Row]) -> int:
+    """Length to which attention pads each of the rows; its kernels are slower at odd lengths."""
     longest = max(len(row.tokens) for row in rows)
     return _MULTIPLE * -(-longest // _MULTIPLE)
 
 
-def pack(requests: Sequence[ScoreRequest], budget: int, most: int | None = None) -> list[tuple[Row, list[int]]]:
-    """Rows for ``requests``, longest first, and the numbers of the requests that each answers.
+def pack_rows(requests: Sequence[ScoreRequest], budget: int, most: int | None = None) -> list[tuple[Row, list[int]]]:
+    """Rows that answer ``requests``, longest first, each with the numbers of its requests.
 
     Args:
-        requests: what is asked.
+        requests: the requests.
         budget: most tokens of a row with more than one sequence.
-        most: most sequences of a row; None: no bound of their number.
+        most: most sequences of a row; None: any number.
     """
-    # The last token of a continuation is only asked for, so that it need not be computed.
+    # The last token of a continuation is only predicted, so it is not computed.
     sequences = [request.context + request.continuation[:-1] for request in requests]
     rows: list[tuple[Row, list[int]]] = []
-    path: list[int] = []  # places of the sequence that was added last
+    path: list[int] = []  # indices of the last added sequence's tokens
     last: tuple[int, ...] = ()
     for number in sorted(range(len(requests)), key=sequences.__getitem__):
         sequence = sequences[number]
@@ -90,30 +90,30 @@ def pack(requests: Sequence[ScoreRequest], budget: int, most: int | None = None)
         row.tokens += sequence[shared:]
         row.positions += range(shared, len(sequence))
         row.ends += [0] * (len(sequence) - shared)
-        for place in path:
-            row.ends[place] = len(row.tokens)
+        for index in path:
+            row.ends[index] = len(row.tokens)
         row.asked.append((path[-len(requests[number].continuation) :], list(requests[number].continuation)))
         answered.append(number)
         last = sequence
     return sorted(rows, key=lambda pair: -len(pair[0].tokens))
 
 
-def passes(
+def scoring_passes(
     requests: Sequence[ScoreRequest], budget: int, most: int | None = None
 ) -> Iterator[tuple[list[int], list[Row]]]:
-    """What goes through the network together: the numbers of requests, and the rows that answer them in that order.
+    """The passes that answer ``requests``: of each the numbers of its requests, and the rows that answer them in order.
 
     Args:
-        requests: what is asked.
+        requests: the requests.
         budget: most tokens of a pass, unless a single row has more.
-        most: most sequences of a pass; None: no bound of their number.
+        most: most sequences of a pass; None: any number.
     """
     numbers: list[int] = []
     rows: list[Row] = []
     tokens = 0
-    for row, answered in pack(requests, PREFILL_TOKENS, most):
+    for row, answered in pack_rows(requests, PREFILL_TOKENS, most):
         many = most is not None and len(numbers) + len(answered) > most
-        padded = width([rows[0] if rows else row]) * (len(rows) + 1)  # the first is the longest
+        padded = padded_width([rows[0] if rows else row]) * (len(rows) + 1)  # the first is the longest
         if rows and (many or tokens + len(row.tokens) > budget or padded > _PADDED * budget):
             yield numbers, rows
             numbers, rows, tokens = [], [], 0

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from neoxrun.checkpoint import layout
-from neoxrun.checkpoint import load as loading
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
+from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
+from neoxrun.engine.engine import Engine
+from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
-from neoxrun.errors import CheckpointError, NeoxrunError, RankError
+from neoxrun.errors import CheckpointError, NeoxrunError, classify
 from neoxrun.model.dtypes import device_kind
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.planning.devices import cpu_device
-from neoxrun.planning.memory import scoring_tokens, stage_needs, usable_bytes
+from neoxrun.planning.memory import MAX_BATCH, scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import LoadBar
-from neoxrun.terminal.words import human_bytes
-from neoxrun.tokenizer import Tokenizer
-from neoxrun.tokenizer import load as load_tokenizer
+from neoxrun.terminal.progress import Bar
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 
 # Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
 _PADDING, _WIDEST_TRAINING = 128, 8
@@ -39,21 +38,47 @@ class Session:
 
     Attributes:
         settings: the configuration.
-        mesh: this rank's place.
-        runner: this rank's part of the model.
+        mesh: this rank among the others.
+        replica: the model that this rank is part of.
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
         max_context: most tokens of a sequence.
-        scoring_tokens: most tokens of a pass that only scores, on every rank.
+        most_scored: most tokens of a pass that only scores while no engine is open, on every rank.
     """
 
     settings: Settings
     mesh: Mesh
-    runner: Runner
+    replica: Replica
     tokenizer: Tokenizer
     weights: str | None
     max_context: int
-    scoring_tokens: int
+    most_scored: int
+
+    def start_engine(self, *, requests: int, length: int, batch_size: int | None = None) -> Engine:
+        """An engine just large enough for its work, on a leader; see ``Replica.start_engine``.
+
+        Args:
+            requests: how many there will be.
+            length: most tokens of one, prompt and output; the context bounds it.
+            batch_size: most requests at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
+
+        Raises:
+            RankError: not even one sequence fits the memory.
+        """
+        return self.replica.start_engine(
+            slots=min(batch_size or MAX_BATCH[device_kind(self.mesh.device)], requests),
+            length=min(length, self.max_context),
+            eos=self.tokenizer.eod,
+        )
+
+    def scoring_budget(self) -> int:
+        """Most tokens of a pass that only scores, on every rank.
+
+        Scoring needs no cache, so that its passes may fill the memory set aside for one, and those of a small model
+        on a GPU are eight times larger then. While an engine holds its cache, a pass must fit the workspace instead,
+        which is made for ``PREFILL_TOKENS``. So whoever scores a lot closes the engine first, as ``evaluate`` does.
+        """
+        return min(self.most_scored, PREFILL_TOKENS) if self.replica.holds_cache else self.most_scored
 
 
 def open_session(
@@ -71,7 +96,7 @@ def open_session(
 
     Args:
         settings: the configuration.
-        mesh: this rank's place.
+        mesh: this rank among the others.
         precisions: number formats of weights, activations and cache.
         random_weights: do not load a checkpoint.
         show_progress: say how loading goes.
@@ -98,11 +123,11 @@ def open_session(
         session = Session(
             settings,
             mesh,
-            Runner(stage, cache_bytes),
+            Replica(Runner(stage, cache_bytes)),
             tokenizer,
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
-            scoring_tokens=scoring_tokens(
+            most_scored=scoring_tokens(
                 settings.model,
                 tensor=mesh.tp,
                 compute=precisions.compute,
@@ -110,52 +135,30 @@ def open_session(
                 spare=cache_bytes,
             ),
         )
-    except NeoxrunError as error:
-        failure = error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
-        failure = out_of_memory(error, mesh.rank)
-        if failure is None:
+    except Exception as error:
+        failure = classify(error, mesh.rank)
+        if failure is not error and failure.code != "out_of_memory":
             raise
-    said: dict[str, None] = {}
-    others = meshes.gather_from_all((failure, model, warnings, session and session.scoring_tokens))
+    distinct: dict[str, None] = {}
+    others = meshes.gather_from_all((failure, model, warnings, session and session.most_scored))
     for other_failure, _, other_warnings, _ in others:
         if other_failure is not None:
             other_failure.shared = True
             raise other_failure
-        said |= dict.fromkeys(other_warnings)
+        distinct |= dict.fromkeys(other_warnings)
     for rank, (_, other_model, _, _) in enumerate(others):
         if other_model != others[0][1]:
             differing = CheckpointError(
                 f"rank {rank} has another checkpoint or tokenizer than rank 0",
+                code="different_checkpoints",
                 hint="Give every host the same files, and the same `latest` or --set iteration=N.",
             )
             differing.shared = True
             raise differing
-    for warning in said if mesh.rank == 0 else ():
+    for warning in distinct if mesh.rank == 0 else ():
         log.warning(warning)
     assert session is not None
-    return replace(session, scoring_tokens=min(tokens for *_, tokens in others))
-
-
-def out_of_memory(error: BaseException, rank: int) -> RankError | None:
-    """``error`` as a clear one if it says that memory ran out, else None."""
-    text = str(error)
-    wanting = (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "DefaultCPUAllocator" in text
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    )
-    if not wanting:
-        return None
-    match = re.search(r"tried to allocate ([\d.]+) (\w+)", text, re.IGNORECASE)
-    wanted = ""
-    if match:
-        amount = human_bytes(int(match[1])) if match[2] == "bytes" else f"{match[1]} {match[2]}"
-        wanted = f", which asked for {amount} more"
-    return RankError(
-        f"out of memory on rank {rank}{wanted}",
-        hint="Lower --batch-size, spread the model over more devices (--tp, --pp), or see `neoxrun plan`.",
-    )
+    return replace(session, most_scored=min(tokens for *_, tokens in others))
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:
@@ -180,21 +183,22 @@ def _loaded(
 ) -> tuple[Stage, object]:
     """The stage, and what tells the model's files from those of another."""
     config = settings.model
-    checkpoint = layout.of(settings)
+    checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
-    vocab_size = loading.vocab_rows(checkpoint, config)
+    vocab_size = read_vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
     if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the checkpoint's vocabulary has {vocab_size}",
+            code="mismatched_tokenizer",
             where=str(settings.tokenizer.vocab_file),
             hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )
     stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
-    with LoadBar(total, show_progress) as bar:
-        averaged = loading.load(
+    with Bar("loading", total, show=show_progress, closing=_how_loaded) as bar:
+        averaged = load_weights(
             checkpoint,
             stage.targets(),
             stage.assign,
@@ -213,6 +217,11 @@ def _loaded(
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {_peak_bytes() / 1e6:.1f} MB")
     return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+
+
+def _how_loaded(bar: Bar) -> str:
+    gigabytes = bar.count / 1e9
+    return f"loaded {gigabytes:.3g} GB of weights a rank in {bar.seconds:.1f} s ({gigabytes / bar.seconds:.2f} GB/s)"
 
 
 def _peak_bytes() -> int:

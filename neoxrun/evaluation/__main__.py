@@ -4,14 +4,20 @@ import sys
 
 from lm_eval.__main__ import cli_evaluate
 
-from neoxrun.errors import NeoxrunError
+from neoxrun.errors import classify
 from neoxrun.evaluation import registered as registered
-from neoxrun.terminal import log
+from neoxrun.terminal import log, streams
 
 if __name__ == "__main__":
     log.set_up(0)
     try:
         cli_evaluate()
-    except NeoxrunError as error:
-        sys.stderr.write(f"{error.render()}\n")
-        sys.exit(error.exit_code)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = classify(error)
+        if failure.code == "defect":  # of lm-eval or of a task, more likely: lm-eval's users know its tracebacks
+            raise
+        if isinstance(error, OSError):
+            streams.drop_stdout()
+        if text := failure.render():
+            sys.stderr.write(f"{text}\n")
+        sys.exit(failure.exit_code)

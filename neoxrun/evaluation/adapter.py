@@ -24,10 +24,10 @@ from neoxrun.engine.scoring import ScoreRequest
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
 from neoxrun.evaluation.cache import AnswerCache
-from neoxrun.evaluation.copies import Copies, GenerateRequest
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
+from neoxrun.evaluation.replicas import GenerateRequest, Replicas
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import RequestBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
@@ -53,8 +53,8 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     Args:
         session: rank 0's part of the model.
-        copies: all copies of it; the caller closes them.
-        cache: answers that are there already, and where new ones go.
+        replicas: all replicas of it; the caller releases them.
+        cache: answers of earlier runs, and where new ones go.
         seed: start of the random streams of sampled answers.
         show_progress: keep a bar on stderr.
 
@@ -65,7 +65,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def __init__(
         self,
         session: Session,
-        copies: Copies,
+        replicas: Replicas,
         *,
         cache: AnswerCache | None = None,
         seed: int = 1234,
@@ -76,9 +76,10 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if eod is None:
             raise DataError(
                 f"the tokenizer has no {END_OF_DOCUMENT}, which a text without a context begins with",
+                code="bad_tokenizer",
                 where=str(session.settings.tokenizer.vocab_file),
             )
-        self._session, self._copies, self._cache = session, copies, cache
+        self._session, self._replicas, self._cache = session, replicas, cache
         self._eod, self._seed, self._show_progress = eod, seed, show_progress
         self._cut = 0
         self._encoded: dict[str, list[int]] = {}
@@ -150,7 +151,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             "scoring",
             asked,
             lambda request: (request.context, request.continuation),
-            self._copies.score,
+            self._replicas.score,
         )
         return [(float(logprob), bool(greedy)) for logprob, greedy in scores]
 
@@ -186,7 +187,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
         self._say_cut()
         texts = self._answer(
-            "generating", asked, lambda request: (request.prompt, request.sampling), self._copies.generate
+            "generating", asked, lambda request: (request.prompt, request.sampling), self._replicas.generate
         )
         return [
             postprocess_generated_text(text, [*request.params.stop, END_OF_DOCUMENT], None)
@@ -200,10 +201,11 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _kept(self, ids: list[int], most: int) -> list[int]:
         """What the context has room for: the last ``most`` ids."""
-        rows = self._session.runner.stage.vocab_size
+        rows = self._session.replica.stage.vocab_size
         if max(ids) >= rows:
             raise DataError(
-                f"the tokenizer gives id {max(ids)}, but the model has {rows} ids",
+                f"the tokenizer produced id {max(ids)}, but the model has only ids 0 to {rows - 1}",
+                code="bad_tokenizer",
                 where=self.tokenizer_name,
                 hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
             )
@@ -237,7 +239,17 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.counts.asked += len(missing) + len(found)
         self.counts.cached += len(found)
         start = time.perf_counter()
-        with RequestBar(doing, len(missing) + len(found), len(found), self._show_progress) as bar:
+        cached = len(found)
+
+        def how_fast(bar: Bar) -> str:
+            text = f"{doing}: {bar.count} requests in {bar.seconds:.1f} s"
+            if bar.count:
+                text += f" ({bar.count / bar.seconds:.1f} requests/s)"
+            return text + (f", {cached} more were in the cache" if cached else "")
+
+        with Bar(
+            doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
+        ) as bar:
             for answers in compute(missing) if missing else ():
                 for number, answer in answers:
                     found[missing[number]] = answer

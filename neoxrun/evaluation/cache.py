@@ -49,6 +49,7 @@ class AnswerCache:
         except sqlite3.Error as error:
             raise DataError(
                 f"{path} is not a cache of answers: {error}",
+                code="bad_file",
                 where=str(path),
                 hint="Name another file with --cache; it will be created.",
             ) from error
@@ -97,6 +98,7 @@ class AnswerCache:
     def _unusable(self, error: Exception) -> DataError:
         return DataError(
             f"the cache {self._path} cannot be used: {error}",
+            code="bad_file",
             where=str(self._path),
             hint="Name another file with --cache, in a folder that exists and can be written to; it will be created.",
         )

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from neoxrun.config.yaml_source import read_values
+from neoxrun.config.yaml_source import read_yaml_values
 from neoxrun.errors import ConfigError, DataError, UsageError
 from neoxrun.terminal.words import did_you_mean
 
@@ -87,12 +87,18 @@ class TaskCatalog:
     def __init__(self, include_path: Path | None = None) -> None:
         spec = importlib.util.find_spec("lm_eval")
         if spec is None or not spec.submodule_search_locations:
-            raise UsageError("lm-eval is not installed", hint="Reinstall neoxrun, which also installs lm-eval.")
+            raise UsageError(
+                "lm-eval is not installed",
+                code="missing_package",
+                hint="Reinstall neoxrun, which also installs lm-eval.",
+            )
         self._known = _read_folder(Path(spec.submodule_search_locations[0]) / "tasks", users=False)
         if include_path is not None:
             if not include_path.is_dir():
                 raise UsageError(
-                    f"the folder of task files {include_path} does not exist", hint="Check --include-path."
+                    f"the folder of task files {include_path} does not exist",
+                    code="invalid_value",
+                    hint="Check --include-path.",
                 )
             self._known |= _read_folder(include_path.absolute(), users=True)
 
@@ -118,10 +124,10 @@ class TaskCatalog:
             matching = [pattern] if pattern in self._known else self._glob(pattern)
             if not matching:
                 hint = f"{did_you_mean(pattern.strip('*?'), self._known, 5)} `--tasks list` shows all names.".lstrip()
-                raise DataError(f"there is no task {pattern!r}", hint=hint)
+                raise DataError(f"there is no task {pattern!r}", code="unknown_task", hint=hint)
             found |= dict.fromkeys(matching)
         if not found:
-            raise UsageError("--tasks names no task", hint="Name one, such as lambada_openai.")
+            raise UsageError("--tasks names no task", code="missing_option", hint="Name one, such as lambada_openai.")
         return list(found)
 
     def select(self, names: Iterable[str]) -> Selection:
@@ -146,7 +152,7 @@ class TaskCatalog:
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         entry = self._known[name]
         if name in inside:
-            raise DataError(f"the group {name} contains itself", where=str(entry.path))
+            raise DataError(f"the group {name} contains itself", code="bad_task", where=str(entry.path))
         inside = (*inside, name)
         known[name] = entry
         if entry.path is None:
@@ -235,7 +241,7 @@ def _configuration(path: Path) -> dict[str, Any]:
 
     def whole(name: str) -> dict[str, Any]:
         if (name := os.path.normpath(name)) in seen:
-            raise DataError(f"the task file {name} includes itself", where=name)
+            raise DataError(f"the task file {name} includes itself", code="bad_task", where=name)
         seen.add(name)
         return _with_included(name, _bytes(name), whole)
 
@@ -245,11 +251,15 @@ def _configuration(path: Path) -> dict[str, Any]:
 def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
     """The values of a file, added to those of the files that it includes, each of which ``read`` reads."""
     try:
-        values = read_values(data) or {}
+        values = read_yaml_values(data) or {}
     except ConfigError as error:
-        raise DataError(error.message, where=f"{path}{error.where or ''}") from None
+        raise DataError(error.message, code="bad_task", where=f"{path}{error.where or ''}") from None
     if not isinstance(values, dict):
-        raise DataError("a task file must hold `option: value` pairs, and this one does not", where=path)
+        raise DataError(
+            "a task file must hold `option: value` pairs, and this one does not",
+            code="bad_task",
+            where=path,
+        )
     included = values.pop("include", None) or []
     merged: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
@@ -261,4 +271,8 @@ def _bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"the task file {path} cannot be read: {error.strerror}", where=path) from None
+        raise DataError(
+            f"the task file {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=path,
+        ) from None

@@ -23,16 +23,22 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         refuse_code(name)
     if getattr(task, "MULTIMODAL", False):
-        raise UsageError(f"{name} needs more than text, and these models only read text", hint="Leave it out.")
+        raise UsageError(
+            f"{name} needs more than text, and these models only read text",
+            code="unsupported_task",
+            hint="Leave it out.",
+        )
     try:
         task.build_all_requests(limit=1)
         wrong = _wrong_answer(task, limit)
     except Exception as error:  # a task's code and templates may raise anything
         raise DataError(
-            f"lm-eval cannot build the requests of {name}: {type(error).__name__}: {error}", hint=FIELDS_HINT
+            f"lm-eval cannot build the requests of {name}: {type(error).__name__}: {error}",
+            code="bad_task",
+            hint=FIELDS_HINT,
         ) from error
     if wrong is not None:
-        raise DataError(f"{name}: {wrong}, so no answer can be right", hint=FIELDS_HINT)
+        raise DataError(f"{name}: {wrong}, so no answer can be right", code="bad_task", hint=FIELDS_HINT)
 
 
 def _wrong_answer(task: Any, limit: float | None) -> str | None:

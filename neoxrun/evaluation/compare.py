@@ -105,22 +105,28 @@ def read_reference_results(path: Path) -> tuple[ReferenceResults, ...]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
-            f"the reference results {path} cannot be read: {error.strerror}", where=str(path), hint=_FORMAT
+            f"the reference results {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+            hint=_FORMAT,
         ) from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}", where=str(path), hint=_FORMAT) from None
+        raise DataError(f"{path} is not JSON: {error}", code="bad_file", where=str(path), hint=_FORMAT) from None
     except RecursionError:
-        raise DataError(f"{path} is nested too deeply", where=str(path), hint=_FORMAT) from None
+        raise DataError(f"{path} is nested too deeply", code="bad_file", where=str(path), hint=_FORMAT) from None
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
         try:
             reference = _reference_results(content, str(path))
         except (OverflowError, RecursionError, TypeError) as error:
             raise DataError(
-                f"{path} holds values that are not results: {error}", where=str(path), hint=_FORMAT
+                f"{path} holds values that are not results: {error}",
+                code="bad_file",
+                where=str(path),
+                hint=_FORMAT,
             ) from None
         if any(reference.results.values()):
             return (reference,)
-    raise DataError(f"{path} holds no results", where=str(path), hint=_FORMAT)
+    raise DataError(f"{path} holds no results", code="bad_file", where=str(path), hint=_FORMAT)
 
 
 def metric_label(key: str) -> str:

@@ -84,11 +84,15 @@ def load_tasks(found: FoundTasks) -> PreparedTasks:
         task_dict: dict[str, Any] = dict(manager.load(parts))
     except ValueError as error:
         raise UsageError(
-            f"a task is named twice: {error}", hint="Name either the group or the task, not both."
+            f"a task is named twice: {error}",
+            code="conflicting_options",
+            hint="Name either the group or the task, not both.",
         ) from None
     if not task_dict["tasks"]:
         raise DataError(
-            f"there are no tasks in {', '.join(found.names)}", hint="Check the list of tasks in the group's file."
+            f"there are no tasks in {', '.join(found.names)}",
+            code="bad_task",
+            hint="Check the list of tasks in the group's file.",
         )
     for task in task_dict["tasks"].values():
         task.set_config(key="num_fewshot", value=fewshot_count(task.get_config("num_fewshot"), found.num_fewshot))
@@ -115,6 +119,7 @@ def _built(manager: TaskManager, name: str) -> list[Any]:
     except Exception as error:  # a task's code may raise anything
         raise DataError(
             f"lm-eval cannot build the task {name}: {type(error).__name__}: {error}",
+            code="bad_task",
             hint=f"lm-eval's own messages above may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
@@ -150,6 +155,7 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
+                code="missing_data",
                 where=str(found.data_dir),
                 hint=fetch_hint(users, found.data_dir) if users else None,
             ) from error
@@ -179,7 +185,9 @@ def _local(dataset: DatasetName, users: list[TaskData], data_dir: Path, source: 
             tables[split] = datasets.Dataset.from_list(found.documents)
         except Exception as error:  # from pyarrow, if the values of a field have different types
             raise DataError(
-                f"the documents of {split} cannot form one table: {error}", where=str(found.files[0].path)
+                f"the documents of {split} cannot form one table: {error}",
+                code="bad_data",
+                where=str(found.files[0].path),
             ) from error
     source["from"] = "local files"
     source["splits"] = {

@@ -29,7 +29,11 @@ def read_raw(path: Path) -> RawFile:
     try:
         return RawFile(path, path.read_bytes())
     except OSError as error:
-        raise DataError(f"the data file {path} cannot be read: {error.strerror}", where=str(path)) from None
+        raise DataError(
+            f"the data file {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+        ) from None
 
 
 def text_lines(raw: RawFile) -> list[str]:
@@ -44,6 +48,7 @@ def text_lines(raw: RawFile) -> list[str]:
         line = raw.data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{raw.path.name} is not UTF-8 text: byte 0x{raw.data[error.start]:02x} at offset {error.start}",
+            code="not_text",
             where=f"{raw.path}:{line}",
         ) from None
     lines = text.removesuffix("\n").split("\n")

@@ -90,7 +90,7 @@ def find_tasks(
         DataError: there is no such task, its data is neither local nor available from the hub, or a file is damaged.
     """
     if not data_dir.is_dir() and data_dir != default_data_dir():
-        raise DataError(f"the data folder {data_dir} does not exist", hint="Check --data-dir.")
+        raise DataError(f"the data folder {data_dir} does not exist", code="missing_file", hint="Check --data-dir.")
     catalog = TaskCatalog(include_path)
     selection = catalog.select(catalog.match(patterns))
     tasks = tuple(_understood(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
@@ -108,6 +108,7 @@ def _understood(name: str, values: Mapping[str, Any], num_fewshot: int | None, d
     except (AttributeError, TypeError) as error:
         raise DataError(
             f"the file of the task {name} has a value that lm-eval does not accept: {error}",
+            code="bad_task",
             hint=f"Check these options in it: {', '.join(sorted(values))}.",
         ) from error
 
@@ -140,6 +141,7 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
             raise UsageError(
                 f"{name} has no separate split for few-shot examples: "
                 f"they would come from {scored}, the split that is scored",
+                code="unsupported_task",
                 hint="Run it without examples: --num-fewshot 0.",
             )
         if drawn == scored:
@@ -154,7 +156,11 @@ def refuse_code(name: str) -> NoReturn:
     Raises:
         UsageError: always.
     """
-    raise UsageError(f"{name} runs code that the model writes, which neoxrun does not allow", hint="Leave it out.")
+    raise UsageError(
+        f"{name} runs code that the model writes, which neoxrun does not allow",
+        code="unsupported_task",
+        hint="Leave it out.",
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -186,6 +192,7 @@ def _is_local(task: TaskData, data_dir: Path) -> bool:
         raise DataError(
             f"{task.task} needs {task.drawn} for its {task.shots} few-shot examples, but the data folder only holds "
             f"{task.scored}",
+            code="missing_data",
             where=str(data_dir),
             hint=f"Add {local_data.file_names(task.dataset, task.drawn, data_dir)}:\n"
             f"  {local_data.fetch_command(task.dataset, task.drawn, data_dir)}\n"
@@ -204,6 +211,7 @@ def _refuse_missing(tasks: Iterable[TaskData], open_tasks: list[TaskData], data_
         hint += f"\nThe data of {listing(ready)} is present, so you can run without the others."
     raise DataError(
         f"there is no data for {listing([f'{task.task} ({task.dataset})' for task in missing])}, and {offline}",
+        code="missing_data",
         where=str(data_dir),
         hint=hint,
     )

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from neoxrun.checkpoint import layout
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
@@ -55,7 +55,7 @@ def describe_checkpoint(
     if random_weights:
         facts["weights"] = f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
     else:
-        found = layout.of(settings)
+        found = find_configured_checkpoint(settings)
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             facts["ranks"] = "as saved" if tp == found.source_tp else "merged"
@@ -88,7 +88,11 @@ def _digest(path: Path) -> str:
     try:
         return _archive_digest(path) or _file_digest(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
 
 
 def _archive_digest(path: Path) -> str | None:

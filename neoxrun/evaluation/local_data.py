@@ -129,6 +129,7 @@ def _read_published(known: PublishedSplit, folder: Path, again: str, users: Path
         if not (folder / name).is_file():
             raise DataError(
                 f"{name} is missing in the folder of {folder / known.files[0]}",
+                code="missing_data",
                 where=str(folder / name),
                 hint=f"Fetch it: {again}",
             )

@@ -71,7 +71,11 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
     until = left.pop("until", None) or []
     stop = (until,) if isinstance(until, str) else until
     if not (isinstance(stop, list | tuple) and all(isinstance(one, str) for one in stop)):
-        raise DataError(f"the generation option until={until!r} is neither a string nor a list of strings", where=where)
+        raise DataError(
+            f"the generation option until={until!r} is neither a string nor a list of strings",
+            code="bad_task",
+            where=where,
+        )
     temperature = left.pop("temperature", None) or 0.0
     sample = left.pop("do_sample", None)
     values: dict[str, Any] = {name: left.pop(name) for name in _SAMPLING if name in left}
@@ -79,27 +83,30 @@ def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None =
     if odd is not None:
         raise DataError(
             f"the generation option {odd}={left[odd]!r} is not supported",
+            code="bad_task",
             where=where,
             hint=f"Supported options: until, do_sample, temperature, {', '.join((*_SAMPLING, *_LENGTHS[:1]))}.",
         )
     if sample and not temperature:
         raise DataError(
             "do_sample needs a temperature above 0",
+            code="bad_task",
             where=where,
             hint="For example --gen-kwargs do_sample=true temperature=0.8.",
         )
     if not isinstance(sample, bool | None):
-        raise DataError(f"do_sample must be true or false, not {sample!r}", where=where)
+        raise DataError(f"do_sample must be true or false, not {sample!r}", code="bad_task", where=where)
     values["temperature"] = 0.0 if sample is False else temperature
     values["maximum_tokens"] = given[0] if given else MAX_GENERATED
     try:
         checked = {name: sampling_value(name, value) for name, value in values.items()}
     except UsageError as error:
-        raise DataError(f"generation options: {error.message}", where=where) from error
+        raise DataError(f"generation options: {error.message}", code="bad_task", where=where) from error
     most = checked["maximum_tokens"]
     if most >= max_context:
         raise DataError(
             f"answers of {most} tokens leave no room for a prompt: the context is {max_context} tokens",
+            code="bad_task",
             where=where,
             hint="Shorten the answers: --gen-kwargs max_gen_toks=N.",
         )

@@ -14,10 +14,9 @@ from typing import Any, cast, get_args
 from lm_eval.api.registry import register_model
 
 from neoxrun.config.settings import Precision
-from neoxrun.engine.engine import follow
 from neoxrun.errors import UsageError
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.copies import Copies
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.llm import LLM
 
 
@@ -59,19 +58,25 @@ class RegisteredLM(NeoxLM):
         if others:
             raise UsageError(
                 f"--model_args {', '.join(others)}: neoxrun has no such argument",
+                code="unknown_option",
                 hint="There are: config, checkpoint, tokenizer, tp, pp, dtype and random_weights.",
             )
         wrong = next((value for value in (tp, pp) if not isinstance(value, int) or value < 1), None)
         if wrong is not None:
-            raise UsageError(f"--model_args: {wrong} is not a number of ranks", hint="For example tp=2,pp=1.")
+            raise UsageError(
+                f"--model_args: {wrong} is not a number of ranks",
+                code="invalid_value",
+                hint="For example tp=2,pp=1.",
+            )
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if tp * pp != started:
             raise UsageError(
                 f"tp {tp} x pp {pp} takes {tp * pp} processes; this is one of {started}",
+                code="wrong_number_of_ranks",
                 hint=f"Put torchrun in front: torchrun --nproc-per-node {tp * pp} -m neoxrun.evaluation ...",
             )
         if dtype not in (None, *get_args(Precision)):
-            raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}")
+            raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}", code="invalid_value")
         most = int(str(batch_size)) if str(batch_size).isdigit() else 1
         llm = LLM(
             config,
@@ -84,10 +89,10 @@ class RegisteredLM(NeoxLM):
             random_weights=random_weights,
         )
         if not llm.session.mesh.leads:
-            follow(llm.session.runner)
+            llm.session.replica.follow()
             llm.close()
             sys.exit(0)
-        copies = Copies(llm.session, most if most > 1 else None)
+        replicas = Replicas(llm.session, most if most > 1 else None)
         atexit.register(llm.close)
-        atexit.register(copies.close)  # runs first
-        super().__init__(llm.session, copies, show_progress=True)
+        atexit.register(replicas.release_ranks)  # runs first
+        super().__init__(llm.session, replicas, show_progress=True)

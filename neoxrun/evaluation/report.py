@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, writing_code
 from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, document_counts, metric_label
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -191,6 +191,7 @@ def _aligned(rows: Sequence[Sequence[str]], *, left: int, last_left: bool = Fals
 def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
         f"the results cannot be written to {path}: {error.strerror}",
+        code=writing_code(error),
         where=str(path),
         hint="Name another folder with --output.",
     )

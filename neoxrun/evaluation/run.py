@@ -26,9 +26,9 @@ from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.checks import check_task
 from neoxrun.evaluation.compare import compare_results, not_measured
-from neoxrun.evaluation.copies import Copies
 from neoxrun.evaluation.data import PreparedTasks, load_tasks
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
+from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
@@ -97,7 +97,7 @@ def run_evaluation(
     show_progress: bool,
     announce: Callable[[], None],
 ) -> None:
-    """Evaluate, on rank 0; the other ranks run ``copies.take_part``.
+    """Evaluate, on rank 0; the other ranks run ``replicas.take_part``.
 
     Args:
         session: rank 0's part of the model.
@@ -111,7 +111,7 @@ def run_evaluation(
         DataError: the cache or the results cannot be read or written.
         BrokenPipeError: stdout has no reader any more.
     """
-    copies = Copies(session, meshes.share_from_first(ready.options.batch_size))
+    replicas = Replicas(session, meshes.share_from_first(ready.options.batch_size))
     cache = ready.options.cache
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the cache is closed on the way out
@@ -120,19 +120,19 @@ def run_evaluation(
             kept = None
             if cache is not None:
                 kept = stack.enter_context(AnswerCache(cache, str(ready.options.checkpoint["fingerprint"])))
-            document, samples = _evaluate(session, copies, ready, kept, show_progress)
+            document, samples = _evaluate(session, replicas, ready, kept, show_progress)
     except KeyboardInterrupt:
-        hint = f"The answers so far are in {cache}; run the same command again to resume." if cache else None
+        hint = f"Answers so far are in {cache}; the same command continues from there." if cache else None
         raise Interrupted("interrupted", hint=hint) from None
-    copies.close()
+    replicas.release_ranks()
     _report(document, samples, ready.options, stdout)
 
 
 def _evaluate(
-    session: Session, copies: Copies, ready: PreparedRun, cache: AnswerCache | None, show_progress: bool
+    session: Session, replicas: Replicas, ready: PreparedRun, cache: AnswerCache | None, show_progress: bool
 ) -> tuple[dict[str, Any], report.Samples]:
     options, seeds = ready.options, ready.seeds
-    lm = NeoxLM(session, copies, cache=cache, seed=seeds[3], show_progress=show_progress)
+    lm = NeoxLM(session, replicas, cache=cache, seed=seeds[3], show_progress=show_progress)
     try:
         results = evaluate(
             lm=lm,
@@ -147,6 +147,7 @@ def _evaluate(
         names = listing(list(ready.tasks.task_dict["tasks"]))
         raise DataError(
             f"lm-eval cannot evaluate {names}: {type(error).__name__}: {error}",
+            code="bad_task",
             hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
             "Answers in the --cache file will not be computed again.",
         ) from error
@@ -196,7 +197,7 @@ def _added_results(session: Session, ready: PreparedRun, lm: NeoxLM, results: Ma
         "weights": session.weights or "checkpoint",
         "split": {"tp": mesh.tp, "pp": mesh.pp, "replicas": mesh.replicas},
         "device": mesh.device.type,
-        "dtype": str(session.runner.stage.weights_dtype).removeprefix("torch."),
+        "dtype": str(session.replica.stage.weights_dtype).removeprefix("torch."),
         "seconds": {"total": time.time() - ready.start, "computing": lm.counts.seconds},
         "requests": lm.counts.asked,
         "requests_from_cache": lm.counts.cached,

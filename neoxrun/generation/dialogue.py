@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import IO
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.session import Session
-from neoxrun.generation.answer import TextGenerator
+from neoxrun.generation.generator import TextGenerator, prompt_encoder
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
-from neoxrun.generation.prompts import answers
+from neoxrun.generation.prompts import expand_prompt
 from neoxrun.terminal.log import log
 
 
@@ -33,14 +32,9 @@ def converse(
         stdout: where the answers go.
         announce: called when Ctrl-C is taken over.
     """
-    engine = Engine(session.runner, slots=1, length=session.max_context, eos=session.tokenizer.eod)
-    texts = TextGenerator(
-        engine,
-        session.tokenizer,
-        vocab_size=session.runner.stage.vocab_size,
-        truncate=options.truncate,
-        weights=session.weights,
-    )
+    encoder = prompt_encoder(session, options.truncate)
+    engine = session.start_engine(requests=1, length=session.max_context)
+    texts = TextGenerator(engine, session.tokenizer, weights=session.weights)
 
     def show(text: str) -> None:
         stdout.write(text)
@@ -50,23 +44,23 @@ def converse(
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     announce()
-    asking = Prompter(options.prompt_end)
-    while (context := asking.ask()) is not None:
+    prompter = Prompter(options.prompt_end)
+    while (context := prompter.read_prompt()) is not None:
         if not context:
             continue
-        (prompt,) = answers(number, number, context, params, 1)
-        number += 1
         stop = StopFlag()
         stop.install()
-        failed = texts.add(prompt)
-        if failed is not None:
-            log.warning(failed.message)
-        while texts.busy:
-            texts.step(show)
+        encoded = encoder.encode(expand_prompt(number, number, context, params, 1))
+        number += 1
+        for records in texts.run(encoded, show):
+            for record in records:
+                if record.finish_reason == "error":
+                    log.warning(record.message)
             if stop.raised:
                 texts.abort(show)
         show("\n")
-    engine.close()
+    texts.close()
+    session.replica.release_followers()
 
 
 class Prompter:
@@ -76,7 +70,7 @@ class Prompter:
         self._end = prompt_end
         self._typed = ""
 
-    def ask(self) -> str | None:
+    def read_prompt(self) -> str | None:
         """The next prompt, without white space around it; None when there are no more.
 
         Ctrl-C drops what has been typed.

@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class StopFlag:
-    """Ctrl-C as a flag that is looked at between steps; a second Ctrl-C stops at once."""
+    """Ctrl-C as a flag, to be checked between steps; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.raised = False

@@ -17,7 +17,7 @@ class GenerateOptions:
     """The work of one run.
 
     Attributes:
-        prompts: answers to give, without those that an earlier run has given.
+        prompts: answers to generate, without those that an earlier run has finished.
         finished: how many those were.
         output: the file of records; None is stdout.
         plain_text: write the text alone instead of records (stdout).

@@ -24,7 +24,7 @@ class Prompt:
     """One answer to give.
 
     Attributes:
-        id: the record's id: the prompt's own, or its place in the input.
+        id: the record's id: the prompt's own, or its index in the input.
         sample: which of several answers to the same prompt; None where one was asked for.
         context: the text to continue; empty for unconditional generation.
         params: how to sample; the seed is already this answer's own.
@@ -41,7 +41,7 @@ class Prompt:
         return self.id, self.sample
 
 
-def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: int) -> list[Prompt]:
+def read_prompts(source: str, *, prompt_end: str, params: SamplingParams, num_samples: int) -> list[Prompt]:
     """The prompts of a file or of stdin (``-``).
 
     A ``.jsonl`` file has one object a line with ``prompt`` or ``context`` and, where wanted, ``id``, ``n`` and sampling
@@ -62,18 +62,19 @@ def read(source: str, *, prompt_end: str, params: SamplingParams, num_samples: i
         prompts = [
             prompt
             for index, context in enumerate(c for c in contexts if c)
-            for prompt in answers(index, index, context, params, num_samples)
+            for prompt in expand_prompt(index, index, context, params, num_samples)
         ]
     if not prompts:
         raise DataError(
             f"there are no prompts in {name}",
+            code="no_prompts",
             hint="Write one prompt a line; lines of white space do not count.",
         )
     return prompts
 
 
 def check_count(answers: int) -> None:
-    """Refuse more answers in one run than the memory should have to hold.
+    """Refuse a run of more answers than memory should have to hold.
 
     Raises:
         UsageError: there are more.
@@ -81,16 +82,17 @@ def check_count(answers: int) -> None:
     if answers > _MOST_ANSWERS:
         raise UsageError(
             f"more than {_MOST_ANSWERS:,} answers are asked for in one run",
+            code="invalid_value",
             hint="Lower --num-samples, or divide the prompts over several runs.",
         )
 
 
-def answers(
+def expand_prompt(
     identity: str | int, index: int, context: str, params: SamplingParams, num_samples: int
 ) -> Iterator[Prompt]:
-    """``num_samples`` answers to one prompt, each with a seed of its own.
+    """One ``Prompt`` for each sample of a prompt, with the sample's own seed.
 
-    The seed is made of the run's seed, the prompt's place and the sample's number, so that an answer stays the same
+    The seed is made of the run's seed, the prompt's index and the sample's number, so that an answer stays the same
     whatever else is in the run and wherever it is resumed.
     """
     for sample in range(num_samples):
@@ -103,16 +105,22 @@ def _read_text(source: str, name: str) -> str:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"the prompt file {source} does not exist", hint="Give a file with -i, or --prompt TEXT."
+            f"the prompt file {source} does not exist",
+            code="missing_file",
+            hint="Give a file with -i, or --prompt TEXT.",
         ) from None
     except OSError as error:
-        raise DataError(f"the prompt file {source} cannot be read: {error.strerror}") from None
+        raise DataError(
+            f"the prompt file {source} cannot be read: {error.strerror}",
+            code="unreadable_file",
+        ) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}",
+            code="not_text",
             where=f"{name}:{line}",
             hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
         ) from None
@@ -131,26 +139,36 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
         except json.JSONDecodeError as error:
             raise DataError(
                 f"this line is not JSON: {error.msg} (column {error.colno})",
+                code="bad_prompt",
                 where=where,
-                hint='A .jsonl file has an object a line, such as {"prompt": "import os"}.',
+                hint='A .jsonl file has one object a line, such as {"prompt": "import os"}.',
             ) from None
         except (ValueError, RecursionError):
-            raise DataError("this line is JSON of a depth or with a number beyond reason", where=where) from None
+            raise DataError(
+                "this line is nested too deeply, or has a number that is too large",
+                code="bad_prompt",
+                where=where,
+            ) from None
         if not isinstance(entry, dict):
-            raise DataError("this line is not a JSON object", where=where)
+            raise DataError(
+                "this line is not a JSON object",
+                code="bad_prompt",
+                where=where,
+            )
         check_unicode(json.dumps(entry, ensure_ascii=False), where)
         identity, context, own, count = _entry(entry, index, where, params, num_samples)
         if identity in seen:
             raise DataError(
                 f"the id {identity!r} is used twice, first in line {seen[identity]}",
+                code="bad_prompt",
                 where=where,
-                hint="Give every prompt an id of its own, or none.",
+                hint="Give every prompt a different id, or none.",
             )
         seen[identity] = number
         total += count
         check_count(total)
-        # A seed of the prompt's own decides alone; the run's seed is told apart by the prompt's place.
-        yield from answers(identity, 0 if "seed" in entry else index, context, own, count)
+        # A prompt's own seed decides alone; with the run's seed the index tells the prompts apart.
+        yield from expand_prompt(identity, 0 if "seed" in entry else index, context, own, count)
         index += 1
 
 
@@ -159,19 +177,37 @@ def _entry(
 ) -> tuple[str | int, str, SamplingParams, int]:
     texts = [key for key in _TEXT_KEYS if key in entry]
     if len(texts) > 1:
-        raise DataError('a line has both "prompt" and "context", which mean the same', where=where, hint="Keep one.")
+        raise DataError(
+            'a line has both "prompt" and "context", which mean the same',
+            code="bad_prompt",
+            where=where,
+            hint="Keep one.",
+        )
     if len(texts) != 1 or not isinstance(entry[texts[0]], str):
-        raise DataError('a line needs one text under "prompt" or "context"', where=where)
+        raise DataError(
+            'a line needs one text under "prompt" or "context"',
+            code="bad_prompt",
+            where=where,
+        )
     identity = entry.get("id", index)
     if not isinstance(identity, str | int) or isinstance(identity, bool):
-        raise DataError(f'"id" is a text or a whole number, not {json.dumps(identity)}', where=where)
+        raise DataError(
+            f'"id" is a text or a whole number, not {json.dumps(identity)}',
+            code="bad_prompt",
+            where=where,
+        )
     count = next((entry[key] for key in _SAMPLES if key in entry), num_samples)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise DataError(f'"n" is a whole number of 1 or more, not {json.dumps(count)}', where=where)
+        raise DataError(
+            f'"n" is a whole number of 1 or more, not {json.dumps(count)}',
+            code="bad_prompt",
+            where=where,
+        )
     unknown = set(entry) - _PARAMETERS - {"id", *_TEXT_KEYS, *_SAMPLES}
     if unknown:
         raise DataError(
             f'unknown key "{min(unknown)}"',
+            code="bad_prompt",
             where=where,
             hint=f"Known keys: id, prompt or context, n, {', '.join(sorted(_PARAMETERS))}.",
         )
@@ -179,4 +215,9 @@ def _entry(
     try:
         return identity, entry[texts[0]], update_sampling(params, own), count
     except NeoxrunError as error:
-        raise DataError(error.message, where=where, hint=error.hint) from None
+        raise DataError(
+            error.message,
+            code="bad_prompt",
+            where=where,
+            hint=error.hint,
+        ) from None

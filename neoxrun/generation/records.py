@@ -8,17 +8,45 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, writing_code
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
 Key = tuple[str | int, int | None]
+
+_OTHER_OUTPUT: Final = "Give another file with -o."
+
+RECORD_CODES: Final[Mapping[str, str]] = {
+    "prompt_too_long": "The prompt leaves no room for an answer in the context; `--truncate` would cut it.",
+    "prompt_cut": "The prompt was too long for the context and was cut, as `--truncate` asks.",
+    "no_end_of_document_token": "An empty prompt needs an end-of-document token, which the tokenizer does not have.",
+    "bad_token_id": "The tokenizer produced an id that the model does not have: it probably belongs to another model.",
+    "bad_logit_bias": "The prompt's `logit_bias` names an id that the model does not have.",
+    "unknown_token": "The model generated an id that the tokenizer does not have; the text leaves it out.",
+}
+"""What the `code` of a record may be, each with its meaning. Programs rely on them: add some, change none."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What is to be said of one prompt or its answer.
+
+    Attributes:
+        code: one of ``RECORD_CODES``.
+        message: the same with this prompt's own numbers.
+    """
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        assert self.code in RECORD_CODES, self.code
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,7 @@ class Record:
         finish_reason: ``stop``, ``length`` (maximum_tokens reached), ``context`` (context full), ``aborted`` or
             ``error`` (see ``message``).
         message: what went wrong or deserves a look, or None.
+        code: the stable name of what ``message`` says, one of ``RECORD_CODES``; None without a message.
         duration_seconds: from the request's start to its end.
         tokens: ids of the generated tokens, where log-probabilities were asked for.
         logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for.
@@ -49,6 +78,7 @@ class Record:
     finished: bool
     finish_reason: str
     message: str | None
+    code: str | None
     duration_seconds: float
     tokens: list[int] | None = None
     logprobs: list[dict[str, Any]] | None = None
@@ -84,19 +114,19 @@ def check_writable(path: Path) -> None:
 
 
 def warn_of_replacing(path: Path) -> None:
-    """Say what is in a file that is about to be written anew."""
+    """Warn that a file is about to be replaced, with the number of lines that it has."""
     lines = 0
     if path.is_file():
         with path.open("rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     if lines:
-        log.warning(f"{path} is replaced, and had {counted(lines, 'line')}: --resume would go on with it")
+        log.warning(f"{path} is replaced; it had {counted(lines, 'line')}, which --resume would have kept")
 
 
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
     """Which answers of ``prompts`` an earlier run has left in ``path``.
 
-    Neither a half-written last line nor an error counts: those are to be given again.
+    Neither a half-written last line nor an error counts: those prompts are answered again.
 
     Raises:
         DataError: a line is not a record, or a record belongs to another prompt.
@@ -113,12 +143,18 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
             key, context = (record["id"], record.get("sample")), record["context"]
             expected = contexts.get(key)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DataError("this line is not an output record", where=where, hint="Give another -o.") from None
+            raise DataError(
+                "this line is not an output record",
+                code="foreign_record",
+                where=where,
+                hint=_OTHER_OUTPUT,
+            ) from None
         if expected is None or expected != context:
             raise DataError(
                 f"the record {record['id']!r} does not belong to these prompts",
+                code="foreign_record",
                 where=where,
-                hint="--resume goes on with the same input and the same --num-samples; give another -o for others.",
+                hint="--resume needs the same input and the same --num-samples; give another file with -o for others.",
             )
         if not _is_error(record):
             done.add(key)
@@ -131,7 +167,8 @@ class RecordWriter:
     Args:
         path: the file; None writes to ``stream``.
         stream: used where ``path`` is None.
-        resume: keep what is there, less a half-written last line and the errors; otherwise the file starts empty.
+        resume: keep the records that the file has, but no half-written last line and no errors; otherwise it starts
+            empty.
         plain_text: write each answer's text instead of the record; nothing for an error.
 
     Raises:
@@ -186,11 +223,16 @@ class RecordWriter:
 
 
 def _check_torn_line(path: Path) -> None:
-    """Refuse a file whose last line has no end and does not begin as a record does: it is not ours to cut."""
+    """Refuse a file whose last line has no end and does not begin as a record does: neoxrun did not write it."""
     start = b'{"id": '
     torn = path.read_bytes().rpartition(b"\n")[2][: len(start)]
     if not start.startswith(torn):
-        raise DataError("the last line is not an output record", where=str(path), hint="Give another -o.")
+        raise DataError(
+            "the last line is not an output record",
+            code="foreign_record",
+            where=str(path),
+            hint=_OTHER_OUTPUT,
+        )
 
 
 def _is_error(record: dict[str, Any]) -> bool:
@@ -205,7 +247,7 @@ def _drop_errors(path: Path) -> int:
     lines = _whole_lines(path)
     kept = [line for line in lines if not _is_error(json.loads(line))]
     if len(kept) < len(lines):
-        path = path.resolve()  # a link goes on to name the file
+        path = path.resolve()  # a link still names the file afterwards
         unfinished = path.with_name(f"{path.name}.unfinished")
         try:
             unfinished.write_bytes(b"".join(kept))
@@ -223,15 +265,15 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 def _unwritable(path: Path | None, error: OSError) -> DataError:
     if path is None:
-        return DataError(f"standard output cannot be written: {error.strerror}")
-    hint = "Give another file with -o."
+        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
+    hint = _OTHER_OUTPUT
     if path.is_file():
-        hint += " Records written so far are kept; go on with --resume."
-    return DataError(f"{path} cannot be written: {error.strerror}", hint=hint)
+        hint += " Records written so far are kept; --resume continues with them."
+    return DataError(f"{path} cannot be written: {error.strerror}", code=writing_code(error), hint=hint)
 
 
 def standard_output(verbose: bool) -> IO[str]:
-    """This process's stdout under a number of its own.
+    """This process's stdout under another number.
 
     Descriptor 1 goes to stderr from now on, or nowhere unless ``verbose``: what a library prints (gloo says who is
     connected) must not get between the records.

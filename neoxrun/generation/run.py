@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO
 
-from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
-from neoxrun.generation.answer import TextGenerator
 from neoxrun.generation.dialogue import converse
+from neoxrun.generation.generator import prompt_encoder, start_generator
 from neoxrun.generation.interrupt import StopFlag
-from neoxrun.generation.options import GenerateOptions, Truncate
-from neoxrun.generation.prompts import Prompt
+from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
-from neoxrun.planning.memory import MAX_BATCH
-from neoxrun.terminal.progress import GenerationBar
+from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
 
 _COLLECT_SECONDS = 0.05
@@ -40,39 +38,23 @@ def run(
         options: the work; rank 0's counts.
         stdout: where records go that go to no file.
         show_progress: keep a bar on stderr.
-        announce: called when Ctrl-C is taken over, by the ranks that lead a copy.
+        announce: called when Ctrl-C is taken over, by the ranks that lead a replica.
 
     Raises:
         Interrupted: Ctrl-C; every record finished so far is written.
-        DataError: the output cannot be written; or all is done, and prompts became error records (on rank 0).
-        BrokenPipeError: nobody reads stdout any more.
+        DataError: the output cannot be written; or all is done, and some prompts could not be answered (on rank 0).
+        BrokenPipeError: the reader of stdout has gone.
     """
     options = meshes.share_from_first(options)
     if options.dialogue is None and not options.prompts:  # an earlier run has given all answers
         if session.mesh.rank == 0:
             RecordWriter(options.output, stdout, resume=options.resume).close()
     elif not session.mesh.leads:
-        follow(session.runner)
+        session.replica.follow()
     elif options.dialogue is not None:
         converse(session, options, options.dialogue, stdout, announce)
     else:
         _answer_all(session, options, stdout, show_progress, announce)
-
-
-def text_generator(
-    session: Session, prompts: list[Prompt], batch_size: int | None, truncate: Truncate | None
-) -> tuple[Engine, TextGenerator]:
-    """An engine just large enough for ``prompts``, and the text layer around it."""
-    longest = max(len(session.tokenizer.encode(p.context)) + 1 + p.params.maximum_tokens for p in prompts)
-    engine = Engine(
-        session.runner,
-        slots=min(batch_size or MAX_BATCH["cuda" if session.mesh.device.type == "cuda" else "cpu"], len(prompts)),
-        length=min(longest, session.max_context),
-        eos=session.tokenizer.eod,
-    )
-    vocab_size = session.runner.stage.vocab_size
-    texts = TextGenerator(engine, session.tokenizer, vocab_size=vocab_size, truncate=truncate, weights=session.weights)
-    return engine, texts
 
 
 def _answer_all(
@@ -84,14 +66,24 @@ def _answer_all(
 ) -> None:
     prompts = options.prompts
     queue = WorkQueue(session.mesh, len(prompts), "prompts")
-    engine, texts = text_generator(session, prompts, options.batch_size, options.truncate)
+    encoded = prompt_encoder(session, options.truncate).encode(prompts)
+    texts = start_generator(session, encoded, options.batch_size)
     stop = StopFlag()
     stop.install()
     announce()
-    steps = texts.run(prompts[number] for number in queue.claims())
+    steps = texts.run(encoded[number] for number in queue.claim_all())
     failed: set[str | int] = set()
     if session.mesh.replica == 0:
-        with GenerationBar(len(prompts) + options.finished, options.finished, show_progress) as bar:
+        bar = Bar(
+            "answers",
+            len(prompts) + options.finished,
+            "answer",
+            done=options.finished,
+            amounts="tokens",
+            show=show_progress,
+            closing=lambda bar: _how_fast(bar, options.output),
+        )
+        with bar:
             failed = _collect_all(steps, queue, options, stop, stdout, bar)
     else:
         for records in steps:
@@ -100,16 +92,25 @@ def _answer_all(
             if stop.raised:
                 break
         queue.close(interrupted=stop.raised)
-    engine.close()
+    texts.close()
+    session.replica.release_followers()
     if (stop.raised or queue.interrupted) and session.mesh.replica == 0:
-        hint = "Finished records are kept; go on with --resume." if options.output else None
+        hint = "Finished records are kept; continue with --resume." if options.output else None
         raise Interrupted("interrupted", hint=hint)
     if failed:
         count = len({prompt.id for prompt in prompts})
-        hint = "The warnings above say why, and so do their records; --resume tries them again."
+        hint = "The warnings above and the records say why; --resume tries these prompts again."
         raise DataError(
-            f"{len(failed)} of {counted(count, 'prompt')} could not be answered", hint=hint if options.output else None
+            f"{len(failed)} of {counted(count, 'prompt')} could not be answered",
+            code="unanswered_prompts",
+            hint=hint if options.output else None,
         )
+
+
+def _how_fast(bar: Bar, output: Path | None) -> str:
+    rate = bar.amount / bar.seconds
+    where = "" if output is None else f", in {output}"
+    return f"{counted(bar.count, 'answer')}, {bar.amount} tokens in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
 
 
 def _collect_all(
@@ -118,7 +119,7 @@ def _collect_all(
     options: GenerateOptions,
     stop: StopFlag,
     stdout: IO[str],
-    bar: GenerationBar,
+    bar: Bar,
 ) -> set[str | int]:
     """Write the records of this replica's steps, and those that the others send.
 
@@ -135,7 +136,7 @@ def _collect_all(
             if record.finish_reason == "error":
                 failed.add(record.id)
             writer.write(record)
-            bar.update(record.length)
+            bar.update(amount=record.length)
 
     collected = time.monotonic()
     for records in steps:

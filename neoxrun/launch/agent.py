@@ -1,8 +1,8 @@
-"""Starts a job's ranks on this host through torchrun, and says in one message how they ended.
+"""Starts a job's ranks on this host through torchrun, and reports in one message how they ended.
 
-torchrun starts one process a rank, each in a session of its own, notices within a tenth of a second when one dies and
-ends the others. What this adds: the first cause of a failure becomes the message and the exit code. Ctrl-C is
-answered in ``start``.
+torchrun starts one process per rank, each in its own session, notices within a tenth of a second when one dies, and
+ends the others. The agent adds that the first cause of a failure becomes the message and the exit code. ``start``
+answers Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import get_args_parser
 from torch.distributed.run import run as torchrun
 
-from neoxrun.errors import RankError
-from neoxrun.launch import job as jobs
-from neoxrun.launch.job import Job
-from neoxrun.terminal.log import waiting
+from neoxrun.errors import RankError, classify
+from neoxrun.launch.job import Failure, Job, failure_of, read_failures
+from neoxrun.terminal.log import details_of, waiting
 
 _GRACE_SECONDS = 5
 _LAST_LINES = 15
 
 
-def main(folder: Path) -> int:
-    """Run the job of ``folder`` and return its exit code."""
-    job = jobs.load(folder)
+def main(job: Job, folder: Path) -> int:
+    """Run a job, whose folder is removed at the end, and return its exit code."""
     if job.verbosity < 1:
         _silence_torchrun()
     logs = folder / "logs"
@@ -46,18 +44,19 @@ def main(folder: Path) -> int:
             torchrun(arguments)  # type: ignore[no-untyped-call]
         return 0
     except ChildFailedError as error:
-        failure = _cause(error.failures, jobs.failures(folder), logs, job.kept)
+        failure = _cause(error.failures, read_failures(folder), logs, job)
         if failure.text:
             print(failure.text, file=sys.stderr)
         return failure.exit_code
     except SignalException as error:
         return 128 + int(error.sigval)
     except Exception as error:
-        # torchrun raises plain exceptions of many kinds when the hosts cannot meet.
-        print(_could_not_start(job, error).render(), file=sys.stderr)
-        if job.verbosity > 0:
-            raise
-        return RankError.exit_code
+        details_of(error)
+        cause = classify(error)
+        if cause.code != "out_of_memory":  # torchrun raises exceptions of many kinds when the hosts cannot meet
+            cause = _could_not_start(job, error)
+        print(cause.render(verbose=job.verbosity > 0), file=sys.stderr)
+        return cause.exit_code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -65,7 +64,7 @@ def main(folder: Path) -> int:
 def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     plan = job.plan
     local = plan.tp * plan.pp * plan.replicas // plan.nnodes
-    # Rank 0 keeps stdout and stderr. The others' go to files, from which the last lines are shown if they die.
+    # Rank 0 keeps stdout and stderr. Those of the others go to files, whose last lines are shown if a rank dies.
     quiet = ",".join(f"{rank}:3" for rank in range(local) if job.node_rank or rank)
     arguments = [
         f"--nproc-per-node={local}",
@@ -88,18 +87,18 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
 
 
 def _silence_torchrun() -> None:
-    """Leave out what torchrun says of its own doings, and of a rank's end, which ``_cause`` says better."""
+    """Drop torchrun's messages about itself, and about the end of a rank, which ``_cause`` explains better."""
     logging.disable(logging.WARNING)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(
         lambda record: not str(record.msg).startswith("failed (exitcode")
     )
 
 
-def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs: Path, hint: str) -> jobs.Failure:
+def _cause(died: dict[int, ProcessFailure], left: dict[int, Failure], logs: Path, job: Job) -> Failure:
     """The failure that the others followed from.
 
-    What a rank said itself comes first, unless it only noticed that another was gone; then a rank that a signal killed
-    (torchrun ends the rest with SIGTERM); then one that ended without a word.
+    What a rank reported itself comes first, unless it only noticed that another was gone; then a rank that a signal
+    killed (torchrun ends the rest with SIGTERM); then one that ended without a report.
     """
     spoke = [left[rank] for rank in sorted(left) if not left[rank].lost_contact]
     if spoke:
@@ -107,7 +106,7 @@ def _cause(died: dict[int, ProcessFailure], left: dict[int, jobs.Failure], logs:
     silent = {rank: failure for rank, failure in died.items() if rank not in left}
     killed = [rank for rank, failure in silent.items() if failure.exitcode not in (0, 1, -signal.SIGTERM)]
     for rank in [*killed, *silent]:
-        return jobs.failure_of(_death(rank, silent[rank], logs, hint), rank)
+        return failure_of(_death(rank, silent[rank], logs, job.kept), rank, verbose=job.verbosity > 0)
     return left[min(left)]
 
 
@@ -122,7 +121,7 @@ def _death(rank: int, failure: ProcessFailure, logs: Path, hint: str) -> RankErr
         text += "\n    " + "\n    ".join(lines)
     if code == -signal.SIGKILL:
         hint = f"The system kills processes when memory runs out: see `dmesg`. {hint}"
-    return RankError(text, hint=hint)
+    return RankError(text, code="rank_died", hint=hint)
 
 
 def _could_not_start(job: Job, error: Exception) -> RankError:
@@ -130,6 +129,7 @@ def _could_not_start(job: Job, error: Exception) -> RankError:
         return RankError(f"torchrun could not start the ranks: {error}")
     return RankError(
         f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
+        code="no_meeting",
         hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
     )
 

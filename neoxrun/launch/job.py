@@ -1,4 +1,4 @@
-"""The job that a command hands to its ranks, and what each rank leaves behind.
+"""The job that a command hands to its ranks, and the files that each rank leaves in its folder.
 
 A job is a private folder: ``job.pickle`` (written and read by this program only), ``rank-N.pid`` as soon as rank N
 answers Ctrl-C itself, and ``rank-N.json`` where it failed.
@@ -14,12 +14,12 @@ import pickle
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neoxrun.config.settings import Settings
-from neoxrun.errors import DataError, NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError, writing_code
 from neoxrun.planning.plan import Plan
 
 _PREFIX = "neoxrun-job-"
@@ -32,7 +32,7 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: whose work it is: the name of a function in ``worker``'s table.
+        command: whose work it is, "generate" or "evaluate"; ``worker`` chooses by it.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.
@@ -41,7 +41,7 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
-        kept: what is left of the work when a rank dies, for the message.
+        kept: the hint where a rank dies: what is left of the work, and how to continue.
     """
 
     command: str
@@ -53,15 +53,15 @@ class Job:
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
-    kept: str = "Records finished so far are kept; go on with --resume."
+    kept: str = field(kw_only=True)
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.
 
-        Folders that launchers left when they were killed are removed.
+        Folders of launchers that were killed are removed.
 
         Raises:
-            DataError: there is no room for temporary files.
+            DataError: temporary files cannot be written.
         """
         folder = None
         try:
@@ -74,23 +74,24 @@ class Job:
                 shutil.rmtree(folder, ignore_errors=True)
             raise DataError(
                 f"temporary files cannot be written: {error.strerror}",
+                code=writing_code(error),
                 hint="Make room in the folder for temporary files, or set TMPDIR to another.",
             ) from error
         return folder
 
 
-def load(folder: Path) -> Job:
+def load_job(folder: Path) -> Job:
     """The job of a folder that ``Job.save`` made."""
     job: Job = pickle.loads((folder / _FILE).read_bytes())
     return job
 
 
 def _lock(folder: Path) -> bool:
-    """Whether nobody else holds a folder; then this process does, and the program that replaces it."""
+    """Lock a folder for this process and the program that replaces it, and return whether that succeeded."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held; or this file system has no such locks, and nothing is ever swept
+    except OSError:  # another process holds it; or this file system has no such locks, and nothing is ever swept
         os.close(descriptor)
         return False
     os.set_inheritable(descriptor, True)
@@ -98,7 +99,7 @@ def _lock(folder: Path) -> bool:
 
 
 def _sweep() -> None:
-    """Remove the job folders whose launcher is gone."""
+    """Remove the job folders whose launcher has ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or removed by its owner at this moment
             old = time.time() - folder.stat().st_mtime > _SETTLED_SECONDS
@@ -111,42 +112,47 @@ class Failure:
     """How a rank ended that did not finish its work.
 
     Attributes:
-        rank: which.
+        rank: its number.
         exit_code: what the command ends with.
-        text: for the user; empty where nothing is to be said.
+        code: which mistake it is, one of ``errors.CODES``.
+        text: the message for the user; empty where there is to be none.
         shared: every rank failed in the same way.
-        lost_contact: it only noticed that another rank was gone.
     """
 
     rank: int
     exit_code: int
+    code: str
     text: str
     shared: bool = False
-    lost_contact: bool = False
+
+    @property
+    def lost_contact(self) -> bool:
+        """Whether the rank only noticed that another one had ended."""
+        return self.code == "lost_contact"
 
     def save(self, folder: Path) -> None:
-        """Leave the failure for the launcher, if that still wants to know."""
+        """Write the failure to the job's folder for the agent, unless that has ended and removed it."""
         with contextlib.suppress(FileNotFoundError):
             _write(folder / f"rank-{self.rank}.json", json.dumps(asdict(self)))
 
 
-def failures(folder: Path) -> dict[int, Failure]:
-    """What the ranks of a job folder left, by rank."""
+def read_failures(folder: Path) -> dict[int, Failure]:
+    """The failures in a job's folder, by rank."""
     found = (Failure(**json.loads(path.read_text())) for path in folder.glob("rank-*.json"))
     return {failure.rank: failure for failure in found}
 
 
-def failure_of(error: NeoxrunError, rank: int, *, lost_contact: bool = False) -> Failure:
-    """An exception as a failure."""
-    return Failure(rank, error.exit_code, error.render(), error.shared, lost_contact)
+def failure_of(error: NeoxrunError, rank: int, *, verbose: bool) -> Failure:
+    """The failure of a rank that raised ``error``; with ``verbose`` its text has the code too."""
+    return Failure(rank, error.exit_code, error.code, error.render(verbose=verbose), error.shared)
 
 
-def announce(folder: Path, rank: int) -> None:
-    """Tell the launcher that this process answers Ctrl-C itself."""
+def announce_rank(folder: Path, rank: int) -> None:
+    """Tell the agent that this process answers Ctrl-C itself."""
     _write(folder / f"rank-{rank}.pid", str(os.getpid()))
 
 
-def processes(folder: Path) -> list[int]:
+def announced_processes(folder: Path) -> list[int]:
     """Process ids of the ranks on this host that have announced themselves."""
     return [int(path.read_text()) for path in folder.glob("rank-*.pid")]
 

@@ -1,11 +1,11 @@
-"""The first moments of a process that ``launch`` or torchrun has made.
+"""The first moments of a process that ``launcher`` or torchrun has started.
 
 torch takes seconds to import. What must hold from the start is done here, before that: Ctrl-C ends the process with
-one line, a rank does not outlive its launcher, and a broken installation is named.
+one line, a rank does not outlive its launcher, and a broken installation is reported.
 
-    python -m neoxrun.launch.start worker FOLDER         a lone rank, or a rank of a world that something else has made
+    python -m neoxrun.launch.start worker FOLDER         the only rank, or a rank that torchrun or Slurm has started
     python -m neoxrun.launch.start agent FOLDER          starts the ranks of this host
-    python -m neoxrun.launch.start rank FOLDER PARENT    one of those; PARENT is the agent's process id
+    python -m neoxrun.launch.start rank FOLDER PARENT    a rank that the agent has started; PARENT is its process id
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from neoxrun.errors import Interrupted, NeoxrunError
-from neoxrun.launch import job as jobs
+from neoxrun.errors import Interrupted, NeoxrunError, classify
+from neoxrun.launch.job import Job, announced_processes, failure_of, load_job
+from neoxrun.terminal import log
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Become what the arguments say, and return the exit code."""
+    """Become the agent or a rank, as the arguments say, and return the exit code."""
     role, folder = arguments[0], Path(arguments[1])
     if role == "agent":
         threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
@@ -41,17 +42,30 @@ def main(arguments: Sequence[str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if role == "rank":
         _end_with(int(arguments[2]))
+    rank = int(os.environ.get("RANK", "0"))
+    verbose = False
     try:
-        body = _load(role)
-    except NeoxrunError as error:
+        job = load_job(folder)
+        verbose = job.verbosity > 0
+        log.set_up(job.verbosity, rank)
+        return _load(role)(job, folder)
+    except Exception as error:
+        log.details_of(error)
+        failure = failure_of(classify(error), rank, verbose=verbose)
+    if role == "rank":
+        failure.save(folder)  # for the agent
+    else:
         shutil.rmtree(folder, ignore_errors=True)
-        print(error.render(), file=sys.stderr)
-        return error.exit_code
-    return body(folder)
+        print(failure.text, file=sys.stderr)
+    return failure.exit_code
 
 
-def _load(role: str) -> Callable[[Path], int]:
-    """Import what the role needs."""
+def _load(role: str) -> Callable[[Job, Path], int]:
+    """Import the main function of a role.
+
+    Raises:
+        NeoxrunError: a library that it needs cannot be loaded.
+    """
     try:
         if role == "agent":
             from neoxrun.launch import agent
@@ -61,28 +75,29 @@ def _load(role: str) -> Callable[[Path], int]:
     except (ImportError, OSError, MemoryError) as error:
         raise NeoxrunError(
             f"a library cannot be loaded: {str(error) or type(error).__name__}",
-            hint="Install neoxrun anew into a fresh environment; `python -c 'import torch'` shows more.",
+            code="broken_installation",
+            hint="Install neoxrun again, into a fresh environment; `python -c 'import torch'` shows more.",
         ) from error
     return partial(worker.main, supervised=role == "rank")
 
 
 def hold_interrupts() -> None:
-    """Keep Ctrl-C back until ``main`` of the program that replaces this one can answer it."""
+    """Hold Ctrl-C back until ``main`` of the program that replaces this one can answer it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _answer_interrupts(folder: Path) -> None:
-    """Answer Ctrl-C in the agent: a thread, since torchrun can be deep in a call that does not look at signals.
+    """Answer Ctrl-C in the agent, in a thread, since torchrun can be deep in a call that does not look at signals.
 
-    The ranks that answer Ctrl-C themselves are told, and get a while to finish what they are writing. If there are
-    none, or they do not end, this process does, and the system ends the ranks with it.
+    The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing. If there
+    are no such ranks, or they do not end, this process ends, and the system ends the ranks with it.
     """
-    interactive = jobs.load(folder).interactive
+    interactive = load_job(folder).interactive
     end: float | None = None
     while end is None or signal.sigtimedwait({signal.SIGINT}, max(0, end - time.monotonic())):
         if end is None:
             signal.sigwait({signal.SIGINT})
-        leaders = jobs.processes(folder)
+        leaders = announced_processes(folder)
         if not leaders:
             break
         for process in leaders:
@@ -94,7 +109,7 @@ def _answer_interrupts(folder: Path) -> None:
 
 
 def _leave(folder: Path) -> NoReturn:
-    """End this process because of Ctrl-C, wherever it is."""
+    """End this process because of Ctrl-C, whatever it is doing."""
     shutil.rmtree(folder, ignore_errors=True)
     line_end = "\n" if os.isatty(2) else ""
     os.write(2, f"{line_end}{Interrupted('interrupted').render()}\n".encode())  # print may be under way
@@ -104,7 +119,7 @@ def _leave(folder: Path) -> NoReturn:
 def _end_with(parent: int) -> None:
     """Have the system kill this process when its parent ends, however that happens."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it is gone already
+    if os.getppid() != parent:  # it has ended already
         os._exit(1)
 
 

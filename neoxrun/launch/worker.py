@@ -1,4 +1,4 @@
-"""What every rank runs: join the others, load, do the command's work, and end with the right exit code."""
+"""The program of every rank: join the others, load the model, do the command's work, and end with its exit code."""
 
 from __future__ import annotations
 
@@ -7,49 +7,36 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import torch.distributed as dist
-
 from neoxrun.engine.allocator import keep_freed_memory
-from neoxrun.engine.session import Session, device_of, open_session, out_of_memory
-from neoxrun.errors import (
-    READER_GONE,
-    Interrupted,
-    NeoxrunError,
-    RankError,
-    UsageError,
-    defect,
-    system_refusal,
-)
+from neoxrun.engine.session import Session, device_of, open_session
+from neoxrun.errors import UsageError, classify
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run as generate
-from neoxrun.launch import job as jobs
-from neoxrun.launch.job import Failure, Job
+from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
 
 
-def main(folder: Path, *, supervised: bool) -> int:
-    """Run one rank of the job of ``folder``.
+def main(job: Job, folder: Path, *, supervised: bool) -> int:
+    """Run one rank of a job and return its exit code.
 
     Args:
-        folder: see ``job``.
+        job: the work.
+        folder: the job's folder, see ``job``.
         supervised: started by ``agent``, which reports failures; otherwise this process does, and owns the folder.
     """
     rank = int(os.environ.get("RANK", "0"))
-    job = jobs.load(folder)
-    log.set_up(job.verbosity, rank)
     stdout = standard_output(job.verbosity > 0)
     announce: Callable[[], None] = lambda: None  # noqa: E731
     if supervised:
-        announce = partial(jobs.announce, folder, rank)
+        announce = partial(announce_rank, folder, rank)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     if rank:
@@ -67,40 +54,19 @@ def main(folder: Path, *, supervised: bool) -> int:
 
 
 def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
-    """Do the work; how it failed, or None."""
+    """Do the work, and return how it failed; None if it did not."""
     try:
         _work(job, rank, stdout, announce)
-    except NeoxrunError as error:
-        return jobs.failure_of(error, rank)
-    except KeyboardInterrupt:
-        return jobs.failure_of(Interrupted("interrupted"), rank)
-    except BrokenPipeError:
-        return Failure(rank, READER_GONE, "")
-    except Exception as error:
-        known = out_of_memory(error, rank)
-        if known is not None:
-            return jobs.failure_of(known, rank)
-        if job.verbosity > 0:
-            traceback.print_exc()
-        if isinstance(error, dist.DistError) or "Connection" in str(error) or "gloo" in str(error):
-            lost = RankError(
-                f"rank {rank} lost contact with another rank: {error}",
-                hint="If none of them died, the hosts cannot reach each other: GLOO_SOCKET_IFNAME and "
-                "NCCL_SOCKET_IFNAME name the network interface to use.",
-            )
-            return jobs.failure_of(lost, rank, lost_contact=True)
-        if isinstance(error, OSError):
-            return jobs.failure_of(system_refusal(error), rank)
-        unexpected = defect(error)
-        unexpected.where = f"rank {rank}"
-        return jobs.failure_of(unexpected, rank)
+    except (Exception, KeyboardInterrupt) as error:
+        log.details_of(error)
+        return failure_of(classify(error, rank), rank, verbose=job.verbosity > 0)
     return None
 
 
 def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
-    mesh = meshes.connect(plan.tp, plan.pp, plan.replicas, device)
+    mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
     work, options = _begin(job, rank)
     show_progress = rank == 0 and job.verbosity >= 0
@@ -117,28 +83,28 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
-    meshes.disconnect()
+    meshes.disconnect_ranks()
 
 
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:
-    """A command's work and its options, after what must be right before the weights are loaded."""
+    """A command's work and its options, checked as far as that is possible before the weights are loaded."""
     if job.command != "evaluate":
         return generate, job.options
     # lm-eval takes seconds to import, and only rank 0 needs it.
     if rank:
-        from neoxrun.evaluation import copies
+        from neoxrun.evaluation import replicas
 
-        return copies.take_part, None
+        return replicas.take_part, None
     from neoxrun.evaluation import run as evaluation
 
     return evaluation.run_evaluation, evaluation.prepare_run(job.options)
 
 
 def _agree(job: Job) -> None:
-    """Ranks that were started one by one, on several hosts, must be doing the same.
+    """Check that ranks that were started one by one, on several hosts, have the same work.
 
     Raises:
-        UsageError: they are not.
+        UsageError: they do not.
     """
     plan = job.plan
     settings = job.settings
@@ -150,6 +116,7 @@ def _agree(job: Job) -> None:
         if other != mine:
             differing = UsageError(
                 f"rank {rank} was started with another command, configuration or split than this one",
+                code="different_commands",
                 hint="Give every host the same command line; --tp, --pp, --replicas and --dtype fix the split.",
             )
             differing.shared = True

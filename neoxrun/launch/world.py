@@ -1,4 +1,4 @@
-"""Ranks that something else has started: what torchrun and Slurm's srun leave in the environment. No torch."""
+"""Ranks that another launcher has started: what torchrun and Slurm's srun leave in the environment. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from neoxrun.errors import UsageError
 
 @dataclass(frozen=True)
 class World:
-    """The ranks that something else has started, as this process sees them."""
+    """The ranks that another launcher has started, as this process sees them.
+
+    Attributes:
+        rank: this process's number among all ranks.
+        size: number of all ranks.
+        local_rank: this process's number among the ranks of this host.
+        local_size: number of ranks on this host.
+    """
 
     rank: int
     size: int
@@ -21,9 +28,9 @@ class World:
 
 
 def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
-    """The world that torchrun (RANK, WORLD_SIZE) or Slurm's srun (SLURM_PROCID) has made; None where there is none.
+    """The world that torchrun (RANK, WORLD_SIZE) or Slurm's srun (SLURM_PROCID) has made; None if neither has.
 
-    A batch script under Slurm, outside srun, has SLURM_PROCID too but only one process: that is no world.
+    A batch script under Slurm, outside srun, has SLURM_PROCID too, but is a single process and not a world.
 
     Raises:
         UsageError: a variable that should hold a number does not.
@@ -36,8 +43,9 @@ def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
         if text is None or not text.isdecimal():
             raise UsageError(
                 f"the environment variable {name} is {'not set' if text is None else repr(text)}, "
-                "and ranks that have been started need its number",
-                hint="torchrun and srun set it. Unset RANK and WORLD_SIZE to start the ranks from here.",
+                "where a rank needs a whole number",
+                code="bad_environment",
+                hint="torchrun and srun set it. To have neoxrun start the ranks, unset RANK and WORLD_SIZE.",
             )
         return int(text)
 
@@ -48,8 +56,9 @@ def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
             raise UsageError(
                 f"the environment says rank {rank} of {size}, on this host {world.local_rank} of {world.local_size}: "
                 "there is no such rank",
-                hint="See RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, or unset them to start the ranks from "
-                "here.",
+                code="bad_environment",
+                hint="Correct RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, or unset them to have neoxrun start "
+                "the ranks.",
             )
         return world
     if "SLURM_PROCID" in environment and number("SLURM_STEP_NUM_TASKS", 1) > 1:
@@ -59,7 +68,11 @@ def existing_world(environment: Mapping[str, str] = os.environ) -> World | None:
 
 
 def rendezvous_of(world: World) -> dict[str, str]:
-    """torchrun's environment variables for a world that Slurm made; torchrun's own are there already."""
+    """torchrun's environment variables for a world that Slurm made; torchrun itself has set them already.
+
+    Raises:
+        UsageError: MASTER_PORT is not a port, or Slurm's list of hosts cannot be read.
+    """
     env = os.environ
     names = {
         "RANK": str(world.rank),
@@ -73,6 +86,7 @@ def rendezvous_of(world: World) -> dict[str, str]:
     if port is not None and not is_port(port):
         raise UsageError(
             f"the environment variable MASTER_PORT is {port!r}, not the number of a port",
+            code="bad_environment",
             hint="Set it to a free port of the first host, the same for all ranks.",
         )
     if port is None:
@@ -99,6 +113,7 @@ def _first_host(nodelist: str) -> str:
     if not hosts:
         raise UsageError(
             f"Slurm's node list {nodelist!r} cannot be read with scontrol",
+            code="bad_environment",
             hint="Set MASTER_ADDR and MASTER_PORT to a host and a free port of the first node.",
         )
     return hosts[0]

@@ -1,6 +1,6 @@
 """The key-value cache: one slot per running sequence, allocated once.
 
-Shapes: ``L`` this stage's layers, ``N`` this rank's heads, ``S`` most positions of a slot, ``D`` head dim.
+Shapes: ``L`` this stage's layers, ``N`` this rank's heads, ``S`` positions of a slot, ``D`` head dim.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class KVCache:
         self.slots = slots
         self.length = length
         shape = (layers, slots, heads, length, head_dim)
-        # Zeros, since a masked place must still hold a finite number.
+        # Zeros, since masked positions must hold finite numbers too.
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
 
     def layer(self, layer: int, first_slot: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of one layer's keys and values, ``[count, N, S, D]``."""
+        """Views of one layer's keys and values in ``count`` slots, ``[count, N, S, D]`` each."""
         slots = slice(first_slot, first_slot + count)
         return self._keys[layer, slots], self._values[layer, slots]
 

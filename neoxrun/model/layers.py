@@ -1,7 +1,7 @@
 """Linear layers and the embedding, divided over tensor-parallel ranks.
 
-megatron-core has such layers too; its linears cost 12-14 us more a call than ``F.linear``, a quarter of what a
-small layer computes for one token on a CPU, and inference needs none of what they add for training.
+megatron-core's linear layers cost 12-14 us more per call than ``F.linear``, a quarter of the time that a small layer
+takes for one token on a CPU, and inference needs nothing of what they add for training.
 
 Shapes: ``B`` batch, ``T`` new tokens, ``I`` / ``O`` input and output width, ``V`` vocabulary.
 """
@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neoxrun.model.kernels.cpu import Gelu, linear, packed
+from neoxrun.model.kernels.cpu import Gelu, linear, pack_weight
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import vocab_shard
 
 
 def frozen(tensor: torch.Tensor) -> nn.Parameter:
-    """A parameter of the network. No gradients: inference is all that it is used for."""
+    """A parameter of the network, without a gradient: it is used for inference only."""
     return nn.Parameter(tensor, requires_grad=False)
 
 
 def unfilled(*shape: int) -> nn.Parameter:
-    """A parameter without storage: the loader gives it its tensor."""
+    """A parameter without storage; the loader replaces it."""
     return frozen(torch.empty(*shape, device="meta"))
 
 
@@ -36,8 +36,8 @@ class _Linear(nn.Module):
         self.bias = unfilled(outputs) if bias else None
 
     def pack(self) -> None:
-        """Put the weight into the layout that its kernel likes best, once it is filled."""
-        self.weight = frozen(packed(self.weight.data))
+        """Convert the weight to the layout of its fastest kernel, once it is loaded."""
+        self.weight = frozen(pack_weight(self.weight.data))
 
 
 class ColumnParallelLinear(_Linear):
@@ -55,8 +55,8 @@ class ColumnParallelLinear(_Linear):
 class RowParallelLinear(_Linear):
     """``y = x W^T + b`` with the input dim divided: ``[B, T, I / tp] -> [B, T, O]``, this rank's part of the sum.
 
-    The caller sums the parts of all tensor-parallel ranks. The bias is in them: with ``bias_on_every_rank`` each adds
-    its own (GPT-NeoX's parallel residual), otherwise the first adds the one that all of them hold.
+    The caller sums the parts of all tensor-parallel ranks. They include the bias: with ``bias_on_every_rank`` each rank
+    adds its bias (GPT-NeoX's parallel residual), otherwise the first rank adds the one that all ranks hold.
     """
 
     def __init__(self, mesh: Mesh, inputs: int, outputs: int, *, bias: bool, bias_on_every_rank: bool) -> None:
@@ -69,7 +69,7 @@ class RowParallelLinear(_Linear):
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Token ids to vectors, the rows divided over the ranks: ``[B, T] -> [B, T, H]`` (the whole sum on each)."""
+    """Token ids to vectors, with the rows divided over the ranks: ``[B, T] -> [B, T, H]``, complete on each rank."""
 
     def __init__(self, mesh: Mesh, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -86,5 +86,5 @@ class VocabParallelEmbedding(nn.Module):
         return self.mesh.all_reduce(x.masked_fill_(elsewhere.unsqueeze(-1), 0))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """The tied head: scores of this rank's rows, ``[..., H] -> [..., V / tp]``."""
+        """The tied head: logits of this rank's rows, ``[..., H] -> [..., V / tp]``."""
         return F.linear(x, self.weight)

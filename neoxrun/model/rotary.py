@@ -7,18 +7,17 @@ import torch
 from neoxrun.config.settings import ModelConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
-"""Cosines and sines at the places of one pass; None where the network has none."""
+"""Cosines and sines at the positions of one pass; None where the network has no rotary embedding."""
 
 
 def rotary_tables(
     config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines of the angles, and their sines as ``rotate_`` takes them, each ``[length, R]``.
+    """The tables for ``rotate_``: cosines and sines of the angles at each position, ``[length, R]`` each.
 
-    ``R = int(head_dim * rotary_pct)``; the sines of the first half are negative.
-
-    Angles are ``position * base ** (-2i / R)`` in fp32, repeated for the two halves. With ``rotary_legacy_fp16`` they
-    are computed in fp16 as GPT-NeoX did before 2023-09-25, which is how GPT-NeoX-20B was trained.
+    ``R = int(head_dim * rotary_pct)``. The angles are ``position * base ** (-2i / R)`` in fp32, repeated for the two
+    halves; the sines of the first half are negated. With ``rotary_legacy_fp16`` the angles are computed in fp16, as in
+    GPT-NeoX before 2023-09-25, with which GPT-NeoX-20B was trained.
     """
     dims = int(config.head_dim * config.rotary_pct)
     exponents = torch.arange(0, dims, 2, dtype=torch.float32) / dims
@@ -32,14 +31,14 @@ def rotary_tables(
 
 
 def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Turn the first ``R`` dims of each head, in place.
+    """Rotate the first ``R`` dims of each head, in place.
 
     Args:
-        x: queries and keys together, ``[..., D]``. A decode step of a small model costs what its operations are in
-            number, and together they need half as many.
+        x: queries and keys together, ``[..., D]``. The time of a small model's decode step is that of launching its
+            operations, and together they need half as many.
         cos, sin: ``[..., R]``, the tables at the tokens' positions.
     """
-    turned = x[..., : cos.shape[-1]]
-    first, second = turned.chunk(2, dim=-1)
+    rotated = x[..., : cos.shape[-1]]
+    first, second = rotated.chunk(2, dim=-1)
     swapped = torch.cat((second, first), dim=-1)
-    turned.mul_(cos).addcmul_(swapped, sin)
+    rotated.mul_(cos).addcmul_(swapped, sin)

@@ -1,9 +1,9 @@
-"""Process groups and the few collectives that inference needs.
+"""Process groups, and the few collectives that inference needs.
 
 Groups come from megatron-core's ``parallel_state`` (rank order: tensor parallel fastest, then replicas, then
-pipeline stages, as in GPT-NeoX). megatron-core takes seconds to import, so a lone rank never touches it.
+pipeline stages, as in GPT-NeoX). megatron-core takes seconds to import, so a single rank never imports it.
 
-Every group carries two backends on CUDA, NCCL for GPU tensors and gloo for CPU tensors; on the CPU all is gloo.
+On CUDA every group has two backends, NCCL for GPU tensors and gloo for CPU tensors; on the CPU only gloo is used.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from torch.distributed.rendezvous import rendezvous
 from neoxrun.errors import UsageError
 from neoxrun.terminal.log import log, waiting
 
-# An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by what started it
-# (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this.
+# An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by the program that started
+# it (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this timeout.
 _TIMEOUT = timedelta(days=7)
-_MEETING = timedelta(minutes=10)
+_MEETING_TIMEOUT = timedelta(minutes=10)
 _SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address
-_ELSEWHERE = "192.0.2.1"  # an address that belongs to no host (RFC 5737)
+_OUTSIDE = "192.0.2.1"  # an address that belongs to no host (RFC 5737)
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place among ``tp x replicas x pp`` ranks, and its transfers.
+    """This rank's coordinates among ``tp x replicas x pp`` ranks, and its transfers.
 
     Attributes:
         tp, pp, replicas: sizes of the three axes.
         tp_rank, stage, replica: this rank's coordinates on them.
-        device: where this rank computes.
-        tp_group, copy_group: ranks of the same stage; ranks of the same model copy. None when alone.
-        store: key-value store that all ranks reach. None when alone.
+        device: the device that this rank computes on.
+        tp_group, replica_group: the ranks of this stage; the ranks of this replica. None for a single rank.
+        store: key-value store that all ranks share. None for a single rank.
     """
 
     tp: int
@@ -56,7 +56,7 @@ class Mesh:
     replica: int
     device: torch.device
     tp_group: dist.ProcessGroup | None = None
-    copy_group: dist.ProcessGroup | None = None
+    replica_group: dist.ProcessGroup | None = None
     store: Store | None = None
 
     @property
@@ -65,7 +65,7 @@ class Mesh:
         return self.rank_at(self.tp_rank, self.stage)
 
     def rank_at(self, tp_rank: int, stage: int) -> int:
-        """Global rank of a place in this rank's model copy."""
+        """Global rank at these coordinates in this rank's replica."""
         return tp_rank + self.tp * (self.replica + self.replicas * stage)
 
     @property
@@ -80,16 +80,16 @@ class Mesh:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank drives its model copy."""
+        """Whether this rank drives its replica: the first rank of the first stage."""
         return self.tp_rank == 0 and self.stage == 0
 
     @property
     def samples(self) -> bool:
-        """Whether this rank chooses the copy's tokens: the first rank of the last stage."""
+        """Whether this rank samples the replica's tokens: the first rank of the last stage."""
         return self.tp_rank == 0 and self.last_stage
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum ``x`` over the tensor-parallel ranks, in place where that is possible. ``x`` is contiguous."""
+        """Sum ``x`` over the tensor-parallel ranks, in place where possible. ``x`` must be contiguous."""
         if self.tp == 1:
             return x
         if self.tp == 2 and x.device.type == "cpu":
@@ -106,7 +106,7 @@ class Mesh:
         return x
 
     def gather_last_dim(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Concatenate the tensor-parallel ranks' ``x`` along the last dim, on the first of them; None elsewhere."""
+        """The tensor-parallel ranks' ``x`` joined along the last dim, on the first of them; None on the others."""
         if self.tp == 1:
             return x
         first = self.rank_at(0, self.stage)
@@ -115,47 +115,47 @@ class Mesh:
         return torch.cat(parts, dim=-1) if parts is not None else None
 
     def receive_activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The previous stage's output, from the rank with the same tensor-parallel place."""
+        """Receive the previous stage's output from its rank with the same tensor-parallel rank."""
         x = torch.empty(shape, dtype=dtype, device=self.device)
-        dist.recv(x, self.rank_at(self.tp_rank, self.stage - 1), group=self.copy_group)
+        dist.recv(x, self.rank_at(self.tp_rank, self.stage - 1), group=self.replica_group)
         return x
 
     def send_activations(self, x: torch.Tensor) -> None:
-        """Hand this stage's output to the next stage."""
-        dist.send(x.contiguous(), self.rank_at(self.tp_rank, self.stage + 1), group=self.copy_group)
+        """Send this stage's output to the next stage's rank with the same tensor-parallel rank."""
+        dist.send(x.contiguous(), self.rank_at(self.tp_rank, self.stage + 1), group=self.replica_group)
 
     def broadcast(self, x: torch.Tensor) -> torch.Tensor:
-        """Send the leader's CPU tensor ``x`` to every rank of its copy, in place."""
-        if self.copy_group is not None:
-            dist.broadcast(x, self.rank_at(0, 0), group=self.copy_group)
+        """Send the leader's CPU tensor ``x`` to every rank of its replica, in place."""
+        if self.replica_group is not None:
+            dist.broadcast(x, self.rank_at(0, 0), group=self.replica_group)
         return x
 
     def broadcast_object(self, value: Any) -> Any:
-        """Send the leader's object to every rank of its copy."""
-        if self.copy_group is None:
+        """Send the leader's object to every rank of its replica."""
+        if self.replica_group is None:
             return value
         box = [value]
-        dist.broadcast_object_list(box, self.rank_at(0, 0), group=self.copy_group, device=torch.device("cpu"))
+        dist.broadcast_object_list(box, self.rank_at(0, 0), group=self.replica_group, device=torch.device("cpu"))
         return box[0]
 
     def sampler_to_leader(self, value: Any) -> Any:
-        """Hand an object from the sampling rank to the leader; the other ranks do nothing."""
+        """Send the sampling rank's object to the leader; the other ranks do nothing."""
         if self.pp == 1:
             return value
         sampler, leader = self.rank_at(0, self.pp - 1), self.rank_at(0, 0)
         box = [value]
         if self.samples:
-            dist.send_object_list(box, leader, group=self.copy_group, device=torch.device("cpu"))
+            dist.send_object_list(box, leader, group=self.replica_group, device=torch.device("cpu"))
         elif self.leads:
-            dist.recv_object_list(box, sampler, group=self.copy_group, device=torch.device("cpu"))
+            dist.recv_object_list(box, sampler, group=self.replica_group, device=torch.device("cpu"))
         return box[0]
 
     def minimum(self, value: int) -> int:
-        """The smallest ``value`` of all ranks of the copy."""
-        if self.copy_group is None:
+        """The smallest ``value`` of all ranks of the replica."""
+        if self.replica_group is None:
             return value
         box = torch.tensor([value])
-        dist.all_reduce(box, op=dist.ReduceOp.MIN, group=self.copy_group)
+        dist.all_reduce(box, op=dist.ReduceOp.MIN, group=self.replica_group)
         return int(box.item())
 
 
@@ -177,13 +177,13 @@ def share_from_first(value: Any) -> Any:
     return box[0]
 
 
-def single(device: torch.device) -> Mesh:
-    """The mesh of a lone rank."""
+def single_rank_mesh(device: torch.device) -> Mesh:
+    """The mesh of a single rank."""
     return Mesh(1, 1, 1, 0, 0, 0, device)
 
 
-def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
-    """Join the other ranks, as the environment of torchrun names them.
+def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
+    """Join the other ranks, which torchrun's environment variables describe.
 
     Raises:
         UsageError: GLOO_SOCKET_IFNAME names an interface that this host does not have.
@@ -193,21 +193,21 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
     if world != tp * pp * replicas:
         raise ValueError(f"{world} ranks were started for tp {tp} x pp {pp} x replicas {replicas}")
     if world == 1:
-        return single(device)
+        return single_rank_mesh(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     else:
         backend = "gloo"
     _choose_interface()
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    with waiting(f"waiting for all {world} ranks to meet at {place}", log.warning):
-        store, rank, world = next(rendezvous("env://", timeout=_MEETING))
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):
+        store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
-    # A CUDA build of torch on a host with a CUDA compiler and no GPU remarks on that when megatron-core is imported.
+    # On a host with a CUDA compiler and no GPU, a CUDA build of torch warns of that when megatron-core is imported.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings(), _nothing_compiled():
-        # Four notices about optional training kernels.
+        # Four warnings about optional training kernels.
         warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex.*")
         from megatron.core import parallel_state
 
@@ -222,12 +222,12 @@ def connect(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh:
         replica=parallel_state.get_data_parallel_rank(),
         device=device,
         tp_group=parallel_state.get_tensor_model_parallel_group(),
-        copy_group=parallel_state.get_model_parallel_group(),
+        replica_group=parallel_state.get_model_parallel_group(),
         store=PrefixStore("neoxrun", store),
     )
 
 
-def disconnect() -> None:
+def disconnect_ranks() -> None:
     """Leave the process groups."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -235,9 +235,9 @@ def disconnect() -> None:
 
 @contextlib.contextmanager
 def _nothing_compiled() -> Iterator[None]:
-    """While megatron-core is imported: it hands training kernels, none of them used here, to ``torch.compile``.
+    """Turn ``torch.compile`` off while megatron-core is imported, which passes it training kernels not used here.
 
-    That alone loads the compiler, which takes seconds and a hundred megabytes in every rank.
+    That alone would load the compiler, which costs seconds and a hundred megabytes in every rank.
     """
     compiler = torch.compile
     torch.compile = lambda function: function  # type: ignore[assignment]
@@ -250,15 +250,16 @@ def _nothing_compiled() -> Iterator[None]:
 def _choose_interface() -> None:
     """Tell gloo which network interface to use, unless the user has.
 
-    By itself it takes the one that this host's name resolves to, which on many systems is the loopback interface
-    even where there are several hosts.
+    By default gloo uses the one that this host's name resolves to, which on many systems is the loopback interface even
+    with several hosts.
     """
     if chosen := os.environ.get("GLOO_SOCKET_IFNAME"):
-        there = [interface for _, interface in socket.if_nameindex()]
-        if missing := set(chosen.split(",")) - set(there):
+        present = [interface for _, interface in socket.if_nameindex()]
+        if missing := set(chosen.split(",")) - set(present):
             raise UsageError(
-                f"GLOO_SOCKET_IFNAME names {min(missing)}, and the network interfaces of {socket.gethostname()} are "
-                f"{', '.join(there)}",
+                f"GLOO_SOCKET_IFNAME names {min(missing)}, but the network interfaces of {socket.gethostname()} are "
+                f"{', '.join(present)}",
+                code="bad_environment",
                 hint="Name the one that reaches the other hosts, or unset it.",
             )
         return
@@ -269,11 +270,11 @@ def _choose_interface() -> None:
 
 
 def _interface_towards(host: str) -> str | None:
-    """The interface that reaches ``host``; None where that is not known."""
+    """The interface that reaches ``host``; None if it is not known."""
     if host == "localhost" or host.startswith("127."):
         return _interface_of("127.0.0.1")
-    # A host's own name often means its loopback interface: then the one that leads outside is taken.
-    for target in (host, _ELSEWHERE):
+    # A host's own name often resolves to its loopback interface: then the one that leads outside is used.
+    for target in (host, _OUTSIDE):
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))  # looks up the route, sends nothing
             address = str(probe.getsockname()[0])
@@ -283,7 +284,7 @@ def _interface_towards(host: str) -> str | None:
 
 
 def _interface_of(address: str) -> str | None:
-    """The interface that has an IPv4 address."""
+    """The interface with this IPv4 address; None if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode())

@@ -1,4 +1,4 @@
-"""How a model is divided over ranks. Pure arithmetic, shared by planning, loading and the network.
+"""How a model is divided over ranks: pure arithmetic, for planning, loading and the network.
 
 Rank order is GPT-NeoX's: tensor parallel varies fastest, then replicas (data parallel), then pipeline stages.
 """
@@ -17,7 +17,7 @@ def vocab_shard(vocab_size: int, tensor: int, rank: int) -> range:
     """The vocabulary rows that tensor-parallel rank ``rank`` of ``tensor`` holds.
 
     Every rank's share has the same number of rows, ``ceil(vocab_size / tensor)``; rows at or beyond ``vocab_size``
-    in the last shards are padding that holds zeros and is cut off the logits.
+    in the last shards are padding, which holds zeros and is removed from the logits.
     """
     rows = -(-vocab_size // tensor)
     return range(rank * rows, (rank + 1) * rows)

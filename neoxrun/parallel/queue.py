@@ -1,4 +1,4 @@
-"""One queue of work that all replicas pull from, and the way their results come back to rank 0."""
+"""One queue of work that all replicas pull from, and how their results come back to rank 0."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from neoxrun.parallel.mesh import Mesh
 class WorkQueue:
     """Numbers 0 .. ``count - 1``, each claimed by one replica.
 
-    Used by the leaders of the replicas; a name tells the queues of one run apart. Without other ranks all of it is
-    local. Results are JSON: the store that carries them listens on the network and knows no passwords.
+    Used by the leaders of the replicas. Without other replicas all of it is local. Results are JSON: the store that
+    carries them listens on the network and knows no passwords.
+
+    Args:
+        mesh: this rank among the others.
+        count: how many numbers there are.
+        name: tells the queues of one run apart.
 
     Attributes:
         interrupted: whether another replica has given up before its work was done (on rank 0).
@@ -28,9 +33,9 @@ class WorkQueue:
         self._open = set(range(1, mesh.replicas))
         self.interrupted = False
 
-    def claims(self) -> Iterator[int]:
-        """The numbers that this replica is to work on, one by one, until all are claimed."""
-        while (number := self._claim()) < self._count:
+    def claim_all(self) -> Iterator[int]:
+        """The numbers that this replica is to work on: each is claimed when it is asked for, until all are."""
+        while (number := self._claim_next()) < self._count:
             yield number
 
     def publish(self, result: Any) -> None:
@@ -42,7 +47,7 @@ class WorkQueue:
         self._send({"closed": True, "interrupted": interrupted})
 
     def collect(self) -> list[Any]:
-        """The results that have come from other replicas since the last call (on rank 0)."""
+        """The results that other replicas have published since the last call (on rank 0)."""
         results = []
         for replica in sorted(self._open):
             while self._store is not None and self._store.check([self._key(replica, self._collected[replica])]):
@@ -59,10 +64,10 @@ class WorkQueue:
 
     @property
     def others_working(self) -> bool:
-        """Whether results may yet come from other replicas (on rank 0)."""
+        """Whether other replicas may still publish results (on rank 0)."""
         return bool(self._open)
 
-    def _claim(self) -> int:
+    def _claim_next(self) -> int:
         if self._store is not None:
             return int(self._store.add(f"{self._name}/claimed", 1)) - 1
         self._claimed += 1

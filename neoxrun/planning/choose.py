@@ -23,14 +23,14 @@ from neoxrun.planning.decision import (
     Misfit,
     Note,
     Refusal,
-    Rule,
     SizeChanged,
     SizesRefused,
+    SplitRule,
 )
 from neoxrun.planning.devices import Device
 from neoxrun.planning.memory import free_bytes_for, usable_bytes
 from neoxrun.planning.request import Requested
-from neoxrun.planning.search import COMFORTABLE, Found, Search, lay_out_cpu, least_tokens
+from neoxrun.planning.search import COMFORTABLE, BestSplit, Search, lay_out_cpu, least_tokens
 from neoxrun.planning.split import ModelSplit, Sizing, tensor_sizes
 
 _MOST_GPUS_SUGGESTED = 64
@@ -78,7 +78,7 @@ def choose_gpus(
         search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
         return _memory_refused(search, least, settings)
 
-    def merit(candidate: tuple[Search, Found]) -> tuple[int, int, int]:
+    def merit(candidate: tuple[Search, BestSplit]) -> tuple[int, int, int]:
         search, found = candidate
         return min(found.tokens, search.wanted_tokens), -found.split.pp, found.split.replicas
 
@@ -124,9 +124,9 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
     ranks = _host_ranks(split, requested)
     notes: list[Note] = [CoresShared(ranks, host.cores)] if 0 < host.cores < ranks else []
     if requested.tp or requested.pp:
-        rule = Rule.REQUESTED
+        rule = SplitRule.REQUESTED
     else:
-        rule = Rule.ONE_DEVICE if split.replica_size == 1 else Rule.CONFIGURED
+        rule = SplitRule.ONE_DEVICE if split.replica_size == 1 else SplitRule.CONFIGURED
     decision = Decision(
         rule,
         requested,

@@ -14,7 +14,7 @@ from neoxrun.planning.request import Requested
 from neoxrun.planning.split import ModelSplit
 
 
-class Rule(Enum):
+class SplitRule(Enum):
     """Which rule decided the split of a replica."""
 
     REQUESTED = auto()
@@ -60,7 +60,7 @@ class Decision:
         precision_too_large: the preferred number format, where the model fits in a smaller one only.
     """
 
-    rule: Rule
+    rule: SplitRule
     requested: Requested
     seen: int
     comfortable_batch: int

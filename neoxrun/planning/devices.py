@@ -55,6 +55,7 @@ def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
         if not match or count < 1 or size < 1:
             raise UsageError(
                 f"--devices {text!r} is not a count and a memory size",
+                code="invalid_value",
                 hint="Write count x memory, as in 2x48GB, 80GiB or 4x24GB,2x80GB.",
             )
         name = f"{match[2]} {match[3].upper()}{match[4].lower()}B"
@@ -62,6 +63,7 @@ def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
     if kind == "cpu" and len(devices) > 1:
         raise UsageError(
             f"--devices {text!r} names {len(devices)} devices, but the CPU is one",
+            code="invalid_value",
             hint="Give the host's memory, as in --device cpu --devices 64GB.",
         )
     return devices
@@ -83,6 +85,7 @@ def visible_gpus(gpus: Sequence[int] | None = None) -> list[Device]:
         if not 0 <= index < len(devices):
             raise UsageError(
                 f"GPU {index} was asked for, and {_counted(len(devices))} visible",
+                code="no_gpu",
                 hint="See nvidia-smi and CUDA_VISIBLE_DEVICES; --gpus counts the visible ones from 0.",
             )
     return [devices[index] for index in dict.fromkeys(gpus)]
@@ -106,6 +109,7 @@ def _nvml_gpus(visible: str | None) -> list[Device]:
     except pynvml.NVMLError as error:
         raise UsageError(
             f"the NVIDIA driver cannot list the GPUs: {error}",
+            code="no_gpu",
             hint="Run nvidia-smi to find out why (a new driver may need a reboot), or use --device cpu.",
         ) from None
 

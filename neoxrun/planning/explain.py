@@ -17,9 +17,9 @@ from neoxrun.planning.decision import (
     Misfit,
     Note,
     Refusal,
-    Rule,
     SizeChanged,
     SizesRefused,
+    SplitRule,
     VocabularyAssumed,
 )
 from neoxrun.planning.plan import Plan
@@ -48,15 +48,15 @@ def _gpu_reason(plan: Plan) -> str:
     requested = plan.decision.requested
     weights, room, gpus = _weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
     match plan.decision.rule:
-        case Rule.REQUESTED:
+        case SplitRule.REQUESTED:
             text = f"The split is the one asked for: {weights} and room for {room} in each replica."
-        case Rule.ALL_GPUS:
+        case SplitRule.ALL_GPUS:
             text = f"{counted(gpus, 'GPU')} for one replica: its {weights} leave room for no more than {room}."
-        case Rule.ONE_DEVICE:
+        case SplitRule.ONE_DEVICE:
             text = f"One GPU holds a whole replica: {weights} and room for {room}."
-        case Rule.FEWEST_GPUS:
+        case SplitRule.FEWEST_GPUS:
             text = f"A replica is split over {gpus} GPUs, the fewest possible: {weights} and room for {room}."
-        case Rule.FEWER_STAGES:
+        case SplitRule.FEWER_STAGES:
             text = (
                 f"A replica is split over {gpus} GPUs: fewer would hold its {weights} too, but only as"
                 " pipeline stages, which wait for each other."
@@ -76,9 +76,9 @@ def _gpu_reason(plan: Plan) -> str:
 
 def _cpu_reason(plan: Plan) -> str:
     decision, ranks = plan.decision, plan.tp * plan.pp
-    if decision.rule is Rule.REQUESTED:
+    if decision.rule is SplitRule.REQUESTED:
         text = "The split is the one asked for"
-    elif decision.rule is Rule.ONE_DEVICE:
+    elif decision.rule is SplitRule.ONE_DEVICE:
         text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
     else:
         text = "The split keeps the configuration's tensor-parallel size"
@@ -145,7 +145,7 @@ def _sizes_refused(refusal: SizesRefused) -> UsageError:
             message = f"{sizes} cannot be spread evenly over {here}"
             if requested.world_size:
                 message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return UsageError(message, hint=hint)
+    return UsageError(message, code="impossible_split", hint=hint)
 
 
 def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
@@ -166,6 +166,7 @@ def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
     ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
     return UsageError(
         f"the model does not fit on {where}: {_need(refusal)}{each}, {_shortage(refusal)}",
+        code="does_not_fit",
         hint=f"What would fit: {', or '.join(ways)}.",
     )
 
@@ -174,6 +175,7 @@ def _host_too_small(refusal: MemoryRefused) -> UsageError:
     ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
     return UsageError(
         f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
+        code="does_not_fit",
         hint=f"What would fit: {host} of free host memory, or a smaller model.",
     )
 

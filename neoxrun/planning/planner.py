@@ -59,7 +59,11 @@ def make_plan(
     model = settings.model
     check_request(model, requested)
     if not devices:
-        raise UsageError("no CUDA GPU is visible", hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.")
+        raise UsageError(
+            "no CUDA GPU is visible",
+            code="no_gpu",
+            hint="See nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu.",
+        )
     if devices[0].kind == "cpu":
         choice = choose_cpu(settings, devices[0], requested, vocab_size)
     else:

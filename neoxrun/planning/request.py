@@ -44,22 +44,29 @@ def check_request(model: ModelConfig, requested: Requested) -> None:
     for name in ("tp", "pp", "replicas", "batch_size", "context", "nnodes"):
         value = getattr(requested, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is not possible", hint="It must be at least 1.")
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value} is not possible",
+                code="invalid_value",
+                hint="It must be at least 1.",
+            )
     possible = tensor_sizes(model)
     if requested.tp is not None and requested.tp not in possible:
         heads, inner = model.num_attention_heads, model.intermediate_size
         what = f"{heads} attention heads" if heads % requested.tp else f"an MLP of width {inner}"
         raise UsageError(
             f"{what} cannot be divided into --tp {requested.tp} equal parts",
+            code="impossible_split",
             hint=f"--tp can be {', '.join(map(str, possible))} for this model.",
         )
     if requested.pp is not None and requested.pp > model.num_layers:
         raise UsageError(
             f"--pp {requested.pp} is more stages than the model has layers ({model.num_layers})",
+            code="impossible_split",
             hint=f"--pp can be at most {model.num_layers}.",
         )
     if requested.context is not None and requested.context > model.max_context:
         raise UsageError(
             f"a context of {requested.context} tokens is longer than the model's {model.max_context}",
+            code="invalid_value",
             hint=f"It can be at most {model.max_context}.",
         )

@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from neoxrun.config.settings import ModelConfig
-from neoxrun.planning.decision import Rule
+from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.request import Requested
 from neoxrun.planning.split import ModelSplit, Sizing, tensor_sizes
 
@@ -31,11 +31,11 @@ COMFORTABLE = 8
 MIN_CONTEXT = 256  # a model that cannot hold this many tokens is not worth starting
 
 
-class Found(NamedTuple):
+class BestSplit(NamedTuple):
     """The best split, the rule that decided it, and the tokens whose cache fits on every rank."""
 
     split: ModelSplit
-    rule: Rule
+    rule: SplitRule
     tokens: int
 
 
@@ -95,7 +95,7 @@ class Search:
                 least = need
         return kept
 
-    def best(self, usable: int) -> Found | None:
+    def best(self, usable: int) -> BestSplit | None:
         """The best option with ``usable`` bytes on every GPU, None when nothing fits."""
         tokens = {split: self.sizing.tokens(split, usable) for split in self.options}
         roomy = [split for split in self.options if tokens[split] >= self.wanted_tokens]
@@ -105,18 +105,18 @@ class Search:
             split = self.options[-1]
         else:
             return None
-        return Found(split, self._rule(split, roomy), tokens[split])
+        return BestSplit(split, self._rule(split, roomy), tokens[split])
 
-    def _rule(self, split: ModelSplit, roomy: list[ModelSplit]) -> Rule:
+    def _rule(self, split: ModelSplit, roomy: list[ModelSplit]) -> SplitRule:
         if self.requested.tp and self.requested.pp:
-            return Rule.REQUESTED
+            return SplitRule.REQUESTED
         if not roomy:
-            return Rule.ALL_GPUS
+            return SplitRule.ALL_GPUS
         if split.replica_size == 1:
-            return Rule.ONE_DEVICE
+            return SplitRule.ONE_DEVICE
         if split == self.options[0]:
-            return Rule.FEWEST_GPUS
-        return Rule.FEWER_STAGES if split.replica_size > roomy[0].replica_size else Rule.ENOUGH_ROOM
+            return SplitRule.FEWEST_GPUS
+        return SplitRule.FEWER_STAGES if split.replica_size > roomy[0].replica_size else SplitRule.ENOUGH_ROOM
 
     def smallest_fit(self, usable: int) -> ModelSplit | None:
         """The smallest option that holds one sequence of full context in ``usable`` bytes on every GPU."""

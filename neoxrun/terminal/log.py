@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from neoxrun.errors import NeoxrunError
+
 _PATIENCE_SECONDS = 5
 
 log = logging.getLogger("neoxrun")
@@ -18,7 +20,7 @@ def set_up(verbosity: int, rank: int = 0) -> None:
 
     Args:
         verbosity: -1 shows warnings only, 0 also what is being done, 1 and more also details.
-        rank: ranks beyond 0 mark their lines, and say only warnings unless details are asked for.
+        rank: ranks above 0 mark their lines, and show only warnings unless details are asked for.
     """
     quiet = verbosity < 0 or (rank > 0 and verbosity < 1)
     handler = logging.StreamHandler(sys.stderr)
@@ -29,14 +31,23 @@ def set_up(verbosity: int, rank: int = 0) -> None:
     log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbosity > 0 else logging.INFO)
 
 
+def details_of(error: BaseException) -> None:
+    """The traceback of an exception, where details are asked for (-v).
+
+    Messages of ours, Ctrl-C and a closed pipe have none: where they were raised explains nothing.
+    """
+    if not isinstance(error, NeoxrunError | KeyboardInterrupt | BrokenPipeError):
+        log.debug("This is where it went wrong:", exc_info=error)
+
+
 @contextlib.contextmanager
 def waiting(text: str, say: Callable[[str], object], still: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Say what is being waited for if it takes long, and again after twice that time, and so on.
+    """Show what is being waited for if it takes more than 5 seconds, and again after twice that time, and so on.
 
     Args:
         text: what is being waited for.
         say: shows a text.
-        still: whether the wait is not over yet; asked before ``text`` is said.
+        still: whether the wait is not over yet; asked each time before ``text`` is shown.
     """
     over = threading.Event()
 
@@ -54,7 +65,7 @@ def waiting(text: str, say: Callable[[str], object], still: Callable[[], bool] =
 
 
 class _Formatter(logging.Formatter):
-    """``warning: ...`` for warnings; plain text for the rest."""
+    """``warning: ...`` for warnings; plain text for the rest; an exception's traceback below it."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -62,4 +73,5 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         label = "warning: " if record.levelno >= logging.WARNING else ""
-        return f"{self._prefix}{label}{record.getMessage()}"
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{self._prefix}{label}{record.getMessage()}{trace}"

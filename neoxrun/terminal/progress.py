@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import NoReturn
 
@@ -17,149 +16,102 @@ from neoxrun.terminal.log import log
 _LINE_SECONDS = 5.0
 """Between two lines about a download where stderr is not a terminal."""
 
+_BYTES = "B"
 
-class LoadBar:
-    """Bytes of weights, with GB/s."""
 
-    def __init__(self, total_bytes: int, show: bool) -> None:
-        self._show = show
-        self._start = time.perf_counter()
-        self._bytes = 0
-        self._bar = tqdm(
-            total=total_bytes,
-            desc="loading",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=not (show and sys.stderr.isatty()),
-        )
+class Bar:
+    """Progress towards a total. Used as a context manager, it also says at the end what was done.
 
-    def update(self, count: int) -> None:
-        """``count`` more bytes are loaded."""
-        self._bytes += count
-        self._bar.update(count)
+    Bytes are only a means: their bar goes away at the end, and after an error nothing is said of them. Whatever else
+    is counted is kept when the work stops, and so is its bar.
 
-    def __enter__(self) -> LoadBar:
-        return self
+    Args:
+        doing: what is being done, in front of the bar.
+        total: how many units there are; None where that is not known.
+        unit: what is counted. Default: bytes.
+        done: units that were done before.
+        amounts: what each unit holds, such as tokens, if its rate is to be shown too.
+        show: whether to show anything.
+        closing: makes the line that is said at the end. Default: none is said.
+        row: which line of the terminal, below the first, the bar is in.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    Attributes:
+        count: units done since the bar was made.
+        amount: what they hold.
+        row: as given.
+    """
+
+    def __init__(
+        self,
+        doing: str,
+        total: int | None,
+        unit: str = _BYTES,
+        *,
+        show: bool,
+        done: int = 0,
+        amounts: str | None = None,
+        closing: Callable[[Bar], str] | None = None,
+        row: int = 0,
     ) -> None:
-        """Say what was loaded, and how fast; after an error only leave its message a line of its own."""
-        self._bar.close()
-        seconds = time.perf_counter() - self._start
-        if self._show and error is None:
-            size = self._bytes / 1e9
-            log.info(f"loaded {size:.3g} GB of weights a rank in {seconds:.1f} s ({size / seconds:.2f} GB/s)")
-
-
-class GenerationBar:
-    """Answers done, and tokens a second."""
-
-    def __init__(self, total: int, done: int, show: bool) -> None:
-        self._show = show
+        self.count = self.amount = 0
+        self.row = row
+        self._amounts = amounts
+        self._kept = unit != _BYTES
+        self._closing = closing if show else None
         self._start = time.perf_counter()
-        self._tokens = self._answers = 0
-        self._bar = tqdm(
+        self._bar: tqdm[NoReturn] = tqdm(
+            desc=doing,
             total=total,
             initial=done,
-            desc="answers",
-            unit="answer",
-            disable=not (show and sys.stderr.isatty()),
+            unit=unit,
+            unit_scale=unit == _BYTES,
+            leave=self._kept,
+            position=row or None,
+            smoothing=0.1,
+            disable=not (show and _has_terminal()),
         )
 
-    def update(self, tokens: int) -> None:
-        """One more answer is done, with ``tokens`` tokens."""
-        self._tokens += tokens
-        self._answers += 1
-        self._bar.set_postfix_str(f"{self._rate():.1f} tokens/s", refresh=False)
-        self._bar.update()
+    @property
+    def seconds(self) -> float:
+        """Since the bar was made; more than 0."""
+        return max(time.perf_counter() - self._start, 1e-9)
+
+    def update(self, count: int = 1, amount: int = 0) -> None:
+        """``count`` more units are done, and hold ``amount``."""
+        self.count += count
+        self.amount += amount
+        if self._amounts:
+            self._bar.set_postfix_str(f"{self.amount / self.seconds:.1f} {self._amounts}/s", refresh=False)
+        self._bar.update(count)
+
+    def move(self, done: int, doing: str | None = None) -> None:
+        """Draw the bar at ``done`` units, which may be fewer than before, and say what is being done now."""
+        if doing is not None:
+            self._bar.set_description_str(doing, refresh=False)
+        if not self._bar.update(done - self._bar.n):
+            self._bar.refresh()
 
     def say(self, text: str) -> None:
         """A warning, above the bar."""
-        self._bar.clear()
-        log.warning(text)
+        _say_above(text, log.warning)
 
-    def __enter__(self) -> GenerationBar:
+    def close(self) -> None:
+        """Draw no more."""
+        self._bar.close()
+
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Say what was done, and how fast."""
-        self._bar.close()
-        if self._show:
-            seconds = time.perf_counter() - self._start
-            answers = "1 answer" if self._answers == 1 else f"{self._answers} answers"
-            log.info(f"{answers}, {self._tokens} tokens in {seconds:.1f} s ({self._rate():.1f} tokens/s)")
-
-    def _rate(self) -> float:
-        return self._tokens / max(time.perf_counter() - self._start, 1e-9)
+        self.close()
+        if self._closing is not None and (error is None or self._kept):
+            log.info(self._closing(self))
 
 
-class RequestBar:
-    """Requests answered, and how long the rest will take.
-
-    Args:
-        doing: what is done with them.
-        total: how many there are.
-        done: how many were answered before.
-        show: keep a bar, and say at the end how fast it was.
-    """
-
-    def __init__(self, doing: str, total: int, done: int, show: bool) -> None:
-        self._doing, self._show, self._done = doing, show, done
-        self._start = time.perf_counter()
-        self._answered = 0
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=doing,
-            unit="request",
-            smoothing=0.1,
-            disable=not (show and sys.stderr.isatty()),
-        )
-
-    def update(self, count: int) -> None:
-        """``count`` more requests are answered."""
-        self._answered += count
-        self._bar.update(count)
-
-    def __enter__(self) -> RequestBar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Say what was done, and how fast."""
-        self._bar.close()
-        if self._show:
-            seconds = time.perf_counter() - self._start
-            text = f"{self._doing}: {self._answered} requests in {seconds:.1f} s"
-            if self._answered:
-                text += f" ({self._answered / max(seconds, 1e-9):.1f} requests/s)"
-            log.info(text + (f", {self._done} more were in the cache" if self._done else ""))
-
-
-@dataclass
-class Running:
-    """One download under way; its own thread writes it, the bars read it.
-
-    Attributes:
-        name: of the file.
-        total: bytes, where they are known.
-        done: bytes that are there.
-        say: shows a line above the bars.
-    """
-
-    name: str
-    total: int | None
-    say: Callable[[str], None]
-    done: int = 0
-
-
-class DownloadBars:
-    """One bar for each running file and one for all; a line now and then where stderr is not a terminal.
+class Board:
+    """A bar for each file that is being fetched and one for all; a line now and then where stderr is not a terminal.
 
     Args:
         files: how many there are.
@@ -167,70 +119,63 @@ class DownloadBars:
         show: whether to show anything.
     """
 
-    def __init__(self, files: int, total: int | None, show: bool) -> None:
-        self._show = show
-        self._files = files
-        self._total = total
+    def __init__(self, files: int, total: int | None, *, show: bool) -> None:
+        self._files, self._total, self._show = files, total, show
         self._live = show and _has_terminal()
-        self._start = self._said = time.monotonic()
-        self._first: int | None = None
-        self._at_said = 0
-        self._bars: dict[str, tqdm[NoReturn]] = {}
-        self._whole = self._bar("all files", total, 0)
+        self._said_at = time.monotonic()
+        self._done_then: int | None = None
+        self._bars: dict[str, Bar] = {}
+        self._whole: Bar | None = None
 
-    def update(self, running: Sequence[Running], finished: int, done: int) -> None:
-        """Draw: the running files, how many are finished, and how many bytes of all files are there."""
-        if self._first is None:
-            self._first = self._at_said = done
-            self._whole.initial = self._whole.n = done
+    def update(self, running: Mapping[str, tuple[int, int | None]], finished: int, done: int) -> None:
+        """Show how far everything is.
+
+        Args:
+            running: of the files that are being fetched, the bytes that have arrived and those of the whole file.
+            finished: how many files are complete.
+            done: bytes that have arrived of all files.
+        """
         if not self._live:
             self._line(finished, done)
             return
-        names = {one.name for one in running}
-        for name in self._bars.keys() - names:
+        for name in self._bars.keys() - running.keys():
             self._bars.pop(name).close()
-        taken = {-bar.pos for bar in self._bars.values()}
-        for one in running:
-            if one.name not in self._bars:
-                place = next(n for n in range(1, len(names) + len(taken) + 2) if n not in taken)
-                taken.add(place)
-                self._bars[one.name] = self._bar(one.name[-40:], one.total, place)
-            _move(self._bars[one.name], one.done)
-        self._whole.set_description_str(f"{finished} of {self._files} files", refresh=False)
-        _move(self._whole, done)
+        rows = {bar.row for bar in self._bars.values()}
+        for name, (arrived, size) in running.items():
+            if name not in self._bars:
+                row = next(number for number in range(1, len(rows) + 2) if number not in rows)
+                rows.add(row)
+                self._bars[name] = Bar(name[-40:], size, show=True, row=row)
+            self._bars[name].move(arrived)
+        if self._whole is None:
+            self._whole = Bar("all files", self._total, show=True, done=done)
+        self._whole.move(done, f"{finished} of {self._files} files")
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        if not self._show:
-            log.debug(text)
-        elif self._live:
-            with tqdm.external_write_mode(file=sys.stderr):
-                log.info(text)
+        if self._show:
+            _say_above(text, log.info)
         else:
-            log.info(text)
+            log.debug(text)
 
-    def __enter__(self) -> DownloadBars:
+    def __enter__(self) -> Board:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bars away."""
-        for bar in self._bars.values():
+        for bar in [*self._bars.values(), *([self._whole] if self._whole else [])]:
             bar.close()
-        self._whole.close()
-
-    def _bar(self, name: str, total: int | None, place: int) -> tqdm[NoReturn]:
-        return tqdm(
-            total=total, desc=name, unit="B", unit_scale=True, leave=False, position=place, disable=not self._live
-        )
 
     def _line(self, finished: int, done: int) -> None:
+        if self._done_then is None:
+            self._done_then = done
         now = time.monotonic()
-        if not self._show or now - self._said < _LINE_SECONDS:
+        if not self._show or now - self._said_at < _LINE_SECONDS:
             return
-        speed = max(0, done - self._at_said) / (now - self._said)
-        self._said, self._at_said = now, done
+        speed = max(0, done - self._done_then) / (now - self._said_at)
+        self._said_at, self._done_then = now, done
         of = "" if self._total is None else f" of {_size(self._total)}"
         text = f"{finished} of {self._files} files, {_size(done)}{of}, {_size(speed)}/s"
         if self._total is not None and speed > 0:
@@ -238,31 +183,9 @@ class DownloadBars:
         log.info(text)
 
 
-class CheckBar:
-    """Bytes that are read through, to check them."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar = tqdm(
-            total=total,
-            desc="checking",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=not (show and sys.stderr.isatty()),
-        )
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes are read."""
-        self._bar.update(count)
-
-    def __enter__(self) -> CheckBar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the bar away."""
-        self._bar.close()
+def _say_above(text: str, say: Callable[[str], object]) -> None:
+    with tqdm.external_write_mode(file=sys.stderr):
+        say(text)
 
 
 def _has_terminal() -> bool:
@@ -271,12 +194,6 @@ def _has_terminal() -> bool:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except OSError:
         return False
-
-
-def _move(bar: tqdm[NoReturn], done: int) -> None:
-    """Set a bar, which may also go back."""
-    if not bar.update(done - bar.n):
-        bar.refresh()
 
 
 def _size(count: float) -> str:

@@ -10,10 +10,10 @@ from neoxrun.errors import DataError
 
 
 def open_closed() -> None:
-    """Put something in the place of each standard stream that is closed, here and in the programs that follow.
+    """Open a substitute for each standard stream that is closed, for this process and the programs that it becomes.
 
-    Otherwise the next file to be opened would get its number, and what is meant for the stream. There is nothing to
-    read from such a stdin, a stdout refuses what is written, and a stderr drops it.
+    Otherwise the next file to be opened would get the stream's number, and receive what is written to the stream. The
+    substitute for stdin is empty, the one for stdout refuses what is written, and the one for stderr drops it.
     """
     for number, access in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -29,10 +29,19 @@ def open_closed() -> None:
 
 
 def check_stdout() -> None:
-    """Fail now rather than after the work.
+    """Fail before the work rather than after it.
 
     Raises:
         DataError: stdout cannot be written.
     """
     if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        raise DataError("standard output is closed, and the result goes there", hint="Redirect it to a file or a pipe.")
+        raise DataError(
+            "standard output is closed, and the result goes there",
+            code="unwritable_file",
+            hint="Redirect it to a file or a pipe.",
+        )
+
+
+def drop_stdout() -> None:
+    """Write nothing more to stdout, not even what Python still holds back, after it has refused something."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Words that messages share: sizes, counts, lists, and text from elsewhere."""
+"""Phrases that messages share: sizes, counts, lists, and text from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from neoxrun.errors import DataError
 
-_NAMED = 5  # names that a message lists before it counts the rest
+_NAMED = 5  # names that a message lists before it only counts
 
 
 def human_bytes(count: int) -> str:
@@ -57,12 +57,16 @@ def printable(text: str) -> str:
 
 
 def check_unicode(text: str, where: str | None = None) -> None:
-    """Refuse half a UTF-16 pair, which no tokenizer and no output file can hold.
+    """Refuse text with half of a UTF-16 pair, which no tokenizer and no output file can hold.
 
     Raises:
-        DataError: there is one in ``text``.
+        DataError: ``text`` has one; ``where`` is where it comes from.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"the character {text[error.start]!r} is not valid Unicode", where=where) from None
+        raise DataError(
+            f"the character {text[error.start]!r} is not valid Unicode",
+            code="not_text",
+            where=where,
+        ) from None

@@ -19,8 +19,8 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from neoxrun.checkpoint import layout
-from neoxrun.config import reader as config
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.config.reader import load_settings
 from neoxrun.download import manifest, models_file
 from neoxrun.download.remote import MANIFEST_NAME
 from support.command import Result, Running
@@ -99,9 +99,9 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
         name: hashlib.sha256(data).hexdigest() for name, data in arrived.items()
     }
     monkeypatch.chdir(tmp_path)
-    settings = config.load(["20B"])
+    settings = load_settings(["20B"])
     assert settings.tokenizer.vocab_file == folder / "20B_tokenizer.json"
-    found = layout.of(settings)
+    found = find_configured_checkpoint(settings)
     assert (found.tag, found.source_tp, len(found.files)) == ("global_step150000", 2, 94)
 
 

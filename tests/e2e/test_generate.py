@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.settings import TokenizerConfig
-from neoxrun.tokenizer import load
+from neoxrun.tokenizer import load_tokenizer
 from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 
 ONE = ("--tp", "1")
-FIELDS = ["id", "context", "text", "length", "finished", "finish_reason", "message", "duration_seconds"]
+FIELDS = ["id", "context", "text", "length", "finished", "finish_reason", "message", "code", "duration_seconds"]
 
 
 def greedy(tokens: int = 6) -> tuple[str, ...]:
@@ -24,12 +24,12 @@ def greedy(tokens: int = 6) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
 @pytest.mark.parametrize("split", [(), ("--tp", "2")], ids=["default", "two ranks"])
 def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path) -> None:
-    """As a newcomer runs it: nothing on stdout, and on stderr only what we say."""
+    """As a newcomer runs it: nothing on stdout, and on stderr only neoxrun's messages."""
     source = tmp_path / "prompts.txt"
     source.write_text("import os\n\n  class Queue:  \n", encoding="utf-8-sig")
     result = neoxrun("generate", "configs/demo.yml", "-i", source, "--maximum-tokens", "6", *split).check_success()
@@ -43,12 +43,12 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
     for record in records:
         assert list(record) == FIELDS
         assert (record["length"], record["finish_reason"], record["finished"]) == (6, "length", False)
-        assert record["message"] is None
+        assert record["message"] is record["code"] is None
         assert record["text"]
 
 
 def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
-    """One run with a parameter or a fault in every line; the faults become records and the others go on."""
+    """One run with a parameter or a fault in every line; the faults become records and the others continue."""
     comma = tokenizer.encode("a,")[-1]
     lines = [
         {"prompt": "import os", "id": "plain"},
@@ -95,7 +95,12 @@ def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
         assert step["logprob"] == step["top"][0][1] <= 0
         assert len(step["top"]) == 2
     assert one["biased"]["text"] == "," * 3
-    for name, says in (("too long", "the context holds 512"), ("wrong bias", "names id 99999")):
+    faults = {
+        "too long": ("prompt_too_long", "the context holds 512"),
+        "wrong bias": ("bad_logit_bias", "names id 99999"),
+    }
+    for name, (code, says) in faults.items():
+        assert one[name]["code"] == code
         assert (one[name]["finish_reason"], one[name]["text"], one[name]["length"]) == ("error", None, 0)
         assert says in one[name]["message"]
     assert one["from nothing"]["length"] > 0
@@ -120,7 +125,8 @@ def test_truncation_keeps_the_other_side(side, tmp_path: Path) -> None:
     found = {record["id"]: record for record in result.records}
     assert {name: record["context"] for name, record in found.items()} == prompts
     assert found["short"]["message"] is None
-    assert f"tokens, at the {side}" in found["one"]["message"]
+    assert f"cut on the {side}" in found["one"]["message"]
+    assert (found["one"]["code"], found["short"]["code"]) == ("prompt_cut", None)
 
     def sureness(name: str) -> float:
         assert found[name]["length"] == 6
@@ -182,6 +188,6 @@ def test_resume_of_a_finished_file_has_nothing_to_do(tmp_path: Path) -> None:
     record = '{"id": 0, "context": "import os", "text": "..."}\n'
     output.write_text(record + '{"id": 1, "cont')
     result = neoxrun("generate", "demo", "--prompt", "import os", "-o", output, "--resume").check_success()
-    assert f"are in {output} already" in result.err
+    assert f"nothing to do: {output} already has 1 record" in result.err
     assert output.read_text() == record, "the half-written line is gone"
     assert result.cpu_seconds < 1, "no torch for that"

@@ -122,9 +122,9 @@ def test_the_launcher_is_killed(prompts, tmp_path: Path, whole_run) -> None:
 def test_what_killed_launchers_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing else: not what a living one holds, what is too new to tell, or what only has such a name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    work = Job("none", settings=None, plan=None)
+    work = Job("none", settings=None, plan=None, kept="")
     held = work.save()
-    code = "from neoxrun.launch.job import Job; print(Job('none', None, None).save())"
+    code = "from neoxrun.launch.job import Job; print(Job('none', None, None, kept='').save())"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     dead, new = (
         Path(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neoxrun.checkpoint.writers import save_layer_files
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_dir
 from support.checkpoints import random_model
 
 SHAPE = {
@@ -35,9 +35,9 @@ BESIDE = 400e6  # what the issue allows for the interpreter, torch and the runti
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("large")
-    keys = SHAPE | {"vocab_file": str(config.shipped_dir() / SHAPE["vocab_file"])}
+    keys = SHAPE | {"vocab_file": str(shipped_dir() / SHAPE["vocab_file"])}
     (folder / "config.yml").write_text(json.dumps(keys))
-    settings = config.load([str(folder / "config.yml")])
+    settings = load_settings([str(folder / "config.yml")])
     tensors = random_model(settings.model, 2048, dtype=torch.float16)
     save_layer_files(tensors, folder, tp=2, config=settings.model, tag="global_step1")
     return folder

@@ -46,7 +46,7 @@ def test_replacing_records_is_said(tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_text("one\ntwo\n")
     result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
-    assert result.err == f"warning: {file} is replaced, and had 2 lines: --resume would go on with it\n"
+    assert result.err == f"warning: {file} is replaced; it had 2 lines, which --resume would have kept\n"
     assert [record["id"] for record in records_of(file)] == [0]
     assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
 

@@ -63,7 +63,8 @@ def test_installed_package_finds_its_configs(wheel: Path, tmp_path: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     program = (
-        "from neoxrun.config import reader; s = reader.load(['demo']); print(s.checkpoint, s.tokenizer.vocab_file)"
+        "from neoxrun.config.reader import load_settings; s = load_settings(['demo']); "
+        "print(s.checkpoint, s.tokenizer.vocab_file)"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", program],

@@ -60,8 +60,12 @@ def demo(*arguments: object) -> tuple[object, ...]:
 Case = tuple[tuple[object, ...], tuple[str, ...]]
 
 USAGE: dict[str, Case] = {
-    "no command": ((), ("COMMAND",)),
-    "unknown command": (("generat",), ("generat",)),
+    "no command": (("-q",), ("COMMAND",)),
+    "misspelt command": (("generat",), ("generat", "generate?")),
+    "part of a command": (("eval", "demo"), ("eval", "evaluate?")),
+    "unknown command": (("frobnicate",), ("frobnicate", "download, generate, evaluate, plan")),
+    "unknown command's help": (("help", "eval"), ("eval", "evaluate?")),
+    "empty command": (("",), ("''",)),
     "unknown flag": (demo("--temprature", "1"), ("--temprature",)),
     "two sources": (demo(*PROMPT, "-i", "good.txt"), ("--prompt",)),
     "not a number": (demo(*PROMPT, "--tp", "two"), ("--tp", "'two'")),
@@ -311,6 +315,39 @@ def test_quick_answers_import_nothing_heavy(case: str, tmp_path: Path) -> None:
     imported = {line.split("|")[-1].strip().split(".")[0] for line in watched.err.splitlines() if "|" in line}
     assert "neoxrun" in imported
     assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("help", "help"), ("help", "-h")])
+def test_help_is_on_stdout(arguments: tuple[str, ...]) -> None:
+    assert neoxrun(*arguments).check_success().out == neoxrun("--help").check_success().out
+
+
+def test_help_of_a_command() -> None:
+    shown = neoxrun("help", "plan").check_success().out
+    assert shown == neoxrun("plan", "--help").check_success().out
+    assert "--devices" in shown
+
+
+# What each stage before the ranks calls its mistakes, with -v; the ranks' own are in test_checkpoint and elsewhere.
+CODES = {
+    "unsupported_option": (2, demo(*PROMPT, "--set", "pos_emb=alibi")),
+    "unknown_option": (2, ("plan", "demo", "--set", "num_layer=3")),
+    "missing_configuration": (2, ("plan", "nowhere")),
+    "impossible_split": (2, demo(*PROMPT, "--tp", "3")),
+    "no_gpu": (2, demo(*PROMPT, "--device", "cuda")),
+    "missing_option": (2, demo(*PROMPT, "--resume")),
+    "missing_checkpoint": (3, demo(*PROMPT, "--checkpoint", "folder")),
+    "missing_file": (4, demo("-i", "missing.txt")),
+    "bad_prompt": (4, demo("-i", "cut.jsonl")),
+    "foreign_record": (4, demo("-i", "good.txt", "-o", "other.jsonl", "--resume")),
+    "bad_tokenizer": (4, demo(*PROMPT, "--tokenizer", "page.json")),
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_codes(code: str, files: Path) -> None:
+    exit_code, arguments = CODES[code]
+    neoxrun(*arguments, "-v", cwd=files).check_error(exit_code, which=code)
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])

@@ -192,5 +192,5 @@ def test_waiting_for_another_rank_is_said() -> None:
 def test_what_is_left_of_other_ranks_is_ignored(alone) -> None:
     leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
     result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
-    assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has RANK and WORLD_SIZE\n"
+    assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has both RANK and WORLD_SIZE\n"
     assert answers_of(result.records) == alone

@@ -16,15 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
-from neoxrun.config import reader as config
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 from support.paths import DEMO, FIXTURES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
@@ -35,31 +34,33 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 
 
 def prefill_logits(session, ids: torch.Tensor) -> torch.Tensor:
-    session.runner.execute(Reserve(len(ids), session.settings.model.max_context))
+    runner = session.replica.runner
+    runner.execute(Reserve(len(ids), session.settings.model.max_context))
     with torch.inference_mode():
-        return session.runner.stage.logits(session.runner.prefill_hidden(ids.to(GPU), 0)).cpu()
+        return runner.stage.logits(runner.prefill_hidden(ids.to(GPU), 0)).cpu()
 
 
 def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
     """The same logits from one token of prefill and then one at a time from the cache."""
+    runner = session.replica.runner
     rows = [prefill_logits(session, ids[:, :1])[:, 0]]
     with torch.inference_mode():
-        for place in range(1, ids.shape[1]):
-            x = session.runner.decode_hidden(ids[:, place].tolist(), [place] * len(ids))
-            rows.append(session.runner.stage.logits(x)[:, 0].cpu())
+        for position in range(1, ids.shape[1]):
+            x = runner.decode_hidden(ids[:, position].tolist(), [position] * len(ids))
+            rows.append(runner.stage.logits(x)[:, 0].cpu())
     return torch.stack(rows, dim=1)
 
 
 def open_on_gpu(settings: Settings, dtype: Precision = "fp32", *, random_weights: bool = False) -> Session:
     precisions = precisions_for(dtype, "cuda")
-    return open_session(settings, single(GPU), precisions, random_weights=random_weights, show_progress=False)
+    return open_session(settings, single_rank_mesh(GPU), precisions, random_weights=random_weights, show_progress=False)
 
 
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
 def test_reference_logits(name: str) -> None:
     folder = FIXTURES / name
     answers = load_file(folder / "logits.safetensors")
-    session = open_on_gpu(config.load([str(folder / "config.yml")]))
+    session = open_on_gpu(load_settings([str(folder / "config.yml")]))
     for logits in (
         prefill_logits(session, answers["input_ids"]),
         decode_logits(session, answers["input_ids"]),
@@ -93,7 +94,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory):
             }
         )
     )  # fmt: skip
-    settings = config.load([str(folder / "config.yml")])
+    settings = load_settings([str(folder / "config.yml")])
     save_layer_files(from_huggingface(model.state_dict()), folder, tp=2, config=settings.model, tag="global_step1")
     return settings, model
 
@@ -118,7 +119,7 @@ def test_greedy_tokens_of_unequal_prompts(twin) -> None:
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
     session = open_on_gpu(settings)
-    engine = Engine(session.runner, slots=3, length=64, eos=None)
+    engine = session.replica.start_engine(slots=3, length=64, eos=None)
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
         engine.add(number, prompt, params)
@@ -156,8 +157,9 @@ def test_command_gives_the_same_text_as_on_the_cpu(tmp_path: Path) -> None:
 
 def test_out_of_memory_is_one_error() -> None:
     changes = ["hidden_size=32768", "num_layers=64", "num_attention_heads=256"]
+    settings = load_settings(["demo"], changes)
     with pytest.raises(RankError, match="out of memory on rank 0"):
-        open_on_gpu(config.load(["demo"], changes), random_weights=True)
+        open_on_gpu(settings, random_weights=True)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")

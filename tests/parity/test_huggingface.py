@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neoxrun.checkpoint.huggingface import to_name
+from neoxrun.checkpoint.huggingface import to_hugging_face_name
 from support.checkpoints import fixture_config, load_all, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
@@ -29,7 +29,7 @@ def test_neox_weights_under_hugging_face_names_give_neox_logits(name: str, answe
         config = tiny(**{**vars(config), "gelu": "erf"})
     (weights,) = load_all(folder, config, 1)
     model = twin(config, 512)
-    names = {to_name(key, config.num_layers).replace("embed_out", "lm_head"): key for key in weights}
+    names = {to_hugging_face_name(key, config.num_layers).replace("embed_out", "lm_head"): key for key in weights}
     model.load_state_dict({name: weights[key] for name, key in names.items()})
     stored = load_file(folder / f"{answer}.safetensors")
     with torch.no_grad():

@@ -195,11 +195,13 @@ def check(answer: Answer, right: Expected) -> None:
     assert max(far.values()) < CLOSE, far
     assert answer.batched_tokens == right.tokens
     assert answer.alone_tokens == right.tokens[:1]
+    assert answer.interrupted_tokens == right.tokens, "scoring between the steps changed what was running"
 
 
 def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], close: float) -> None:
     """Continuations that were scored together, also in trees of tokens, against logits of the prompts."""
-    for given in (answer.scored, answer.scored_in_trees):
+    assert len(answer.scored_between) > max(map(new_tokens, range(len(prompts))))
+    for given in (answer.scored, answer.scored_in_trees, *answer.scored_between):
         for prompt, whole, scored in zip(prompts, right, given, strict=True):
             targets = torch.tensor(prompt[SCORED_FROM:])
             before = whole[SCORED_FROM - 1 : -1]

@@ -11,8 +11,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import Checkpoint, find
-from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError
@@ -71,13 +72,13 @@ def random_model(config: ModelConfig, rows: int, *, seed: int = 0, dtype=torch.f
     }
 
 
-def stage_places(config: ModelConfig, pp: int, stage: int) -> set[int]:
-    places = {layer + 2 for layer in stage_layers(config.num_layers, pp, stage)}
+def stage_layer_numbers(config: ModelConfig, pp: int, stage: int) -> set[int]:
+    numbers = {layer + 2 for layer in stage_layers(config.num_layers, pp, stage)}
     if stage == 0:
-        places.add(0)
+        numbers.add(0)
     if stage == pp - 1:
-        places |= {config.num_layers + 3, config.num_layers + 4}
-    return places
+        numbers |= {config.num_layers + 3, config.num_layers + 4}
+    return numbers
 
 
 def load_rank(
@@ -91,7 +92,7 @@ def load_rank(
     progress=None,
 ) -> dict[TensorKey, Tensor]:
     """What tensor-parallel rank ``rank`` holds over all pipeline stages; a tensor loaded twice fails."""
-    table = parameters(config, vocab_rows(checkpoint, config))
+    table = parameters(config, read_vocab_rows(checkpoint, config))
     loaded: dict[TensorKey, Tensor] = {}
 
     def assign(key: TensorKey, tensor: Tensor) -> None:
@@ -99,9 +100,9 @@ def load_rank(
         loaded[key] = tensor
 
     for stage in range(pp):
-        places = stage_places(config, pp, stage)
-        targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.layer in places}
-        load(
+        layers = stage_layer_numbers(config, pp, stage)
+        targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.layer in layers}
+        load_weights(
             checkpoint,
             targets,
             assign,
@@ -119,7 +120,7 @@ def load_rank(
 def load_all(
     folder: Path, config: ModelConfig, tp: int, *, pp: int = 1, dtype=torch.float32
 ) -> list[dict[TensorKey, Tensor]]:
-    checkpoint = find(folder, config)
+    checkpoint = find_checkpoint(folder, config)
     return [load_rank(checkpoint, config, tp, rank, pp=pp, dtype=dtype) for rank in range(tp)]
 
 
@@ -128,14 +129,14 @@ def raw_shards(folder: Path) -> list[dict[TensorKey, Tensor]]:
     (step,) = folder.glob("global_step*")
     shards: dict[int, dict[TensorKey, Tensor]] = {}
     for path in sorted(step.glob("layer_*-model_*-model_states.pt")):
-        place, rank = int(path.name[6:8]), int(path.name[15:17])
+        layer, rank = int(path.name[6:8]), int(path.name[15:17])
         for name, tensor in torch.load(path, weights_only=True).items():
-            shards.setdefault(rank, {})[TensorKey(place, _old(name))] = tensor
+            shards.setdefault(rank, {})[TensorKey(layer, _old(name))] = tensor
     if not shards:
         for path in sorted(step.glob("mp_rank_*.pt")):
             for name, tensor in torch.load(path, weights_only=True)["module"].items():
-                _, place, rest = name.split(".", 2)
-                shards.setdefault(int(path.name[8:10]), {})[TensorKey(int(place), _old(rest))] = tensor
+                _, layer, rest = name.split(".", 2)
+                shards.setdefault(int(path.name[8:10]), {})[TensorKey(int(layer), _old(rest))] = tensor
     return [
         {key: tensor for key, tensor in shards[rank].items() if "inv_freq" not in key.name} for rank in sorted(shards)
     ]

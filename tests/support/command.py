@@ -24,8 +24,11 @@ NEOXRUN = Path(sys.executable).parent / "neoxrun"
 # What the world around a test must not decide.
 _FOREIGN = re.compile(r"^(SLURM_|RANK$|WORLD_SIZE$|LOCAL_|MASTER_|TORCHELASTIC_|OMP_)")
 _MARK = "NEOXRUN_TEST_MARK"
-# An error, where it is and its hint: one line each, and nothing after them.
-_ERROR = re.compile(r"^error: (?P<message>.+)\n(  --> (?P<where>.+)\n)?(\nhint: (?P<hint>.+)\n)?\Z", re.MULTILINE)
+# An error, where it is, its hint and its code: one line each, and nothing after them.
+_ERROR = re.compile(
+    r"^error: (?P<message>.+)\n(  --> (?P<where>.+)\n)?(\nhint: (?P<hint>.+)\n)?(code: (?P<code>\w+)\n)?\Z",
+    re.MULTILINE,
+)
 _LIBRARY_TALK = re.compile(
     r"Traceback|Exception ignored|[\[ ][WEI]\d{4}|\[[WEI]\d+ |Warning|megatron|elastic|gloo|leaked|site-packages"
 )
@@ -62,8 +65,13 @@ class Result:
         assert "error:" not in self.err
         return self
 
-    def check_error(self, code: int, *says: str, where: str | None = None, out: str = "") -> Result:
-        """It ended with one whole error message that says all of ``says``, and nothing but ``out`` on stdout."""
+    def check_error(
+        self, code: int, *says: str, where: str | None = None, out: str = "", which: str | None = None
+    ) -> Result:
+        """It ended with one whole error message that says all of ``says``, and nothing but ``out`` on stdout.
+
+        With -v the message ends with the error's own code, which has to be ``which``.
+        """
         assert self.code == code, f"exit code {self.code}: {self.err}"
         assert self.out == out
         assert not _LIBRARY_TALK.search(self.err), self.err
@@ -74,6 +82,7 @@ class Result:
             assert text in found[0], f"{text!r} is not in:\n{found[0]}"
         if where is not None:
             assert found["where"] == where, found[0]
+        assert found["code"] == which, found[0]
         return self
 
 

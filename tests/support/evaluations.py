@@ -14,7 +14,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from support.command import Result, neoxrun
 from support.paths import FIXTURES
-from support.tiny_models import write_20b_tokenizer
+from support.tokenizer_files import write_20b_tokenizer
 
 LIMIT = int(os.environ.get("NEOXRUN_EVALUATE_LIMIT", "24"))  # documents of a task; 9999 for all of LAMBADA and PIQA
 WHOLE = LIMIT > 5153

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
 
 
@@ -47,6 +47,17 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
             if "neoxrun" in words and not line.startswith(("{", "docker build")):
                 arguments = words[len(words) - words[::-1].index("neoxrun") :]
                 yield f"{name}: {line}", arguments[: arguments.index("<")] if "<" in arguments else arguments
+
+
+def python_examples() -> Iterator[tuple[str, str, list[str]]]:
+    """Every Python program of a page: its name, its text, and what its last lines, comments, say that it prints."""
+    for name, page in PAGES.items():
+        for number, program in enumerate(blocks(page, "python"), 1):
+            lines = program.splitlines()
+            shown: list[str] = []
+            while lines and lines[-1].startswith("# "):
+                shown.insert(0, lines.pop().removeprefix("# "))
+            yield f"{name}, example {number}", program, shown
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

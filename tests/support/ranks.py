@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -13,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import ModelConfig, Precision
-from neoxrun.engine.engine import Engine, follow
 from neoxrun.engine.messages import Reserve
+from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
-from neoxrun.engine.scoring import Scored, ScoreRequest, pack
+from neoxrun.engine.scoring import Row, Scored, ScoreRequest, pack_rows
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -55,6 +56,8 @@ class Answer:
     engine, for all prompts with fewer slots than prompts, and for the first prompt by itself. ``scored``: the sum of
     the log-probabilities of each prompt from its token SCORED_FROM on, to its end and to every place before, and
     whether all these tokens are the likeliest; all computed together, and once more with others that branch off.
+    ``interrupted_tokens``: as ``batched_tokens``, where all prompts are scored after every step of the engine.
+    ``scored_between``: as ``scored_in_trees``, of each of these times.
     """
 
     whole: list[Tensor]
@@ -64,6 +67,8 @@ class Answer:
     alone_tokens: list[list[int]]
     scored: list[list[Scored]]
     scored_in_trees: list[list[Scored]]
+    interrupted_tokens: list[list[int]]
+    scored_between: list[list[list[Scored]]]
 
 
 def new_tokens(prompt: int) -> int:
@@ -72,10 +77,10 @@ def new_tokens(prompt: int) -> int:
 
 
 def load_stage(case: Case, mesh: Mesh) -> Stage:
-    checkpoint = find(case.folder, case.config)
+    checkpoint = find_checkpoint(case.folder, case.config)
     precisions = precisions_for(case.dtype, "cpu")
-    stage = Stage(case.config, mesh, vocab_rows(checkpoint, case.config), mesh.device, precisions)
-    load(
+    stage = Stage(case.config, mesh, read_vocab_rows(checkpoint, case.config), mesh.device, precisions)
+    load_weights(
         checkpoint,
         stage.targets(),
         stage.assign,
@@ -114,44 +119,63 @@ def _logits(runner: Runner, hidden: Tensor, count: int) -> list[Tensor]:
 
 
 def run_engine(
-    runner: Runner, prompts: list[list[int]], params: list[SamplingParams], *, slots: int
+    replica: Replica,
+    prompts: list[list[int]],
+    params: list[SamplingParams],
+    *,
+    slots: int,
+    after_step: Callable[[], object] = lambda: None,
 ) -> list[list[int]]:
     """Tokens of each prompt on the leader."""
-    if not runner.mesh.leads:
-        follow(runner)
+    if not replica.runner.mesh.leads:
+        replica.follow()
         return []
     length = max(len(prompt) + own.maximum_tokens for prompt, own in zip(prompts, params, strict=True))
-    engine = Engine(runner, slots=slots, length=length, eos=None)
+    engine = replica.start_engine(slots=slots, length=length, eos=None)
     for number, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
         engine.add(number, prompt, own)
     tokens: list[list[int]] = [[] for _ in prompts]
     while events := engine.step():
         for event in events:
             tokens[event.request_id].append(event.sampled.token)
+        after_step()
     engine.close()
+    replica.release_followers()
     return tokens
 
 
-def _scored(runner: Runner, prompts: list[list[int]], *, branching: bool) -> list[list[Scored]]:
-    """Answers on the leader: per prompt, for its continuations of 1, 2, ... tokens.
+@dataclasses.dataclass
+class Scoring:
+    """Every prompt's continuations of 1, 2, ... tokens after its first SCORED_FROM ones.
 
     With ``branching`` others branch off after each of them, so that a token that saw its neighbours would show.
     """
-    requests = [
-        ScoreRequest(tuple(prompt[:SCORED_FROM]), tuple(prompt[SCORED_FROM:end]))
-        for prompt in prompts
-        for end in range(SCORED_FROM + 1, len(prompt) + 1)
-    ]
-    asked = list(requests)
-    if branching:
-        asked += [dataclasses.replace(one, continuation=(*one.continuation, 0, 1, 2)) for one in requests]
-    rows = pack(asked, budget=2 * max(map(len, prompts)))
-    answers = runner.score([row for row, _ in rows])
-    if not runner.mesh.leads:
-        return []
-    numbers = [number for _, answered in rows for number in answered]
-    in_order = iter([answer for _, answer in sorted(zip(numbers, answers, strict=True), key=itemgetter(0))])
-    return [list(islice(in_order, len(prompt) - SCORED_FROM)) for prompt in prompts]
+
+    prompts: list[list[int]]
+    branching: bool
+
+    def __post_init__(self) -> None:
+        requests = [
+            ScoreRequest(tuple(prompt[:SCORED_FROM]), tuple(prompt[SCORED_FROM:end]))
+            for prompt in self.prompts
+            for end in range(SCORED_FROM + 1, len(prompt) + 1)
+        ]
+        if self.branching:
+            requests += [dataclasses.replace(one, continuation=(*one.continuation, 0, 1, 2)) for one in requests]
+        self._packed = pack_rows(requests, budget=2 * max(map(len, self.prompts)))
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them, for one pass."""
+        return [row for row, _ in self._packed]
+
+    def by_prompt(self, answers: list[Scored]) -> list[list[Scored]]:
+        """The answers to ``rows``: per prompt, of its continuations; nothing on the ranks that get none."""
+        if not answers:
+            return []
+        numbers = [number for _, answered in self._packed for number in answered]
+        in_order = iter([answer for _, answer in sorted(zip(numbers, answers, strict=True), key=itemgetter(0))])
+        return [list(islice(in_order, len(prompt) - SCORED_FROM)) for prompt in self.prompts]
 
 
 @torch.inference_mode()
@@ -161,20 +185,28 @@ def run(case: Case, mesh: Mesh) -> Answer:
     whole = _prefilled(runner, case.prompts)
     cached = _teacher_forced(runner, case.prompts)
     alone = _teacher_forced(runner, case.prompts[:1])
+    replica = Replica(runner)
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
-    batched_tokens = run_engine(runner, case.prompts, params, slots=len(case.prompts) - 1)
-    alone_tokens = run_engine(runner, case.prompts[:1], params[:1], slots=1)
-    scored = _scored(runner, case.prompts, branching=False)
-    scored_in_trees = _scored(runner, case.prompts, branching=True)
-    mine = Answer(whole, cached, alone, batched_tokens, alone_tokens, scored, scored_in_trees)
-    answers = meshes.gather_from_all(mine)
-    return dataclasses.replace(
-        answers[mesh.rank_at(0, mesh.pp - 1)],
-        batched_tokens=answers[0].batched_tokens,
-        alone_tokens=answers[0].alone_tokens,
-        scored=answers[0].scored,
-        scored_in_trees=answers[0].scored_in_trees,
+    slots = len(case.prompts) - 1
+    batched_tokens = run_engine(replica, case.prompts, params, slots=slots)
+    alone_tokens = run_engine(replica, case.prompts[:1], params[:1], slots=1)
+    plain, trees = (Scoring(case.prompts, branching=branching) for branching in (False, True))
+    scored = plain.by_prompt(runner.score(plain.rows))
+    scored_in_trees = trees.by_prompt(runner.score(trees.rows))
+    between: list[list[list[Scored]]] = []
+    interrupted_tokens = run_engine(
+        replica,
+        case.prompts,
+        params,
+        slots=slots,
+        after_step=lambda: between.append(trees.by_prompt(replica.score(trees.rows))),
     )
+    mine = Answer(
+        whole, cached, alone, batched_tokens, alone_tokens, scored, scored_in_trees, interrupted_tokens, between
+    )
+    answers = meshes.gather_from_all(mine)
+    sampling = answers[mesh.rank_at(0, mesh.pp - 1)]
+    return dataclasses.replace(answers[0], whole=sampling.whole, cached=sampling.cached, alone=sampling.alone)
 
 
 def torchrun(*arguments: object, ranks: int) -> None:
@@ -195,7 +227,7 @@ def torchrun(*arguments: object, ranks: int) -> None:
 def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[str, Answer]:
     """What the cases give at ``tp`` x ``pp``; one start of the ranks for all."""
     if tp * pp == 1:
-        return {name: run(case, meshes.single(CPU)) for name, case in cases.items()}
+        return {name: run(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
     asked, given = folder / "cases.pt", folder / f"answers-{tp}x{pp}.pt"
     torch.save(cases, asked)
     torchrun(__file__, tp, pp, asked, given, ranks=tp * pp)
@@ -205,12 +237,12 @@ def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[s
 
 def main() -> None:
     tp, pp, asked, given = sys.argv[1:]
-    mesh = meshes.connect(int(tp), int(pp), 1, CPU)
+    mesh = meshes.connect_ranks(int(tp), int(pp), 1, CPU)
     cases = torch.load(asked, weights_only=False)
     answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
         torch.save(answers, given)
-    meshes.disconnect()
+    meshes.disconnect_ranks()
 
 
 if __name__ == "__main__":

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tensors import TensorKey
+from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.parallel.mesh import single
-from neoxrun.tokenizer import Tokenizer, load
+from neoxrun.parallel.mesh import single_rank_mesh
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.checkpoints import tiny
-from support.paths import DEMO, FIXTURES
+from support.paths import DEMO
 
 CPU = torch.device("cpu")
 _WIDTH = 64
 
 
 def demo_tokenizer() -> Tokenizer:
-    return load(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
+    return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
-def write_20b_tokenizer(path: Path) -> Path:
-    """The tokenizer of GPT-NeoX-20B and Pythia, which the repository holds compressed."""
-    path.write_bytes(lzma.decompress((FIXTURES / "20B_tokenizer.json.xz").read_bytes()))
-    return path
-
-
-def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Runner:
+def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Replica:
     """After ``n`` tokens, whichever they are, the likeliest next one is ``script[n - 1]``."""
     directions = _directions(rows)
     positions = directions[list(script)]
-    return _runner(rows, len(script), torch.zeros(rows, _WIDTH), positions, directions, cache_bytes)
+    return _replica(rows, len(script), torch.zeros(rows, _WIDTH), positions, directions, cache_bytes)
 
 
-def successor(follow: Callable[[int], int], rows: int, length: int, *, cache_bytes: int = 2**30) -> Runner:
+def successor(follow: Callable[[int], int], rows: int, length: int, *, cache_bytes: int = 2**30) -> Replica:
     """After token ``t`` the likeliest next one is ``follow(t)``."""
     directions = _directions(rows)
     words = directions[[follow(token) for token in range(rows)]]
-    return _runner(rows, length, words, torch.zeros(length, _WIDTH), directions, cache_bytes)
+    return _replica(rows, length, words, torch.zeros(length, _WIDTH), directions, cache_bytes)
+
+
+def random_replica(rows: int, length: int) -> Replica:
+    """Every token depends on all before it."""
+    stage = Stage(
+        tiny(seq_length=length, max_position_embeddings=length),
+        single_rank_mesh(CPU),
+        rows,
+        CPU,
+        precisions_for("fp32", "cpu"),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for key, shape in stage.targets().items():
+        stage.assign(key, torch.randn(shape, generator=generator))
+    return Replica(Runner(stage, cache_bytes=2**30))
 
 
 def _directions(rows: int) -> torch.Tensor:
@@ -53,9 +61,9 @@ def _directions(rows: int) -> torch.Tensor:
     return noise / noise.norm(dim=-1, keepdim=True)
 
 
-def _runner(
+def _replica(
     rows: int, length: int, words: torch.Tensor, positions: torch.Tensor, head: torch.Tensor, cache_bytes: int
-) -> Runner:
+) -> Replica:
     """Layers that add nothing: what enters comes out."""
     config = tiny(
         num_layers=1,
@@ -65,7 +73,7 @@ def _runner(
         max_position_embeddings=length,
         pos_emb="learned",
     )
-    stage = Stage(config, single(CPU), rows, CPU, precisions_for("fp32", "cpu"))
+    stage = Stage(config, single_rank_mesh(CPU), rows, CPU, precisions_for("fp32", "cpu"))
     known = {
         TensorKey(0, "word_embeddings.weight"): words,
         TensorKey(0, "position_embeddings.weight"): positions,
@@ -74,4 +82,4 @@ def _runner(
     }
     for key, shape in stage.targets().items():
         stage.assign(key, known.get(key, torch.zeros(shape)))
-    return Runner(stage, cache_bytes)
+    return Replica(Runner(stage, cache_bytes))

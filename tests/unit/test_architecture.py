@@ -23,7 +23,8 @@ PACKAGE = ROOT / "neoxrun"
 # the Python API.
 FLOORS = (
     "errors version",
-    "terminal config",
+    "terminal",
+    "config",
     "parallel tokenizer",
     "planning checkpoint",
     "model download",
@@ -45,7 +46,7 @@ COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 LATE = {
     ("launch.start", "launch.agent"),
     ("launch.start", "launch.worker"),
-    ("launch.worker", "evaluation.copies"),
+    ("launch.worker", "evaluation.replicas"),
     ("launch.worker", "evaluation.run"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "llm"),
@@ -65,7 +66,7 @@ IMPORTERS = {
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
-    "tokenizers": "tokenizer",
+    "tokenizers": "tokenizer.files tokenizer.text",
     "tqdm": "terminal.progress",
     "urllib3": "download.trouble",
     "wandb": "evaluation.run commands.evaluate",

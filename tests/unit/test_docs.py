@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from neoxrun import cli, errors
+from neoxrun import LLM, cli, errors
 from neoxrun.commands.plan import to_json
-from neoxrun.config import reader as config
+from neoxrun.config import neox_keys
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import models_file
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
-from neoxrun.generation.records import Record
+from neoxrun.generation.records import RECORD_CODES, Record
 from neoxrun.planning.devices import parse_devices
-from support.pages import GUIDE, PAGES, README, blocks, command_lines, first_cells, options_of, section, written
+from support.pages import (
+    GUIDE,
+    PAGES,
+    README,
+    blocks,
+    command_lines,
+    first_cells,
+    options_of,
+    parser_of,
+    python_examples,
+    section,
+    written,
+)
 from support.paths import ROOT
 from support.plans import planned
 
@@ -31,16 +47,16 @@ def test_command_lines_parse(line: str, arguments: list[str]) -> None:
     for source in getattr(args, "config", []):
         path = Path(source)
         if path.parent == Path("configs") or not path.suffix:
-            assert path.stem in config.shipped_names()
+            assert path.stem in shipped_names()
     for name in re.findall(r"(?:configs|tests|docs)/[\w./-]+", line):
         assert (ROOT / name).exists()
 
 
 def test_every_shipped_configuration_is_read() -> None:
     named = set(re.findall(r"pythia-\d+\.?\d*[mb]\b", README)) | {"20B", "demo"}
-    assert named <= set(config.shipped_names())
-    for name in config.shipped_names():
-        assert config.load([name]).checkpoint is not None
+    assert named <= set(shipped_names())
+    for name in shipped_names():
+        assert load_settings([name]).checkpoint is not None
 
 
 def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:
@@ -48,7 +64,7 @@ def test_commands_that_do_not_exist_are_named_as_planned_only() -> None:
         prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
         planned = section(page, "Limits today") if "## Limits today" in page else ""
         for command in re.findall(r"`neoxrun (\w+)[^`]*`", prose.replace(planned, "") if planned else prose):
-            assert command in cli.COMMANDS, f"{name}: neoxrun {command}"
+            assert command in {*cli.COMMANDS, "help"}, f"{name}: neoxrun {command}"
     wished = re.findall(r"`neoxrun (\w+)`", section(README, "Limits today"))
     assert wished
     assert not set(wished) & set(cli.COMMANDS)
@@ -60,12 +76,18 @@ def test_named_files_and_links_exist(page: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http://", "https://"))]
     for link in links:
         path, _, heading = link.partition("#")
-        assert not path or ((ROOT / page).parent / path).exists(), link
-        titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
-        assert not heading or heading in titles, link
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
     folders = r"(?:neoxrun|configs|scripts|tests|docs|benchmarks)/[\w./-]*"
     for name in re.findall(rf"`({folders})`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_readme_lists_every_page() -> None:
+    listed = re.findall(r"\]\(([^)]+)\)", section(README, "Documentation"))
+    assert set(PAGES) - {"README.md"} <= set(listed)
 
 
 def test_files_table_has_every_folder() -> None:
@@ -78,12 +100,14 @@ def test_files_table_has_every_folder() -> None:
 
 
 def test_exit_codes_are_the_same_everywhere() -> None:
-    shown = {int(code): meaning for code, meaning in re.findall(r"^ +(\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
-    rows = re.findall(r"^\| (\d+) \| (.+) \|$", section(README, "Exit codes"), re.MULTILINE)
-    assert {int(code): meaning for code, meaning in rows} == shown
-    assert {int(code) for code in re.findall(r"^(\d+) {2,}", errors.__doc__ or "", re.MULTILINE)} == shown.keys()
+    for command in (cli.build_parser([]), parser_of("plan")):
+        shown = re.findall(r"^ +(\d+) +(.+)$", (command.epilog or "").partition("exit codes:")[2], re.MULTILINE)
+        assert {int(code): meaning for code, meaning in shown} == errors.EXIT_CODES
+    for page in (README, PAGES["docs/errors.md"]):
+        rows = re.findall(r"^\| (\d+) \| (.+) \|$", section(page, "Exit codes"), re.MULTILINE)
+        assert {int(code): meaning for code, meaning in rows} == errors.EXIT_CODES
     raised = {kind.exit_code for kind in [errors.NeoxrunError, *errors.NeoxrunError.__subclasses__()]}
-    assert raised | {0, errors.READER_GONE} == shown.keys()
+    assert raised | {0} == errors.EXIT_CODES.keys()
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -115,7 +139,7 @@ def shown_plans() -> Iterator[tuple[str, str, str]]:
 
 
 def test_plans_are_shown() -> None:
-    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md"}
+    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md", "docs/troubleshooting.md"}
 
 
 @pytest.mark.parametrize(("page", "command", "shown"), list(shown_plans()))
@@ -191,6 +215,11 @@ def test_guide_has_every_field_of_a_record() -> None:
     assert documented == {field.name for field in fields(Record)}
 
 
+def test_guide_has_every_code_of_a_record() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", section(GUIDE, "Codes"), re.MULTILINE)
+    assert dict(rows) == RECORD_CODES
+
+
 def test_guide_has_every_key_of_a_manifest(tmp_path: Path) -> None:
     documented = written(first_cells(section(PAGES["docs/download.md"], "The manifest")))
     full = Manifest(
@@ -210,12 +239,34 @@ def test_example_of_own_sources_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert known.model("our-pythia").hub == "our-team/our-pythia"
 
 
-def test_python_example_runs() -> None:
-    (program,) = blocks(README, "python")
-    shown = re.findall(r"^# (.+)$", program, re.MULTILINE)
+@pytest.mark.parametrize(("name", "program", "shown"), list(python_examples()))
+def test_python_examples_run_and_print_what_they_say(name: str, program: str, shown: list[str]) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(program, "README.md", "exec"), {})
+        exec(compile(program, name, "exec"), {})
     lines = printed.getvalue().splitlines()
+    assert shown
     # The text may differ where another processor rounds differently; what kind of lines they are may not.
     assert [line.split("'")[0] for line in lines] == [line.split("'")[0] for line in shown]
+
+
+def test_both_pages_with_python_have_examples() -> None:
+    assert {name.split(",")[0] for name, _, _ in python_examples()} == {"README.md", "docs/python.md"}
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, ROOT / "scripts" / "write_docs.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_configuration_has_every_key() -> None:
+    named = written(first_cells(PAGES["docs/configuration.md"])) | written(
+        [section(PAGES["docs/configuration.md"], "Ignored")]
+    )
+    assert named == neox_keys.KNOWN
+
+
+def test_python_page_has_every_argument_of_llm() -> None:
+    documented = written(first_cells(section(PAGES["docs/python.md"], "Which model, and where it runs")))
+    assert documented == inspect.signature(LLM).parameters.keys()

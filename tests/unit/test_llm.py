@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun import LLM, SamplingParams
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.errors import ConfigError, DataError, UsageError
 from support.paths import DEMO
 from support.python_api import PARAMS, TEXTS, plain
@@ -27,7 +27,7 @@ def test_one_process(right) -> None:
         for size in (1, 2):
             records = llm.generate(TEXTS, PARAMS, batch_size=size)
             assert [plain(json.loads(record.to_json())) for record in records] == right
-        configured = config.load(["demo"]).generation.sampling
+        configured = load_settings(["demo"]).generation.sampling
         (record,), (same,) = llm.generate(TEXTS[:1]), llm.generate(TEXTS[:1], configured)
         assert record.text == same.text, "without parameters, the configuration's are taken"
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3))

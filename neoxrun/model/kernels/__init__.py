@@ -1,1 +1,1 @@
-"""Kernels of our own, and the choice among those of torch: one module a device."""
+"""Custom kernels, and the choice among torch's: one module per device."""

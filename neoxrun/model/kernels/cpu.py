@@ -1,11 +1,12 @@
-"""Which of torch's kernels computes a linear layer, and which attention.
+"""The choice among torch's kernels for a linear layer and for attention.
 
-In bf16 on a CPU oneDNN's are faster with weights in a layout of its own, for one token as for thousands, and with GELU
-in the same kernel, which by itself takes a third of the product's time, most of it to read and write memory. torch has
-no public names for them; without them, and everywhere else, its ordinary ones serve.
+In bf16 on a CPU, oneDNN's linear kernels are faster with weights in oneDNN's layout, for one token as for thousands,
+and with GELU in the same kernel: by itself GELU takes a third of the product's time, most of it reading and writing
+memory. torch has no public names for these kernels; where they are missing, and on other devices and types, the
+ordinary ones are used.
 
-On a CPU, ``scaled_dot_product_attention`` takes up to twice as long for short sequences as its two products and the
-softmax between them.
+For short sequences on a CPU, ``scaled_dot_product_attention`` takes up to twice as long as two matrix products and a
+softmax.
 
 Shapes: ``B`` batch, ``T`` tokens, ``I`` / ``O`` input and output width, ``N`` heads, ``D`` head dim.
 """
@@ -22,17 +23,17 @@ Gelu = Literal["tanh", "erf"]
 """The two forms of GELU (Hendrycks and Gimpel, 2016): the approximation by tanh, and the exact one."""
 
 _APPROXIMATE: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # as torch calls them
-_TOKENS = 1024  # of the passes that the layout is chosen for
-# Tokens, measured: with longer sequences the scores leave the CPU's caches.
+_TOKENS = 1024  # tokens of a pass for which oneDNN chooses the layout
+# Most tokens of a short sequence, measured: the attention scores of longer ones do not fit the CPU's caches.
 _SHORT = {torch.bfloat16: 320, torch.float16: 160, torch.float32: 160}
 
 
-def packed(weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` ``[O, I]`` as ``linear`` likes it best; nothing else takes the result."""
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _has_packed():
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """``weight`` ``[O, I]`` in the layout in which ``linear`` is fastest; no other function can read the result."""
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _has_packed_kernels():
         return weight
-    own: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
-    return own
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
+    return packed
 
 
 def linear(
@@ -48,11 +49,11 @@ def linear(
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """``softmax(q k^T / sqrt(D)) v``: ``[B, N, T, D]``, in the type of ``v``, which may be a narrower one.
+    """``softmax(q k^T / sqrt(D)) v``: ``[B, N, T, D]`` in the type of ``v``.
 
     Args:
-        q, k, v: ``[B, N, T, D]``.
-        mask: bool ``[B, 1, T, T]``, True where a token may look. None: at all that stand before it.
+        q, k, v: ``[B, N, T, D]``; ``v`` may have a narrower type than ``q`` and ``k``.
+        mask: bool ``[B, 1, T, T]``, True where a token attends. None: to itself and all tokens before it.
     """
     length, width = q.shape[-2:]
     if q.device.type != "cpu" or length > _SHORT[v.dtype]:
@@ -61,7 +62,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Ten
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool).tril()
     scores = torch.matmul(q * width**-0.5, k.transpose(-1, -2))
-    # Adding takes a tenth of the time of filling by a mask.
+    # Adding takes a tenth of the time that masked_fill takes on the scores.
     scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
     # Products in fp16 are slow on a CPU.
     dtype = torch.bfloat16 if v.dtype == torch.bfloat16 else torch.float32
@@ -69,7 +70,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Ten
 
 
 @cache
-def _has_packed() -> bool:
-    ours = torch.ops.mkldnn
+def _has_packed_kernels() -> bool:
+    kernels = torch.ops.mkldnn
     names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
-    return all(hasattr(ours, name) for name in names) and bool(ours._is_mkldnn_bf16_supported())
+    return all(hasattr(kernels, name) for name in names) and bool(kernels._is_mkldnn_bf16_supported())

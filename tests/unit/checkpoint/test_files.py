@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from neoxrun.checkpoint.files import read_pickle
-from neoxrun.checkpoint.huggingface import to_name
-from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.load import vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.huggingface import to_hugging_face_name
+from neoxrun.checkpoint.load import read_vocab_rows
 from support.checkpoints import LAYER, TINY, load_all, random_model, raw_shards, refusal
 from support.paths import FIXTURES
 
@@ -65,7 +65,7 @@ def test_a_record_shorter_than_its_tensor_is_refused(folder, layer) -> None:
     with zipfile.ZipFile(layer, "w") as archive:
         for name, data in records:
             archive.writestr(name, data[: len(data) // 2] if name.endswith("/data/3") else data)
-    assert "do not have the sizes of its data" in refusal(folder)
+    assert "the sizes of its tensors are not those of its data" in refusal(folder)
 
     # The same archive with a directory that claims the full size.
     content = bytearray(layer.read_bytes())
@@ -86,7 +86,7 @@ def test_a_compressed_archive_is_refused(folder, layer) -> None:
 
 
 class Payload:
-    """Runs a command when it is unpickled by a careless reader."""
+    """Runs a command when it is unpickled carelessly."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -110,7 +110,7 @@ def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path: Path, form) ->
     named = f"{os.system.__module__}.system"
     assert ("is not a pickle as torch.save writes it" if protocol == 4 else named) in message
     assert "nothing was executed" in message
-    # The payload is a working one: a careless reader does run it.
+    # The payload works: a careless reader does run it.
     (pickle.loads if form.startswith("pickle") else lambda _: torch.load(layer, weights_only=False))(layer.read_bytes())
     assert proof.exists()
 
@@ -145,10 +145,10 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         '"intermediate_size": 64, "rotary_pct": 0.5, "rotary_emb_base": 10000, "hidden_act": "gelu_fast"}'
     )
     path = tmp_path / "model.safetensors"
-    tensors = {to_name(key, 2): tensor for key, tensor in random_model(TINY, 64).items()}
+    tensors = {to_hugging_face_name(key, 2): tensor for key, tensor in random_model(TINY, 64).items()}
     save_file(tensors, path)
     whole = path.read_bytes()
-    assert vocab_rows(find(tmp_path, TINY), TINY) == 64
+    assert read_vocab_rows(find_checkpoint(tmp_path, TINY), TINY) == 64
     for damaged in [
         whole[:4],
         whole[:100],
@@ -169,6 +169,6 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
     save_file(tensors | {"gpt_neox.extra": torch.ones(1)}, path)
     assert "unexpected tensor gpt_neox.extra" in refusal(tmp_path)
     save_file(tensors | {"lm_head.weight": torch.ones(64, 16)}, path)
-    assert "is in model.safetensors as well" in refusal(tmp_path)
+    assert "is also in model.safetensors" in refusal(tmp_path)
     save_file(tensors | {"gpt_neox.layers.2.attention.dense.bias": torch.ones(16)}, path)
     assert "unexpected tensor gpt_neox.layers.2.attention.dense.bias" in refusal(tmp_path)

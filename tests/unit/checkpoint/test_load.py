@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neoxrun.checkpoint.layout import find
-from neoxrun.checkpoint.load import load, vocab_rows
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
@@ -97,8 +97,8 @@ def test_a_last_stage_with_a_tied_head_reads_the_embedding(tmp_path: Path) -> No
     save_layer_files(model, tmp_path, tp=2, config=config, tag="global_step1")
     head = TensorKey(0, "word_embeddings.weight")
     loaded = {}
-    load(
-        find(tmp_path, config),
+    load_weights(
+        find_checkpoint(tmp_path, config),
         {head: (5, 16)},
         loaded.__setitem__,
         config=config,
@@ -126,7 +126,7 @@ def test_dtype_is_converted_and_progress_adds_up(tmp_path: Path) -> None:
     model = random_model(TINY, 8)
     save_layer_files(model, tmp_path, tp=2, config=TINY, tag="global_step1")
     steps: list[int] = []
-    loaded = load_rank(find(tmp_path, TINY), TINY, 1, 0, dtype=torch.bfloat16, progress=steps.append)
+    loaded = load_rank(find_checkpoint(tmp_path, TINY), TINY, 1, 0, dtype=torch.bfloat16, progress=steps.append)
     assert sum(steps) == sum(math.prod(tensor.shape) * 2 for tensor in model.values())
     assert_same(loaded, {key: tensor.bfloat16() for key, tensor in model.items()}, rtol=0, atol=0)
 
@@ -141,8 +141,8 @@ def test_ignored_and_unused_tensors(tmp_path: Path) -> None:
     target = TensorKey(2, "input_layernorm.weight")
     keys = {TensorKey(2, name): tuple(tensor.shape) for name, tensor in state.items() if "post_" not in name}
     loaded = {}
-    load(
-        find(tmp_path, config),
+    load_weights(
+        find_checkpoint(tmp_path, config),
         keys,
         loaded.__setitem__,
         config=config,
@@ -158,8 +158,8 @@ def test_ignored_and_unused_tensors(tmp_path: Path) -> None:
 def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step1")
     with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias"):
-        load(
-            find(tmp_path, TINY),
+        load_weights(
+            find_checkpoint(tmp_path, TINY),
             {TensorKey(5, "norm.weight"): (16,)},
             lambda key, tensor: None,
             config=TINY,
@@ -172,7 +172,7 @@ def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path: Path) -> None:
 
 def test_vocab_rows_are_counted_over_all_shards(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 10), tmp_path, tp=4, config=TINY, tag="global_step1")
-    assert vocab_rows(find(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
+    assert read_vocab_rows(find_checkpoint(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
 
 
 def change(path: Path, edit) -> None:
@@ -204,18 +204,18 @@ def test_missing_unexpected_and_foreign_entries(folder, layer) -> None:
 
     layer.write_bytes(good)
     resave(layer, attention__dense__bias="text")
-    assert "attention.dense.bias is not a tensor" in refusal(folder)
+    assert "attention.dense.bias has type str, but weights must be dense tensors" in refusal(folder)
     resave(layer, attention__dense__bias=torch.ones(16, dtype=torch.int8))
     assert "attention.dense.bias has type torch.int8" in refusal(folder)
     resave(layer, attention__dense__bias=torch.ones(16).to_sparse())
-    assert "attention.dense.bias is not a tensor" in refusal(folder)
+    assert "attention.dense.bias has layout torch.sparse_coo, but weights must be dense tensors" in refusal(folder)
 
     layer.write_bytes(good)
     resave(layer, mlp__linear1__bias=torch.ones(32))
     assert "mlp.dense_h_to_4h.bias and mlp.linear1.bias" in refusal(folder)
 
     torch.save([torch.ones(3)], layer)
-    assert "does not hold named tensors but a list" in refusal(folder)
+    assert "holds a list, not named tensors" in refusal(folder)
 
 
 def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer) -> None:
@@ -281,7 +281,7 @@ def test_a_transposed_weight_is_recognised(folder) -> None:
         name = "attention.query_key_value.weight"
         torch.save(state | {name: state[name].t().contiguous()}, path)
     assert "has shape [16, 24], the configuration asks for [24, 16]" in refusal(folder)
-    assert "hint: the tensor is transposed" in refusal(folder)
+    assert "hint: The tensor is transposed" in refusal(folder)
 
 
 @pytest.mark.parametrize(("tp", "kept"), [(2, 1), (4, 1), (4, 3)])

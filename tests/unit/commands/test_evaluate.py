@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from neoxrun import cli
-from neoxrun.launch import launcher as launch
+from neoxrun.launch import launcher
 from support.colours import write_json, write_tasks
 from support.pages import first_cells, options_of, section, written
 from support.paths import ROOT
@@ -62,7 +62,7 @@ def test_refused_before_anything_is_loaded(
     arguments = [word.format(file=file, folder=tmp_path, results=given) for word in arguments]
     if "--tasks" not in arguments:
         arguments += ["--tasks", "colours"]
-    monkeypatch.setattr(launch, "run", lambda job: pytest.fail("ranks were started"))
+    monkeypatch.setattr(launcher, "run_job", lambda job: pytest.fail("ranks were started"))
     monkeypatch.setattr("importlib.util.find_spec", without_wandb())
     command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(tasks), *arguments]
     assert cli.main(command) == code
@@ -80,7 +80,7 @@ def test_wandb_without_a_login_is_found_before_the_run(
         raise RuntimeError("No API key configured.")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(login=login, __spec__=object()))
-    monkeypatch.setattr(launch, "run", lambda job: pytest.fail("ranks were started"))
+    monkeypatch.setattr(launcher, "run_job", lambda job: pytest.fail("ranks were started"))
     command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(tasks), "--tasks", "colours", "--wandb"]
     assert cli.main(command) == 4
     problem, _, advice = capsys.readouterr().err.partition("\n\nhint: ")
@@ -96,7 +96,7 @@ def test_results_of_a_group_are_something_to_compare_with(
     shutil.copytree(tasks, folder)
     (folder / "outer.yaml").write_text(yaml.safe_dump(outer))
     started = []
-    monkeypatch.setattr(launch, "run", started.append)
+    monkeypatch.setattr(launcher, "run_job", started.append)
     for name in ("outer", "sights", "outer::inner", "colours"):
         given = write_json(tmp_path / "results.json", {"results": {name: {"acc": 0.5}}})
         command = ["evaluate", "demo", "--device", "cpu", "--include-path", str(folder), "--tasks", "outer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.errors import ConfigError
 
 
@@ -26,12 +26,12 @@ from neoxrun.errors import ConfigError
     ],
 )
 def test_values_that_change_nothing_are_accepted(harmless: str, small: str) -> None:
-    assert config.load([small], [harmless]).model == config.load([small]).model
+    assert load_settings([small], [harmless]).model == load_settings([small]).model
 
 
 def test_a_row_parallel_head_of_several_ranks_is_refused(small: str) -> None:
     with pytest.raises(ConfigError, match="output_layer_parallelism: row is not supported"):
-        config.load([small], ["output_layer_parallelism=row", "model_parallel_size=2"])
+        load_settings([small], ["output_layer_parallelism=row", "model_parallel_size=2"])
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_a_row_parallel_head_of_several_ranks_is_refused(small: str) -> None:
     ],
 )
 def test_how_an_option_becomes_a_field(overrides: list[str], field: str, value: object, small: str) -> None:
-    assert getattr(config.load([small], overrides).model, field) == value
+    assert getattr(load_settings([small], overrides).model, field) == value
 
 
 def test_rotary_dims_are_even_and_at_least_two(small: str) -> None:
     for share in ("0.05", "0.2", "0.19"):  # 0, 3 and 3 of 16
         with pytest.raises(ConfigError, match="rotary dims"):
-            config.load([small], ["pos_emb=rotary", f"rotary_pct={share}"])
-    assert config.load([small], ["pos_emb=rotary", "rotary_pct=0.125"]).model.rotary_pct == 0.125
-    config.load([small], ["rotary_pct=0.05"])  # learned positions do not look at it
+            load_settings([small], ["pos_emb=rotary", f"rotary_pct={share}"])
+    assert load_settings([small], ["pos_emb=rotary", "rotary_pct=0.125"]).model.rotary_pct == 0.125
+    load_settings([small], ["rotary_pct=0.05"])  # learned positions do not look at it

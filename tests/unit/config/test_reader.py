@@ -1,4 +1,4 @@
-"""GPT-NeoX YAML to Settings: what is read, what wins, and what every mistake says."""
+"""GPT-NeoX YAML to Settings: what is read, what wins, and the message of every mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neoxrun.config import neox_keys
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import ConfigError, NeoxrunError, UsageError
 from support.configurations import SMALL, write
@@ -42,9 +42,9 @@ RELEASED = """
 """
 
 
-def test_a_released_configuration_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_released_configuration_is_read_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = config.load([write(tmp_path, RELEASED)])
+    found = load_settings([write(tmp_path, RELEASED)])
     assert found.model == ModelConfig(
         num_layers=4,
         hidden_size=128,
@@ -71,7 +71,7 @@ def test_a_released_configuration_is_read_as_it_is(tmp_path: Path, monkeypatch: 
 
 
 def test_defaults_are_gpt_neox_s(small: str) -> None:
-    found = config.load([small])
+    found = load_settings([small])
     assert found.model == ModelConfig(**SMALL, intermediate_size=256, pipe_parallel_size=0)
     assert (found.model.pos_emb, found.model.tie_embeddings, found.model.gelu) == ("learned", True, "erf")
     assert (found.precision, found.seed, found.tokenizer.tokenizer_type) == ("fp32", 1234, "GPT2BPETokenizer")
@@ -81,9 +81,9 @@ def test_defaults_are_gpt_neox_s(small: str) -> None:
 
 def test_later_files_then_set_then_flags_win(tmp_path: Path, small: str) -> None:
     later = write(tmp_path, "num-layers: 3\nload: one\nseq_length: 16", "later.yml")
-    assert config.load([small, later]).model.num_layers == 3
-    assert config.load([later, small]).model.num_layers == 2
-    found = config.load(
+    assert load_settings([small, later]).model.num_layers == 3
+    assert load_settings([later, small]).model.num_layers == 2
+    found = load_settings(
         [small, later],
         ["num-layers=5", "load=two", "num_layers=6", "stop=['\\n', a]"],
         checkpoint="three",
@@ -96,10 +96,10 @@ def test_later_files_then_set_then_flags_win(tmp_path: Path, small: str) -> None
     assert found.sources == (Path(small), Path(later))
 
 
-# One option more than SMALL, in line 2 of its file: what the error says, and its hint.
+# One option more than SMALL, on line 2 of its file: the error's message and hint.
 MISTAKES = [
-    ("num_layer: 2", "unknown option num_layer", "did you mean num_layers?"),
-    ("max_tokens: 5", "unknown option max_tokens", "did you mean maximum_tokens?"),
+    ("num_layer: 2", "unknown option num_layer", "Did you mean num_layers?"),
+    ("max_tokens: 5", "unknown option max_tokens", "Did you mean maximum_tokens?"),
     ("zzzzqqqq: 2", "unknown option zzzzqqqq", "no such option"),
     ("num_layers: abc", "num_layers must be a whole number from 1", None),
     ("num_layers: 0", "num_layers must be a whole number from 1", None),
@@ -126,7 +126,7 @@ MISTAKES = [
     ("sliding_window_width: 8", "sliding_window_width: 8 is not supported", "null"),
     ("use_qk_layernorm: true", "use_qk_layernorm: true is not supported", "false"),
     ("use_mup: true", "use_mup: true is not supported", "false"),
-    ("moe_num_experts: 8", "moe_num_experts: 8 is not supported", "supported: 1;"),
+    ("moe_num_experts: 8", "moe_num_experts: 8 is not supported", "Supported: 1."),
     ("te_mha: true", "te_mha: true is not supported", "false"),
     ("train_impl: rm", "train_impl: rm is not supported", "normal"),
     ("soft_prompt_tuning: {enabled: true}", "soft_prompt_tuning: {'enabled': True} is not supported", "null"),
@@ -152,7 +152,7 @@ MISTAKES = [
 def test_a_mistake_names_option_file_and_line(line: str, message: str, hint: str | None, small: str) -> None:
     Path("wrong.yml").write_text(f"# first line\n{line}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        config.load([small, "wrong.yml"])
+        load_settings([small, "wrong.yml"])
     error = caught.value
     assert message in error.message
     assert error.where == "wrong.yml:2"
@@ -162,12 +162,12 @@ def test_a_mistake_names_option_file_and_line(line: str, message: str, hint: str
 @pytest.mark.parametrize(
     ("text", "message", "where"),
     [
-        ("", "does not give num_layers, hidden_size, num_attention_heads, seq_length, max_pos", "wrong.yml"),
-        ("num_layers: null\nhidden_size: 8", "does not give num_layers, num_attention_heads", "wrong.yml"),
+        ("", "does not set num_layers, hidden_size, num_attention_heads, seq_length, max_pos", "wrong.yml"),
+        ("num_layers: null\nhidden_size: 8", "does not set num_layers, num_attention_heads", "wrong.yml"),
         ("- a\n- b", "holds something else", "wrong.yml:1"),
         ("just text", "holds something else", "wrong.yml:1"),
         ("a: 1\n---\nb: 2", "single document", "wrong.yml:2"),
-        ("num_layers: 2\nseed: 1\nnum-layers: 3", "given twice, in line 1 and in line 3", "wrong.yml:3"),
+        ("num_layers: 2\nseed: 1\nnum-layers: 3", "given twice, on line 1 and on line 3", "wrong.yml:3"),
         ("[" * 5000, "nested too deeply", "wrong.yml"),
         ("seed: \x07", "special characters are not allowed", "wrong.yml"),
     ],
@@ -175,22 +175,22 @@ def test_a_mistake_names_option_file_and_line(line: str, message: str, hint: str
 def test_a_file_that_is_no_configuration(text: str, message: str, where: str, small: str) -> None:
     Path("wrong.yml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as caught:
-        config.load(["wrong.yml"])
+        load_settings(["wrong.yml"])
     assert caught.value.where == where
 
 
 def test_a_file_that_cannot_be_read(small: str) -> None:
     Path("latin.yml").write_bytes(b"seed: 1 # \xe9\n")
     with pytest.raises(ConfigError, match="not a UTF-8 text file"):
-        config.load(["latin.yml"])
+        load_settings(["latin.yml"])
     with pytest.raises(ConfigError, match="there is no configuration pythia-170m") as caught:
-        config.load(["pythia-170m"])
+        load_settings(["pythia-170m"])
     assert "pythia-70m" in str(caught.value.hint) or "pythia-160m" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="is a folder") as caught:
-        config.load(["."])
+        load_settings(["."])
     assert "--checkpoint" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(["x" * 5000])
+        load_settings(["x" * 5000])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_read(small: str) -> None:
 )
 def test_a_wrong_override(override: str, error: type[NeoxrunError], message: str, small: str) -> None:
     with pytest.raises(error, match=message) as caught:
-        config.load([small], [override])
+        load_settings([small], [override])
     assert error is UsageError or caught.value.where == f"--set {override}"
 
 
@@ -229,19 +229,19 @@ def test_precision(text: str, expected: str | None, small: str) -> None:
     Path("p.yml").write_text(text, encoding="utf-8")
     if expected is None:
         with pytest.raises(ConfigError, match="disagree") as caught:
-            config.load([small, "p.yml"])
+            load_settings([small, "p.yml"])
         assert str(caught.value.where).startswith("p.yml:")
     else:
-        assert config.load([small, "p.yml"]).precision == expected
-    assert config.load([small, "p.yml"], ["precision=bf16"]).precision == "bf16"
+        assert load_settings([small, "p.yml"]).precision == expected
+    assert load_settings([small, "p.yml"], ["precision=bf16"]).precision == "bf16"
 
 
 def test_the_prompt_file_counts_only_where_gpt_neox_reads_it(small: str) -> None:
     Path("prompts.txt").write_text("hello", encoding="utf-8")
     name = ["sample_input_file=prompts.txt"]
-    assert config.load([small], name).generation.text_gen_type == "input-file"
-    assert config.load([small], name).generation.sample_input_file == Path("prompts.txt").absolute()
-    found = config.load([small], [*name, "text_gen_type=unconditional"]).generation
+    assert load_settings([small], name).generation.text_gen_type == "input-file"
+    assert load_settings([small], name).generation.sample_input_file == Path("prompts.txt").absolute()
+    found = load_settings([small], [*name, "text_gen_type=unconditional"]).generation
     assert (found.text_gen_type, found.sample_input_file) == ("unconditional", None)
 
 
@@ -254,7 +254,7 @@ def test_paths_are_looked_for_beside_the_file_and_in_the_working_directory(
     monkeypatch.chdir(here)
     source = write(beside, {**SMALL, "load": ".", "vocab_file": "tokenizer.json", "merge_file": "merges.txt"})
 
-    nothing = config.load([source])
+    nothing = load_settings([source])
     assert nothing.tokenizer.vocab_file == here / "tokenizer.json"
     assert nothing.tokenizer.looked_in == (beside / "tokenizer.json", here / "tokenizer.json")
     assert nothing.checkpoint_looked_in == (beside, here)
@@ -263,26 +263,26 @@ def test_paths_are_looked_for_beside_the_file_and_in_the_working_directory(
         (folder / "tokenizer.json").touch()
     (here / "merges.txt").touch()
     (here / "latest").touch()
-    found = config.load([source])
+    found = load_settings([source])
     assert found.tokenizer.vocab_file == beside / "tokenizer.json"
     assert found.tokenizer.merge_file == here / "merges.txt"
     assert found.checkpoint == here, "both folders exist, and only the working directory holds a checkpoint"
     (beside / "latest").touch()
-    assert config.load([source]).checkpoint == beside
-    assert config.load([source], ["load=."], tokenizer="tokenizer.json").checkpoint == here
+    assert load_settings([source]).checkpoint == beside
+    assert load_settings([source], ["load=."], tokenizer="tokenizer.json").checkpoint == here
 
 
 def test_shipped_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped = config.shipped_dir() / "pythia-160m.yml"
+    shipped = shipped_dir() / "pythia-160m.yml"
     for source in ("pythia-160m", "Pythia-160M", "configs/pythia-160m.yml", "pythia-160m.yml"):
-        assert config.load([source]).sources == (shipped,)
+        assert load_settings([source]).sources == (shipped,)
     Path("configs").mkdir()
     Path("pythia-160m").mkdir()  # a folder of weights does not hide the name
-    assert config.load(["pythia-160m"]).sources == (shipped,)
+    assert load_settings(["pythia-160m"]).sources == (shipped,)
     own = write(tmp_path / "configs", SMALL, "pythia-160m.yml")
-    assert config.load(["configs/pythia-160m.yml"]).sources == (Path(own).relative_to(tmp_path),)
-    assert config.load(["configs/pythia-160m"]).model.num_layers == 2
+    assert load_settings(["configs/pythia-160m.yml"]).sources == (Path(own).relative_to(tmp_path),)
+    assert load_settings(["configs/pythia-160m"]).model.num_layers == 2
 
 
 # Published: parameters without the embeddings (Biderman et al. 2023; for 20B all of them less those), and
@@ -304,7 +304,7 @@ def test_shipped_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_shipped_configurations_have_the_published_sizes(name: str, parameters: int, vocabulary: int) -> None:
-    found = config.load([name])
+    found = load_settings([name])
     model = found.model
     h, m = model.hidden_size, model.intermediate_size
     layer = 4 * h + (3 * h * h + 3 * h) + (h * h + h) + (2 * h * m + h + m)
@@ -350,7 +350,7 @@ def test_neither_the_split_into_files_nor_the_spelling_matters(
     def anywhere(found: Settings) -> Settings:
         return replace(found, sources=())
 
-    assert anywhere(config.load(sources)) == anywhere(config.load([whole]))
+    assert anywhere(load_settings(sources)) == anywhere(load_settings([whole]))
 
 
 LINES = st.builds(
@@ -372,4 +372,4 @@ def test_any_text_gives_settings_or_a_clear_error(tmp_path_factory: pytest.TempP
     (folder / "fuzz.yml").write_bytes(text.encode("utf-8", "replace"))
     base = write(folder, SMALL, "base.yml")
     with contextlib.suppress(NeoxrunError):
-        config.load([base, str(folder / "fuzz.yml")])
+        load_settings([base, str(folder / "fuzz.yml")])

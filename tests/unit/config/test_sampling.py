@@ -42,7 +42,7 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: object) -> None:
         update_sampling(SamplingParams(), {name: value})
 
 
-def test_what_is_written_becomes_what_the_engine_takes() -> None:
+def test_what_is_written_becomes_the_engine_s_parameters() -> None:
     line = '{"temperature": 1, "stop": "END", "logit_bias": {"5": -100}, "logprobs": null, "top_k": 3}'
     found = update_sampling(SamplingParams(logprobs=2, min_p=0.5), json.loads(line))
     assert found == SamplingParams(
@@ -54,7 +54,7 @@ def test_what_is_written_becomes_what_the_engine_takes() -> None:
 def test_an_unknown_name_suggests_the_known_one() -> None:
     with pytest.raises(UsageError, match="top-k is not a sampling parameter") as caught:
         update_sampling(SamplingParams(), {"top-k": 1})
-    assert caught.value.hint == "did you mean top_k?"
+    assert caught.value.hint == "Did you mean top_k?"
 
 
 ANYTHING = st.recursive(
@@ -64,7 +64,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.sampled_from(SAMPLING_NAMES), ANYTHING)
-def test_every_value_is_taken_or_refused(name: str, value: object) -> None:
+def test_every_value_is_accepted_or_refused(name: str, value: object) -> None:
     try:
         found = update_sampling(SamplingParams(), {name: value})
     except UsageError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.released import download_command
 from neoxrun.config.tensors import layer_numbers
 from neoxrun.download import catalog, models_file
@@ -29,7 +29,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalog.Catalog:
 
 def test_20b_is_every_file_that_its_configuration_needs(shipped: catalog.Catalog) -> None:
     model = shipped.model("20B")
-    settings = config.load(["20B"])
+    settings = load_settings(["20B"])
     layers = {
         f"global_step150000/layer_{layer:02d}-model_{rank:02d}-model_states.pt"
         for layer in layer_numbers(settings.model.num_layers, settings.model.tie_embeddings)
@@ -48,8 +48,8 @@ def test_every_model_lands_where_its_configuration_looks(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for model in shipped.models.values():
-        assert model.config in config.shipped_names()
-        settings = config.load([str(model.config)])
+        assert model.config in shipped_names()
+        settings = load_settings([str(model.config)])
         assert settings.tokenizer.vocab_file is not None
         assert settings.tokenizer.vocab_file.name == model.tokenizer
         if not model.name.endswith("-deduped"):

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.sampler import Sampler, adjust, choose
+from neoxrun.engine.sampler import Sampler, adjust_logits, choose_token
 from neoxrun.errors import RankError
 
 NO_TOKENS = torch.zeros(0, dtype=torch.int64)
@@ -57,10 +57,10 @@ class Ladder(random.Random):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        self._places = ((step + 0.5) / steps for step in range(steps))
+        self._numbers = ((step + 0.5) / steps for step in range(steps))
 
     def random(self) -> float:
-        return next(self._places)
+        return next(self._numbers)
 
 
 def sampler(*requests: tuple[SamplingParams, list[int]]) -> Sampler:
@@ -85,7 +85,7 @@ def test_tokens_come_as_often_as_the_parameters_say(logits, params) -> None:
     steps = 100
     stream = Ladder(steps)
     row = torch.tensor(logits, dtype=torch.float64)
-    counts = collections.Counter(int(choose(row, params, stream)) for _ in range(steps))
+    counts = collections.Counter(int(choose_token(row, params, stream)) for _ in range(steps))
     for token, chance in enumerate(right):
         assert abs(counts[token] - steps * chance) <= 1 + 1e-9, f"token {token} has probability {chance}"
         assert chance or not counts[token], f"token {token} was filtered out"
@@ -99,15 +99,15 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept) -> None:
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     stream = Ladder(200)
     params = SamplingParams(temperature=1, top_p=top_p)
-    assert {int(choose(logits, params, stream)) for _ in range(200)} == kept
+    assert {int(choose_token(logits, params, stream)) for _ in range(200)} == kept
 
 
-@pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
-def test_a_token_that_was_filtered_out_is_never_chosen(place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53])
+def test_a_token_that_was_filtered_out_is_never_chosen(drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even by the smallest and the largest number that a stream gives."""
-    monkeypatch.setattr(random.Random, "random", lambda self: place)
+    monkeypatch.setattr(random.Random, "random", lambda self: drawn)
     params = SamplingParams(temperature=1, min_p=0.5)
-    assert int(choose(torch.tensor([-9.0, 1.0, -9.0]), params, random.Random())) == 1
+    assert int(choose_token(torch.tensor([-9.0, 1.0, -9.0]), params, random.Random())) == 1
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
@@ -162,7 +162,7 @@ def test_penalties_and_biases(logits, prompt, output, repetition, frequency, pre
     )
     given_logits = torch.tensor(logits, dtype=torch.float64)
     untouched = given_logits.clone()
-    assert adjust(given_logits, params, torch.tensor(prompt), output).tolist() == pytest.approx(right, abs=1e-5)
+    assert adjust_logits(given_logits, params, torch.tensor(prompt), output).tolist() == pytest.approx(right, abs=1e-5)
     assert torch.equal(given_logits, untouched)
 
 
@@ -201,7 +201,7 @@ def test_a_request_does_not_see_its_neighbours(data) -> None:
     for step in range(steps):
         sampled = together.sample(logits[step, order], 0)
         assert sampled == [alone[number][step] for number in order]
-        if step == 1:  # the first one leaves, the last one takes its place
+        if step == 1:  # the first one ends, the last one moves into its slot
             together.move(len(order) - 1, 0)
             order[0] = order.pop()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.messages import Decode, Move, Prefill
-from neoxrun.engine.scheduler import Scheduler, Sequence
+from neoxrun.engine.scheduler import Request, Scheduler
 
 EOS = 0
 OTHER = 1
@@ -57,18 +57,18 @@ class Machine:
         self.owners: list[int] = []
         self.admitted: list[int] = []
 
-    def prefill(self, message: Prefill, sequences: list[Sequence]) -> None:
+    def prefill(self, message: Prefill, requests: list[Request]) -> None:
         assert message.first_slot == len(self.owners), "new sequences join at the end"
         lengths = [len(prompt) for prompt in message.prompts]
         assert len(lengths) == 1 or max(lengths) * len(lengths) <= PREFILL_TOKENS
-        for sequence, prompt in zip(sequences, message.prompts, strict=True):
-            self.admitted.append(sequence.request_id)
+        for request, prompt in zip(requests, message.prompts, strict=True):
+            self.admitted.append(request.request_id)
             self.cache[len(self.owners)] = list(prompt)
-            self.owners.append(sequence.request_id)
+            self.owners.append(request.request_id)
         assert len(self.owners) <= self.slots
 
-    def decode(self, message: Decode, sequences: list[Sequence]) -> None:
-        assert [sequence.request_id for sequence in sequences] == self.owners, "all run, in the order of slots"
+    def decode(self, message: Decode, requests: list[Request]) -> None:
+        assert [request.request_id for request in requests] == self.owners, "all run, in the order of slots"
         for slot, (token, position) in enumerate(zip(message.tokens, message.positions, strict=True)):
             assert position == len(self.cache[slot]), "the new token comes after what the cache holds"
             self.cache[slot].append(token)
@@ -86,6 +86,7 @@ class Machine:
             self.cache[slot] = self.cache[last][: move.length]
             self.owners[slot] = self.owners[last]
         self.owners.pop()
+        assert self.scheduler.remove(request_id) is None, "what is gone is not there a second time"
 
 
 @given(
@@ -103,10 +104,10 @@ def test_every_request_runs_once_to_its_own_end(requests, slots, later, length) 
     ended: dict[int, tuple[int, str]] = {}
 
     def add(number: int) -> None:
-        free = scheduler.free
+        free = scheduler.free_slots
         params = SamplingParams(maximum_tokens=requests[number].maximum_tokens, ignore_eos=requests[number].ignore_eos)
-        scheduler.add(Sequence(number, list(tokens[number]), params))
-        assert scheduler.free == free - 1
+        scheduler.add(Request(number, list(tokens[number]), params))
+        assert scheduler.free_slots == free - 1
 
     def drop_if_due(number: int, made: int) -> None:
         if number not in ended and requests[number].dropped_after == made:
@@ -119,46 +120,46 @@ def test_every_request_runs_once_to_its_own_end(requests, slots, later, length) 
         drop_if_due(number, 0)
     del waiting[: max(1, len(requests) - later)]
     while True:
-        message, sequences = scheduler.next()
+        message, running = scheduler.next()
         if message is None and not waiting:
             break
         if isinstance(message, Prefill):
-            machine.prefill(message, sequences)
+            machine.prefill(message, running)
         elif isinstance(message, Decode):
-            machine.decode(message, sequences)
-        for sequence in sequences:
-            number = sequence.request_id
-            made = len(sequence.output) + 1
+            machine.decode(message, running)
+        for request in running:
+            number = request.request_id
+            made = len(request.output) + 1
             token = EOS if made == requests[number].eos_after else OTHER
-            sequence.output.append(token)
+            request.output.append(token)
             tokens[number].append(token)
-            reason = scheduler.finish_reason(sequence)
+            reason = scheduler.finish_reason(request)
             if reason is not None:
                 assert number not in ended
                 ended[number] = (made, reason)
                 machine.remove(number)
             else:
                 drop_if_due(number, made)
-        assert scheduler.free <= slots - len(machine.owners)
+        assert scheduler.free_slots <= slots - len(machine.owners)
         if waiting:
             add(waiting[0])
             drop_if_due(waiting.pop(0), 0)
     right = {n: right_end(plan, length - plan.prompt) for n, plan in enumerate(requests)}
     assert ended == right
-    assert scheduler.free == slots
+    assert scheduler.free_slots == slots
     assert machine.admitted == sorted(machine.admitted), "first come, first served"
 
 
 def test_prefill_passes_are_as_full_as_they_may_be() -> None:
     scheduler = Scheduler(slots=6, length=5000, eos=None)
     for number, prompt in enumerate([1500, 1000, 1300, 4900, 10, 20, 30]):
-        scheduler.add(Sequence(number, [OTHER] * prompt, SamplingParams()))
+        scheduler.add(Request(number, [OTHER] * prompt, SamplingParams()))
     passes = []
     for _ in range(4):
-        message, sequences = scheduler.next()
-        for sequence in sequences:
-            sequence.output.append(OTHER)
-        passes.append((type(message), [sequence.request_id for sequence in sequences]))
+        message, running = scheduler.next()
+        for request in running:
+            request.output.append(OTHER)
+        passes.append((type(message), [request.request_id for request in running]))
     # Three times 1500 are too many; a prompt that is too long for any pass has one for itself; six slots.
     assert passes == [
         (Prefill, [0, 1]),
@@ -166,6 +167,10 @@ def test_prefill_passes_are_as_full_as_they_may_be() -> None:
         (Prefill, [3]),
         (Prefill, [4, 5]),
     ]
-    assert scheduler.free == -1
+    assert scheduler.free_slots == -1
     assert scheduler.remove(0) == Move(source=5, target=0, length=21)
     assert scheduler.next()[1][0].request_id == 6
+    assert scheduler.remove(99) is None, "it never was there"
+    scheduler.clear()
+    assert scheduler.next() == (None, [])
+    assert scheduler.free_slots == 6

@@ -16,23 +16,23 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from neoxrun.config import reader as config
-from neoxrun.engine.runner import Runner
+from neoxrun.config.reader import load_settings
+from neoxrun.engine.replica import Replica
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
 from neoxrun.evaluation import adapter
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
-from neoxrun.evaluation.copies import Copies
-from neoxrun.parallel.mesh import single
+from neoxrun.evaluation.replicas import Replicas
+from neoxrun.parallel.mesh import single_rank_mesh
 
 TOKENIZER = demo_tokenizer()
 ROWS = TOKENIZER.vocab_size
 
 
-def model(runner: Runner, context: int = 24, **how: Any) -> NeoxLM:
-    session = Session(config.load(["demo"]), single(CPU), runner, TOKENIZER, None, context, 4096)
-    return NeoxLM(session, Copies(session), **how)
+def model(replica: Replica, context: int = 24, **how: Any) -> NeoxLM:
+    session = Session(load_settings(["demo"]), single_rank_mesh(CPU), replica, TOKENIZER, None, context, 4096)
+    return NeoxLM(session, Replicas(session), **how)
 
 
 def requests(kind: str, *arguments: tuple) -> list[Instance]:
@@ -127,7 +127,7 @@ def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str
 
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     lm = model(successor(lambda token: token, ROWS - 5, 12), context=12)
-    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has {ROWS - 5} ids"):
+    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has only ids 0 to {ROWS - 6}"):
         lm._loglikelihood_tokens([(("", ""), [5], [ROWS - 1])])
 
 
@@ -173,7 +173,7 @@ def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
     with AnswerCache(path, "this model") as cache:
         lm = reciting(" os")
         lm._cache = cache
-        lm._copies.score = lambda _: pytest.fail("asked the model again")
+        lm._replicas.score = lambda _: pytest.fail("asked the model again")
         assert lm.loglikelihood(asked) == answers
         assert (lm.counts.asked, lm.counts.cached) == (2, 2)
     with AnswerCache(path, "another model") as cache:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import compare
 from support.results import results
@@ -27,7 +27,7 @@ from support.results import results
     ],
 )
 def test_verdicts(document: dict, errors: float | None, verdict: str) -> None:
-    one = compare.published_results(config.load(["20B"]).model)[0]
+    one = compare.published_results(load_settings(["20B"]).model)[0]
     (found,) = [each for each in compare.compare_results(document, [one]) if each.metric == "acc,none"]
     assert found.reference == 0.7742
     assert found.errors == (None if errors is None else pytest.approx(errors))
@@ -44,7 +44,7 @@ def test_perplexities_are_compared_by_their_logarithms() -> None:
 
 
 def test_published_results_are_those_of_the_sources() -> None:
-    sources = compare.published_results(config.load(["20B"]).model)
+    sources = compare.published_results(load_settings(["20B"]).model)
     values = [(one.results["lambada_openai"], one.results["piqa"]) for one in sources]
     assert values == [
         ({"acc": 0.7209, "perplexity": 3.672}, {"acc": 0.7742, "acc_norm": 0.7807}),
@@ -52,7 +52,7 @@ def test_published_results_are_those_of_the_sources() -> None:
         ({"acc": 0.7223, "perplexity": 3.656}, {"acc": 0.7758, "acc_norm": 0.7856}),
     ]
     with pytest.raises(UsageError, match="no published results"):
-        compare.published_results(config.load(["pythia-160m"]).model)
+        compare.published_results(load_settings(["pythia-160m"]).model)
 
 
 def test_an_earlier_results_file_can_be_compared_with(tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from neoxrun.config import reader as config
+from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.evaluation import fingerprint
 
 
 def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     """A changed weight, tokenizer, network or number format is another model; the number of ranks is not."""
-    demo = config.shipped_dir() / "demo"
+    demo = shipped_dir() / "demo"
     shutil.copytree(demo, tmp_path / "demo")
-    settings = config.load(["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json"))
+    settings = load_settings(
+        ["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json")
+    )
 
     def of(settings=settings, **how: Any) -> str:
         usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}

@@ -1,229 +1,155 @@
-"""From token ids to text: stop strings, streaming, ends, cuts, log-probabilities; with models that recite."""
+"""The loop from tokens to text: what is certain to stream, where stop texts end it, and which answers advance."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine
-from neoxrun.generation.answer import TextGenerator
-from neoxrun.generation.prompts import Prompt
+from neoxrun.generation.answer import Answer, AnswerLoop, TextRequest, TextStream
 from support.tiny_models import demo_tokenizer, reciter, successor
 
 TOKENIZER = demo_tokenizer()
-EOD = TOKENIZER.eod
 SIZE = TOKENIZER.vocab_size
 TEXT = "def stop(self): return 'naïve 日本語 🎉🎉 stopstop'\n    # stop: END ENDE\n"
 
 
-def recite(script: Sequence[int], params: SamplingParams, *, room: int = 1):
-    """The record of reciting ``script``, and the pieces of text that came on the way."""
-    runner = reciter([*script, *[script[-1]] * room], SIZE + 1)
-    engine = Engine(runner, slots=1, length=len(script) + room, eos=EOD)
-    texts = TextGenerator(engine, TOKENIZER, vocab_size=SIZE + 1)
-    assert texts.add(Prompt(0, None, "", params)) is None, "an empty prompt begins with one token"
-    pieces, records = [], []
-    while texts.busy:
-        records += texts.step(pieces.append)
-    (record,) = records
-    assert engine.free == 1, "its slot is free again"
-    return record, pieces
-
-
-def scripts() -> st.SearchStrategy[list[int]]:
-    """Tokens of a text, single bytes, and any others."""
+@st.composite
+def cases(draw) -> tuple[list[int], list[str]]:
+    """Tokens of a text, single bytes and any others; and stop texts, of which some are in the text."""
     known = TOKENIZER.encode(TEXT)
     parts = st.tuples(st.integers(0, len(known)), st.integers(0, 12)).map(lambda p: known[p[0] : p[0] + p[1]])
-    flag = st.just(TOKENIZER.encode("🎉"))
     any_token = st.integers(0, SIZE - 1).map(lambda token: [token])
-    pieces = st.lists(parts | flag | any_token, min_size=1, max_size=8)
-    return pieces.map(lambda chosen: list(itertools.chain.from_iterable(chosen))).filter(len)
-
-
-@st.composite
-def answers(draw) -> tuple[list[int], tuple[str, ...]]:
-    """A script, and stop strings of which some are in its text."""
-    script = draw(scripts())
-    text = TOKENIZER.decode(script).replace("\ufffd", "")
+    pieces = draw(st.lists(parts | st.just(TOKENIZER.encode("🎉")) | any_token, max_size=8))
+    tokens = list(itertools.chain.from_iterable(pieces))
+    text = TOKENIZER.decode(tokens).replace("\ufffd", "")
     inside = st.tuples(st.integers(0, len(text)), st.integers(1, 6)).map(lambda p: text[p[0] : p[0] + p[1]])
-    stops = draw(st.lists((inside | st.sampled_from(["stop", "END", "\n", "語", "zzz"])).filter(len), max_size=3))
-    return script, tuple(stops)
+    stops = draw(st.lists(inside | st.sampled_from(["stop", "END", "\n", "語", "zzz", ""]), max_size=3))
+    return tokens, stops
 
 
-@given(answers())
-@example((TOKENIZER.encode("abc stop stop"), ("stop",)))
-@example((TOKENIZER.encode("日本語🎉"), ("語", "🎉")))
-@example((TOKENIZER.encode("🎉")[:-1], ("🎉",)))
-def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case) -> None:
-    script, stops = case
-    length, text, stopped = len(script), None, False
-    for count in range(1, len(script) + 1):
-        so_far = TOKENIZER.decode(script[:count])
-        places = [so_far.find(stop) for stop in stops if stop in so_far]
-        if script[count - 1] == EOD:
-            length, text, stopped = count - 1, TOKENIZER.decode(script[: count - 1]), True
-            break
-        if places:
-            length, text, stopped = count, so_far[: min(places)], True
-            break
-    if text is None:
-        text = TOKENIZER.decode(script)
-    record, pieces = recite(script, SamplingParams(maximum_tokens=len(script), stop=stops))
-    assert record.text == text
-    assert "".join(pieces) == text, "what was shown is what is recorded"
-    assert record.length == length
-    assert (record.finished, record.finish_reason) == ((True, "stop") if stopped else (False, "length"))
+def certain(text: str, stops: list[str]) -> int:
+    """How much of a text that holds no stop text and may continue can be shown: no stop text may begin before."""
+    longest = max((len(stop) for stop in stops if stop), default=1)
+    return max(0, len(text) - longest + 1)
 
 
-def test_text_streams_as_soon_as_it_is_certain() -> None:
-    script = TOKENIZER.encode("one two stops")
-    record, pieces = recite(script, SamplingParams(maximum_tokens=len(script)))
-    assert pieces == [TOKENIZER.decode([token]) for token in script], "nothing is held back without stop strings"
-    _, pieces = recite(script, SamplingParams(maximum_tokens=len(script), stop=("stop!",)))
+@given(cases())
+@example((TOKENIZER.encode("abc stop stop"), ["stop"]))
+@example((TOKENIZER.encode("日本語🎉"), ["語", "🎉"]))
+@example((TOKENIZER.encode("🎉")[:-1], ["🎉"]))
+@example((TOKENIZER.encode("aaab"), ["aab", "b"]))
+def test_a_stream_is_the_text_up_to_the_first_stop_text(case: tuple[list[int], list[str]]) -> None:
+    tokens, stops = case
+    stream = TextStream(TOKENIZER.stream(), stops)
     shown = ""
-    for count, piece in enumerate(pieces, start=1):
-        shown += piece
-        assert len(shown) >= len(TOKENIZER.decode(script[:count])) - len("stop!") + 1
-    assert shown == record.text == "one two stops"
+    whole = TOKENIZER.stream()
+    plain = ""
+    for token in tokens:
+        new = stream.push(token)
+        shown += new
+        if plain is not None:
+            plain += whole.push(token)
+            found = [plain.find(stop) for stop in stops if stop and stop in plain]
+            assert stream.stopped == bool(found)
+            if found:
+                assert shown == plain[: min(found)], "all that comes before it is shown at once"
+                plain = None
+            else:
+                assert shown == plain[: certain(plain, stops)]
+        else:
+            assert new == "", "nothing comes after a stop text"
+    ended = stream.stopped
+    shown += stream.finish()
+    assert shown == stream.text
+    if not ended:
+        assert stream.text == TOKENIZER.decode(tokens)
+    assert stream.finish() == "", "the end comes once"
 
 
-def test_the_end_of_a_document_ends_an_answer_and_is_not_in_it() -> None:
-    script = [*TOKENIZER.encode("abc"), EOD, *TOKENIZER.encode("def")]
-    ended, _ = recite(script, SamplingParams(maximum_tokens=50, logprobs=0))
-    assert (ended.text, ended.finish_reason, ended.finished) == ("abc", "stop", True)
-    assert ended.tokens == TOKENIZER.encode("abc")
-    assert ended.length == len(ended.tokens) == len(ended.logprobs)
-    on, _ = recite(script, SamplingParams(maximum_tokens=len(script), ignore_eos=True, logprobs=0))
-    assert (on.text, on.finish_reason, on.finished) == ("abcdef", "length", False)
-    assert on.tokens == script
-    at_once, pieces = recite([EOD], SamplingParams())
-    assert (at_once.text, at_once.length, pieces) == ("", 0, [""])
+def test_without_stop_texts_nothing_is_held_back() -> None:
+    stream = TextStream(TOKENIZER.stream(), ["", ""])
+    tokens = TOKENIZER.encode("one two stops")
+    assert [stream.push(token) for token in tokens] == [TOKENIZER.decode([token]) for token in tokens]
+    assert stream.finish() == ""
 
 
-def test_an_answer_may_be_as_long_as_asked_or_as_the_context() -> None:
-    script = TOKENIZER.encode("a b c d e f g h")
-    for count in (1, 3):
-        record, _ = recite(script, SamplingParams(maximum_tokens=count))
-        assert (record.length, record.finish_reason, record.finished) == (count, "length", False)
-    record, _ = recite(script, SamplingParams(maximum_tokens=99))
-    assert (record.length, record.finish_reason, record.finished) == (len(script), "context", False)
+def test_half_a_character_is_shown_at_the_end_only() -> None:
+    stream = TextStream(TOKENIZER.stream())
+    *start, last = TOKENIZER.encode("🎉")
+    assert start
+    assert [stream.push(token) for token in start] == [""] * len(start)
+    assert stream.finish() == "\ufffd"
+    stream = TextStream(TOKENIZER.stream(), ["🎉"])
+    assert [stream.push(token) for token in (*start, last)] == [""] * (1 + len(start))
+    assert stream.stopped
 
 
-def test_an_id_without_text_is_said() -> None:
-    record, _ = recite([*TOKENIZER.encode("ab"), SIZE], SamplingParams(maximum_tokens=3))
-    assert record.text == "ab"
-    assert f"id {SIZE}" in (record.message or "")
+def requests(*counts: int, stop: tuple[str, ...] = ()) -> list[TextRequest]:
+    params = [SamplingParams(maximum_tokens=count, stop=stop) for count in counts]
+    return [TextRequest(100 + number, [30 + number], own) for number, own in enumerate(params)]
 
 
-def test_log_probabilities_are_those_of_the_tokens() -> None:
-    script = TOKENIZER.encode("import os")
-    record, _ = recite(script, SamplingParams(maximum_tokens=len(script), logprobs=SIZE + 1))
-    assert record.tokens == script
-    assert [entry["token"] for entry in record.logprobs] == script
-    for entry in record.logprobs:
-        values = [value for _, value in entry["top"]]
-        assert len(values) == SIZE + 1
-        assert values == sorted(values, reverse=True)
-        assert sum(map(math.exp, values)) == pytest.approx(1, abs=1e-4)
-        assert entry["top"][0] == [entry["token"], entry["logprob"]], "greedy takes the likeliest"
-    few, _ = recite(script, SamplingParams(maximum_tokens=2, logprobs=3))
-    assert [len(entry["top"]) for entry in few.logprobs] == [3, 3]
-    none, _ = recite(script, SamplingParams(maximum_tokens=2))
-    assert none.logprobs is None
-    assert none.tokens is None
+def counting(slots: int) -> AnswerLoop:
+    """After token ``t`` comes ``t + 1``."""
+    replica = successor(lambda token: (token + 1) % SIZE, SIZE, 40)
+    return AnswerLoop(replica.start_engine(slots=slots, length=40, eos=None), TOKENIZER)
 
 
-def generator(length: int, *, truncate=None, slots: int = 2, rows: int = SIZE) -> TextGenerator:
-    """A model that counts: after token ``t`` comes ``t + 1``."""
-    runner = successor(lambda token: (token + 1) % rows, rows, length)
-    engine = Engine(runner, slots=slots, length=length, eos=None)
-    return TextGenerator(engine, TOKENIZER, vocab_size=rows, truncate=truncate)
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_requests_are_taken_when_there_is_room(slots: int) -> None:
+    taken = []
+
+    def coming() -> Iterator[TextRequest]:
+        for request in requests(2, 5, 1, 3):
+            taken.append(request.request_id)
+            yield request
+
+    ended: dict[int, Answer] = {}
+    for answers in counting(slots).run(coming()):
+        ended |= {answer.request_id: answer for answer in answers if answer.finish_reason is not None}
+        assert len(taken) - len(ended) <= slots
+    assert {name: len(answer.tokens) for name, answer in ended.items()} == {100: 2, 101: 5, 102: 1, 103: 3}
+    for number, answer in enumerate(ended[100 + number] for number in range(4)):
+        assert answer.tokens == [31 + number + step for step in range(len(answer.tokens))]
+        assert answer.stream.text == TOKENIZER.decode(answer.tokens)
+        assert answer.finish_reason == "length"
 
 
-def answer(texts: TextGenerator, prompts: list[Prompt]) -> dict:
-    return {record.id: record for step in texts.run(prompts) for record in step}
+def test_every_answer_says_what_is_new_of_it() -> None:
+    shown: dict[int, str] = {}
+    for answers in counting(3).run(requests(6, 9, 4, 2)):
+        for answer in answers:
+            shown[answer.request_id] = shown.get(answer.request_id, "") + answer.new_text
+            assert shown[answer.request_id] == answer.stream.text
+    assert len(shown) == 4
 
 
-@pytest.mark.parametrize(
-    ("truncate", "maximum", "keep"),
-    # Room for the answer, but at least half the context is left to the prompt.
-    [("left", 5, 15), ("right", 5, 15), ("left", 18, 10), ("right", 99, 10), ("left", 1, 19)],
-)
-def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate, maximum, keep) -> None:
-    prompt = TOKENIZER.encode(TEXT)
-    params = SamplingParams(maximum_tokens=maximum, logprobs=0)
-    record = answer(generator(20, truncate=truncate), [Prompt("x", None, TEXT, params)])["x"]
-    last = prompt[-1] if truncate == "left" else prompt[keep - 1]
-    count = min(maximum, 20 - keep)
-    assert record.tokens == [last + 1 + step for step in range(count)]
-    assert record.context == TEXT, "the record has the prompt as it was"
-    assert record.message == f"the prompt was cut from {len(prompt)} to {keep} tokens, at the {truncate}"
+def test_a_stop_text_ends_the_request_too() -> None:
+    script = TOKENIZER.encode("one two three four")
+    engine = reciter(script, SIZE).start_engine(slots=1, length=len(script), eos=None)
+    request = TextRequest(7, [5], SamplingParams(maximum_tokens=len(script) - 1, stop=("wo",)))
+    steps = [answers for answers in AnswerLoop(engine, TOKENIZER).run([request]) if answers]
+    (answer,) = steps[-1]
+    assert len(steps) == len(answer.tokens)
+    assert (answer.stream.text, answer.finish_reason) == ("one t", "stop")
+    assert TOKENIZER.decode(answer.tokens).startswith("one two"), "the tokens are those that were computed"
+    assert len(answer.tokens) < len(script) - 1
+    assert engine.free_slots == 1
+    assert engine.step() == []
 
 
-def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others() -> None:
-    params = SamplingParams(maximum_tokens=4, logprobs=0)
-    prompts = [
-        Prompt(0, None, "a", params),
-        Prompt(1, None, TEXT, params),
-        Prompt(2, None, "b", SamplingParams(logit_bias={SIZE: 1.0})),
-        Prompt(3, None, "c d e f", params),
-        Prompt(4, None, "f", params),
-    ]
-    records = answer(generator(20), prompts)
-    assert sorted(records) == [0, 1, 2, 3, 4]
-    for number, says in ((1, f"{len(TOKENIZER.encode(TEXT))} tokens"), (2, f"id {SIZE}")):
-        record = records[number]
-        assert (record.text, record.length, record.finish_reason, record.finished) == (
-            None,
-            0,
-            "error",
-            False,
-        )
-        assert says in (record.message or "")
-    for number in (0, 3, 4):
-        first = TOKENIZER.encode(prompts[number].context)[-1] + 1
-        assert records[number].tokens == [(first + step) % SIZE for step in range(4)]
-        assert records[number].message is None
-    few = generator(20, rows=TOKENIZER.encode("a")[0])
-    assert answer(few, prompts[:1])[0].finish_reason == "error", "an id that the model does not have"
-
-
-@settings(max_examples=40)
-@given(
-    lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 8)), max_size=9),
-    slots=st.integers(1, 4),
-    stop=st.sampled_from([(), ("e",)]),
-)
-def test_many_prompts_are_answered_as_each_alone(lengths, slots, stop) -> None:
-    """Slots fall free and fill again; stop strings end requests that the engine would go on with."""
-    prompts = [
-        Prompt(n, None, TEXT[n : n + size], SamplingParams(maximum_tokens=count, logprobs=0, stop=stop))
-        for n, (size, count) in enumerate(lengths)
-    ]
-    together = answer(generator(40, slots=slots), prompts)
-    assert sorted(together) == list(range(len(prompts)))
-    for prompt in prompts:
-        alone = answer(generator(40, slots=1), [prompt])[prompt.id]
-        mine = together[prompt.id]
-        assert (mine.text, mine.tokens, mine.finish_reason) == (alone.text, alone.tokens, alone.finish_reason)
-
-
-def test_an_aborted_answer_keeps_what_there_is() -> None:
-    texts = generator(40)
-    texts.add(Prompt("a", 3, "a", SamplingParams(maximum_tokens=30, logprobs=0)))
-    texts.add(Prompt("b", None, "b", SamplingParams(maximum_tokens=2)))
-    texts.step()
-    (ended,) = texts.step()
-    assert ended.id == "b"
-    (aborted,) = texts.abort()
-    assert (aborted.id, aborted.sample, aborted.finish_reason, aborted.finished) == ("a", 3, "aborted", False)
-    assert aborted.text == TOKENIZER.decode(aborted.tokens)
-    assert aborted.length == 2
-    assert not texts.busy
-    assert answer(texts, [Prompt("c", None, "c", SamplingParams(maximum_tokens=1))])["c"].length == 1
+def test_aborting_ends_what_runs() -> None:
+    loop = counting(2)
+    steps = loop.run(requests(9, 9, stop=("never",)))
+    next(steps), next(steps)
+    aborted = loop.abort()
+    assert [(answer.request_id, answer.finish_reason) for answer in aborted] == [(100, "aborted"), (101, "aborted")]
+    assert [answer.new_text for answer in aborted] == [answer.stream.text for answer in aborted]
+    assert all(len(answer.tokens) == 2 for answer in aborted)
+    assert loop.abort() == []
+    assert list(steps) == [[]]

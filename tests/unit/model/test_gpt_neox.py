@@ -1,4 +1,4 @@
-"""The network calls its parts: no linear layer's product is made behind its back."""
+"""The network calls its linear layers: no product bypasses them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
-from neoxrun.engine.scoring import ScoreRequest, pack
+from neoxrun.engine.scoring import ScoreRequest, pack_rows
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
-from neoxrun.parallel.mesh import single
+from neoxrun.parallel.mesh import single_rank_mesh
 
 CPU = torch.device("cpu")
 ROWS = 32
@@ -35,7 +35,7 @@ SEQUENTIAL = ModelConfig(**{**vars(PARALLEL), "gpt_j_residual": False, "gelu": "
 
 
 def random_stage(config: ModelConfig) -> Stage:
-    stage = Stage(config, single(CPU), ROWS, CPU, precisions_for("fp32", "cpu"))
+    stage = Stage(config, single_rank_mesh(CPU), ROWS, CPU, precisions_for("fp32", "cpu"))
     generator = torch.Generator().manual_seed(0)
     for key, shape in stage.targets().items():
         stage.assign(key, torch.randn(shape, generator=generator) / 4)
@@ -51,7 +51,7 @@ def called_modules(stage: Stage) -> list[str]:
 def pass_through(stage: Stage) -> list[float]:
     """One pass over all positions of three requests; their scores."""
     requests = [ScoreRequest((1, 2, 3), (4, 5)), ScoreRequest((1, 2, 3), (6,)), ScoreRequest((9,), (3, 3))]
-    rows = [row for row, _ in pack(requests, 64)]
+    rows = [row for row, _ in pack_rows(requests, 64)]
     return [scored.logprob for scored in Runner(stage, 2**20).score(rows)]
 
 
@@ -73,17 +73,17 @@ def test_every_linear_is_called_once_a_pass(config: ModelConfig, dtype: torch.dt
 
 @pytest.mark.parametrize("config", [PARALLEL, SEQUENTIAL], ids=["parallel", "sequential"])
 def test_a_linear_of_another_kind_takes_effect(config: ModelConfig) -> None:
-    """As adapters and quantised weights will: they replace a linear layer by one of their own."""
+    """As adapters and quantised weights will be: they replace a linear layer."""
     right = pass_through(random_stage(config))
     for name in called_modules(random_stage(config)):
         stage = random_stage(config)
         module = stage.get_submodule(name)
         module.__class__ = type("Doubled", (type(module),), {"forward": doubled})
-        assert pass_through(stage) != right, f"{name} was passed over"
+        assert pass_through(stage) != right, f"{name} was bypassed"
 
 
 def doubled(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the module's own class gives, twice."""
+    """Twice the output of the module's class."""
     out: torch.Tensor = type(self).__mro__[1].forward(self, x)  # type: ignore[attr-defined]
     return 2 * out
 
@@ -97,7 +97,7 @@ def test_parameters_are_frozen(config: ModelConfig) -> None:
 
 def test_each_precision_is_used_where_it_belongs() -> None:
     """Half precision on the CPU: parameters and activations have its type, the cache is fp32."""
-    stage = Stage(PARALLEL, single(CPU), ROWS, CPU, precisions_for("bf16", "cpu"))
+    stage = Stage(PARALLEL, single_rank_mesh(CPU), ROWS, CPU, precisions_for("bf16", "cpu"))
     stage.randomize(0)
     assert {parameter.dtype for parameter in stage.parameters()} == {torch.bfloat16}
     runner = Runner(stage, 2**20)

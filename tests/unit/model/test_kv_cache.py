@@ -13,7 +13,7 @@ def test_a_move_copies_one_slot_and_no_other() -> None:
     for layer in range(2):
         for number, store in enumerate(cache.layer(layer, 0, 3)):
             assert store.shape == (3, 2, 5, 4)
-            assert not store.any(), "masked places must hold finite numbers"
+            assert not store.any(), "masked positions must hold finite numbers"
             store.copy_(torch.arange(store.numel()).view(store.shape) + 1000 * layer + 500 * number)
     before = [[store.clone() for store in cache.layer(layer, 0, 3)] for layer in range(2)]
     cache.move(source=2, target=0, length=3)

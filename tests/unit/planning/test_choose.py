@@ -9,7 +9,7 @@ import pytest
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.choose import choose_cpu, choose_gpus
-from neoxrun.planning.decision import Cause, Decision, MemoryRefused, Misfit, Rule, SizeChanged, SizesRefused
+from neoxrun.planning.decision import Cause, Decision, MemoryRefused, Misfit, SizeChanged, SizesRefused, SplitRule
 from neoxrun.planning.devices import Device, parse_devices
 from neoxrun.planning.request import Requested
 from neoxrun.planning.search import Search
@@ -84,16 +84,16 @@ def test_split_on_the_cpu(name, memory, cores, flags, expected) -> None:
 
 # (model, devices, kind, cores, flags) -> the rule that decided
 RULES = [
-    ("20B", "2x48GB", "cuda", 0, {}, Rule.ENOUGH_ROOM),
-    ("20B", "1x80GB", "cuda", 0, {}, Rule.ONE_DEVICE),
-    ("20B", "2x80GB", "cuda", 0, {}, Rule.ONE_DEVICE),
-    ("20B", "2x24GiB", "cuda", 0, {}, Rule.ALL_GPUS),
-    ("20B", "8x24GB", "cuda", 0, {}, Rule.FEWER_STAGES),
-    ("20B", "2x80GB", "cuda", 0, {"tp": 2}, Rule.FEWEST_GPUS),
-    ("20B", "4x48GB", "cuda", 0, {"tp": 2, "pp": 2}, Rule.REQUESTED),
-    ("20B", "256GB", "cpu", 16, {}, Rule.CONFIGURED),
-    ("20B", "256GB", "cpu", 1, {}, Rule.ONE_DEVICE),
-    ("20B", "256GB", "cpu", 16, {"pp": 2}, Rule.REQUESTED),
+    ("20B", "2x48GB", "cuda", 0, {}, SplitRule.ENOUGH_ROOM),
+    ("20B", "1x80GB", "cuda", 0, {}, SplitRule.ONE_DEVICE),
+    ("20B", "2x80GB", "cuda", 0, {}, SplitRule.ONE_DEVICE),
+    ("20B", "2x24GiB", "cuda", 0, {}, SplitRule.ALL_GPUS),
+    ("20B", "8x24GB", "cuda", 0, {}, SplitRule.FEWER_STAGES),
+    ("20B", "2x80GB", "cuda", 0, {"tp": 2}, SplitRule.FEWEST_GPUS),
+    ("20B", "4x48GB", "cuda", 0, {"tp": 2, "pp": 2}, SplitRule.REQUESTED),
+    ("20B", "256GB", "cpu", 16, {}, SplitRule.CONFIGURED),
+    ("20B", "256GB", "cpu", 1, {}, SplitRule.ONE_DEVICE),
+    ("20B", "256GB", "cpu", 16, {"pp": 2}, SplitRule.REQUESTED),
 ]
 
 

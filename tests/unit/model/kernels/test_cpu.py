@@ -1,4 +1,4 @@
-"""A kernel that is chosen for speed computes what the plain ones do."""
+"""The kernels that are chosen for speed compute the same as the plain ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neoxrun.model.kernels.cpu import Gelu, attention, linear, packed
+from neoxrun.model.kernels.cpu import Gelu, attention, linear, pack_weight
 
 
 @pytest.mark.parametrize("gelu", ["erf", "tanh"])
@@ -20,11 +20,11 @@ def test_packed_weights(gelu: Gelu, dtype: torch.dtype, tokens: int, biased: boo
     wide = F.linear(*[None if one is None else one.double() for one in (x, weight, bias)])
     product = F.linear(x, weight, bias)
     approximate = {"erf": "none", "tanh": "tanh"}[gelu]
-    own = packed(weight)
+    packed = pack_weight(weight)
     for found, plain, exact in (
-        (linear(x, own, bias), product, wide),
+        (linear(x, packed, bias), product, wide),
         (
-            linear(x, own, bias, gelu),
+            linear(x, packed, bias, gelu),
             F.gelu(product, approximate=approximate),
             F.gelu(wide, approximate=approximate),
         ),
@@ -41,7 +41,7 @@ def test_attention(dtype: torch.dtype, length: int, masked: bool) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, length, 16) for _ in range(3))
     mask = torch.ones(length, length, dtype=torch.bool).tril()
-    if masked:  # each row of its own
+    if masked:  # another mask for each row
         mask = mask & (torch.rand(3, 1, length, length) < 0.5) | torch.eye(length, dtype=torch.bool)
     scores = (q.double() @ k.double().mT / 4).masked_fill(~mask, -torch.inf)
     right = scores.softmax(-1) @ v.to(dtype).double()

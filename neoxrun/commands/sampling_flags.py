@@ -1,0 +1,120 @@
+"""The sampling options of ``neoxrun generate``, and the parameters that they make."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
+from neoxrun.config.settings import Settings
+from neoxrun.errors import UsageError
+from neoxrun.planning.planner import vocab_size_for_planning
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the tokens of an answer are chosen, and where the answer ends."""
+    group = parser.add_argument_group("sampling", "Values in the configuration replace these defaults.")
+    group.add_argument("--maximum-tokens", type=int, metavar="N", help="Most tokens of an answer. Default: 64.")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="Divide the logits by T before sampling; 0 always chooses the most likely token. Default: 0.",
+    )
+    group.add_argument(
+        "--top-k", type=int, metavar="N", help="Sample from the N most likely tokens; 0 means all. Default: 0."
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Sample from the fewest tokens whose probabilities add up to P; 0 means all. Default: 0.",
+    )
+    group.add_argument(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="Leave out tokens less likely than P times the most likely one. Default: 0.",
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="Make tokens of the prompt and the answer less likely by this factor. Default: 1 (off).",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=float,
+        metavar="F",
+        help="Subtract F from a token's logit for each time it occurs in the answer. Default: 0.",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        metavar="F",
+        help="Subtract F from the logit of each token that occurs in the answer. Default: 0.",
+    )
+    group.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help=r"End an answer before this text, which may contain \n and \t. May be repeated. Default: none.",
+    )
+    group.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="Record each token's log-probability and the N most likely tokens. Default: off.",
+    )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        metavar="ID=VALUE",
+        help="Add VALUE to the logit of token ID. May be repeated. Default: none.",
+    )
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="Continue past the end of a document.")
+
+
+def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
+    """The configuration's parameters, replaced by those that the command line gives.
+
+    Raises:
+        UsageError: a parameter cannot have its value.
+    """
+    given: dict[str, Any] = {name: value for name in SAMPLING_NAMES if (value := getattr(args, name, None)) is not None}
+    given.pop("seed", None)  # ``defaults`` has it: the whole command shares it
+    if args.stop:
+        given["stop"] = [unescape(text) for text in args.stop]
+    if args.logit_bias:
+        given["logit_bias"] = dict(_bias(text) for text in args.logit_bias)
+    return update_sampling(defaults, given)
+
+
+def check_logit_bias(sampling: SamplingParams, settings: Settings) -> None:
+    """Refuse a bias of a token that the model does not have.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
+        raise UsageError(
+            f"--logit-bias {largest}=...: the model only has the token ids 0 to {size - 1}",
+            code="invalid_value",
+        )
+
+
+def unescape(text: str) -> str:
+    r"""Text with ``\n`` and ``\t``, as shell users write them, replaced by what they mean."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise UsageError(
+            f"--logit-bias {text} is not ID=VALUE",
+            code="invalid_value",
+            hint="For example: --logit-bias 187=-100.",
+        ) from None

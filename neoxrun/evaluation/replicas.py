@@ -1,0 +1,184 @@
+"""The replicas of the model at work: rank 0 hands out requests, the leader of every replica carries some of them out.
+
+The ranks that lead no replica follow meanwhile. What travels between the leaders is JSON: the store that carries it
+listens on the network and knows no passwords.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import IO, Any
+
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.engine.scoring import Row, ScoreRequest, scoring_passes
+from neoxrun.engine.session import Session
+from neoxrun.generation.answer import AnswerLoop, TextRequest
+from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.queue import WorkQueue
+
+_POLL_SECONDS = 0.02
+
+Results = list[tuple[int, Any]]
+"""Numbers of requests, and each one's answer, made of JSON values."""
+WorkItem = tuple[list[int], Sequence[Any]]
+"""What one replica carries out at a time: numbers of requests, and the rows or the one request that answer them."""
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Continue ``prompt``.
+
+    Attributes:
+        prompt: token ids, at least one.
+        sampling: fields of SamplingParams and their values; with ``stop``, the answer ends with one of these texts.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: tuple[tuple[str, Any], ...]
+
+    @property
+    def params(self) -> SamplingParams:
+        """How to sample."""
+        values = dict(self.sampling)
+        return SamplingParams(**values | {"stop": tuple(values.get("stop", ()))})
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One call of rank 0, as the other leaders see it.
+
+    Attributes:
+        kind: ``score`` or ``generate``.
+        count: how many items of work there are.
+        length: most tokens of a sequence, to generate.
+    """
+
+    kind: str
+    count: int
+    length: int = 0
+
+
+def take_part(
+    session: Session, options: None, stdout: IO[str], show_progress: bool, announce: Callable[[], None]
+) -> None:
+    """What every rank but 0 does in an evaluation; rank 0 has the options, the output and the say."""
+    batch_size = meshes.share_from_first(None)
+    if session.mesh.leads:
+        Replicas(session, batch_size).serve()
+    else:
+        session.replica.follow()
+
+
+class Replicas:
+    """All replicas of the model, from one of their leaders.
+
+    Rank 0 calls ``score`` and ``generate``, and ``release_ranks`` at the end; the other leaders call ``serve``.
+
+    Args:
+        session: this rank's part of the model.
+        batch_size: most sequences at a time in each replica; None: what fits.
+    """
+
+    def __init__(self, session: Session, batch_size: int | None = None) -> None:
+        self._session, self._batch_size = session, batch_size
+        # A lone replica shares its work with nobody.
+        self._store = session.mesh.store if session.mesh.replicas > 1 else None
+        self._rounds = 0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Results]:
+        """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first."""
+        work = list(scoring_passes(requests, self._session.scoring_budget(), self._batch_size))
+        return self._lead(_Round("score", len(work)), work)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Results]:
+        """The text of each request, as they end. It has the stop text that ended it, and what came with that."""
+        # Long prompts first, so that short ones fill up what is free at the end.
+        numbers = sorted(range(len(requests)), key=lambda number: -len(requests[number].prompt))
+        length = max(len(request.prompt) + request.params.maximum_tokens for request in requests)
+        work = [([number], [requests[number]]) for number in numbers]
+        return self._lead(_Round("generate", len(work), length), work)
+
+    def release_ranks(self) -> None:
+        """Let all other ranks return from ``take_part``."""
+        self._announce(None)
+        self._session.replica.release_followers()
+
+    def serve(self) -> None:
+        """Work on what rank 0 hands out, until it releases the ranks."""
+        while (round_ := self._wait_for_round()) is not None:
+            queue = WorkQueue(self._session.mesh, round_.count, self._name)
+            for results in self._carry_out(round_, (self._fetch(round_.kind, index) for index in queue.claim_all())):
+                queue.publish(results)
+            queue.close(interrupted=False)
+        self._session.replica.release_followers()
+
+    @property
+    def _name(self) -> str:
+        return f"evaluate/{self._rounds}"
+
+    def _lead(self, round_: _Round, work: Sequence[WorkItem]) -> Iterator[Results]:
+        self._announce(round_, work)
+        queue = WorkQueue(self._session.mesh, len(work), self._name)
+        for results in self._carry_out(round_, (self._take(work, index) for index in queue.claim_all())):
+            yield results
+            yield from queue.collect()
+        while queue.others_working:
+            yield from queue.collect()
+            time.sleep(_POLL_SECONDS)
+
+    def _announce(self, round_: _Round | None, work: Sequence[WorkItem] = ()) -> None:
+        """Tell the other leaders what comes next. Each item is a separate value of the store: one may have 8 MB."""
+        self._rounds += 1
+        if self._store is not None:
+            self._store.set(self._name, json.dumps(None if round_ is None else asdict(round_)))
+            for index, (numbers, parts) in enumerate(work):
+                self._store.set(self._key(index), json.dumps([numbers, [astuple(part) for part in parts]]))
+
+    def _key(self, index: int) -> str:
+        return f"{self._name}/item/{index}"
+
+    def _take(self, work: Sequence[WorkItem], index: int) -> WorkItem:
+        """An item for rank 0 itself."""
+        if self._store is not None:
+            self._store.delete_key(self._key(index))
+        return work[index]
+
+    def _wait_for_round(self) -> _Round | None:
+        assert self._store is not None, "a lone replica has nobody to serve"
+        self._rounds += 1
+        while not self._store.check([self._name]):
+            time.sleep(_POLL_SECONDS)
+        values = json.loads(self._store.get(self._name))
+        return None if values is None else _Round(**values)
+
+    def _fetch(self, kind: str, index: int) -> WorkItem:
+        assert self._store is not None
+        numbers, work = json.loads(self._store.get(self._key(index)))  # waits until rank 0 has put it there
+        self._store.delete_key(self._key(index))
+        if kind == "score":
+            return numbers, [Row(*fields) for fields in work]
+        return numbers, [GenerateRequest(tuple(prompt), tuple(sampling)) for prompt, sampling in work]
+
+    def _carry_out(self, round_: _Round, work: Iterator[WorkItem]) -> Iterator[Results]:
+        return self._score(work) if round_.kind == "score" else self._generate(work, round_)
+
+    def _score(self, work: Iterator[WorkItem]) -> Iterator[Results]:
+        for numbers, rows in work:
+            scores = self._session.replica.score(list(rows))
+            yield [(number, (one.logprob, one.greedy)) for number, one in zip(numbers, scores, strict=True)]
+
+    def _generate(self, work: Iterator[WorkItem], round_: _Round) -> Iterator[Results]:
+        session = self._session
+        engine = session.start_engine(requests=round_.count, length=round_.length, batch_size=self._batch_size)
+        requests = (TextRequest(number, request.prompt, request.params) for [number], [request] in work)
+        for answers in AnswerLoop(engine, session.tokenizer).run(requests):
+            # All tokens as text: lm-eval cuts it at the stop texts by a rule of its own.
+            yield [
+                (answer.request_id, session.tokenizer.decode(answer.tokens))
+                for answer in answers
+                if answer.finish_reason is not None
+            ]
+        engine.close()  # scoring has its memory again

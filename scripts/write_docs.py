@@ -1,0 +1,119 @@
+"""Writes the parts of docs/ that follow from the program: everything between two markers such as
+
+    <!-- begin: network keys -->
+    <!-- end -->
+
+Run it after a change to what a page is made from. With --check nothing is written, and the exit code is 1 where a
+page is not up to date. To add a page: a function from its text to its new text, in PAGES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from neoxrun import errors
+from neoxrun.config import neox_keys
+from neoxrun.config.neox_keys import Key
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def configuration(page: str) -> str:
+    """Every key of GPT-NeoX, and those that neoxrun adds."""
+    used = {
+        "network keys": neox_keys.NETWORK,
+        "file keys": neox_keys.FILES,
+        "split keys": neox_keys.SPLIT,
+        "generation keys": neox_keys.GENERATION,
+        "own keys": neox_keys.OWN,
+    }
+    for name, keys in used.items():
+        page = fill(page, name, _key_table(keys))
+    fixed = ([_code(name), _values(values)] for name, values in neox_keys.FIXED.items())
+    page = fill(page, "fixed keys", table(["key", "accepted"], fixed))
+    return fill(page, "ignored keys", textwrap.fill(", ".join(map(_code, sorted(neox_keys.IGNORED))), 120))
+
+
+def errors_page(page: str) -> str:
+    """Every exit code, and every code of an error."""
+    page = fill(
+        page, "exit codes", table(["exit code", "meaning"], ([str(n), m] for n, m in errors.EXIT_CODES.items()))
+    )
+    sections = (
+        f"### {exit_code}: {errors.EXIT_CODES[exit_code]}\n\n"
+        + table(["code", "what happened", "what to do"], ([_code(code), *_split(text)] for code, text in codes.items()))
+        for exit_code, codes in errors.CODES.items()
+    )
+    return fill(page, "codes", "\n\n".join(sections))
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    first, _, rest = text.partition(". ")
+    return f"{first}.", rest
+
+
+def _key_table(keys: Mapping[str, Key]) -> str:
+    rows = (
+        [_code(name), "required" if key.default is None else _code(key.default), key.meaning]
+        for name, key in keys.items()
+    )
+    return table(["key", "default", "meaning here"], rows)
+
+
+def _values(values: Iterable[object]) -> str:
+    return ", ".join(_code(str(value).lower()) for value in values) or "`null`"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table; ``head`` names its columns."""
+    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def fill(page: str, name: str, content: str) -> str:
+    """``page`` with ``content`` between the markers of this name, of which there must be one pair."""
+    begin = f"<!-- begin: {name} -->\n"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition("<!-- end -->")
+    if not found or not closed or begin in after:
+        raise SystemExit(f"expected one pair of markers: {begin}<!-- end -->")
+    return f"{before}{begin}{content}\n{closed}{after}"
+
+
+PAGES: Mapping[str, Callable[[str], str]] = {
+    "docs/configuration.md": configuration,
+    "docs/errors.md": errors_page,
+}
+
+
+def main() -> int:
+    """Write or check all pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Only say which pages are not up to date.")
+    args = parser.parse_args()
+    stale = False
+    for name, write in PAGES.items():
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        if (new := write(old)) == old:
+            continue
+        if args.check:
+            stale = True
+            print(f"{name} is not up to date: run scripts/write_docs.py", file=sys.stderr)
+        else:
+            path.write_text(new, encoding="utf-8")
+            print(f"wrote {name}")
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Sampling options of the command line: over the configuration's, checked, with shell users' escapes."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params
+from neoxrun.config.reader import load_settings
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.errors import UsageError
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_sampling_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_flags_replace_the_configuration_and_nothing_else() -> None:
+    configured = SamplingParams(maximum_tokens=7, temperature=0.5, stop=("a",), seed=3)
+    assert sampling_params(parsed(), configured) == configured
+    given = parsed("--temperature", "0", "--stop", r"\n", "--stop", "b", "--logit-bias", "5=-100", "--ignore-eos")
+    assert sampling_params(given, configured) == SamplingParams(
+        maximum_tokens=7, temperature=0.0, stop=("\n", "b"), seed=3, logit_bias={5: -100.0}, ignore_eos=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--top-p", "2"), "top_p must be a number from 0 to 1, not 2.0"),
+        (("--logit-bias", "a=1"), "--logit-bias a=1 is not ID=VALUE"),
+        (("--logit-bias", "5"), "--logit-bias 5 is not ID=VALUE"),
+        (("--logit-bias=-1=1",), "logit_bias must be"),
+        (("--stop", ""), "stop must be"),
+    ],
+)
+def test_impossible_values_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sampling_params(parsed(*arguments), SamplingParams())
+
+
+def test_a_bias_of_a_token_beyond_the_vocabulary_is_refused() -> None:
+    settings = load_settings(["demo"])
+    check_logit_bias(SamplingParams(logit_bias={2047: 1.0}), settings)
+    with pytest.raises(UsageError, match=r"--logit-bias 2048=.*token ids 0 to 2047"):
+        check_logit_bias(SamplingParams(logit_bias={0: 1.0, 2048: 1.0}), settings)

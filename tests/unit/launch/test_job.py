@@ -1,0 +1,65 @@
+"""The job's folder: what ranks leave there, and what the agent reads of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxrun.errors import CheckpointError, DataError, RankError
+from neoxrun.launch import job
+from neoxrun.launch.job import Failure, Job, failure_of, read_failures
+
+LOST = RankError("rank 0 lost contact", code="lost_contact")
+DAMAGED = CheckpointError("x.pt is damaged", code="damaged_file")
+
+
+def test_a_failure_is_left_with_its_code(tmp_path: Path) -> None:
+    DAMAGED.shared = True
+    failure_of(DAMAGED, 2, verbose=False).save(tmp_path)
+    failure_of(LOST, 0, verbose=True).save(tmp_path)
+    left = json.loads((tmp_path / "rank-2.json").read_text())
+    assert left == {
+        "rank": 2,
+        "exit_code": 3,
+        "code": "damaged_file",
+        "text": "error: x.pt is damaged",
+        "shared": True,
+    }
+    found = read_failures(tmp_path)
+    assert found[2] == Failure(2, 3, "damaged_file", "error: x.pt is damaged", shared=True)
+    assert not found[2].lost_contact
+    assert found[0].lost_contact
+    assert found[0].text.endswith("\ncode: lost_contact")
+
+
+def test_a_failure_without_a_folder_is_dropped(tmp_path: Path) -> None:
+    failure_of(DAMAGED, 0, verbose=False).save(tmp_path / "removed")
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_answer_ctrl_c(tmp_path: Path) -> None:
+    assert job.announced_processes(tmp_path) == []
+    job.announce_rank(tmp_path, 0)
+    job.announce_rank(tmp_path, 2)
+    assert job.announced_processes(tmp_path) == [os.getpid()] * 2
+
+
+def test_a_job_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    work: Any = {"settings": None, "plan": None}
+    saved = Job("generate", **work, options={"a": 1}, node_rank=3)
+    folder = saved.save()
+    assert folder.stat().st_mode & 0o077 == 0, "what a job holds is nobody else's"
+    assert job.load_job(folder) == saved
+
+
+def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    work: Any = {"settings": None, "plan": None}
+    with pytest.raises(DataError, match="temporary files cannot be written") as caught:
+        Job("generate", **work).save()
+    assert caught.value.code == "unwritable_file"
