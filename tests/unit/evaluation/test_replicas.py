@@ -55,7 +55,7 @@ def test_what_two_replicas_score_and_write_is_what_one_does(model: Replica, monk
     assert len(texts) == len(WRITTEN)
 
     store, second = HashStore(), random_replica(TOKENIZER.vocab_size, CONTEXT)
-    serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=5).serve)
+    serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=5).serve, daemon=True)
     helped = threading.Event()
 
     def score_and_tell(rows: list[Row]) -> list[Scored]:
