@@ -24,7 +24,7 @@ from neoxrun.engine.messages import Reserve
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single_rank_mesh
-from support.paths import DEMO
+from support.paths import DEMO, FIXTURES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
 
@@ -57,8 +57,8 @@ def open_on_gpu(settings: Settings, dtype: Precision = "fp32", *, random_weights
 
 
 @pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
-def test_reference_logits(shared: Path, name: str) -> None:
-    folder = shared / "fixtures" / name
+def test_reference_logits(name: str) -> None:
+    folder = FIXTURES / name
     answers = load_file(folder / "logits.safetensors")
     session = open_on_gpu(load_settings([str(folder / "config.yml")]))
     for logits in (
