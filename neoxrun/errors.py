@@ -234,7 +234,7 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
     where = None if rank is None else f"rank {rank}"
     if _is_out_of_memory(error):
         return RankError(
-            "out of memory" + (f" on {where}" if where else "") + _wanted(str(error)),
+            f"out of memory on {where}{_wanted(str(error))}" if where else f"out of memory{_wanted(str(error))}",
             code="out_of_memory",
             hint="Lower --batch-size, spread the model over more devices (--tp, --pp), or see `neoxrun plan`.",
         )

@@ -1,12 +1,15 @@
-"""Fixtures that every test may use."""
+"""Options and fixtures that every test may use."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from support.snapshots import Snapshot, Snapshots, snapshots_of
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -18,20 +21,43 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 MARKED_FOLDERS = ("e2e", "parity", "gpu")
+COLLECTED = pytest.StashKey[dict[Path, set[str]]]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of a folder with the folder's name."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-snapshots", action="store_true", help="write what commands say to tests/*/snapshots")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test of a folder with the folder's name, and note which tests there are."""
+    collected: dict[Path, set[str]] = {}
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
+        collected.setdefault(snapshots_of(item.path), set()).add(item.name)
+    single_tests = any("::" in argument for argument in config.args)
+    config.stash[COLLECTED] = {} if single_tests else collected
+
+
+@pytest.fixture(scope="session")
+def snapshots(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshots]:
+    snapshots = Snapshots(write=pytestconfig.getoption("--write-snapshots"), temporary=tmp_path_factory.getbasetemp())
+    yield snapshots
+    snapshots.save(pytestconfig.stash[COLLECTED])
+
+
+@pytest.fixture
+def snapshot(snapshots: Snapshots, request: pytest.FixtureRequest) -> Snapshot:
+    """Compares what a command says with the repository's record of it: see support/snapshots.py."""
+    return Snapshot(snapshots, request.path, request.node.name)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference checkpoints and data that the project's own CI has beside the checkout."""
+    """The folder with the published data of LAMBADA and PIQA, which the project's own CI has next to the checkout."""
     folder = Path(os.environ.get("NEOXRUN_SHARED", ROOT.parent / "shared"))
-    if not (folder / "fixtures").is_dir():
-        pytest.skip(f"no reference checkpoints at {folder} (set NEOXRUN_SHARED to their folder)")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no published data sets in {folder / 'data'} (NEOXRUN_SHARED names that folder's parent)")
     return folder

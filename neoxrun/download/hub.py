@@ -10,14 +10,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from neoxrun.download.hub_files import choose_files
+from neoxrun.download.hub_files import Repository, choose_files
 from neoxrun.download.proof import WEIGHTS
 from neoxrun.download.remote import RemoteFile, safe_name
 from neoxrun.download.urls import origin, shown_url, url_problem
@@ -33,29 +32,6 @@ Result = TypeVar("Result")
 _TIMEOUT = 30.0  # seconds without a response
 _PAUSES = (0.5, 2.0)  # seconds before a request is repeated
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that another try may change
-
-
-@dataclass(frozen=True)
-class Repository:
-    """One version of a repository.
-
-    Attributes:
-        name: ``owner/name``.
-        endpoint: the hub's address.
-        revision: the branch, tag or commit that was asked for.
-        commit: the commit that it names.
-        files: the files that a model needs.
-        blobs: git's hash of the contents of each file that has no SHA-256.
-        credentials: the header that the hub requires, by ``urls.origin``.
-    """
-
-    name: str
-    endpoint: str
-    revision: str
-    commit: str
-    files: tuple[RemoteFile, ...]
-    blobs: Mapping[str, str]
-    credentials: Mapping[str, str] = field(repr=False)
 
 
 def default_endpoint() -> str:

@@ -1,11 +1,12 @@
-"""Which files of a hub repository a model needs."""
+"""A repository of the Hugging Face hub, and which of its files a model needs."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from neoxrun.download.remote import MANIFEST_NAME
+from neoxrun.download.remote import MANIFEST_NAME, RemoteFile
 
 # Weights of a repository, best first: a name, and the files that go with it. One of these forms is enough.
 _WEIGHTS = (
@@ -26,6 +27,29 @@ _WITH_WEIGHTS = (
 )
 # GPT-NeoX's own files, for repositories without weights in the hub's form.
 _NEOX = ("latest", "global_step*/*", "layer_*-model_states.pt", "mp_rank_*_model_states.pt", "*.json", "*.yml")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One version of a repository.
+
+    Attributes:
+        name: ``owner/name``.
+        endpoint: the hub's address.
+        revision: the branch, tag or commit that was asked for.
+        commit: the commit that it names.
+        files: the files that a model needs.
+        blobs: git's hash of the contents of each file that has no SHA-256.
+        credentials: the header that the hub requires, by ``urls.origin``.
+    """
+
+    name: str
+    endpoint: str
+    revision: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    blobs: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
 
 
 def choose_files(names: Iterable[str]) -> list[str]:

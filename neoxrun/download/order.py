@@ -12,6 +12,7 @@ from neoxrun.download import hub, listing, manifest, proof
 from neoxrun.download.catalog import KnownFile, Model
 from neoxrun.download.fetch import fetch_files, folder_lock, make_folder
 from neoxrun.download.http import HttpOptions
+from neoxrun.download.hub_files import Repository
 from neoxrun.download.manifest import Manifest
 from neoxrun.download.remote import MANIFEST_NAME, Arrival, RemoteFile
 from neoxrun.download.transfer import ContentCheck
@@ -42,7 +43,7 @@ class Order:
     source: Manifest
     options: HttpOptions
     texts: Mapping[str, str] = field(default_factory=dict)
-    repository: hub.Repository | None = None
+    repository: Repository | None = None
     size: int | None = None
 
 

@@ -27,6 +27,7 @@ from support.command import Result, Running
 from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
 from support.hub_server import HubServer, Repository
 from support.paths import DEMO, ROOT
+from support.task_data import OWN, write_hub_form
 
 NOWHERE = "http://127.0.0.1:9"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -234,14 +235,21 @@ def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
-def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> None:
-    data = shared / "data"
-    files = {path.relative_to(data).as_posix(): path.read_bytes() for path in data.glob("*/*") if path.is_file()}
+def test_task_data_goes_where_evaluate_looks(tmp_path: Path) -> None:
+    """Stand-ins for the published data, with their own checksums in the user's own list."""
+    files = read_tree(write_hub_form(tmp_path / "stand-ins"))
     table = io.BytesIO()
     parquet.write_table(
         pyarrow.Table.from_pylist([{"text": f"a text of {n}", "domain": None} for n in range(9)]), table
     )
     files["cimec/lambada/test.parquet"] = table.getvalue()
+    known = {
+        name: {"urls": [NOWHERE], "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    piqa = "baber/piqa/validation.jsonl"
+    tasks = {"piqa": {"files": {piqa: known.pop(piqa)}}, "lambada": {"files": known}}
+    own_models(tmp_path, json.dumps({"tasks": tasks}))
     with FaultyServer(files) as server:
         done = download(tmp_path, "--tasks", "lambada", "piqa", "--mirror", server.url).check_success()
         folder = tmp_path / "share" / "neoxrun" / "data"
@@ -250,15 +258,15 @@ def test_task_data_goes_where_evaluate_looks(shared: Path, tmp_path: Path) -> No
         assert "next: neoxrun evaluate --tasks lambada piqa" in done.err
         asked = ("evaluate", "demo", "--tasks", "lambada", "piqa", "--limit", 2, "--tp", 1)
         scored = Running(*asked, env=environment(tmp_path), cwd=tmp_path).finish().check_success()
-        assert "lambada_standard 2 of 9, piqa 2 of 1838" in scored.out
+        assert "lambada_standard 2 of 9, piqa 2 of 32" in scored.out
         other = download(tmp_path, "--tasks", "piqa", "--mirror", server.url, "--to", "my data").check_success()
         assert other.err.splitlines()[-1] == "next: neoxrun evaluate --data-dir 'my data' --tasks piqa"
-        server.files["piqa/valid.jsonl"] = b"{}" + files["piqa/valid.jsonl"][2:]
-        shutil.rmtree(folder / "piqa")
+        server.files[piqa] = b"{}" + files[piqa][2:]
+        (folder / piqa).unlink()
         wrong = download(tmp_path, "--tasks", "piqa", "--mirror", server.url)
     assert wrong.code in (3, 4)
-    assert not (folder / "piqa" / "valid.jsonl").exists()
-    assert (folder / "lambada" / "lambada_test.jsonl").exists()
+    assert not (folder / piqa).exists()
+    assert (folder / OWN).exists()
 
 
 def test_verify_says_what_is_wrong_and_repair_fetches_just_that(tree_20b: dict[str, bytes], tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_ranks_with_different_checkpoints(tmp_path: Path) -> None:
     (folder / "global_step5000").rename(folder / "global_step6000")
     (folder / "latest").write_text("global_step6000")
     first, second = ranks(of_second=("--checkpoint", str(folder)))
-    first.check_error(3, "rank 1 has another checkpoint or tokenizer than rank 0")
+    first.check_error(3, "rank 1 has a different checkpoint or tokenizer from rank 0")
     assert (second.code, second.err) == (3, "")
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("accelerate", reason="lm-eval's hf model needs accelerate")
 from support import evaluations
 from support.command import Running, neoxrun, running, wait_for
 from support.evaluations import LIMIT, WHOLE, Model
+from support.task_data import write_hub_form
 
 TASKS = ["lambada_openai", "piqa", "answers", "answers_shown", "story", "writing"]
 ASKED = ["--tasks", *TASKS, "--limit", LIMIT, "--log-samples"]
@@ -27,8 +28,10 @@ SPLITS = ["--tp 1", "--tp 2", "--tp 1 --pp 2", "--tp 2 --pp 2", "--tp 1 --replic
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Model:
-    return evaluations.make(tmp_path_factory.mktemp("evaluate"), shared)
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Model:
+    folder = tmp_path_factory.mktemp("evaluate")
+    data = request.getfixturevalue("shared") / "data" if WHOLE else write_hub_form(folder / "data")
+    return evaluations.make(folder, data)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +9,7 @@ from safetensors.torch import load_file
 from neoxrun.checkpoint.huggingface import to_hugging_face_name
 from support.checkpoints import fixture_config, load_all, tiny
 from support.hugging_face import twin
+from support.paths import FIXTURES
 
 
 @pytest.mark.parametrize(
@@ -22,9 +21,9 @@ from support.hugging_face import twin
         ("tp2_legacy_20b", "logits_merged"),
     ],
 )
-def test_neox_weights_under_hugging_face_names_give_neox_logits(shared: Path, name, answer) -> None:
+def test_neox_weights_under_hugging_face_names_give_neox_logits(name: str, answer: str) -> None:
     """Names, merging, the layout of query_key_value: transformers computes what GPT-NeoX computed."""
-    folder = shared / "fixtures" / name
+    folder = FIXTURES / name
     config = fixture_config(folder)
     if name == "tp1_full_rotary_erf":
         config = tiny(**{**vars(config), "gelu": "erf"})

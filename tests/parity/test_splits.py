@@ -17,8 +17,9 @@ from torch import Tensor
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.model.dtypes import DTYPES
-from support.checkpoints import fixture_config, join, random_model, raw_shards, tiny
+from support.checkpoints import REFERENCE_CHECKPOINTS, fixture_config, join, random_model, raw_shards, tiny
 from support.hugging_face import twin
+from support.paths import FIXTURES
 from support.ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
 from support.reference import greedy, logits
 
@@ -47,15 +48,6 @@ OTHER: dict[str, dict[str, object]] = {
 }
 FEW_ROWS = 5  # of four shards the last is all padding
 LOW: tuple[Precision, ...] = ("bf16", "fp16")
-FIXTURES = [
-    "tp1",
-    "tp1_full_rotary_erf",
-    "tp1_sequential_residual",
-    "tp2_legacy_20b",
-    "tp2_native",
-    "tp2_sequential",
-    "upstream_tp2_pp2",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +118,7 @@ def lively_weights(config: ModelConfig, rows: int = ROWS):
 class Suite:
     """All cases, their right answers, and the answers of the splits that were asked for."""
 
-    def __init__(self, folder: Path, shared: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cases: dict[str, Case] = {}
         self.expected: dict[str, Expected] = {}
@@ -151,8 +143,8 @@ class Suite:
             save_layer_files(weights, folder / name, tp=2, config=config, tag="global_step1")
             self.cases[name] = Case(config, folder / name, prompts(rows))
             self.expected[name] = expected_of_reference(config, [weights], prompts(rows))
-        for name in FIXTURES if shared is not None else []:
-            self._add_fixture(name, shared / "fixtures" / name)
+        for name in REFERENCE_CHECKPOINTS:
+            self._add_fixture(name, FIXTURES / name)
 
     def _add_fixture(self, name: str, folder: Path) -> None:
         config = real_config(folder)
@@ -176,12 +168,8 @@ def real_config(folder: Path) -> ModelConfig:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Suite:
-    try:
-        shared = request.getfixturevalue("shared")
-    except pytest.skip.Exception:
-        shared = None  # the fixtures' own tests are skipped, with the reason
-    return Suite(tmp_path_factory.mktemp("splits"), shared)
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    return Suite(tmp_path_factory.mktemp("splits"))
 
 
 def distance(ours: list[Tensor], right: list[Tensor]) -> float:
@@ -258,8 +246,8 @@ def test_a_single_layer_is_the_first_and_the_last(tmp_path: Path) -> None:
 
 
 @splits
-@pytest.mark.parametrize("name", FIXTURES)
-def test_gpt_neox_agrees(shared: Path, suite, split, name) -> None:
+@pytest.mark.parametrize("name", REFERENCE_CHECKPOINTS)
+def test_gpt_neox_agrees(suite: Suite, split: tuple[int, int], name: str) -> None:
     """Norms are each rank's own at the checkpoint's tensor-parallel size, and averaged at any other."""
     native = split[0] == (2 if "tp2" in name else 1)
     answer = suite.answer(split, name)
@@ -267,7 +255,7 @@ def test_gpt_neox_agrees(shared: Path, suite, split, name) -> None:
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
     merged = name == "tp2_legacy_20b"
     if native != merged:
-        stored = load_file(shared / "fixtures" / name / f"logits{'_merged' if merged else ''}.safetensors")
+        stored = load_file(FIXTURES / name / f"logits{'_merged' if merged else ''}.safetensors")
         assert distance(answer.cached[:1], [stored["logits"][0]]) < CLOSE
 
 

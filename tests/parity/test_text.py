@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from support.command import neoxrun
+from support.paths import FIXTURES
 
 SPLITS = {
     "tp1": (),
@@ -20,8 +20,8 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_stored_text(shared: Path, name) -> None:
-    folder = shared / "fixtures" / name
+def test_stored_text(name: str) -> None:
+    folder = FIXTURES / name
     (stored,) = json.loads((folder / "greedy.json").read_text())
     arguments = ("--maximum-tokens", stored["length"], *SPLITS[name], "-o", "-")
     result = neoxrun("generate", folder / "config.yml", "--prompt", stored["context"], *arguments)

@@ -33,6 +33,16 @@ TINY = ModelConfig(
     gelu="tanh",
 )
 LAYER = "global_step1/layer_02-model_01-model_states.pt"
+REFERENCE_CHECKPOINTS = [
+    "tp1",
+    "tp1_full_rotary_erf",
+    "tp1_sequential_residual",
+    "tp2_legacy_20b",
+    "tp2_native",
+    "tp2_sequential",
+    "upstream_tp2_pp2",
+]
+"""The folders of tests/parity/fixtures, whose README.md says what each is."""
 
 
 def tiny(**changes) -> ModelConfig:

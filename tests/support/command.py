@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ NEOXRUN = Path(sys.executable).parent / "neoxrun"
 # What the world around a test must not decide.
 _FOREIGN = re.compile(r"^(SLURM_|RANK$|WORLD_SIZE$|LOCAL_|MASTER_|TORCHELASTIC_|OMP_)")
 _MARK = "NEOXRUN_TEST_MARK"
-# An error, its place and its hint: one line each, and nothing after them.
+# An error, where it is, its hint and its code: one line each, and nothing after them.
 _ERROR = re.compile(
     r"^error: (?P<message>.+)\n(  --> (?P<where>.+)\n)?(\nhint: (?P<hint>.+)\n)?(code: (?P<code>\w+)\n)?\Z",
     re.MULTILINE,
@@ -38,12 +39,14 @@ class Result:
     """How a command ended.
 
     Attributes:
+        command: its command line, for people.
         code: exit code; negative for a signal.
         out, err: what it wrote.
         seconds: from start to end.
         cpu_seconds: of the command and all its children.
     """
 
+    command: str
     code: int
     out: str
     err: str
@@ -107,9 +110,12 @@ class Running:
             if preexec is not None:
                 preexec()
 
+        words = [*(command or [str(NEOXRUN)]), *map(str, arguments)]
+        line = shlex.join([Path(words[0]).name, *words[1:]])
+        self.line = line.encode(errors="backslashreplace").decode()
         self._start = time.monotonic()
         self.process = subprocess.Popen(
-            [*(command or [str(NEOXRUN)]), *map(str, arguments)],
+            words,
             cwd=cwd,
             env=environment,
             stdin=stdin,
@@ -130,6 +136,7 @@ class Running:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return Result(
+            self.line,
             self.process.returncode,
             (out or b"").decode(),
             err.decode(errors="replace"),

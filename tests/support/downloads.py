@@ -11,12 +11,26 @@ from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import Arrival, RemoteFile
 from support.faulty_server import FaultyServer
 
+NAMES = ["tokenizer.json", "latest", *(f"step/layer_{number:02}.pt" for number in range(8))]
+
 IMPATIENT = HttpOptions(tries=4, connect_timeout=5, stall_timeout=0.4, backoff=0.01, longest_wait=3)
 
 
 def data_of(size: int, seed: int = 0) -> bytes:
     """Bytes that do not repeat."""
     return random.Random(seed).randbytes(size)
+
+
+def server_of_ten() -> FaultyServer:
+    """Serves NAMES, each file larger than the one before."""
+    return FaultyServer({name: data_of(40_000 + 10_000 * at, at) for at, name in enumerate(NAMES)})
+
+
+def check_arrived(server: FaultyServer, folder: Path) -> None:
+    """All files of the server are in the folder, and nothing else."""
+    assert names_in(folder) == set(server.files)
+    for name, data in server.files.items():
+        assert (folder / name).read_bytes() == data
 
 
 def digest(data: bytes) -> str:

@@ -13,8 +13,10 @@ import yaml
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from support.command import Result, neoxrun
+from support.paths import FIXTURES
+from support.tokenizer_files import write_20b_tokenizer
 
-LIMIT = int(os.environ.get("NEOXRUN_EVALUATE_LIMIT", "24"))  # documents of LAMBADA and PIQA; 9999 for all of them
+LIMIT = int(os.environ.get("NEOXRUN_EVALUATE_LIMIT", "24"))  # documents of a task; 9999 for all of LAMBADA and PIQA
 WHOLE = LIMIT > 5153
 # Of the model: shorter than some of the sequences, and longer than every answer, which lm-eval's model insists on.
 CONTEXT = 320 if WHOLE else 160
@@ -86,8 +88,8 @@ class Model:
         return ["--include-path", self.tasks, "--data-dir", self.data]
 
 
-def make(folder: Path, shared: Path) -> Model:
-    """Write the model and its tasks into a folder."""
+def make(folder: Path, data: Path) -> Model:
+    """Write the model and its tasks into a folder; ``data`` has the documents of LAMBADA and PIQA."""
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=50304,
@@ -107,21 +109,21 @@ def make(folder: Path, shared: Path) -> Model:
             parameter.data.normal_(0.0, 0.08 if parameter.dim() > 1 else 0.02, generator=generator)
     network.save_pretrained(folder / "model")
     end = "<|endoftext|>"
-    tokenizer_file = shared / "data" / "20B_tokenizer.json"
+    tokenizer_file = write_20b_tokenizer(folder / "20B_tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end, unk_token=end)
     tokenizer.save_pretrained(folder / "model")
     config = folder / "small.yml"
     config.write_text(json.dumps(_NETWORK | {"vocab_file": str(tokenizer_file), "load": str(folder / "model")}))
     tasks = folder / "tasks"
     tasks.mkdir()
-    documents = _documents(network, tokenizer, (shared / "data" / "tinyshakespeare.txt").read_text())
+    documents = _documents(network, tokenizer, (FIXTURES / "shakespeare.txt").read_text())
     _write_lines(tasks / "test.jsonl", documents[:12])
     _write_lines(tasks / "train.jsonl", documents[12:])
     files = {"test": str(tasks / "test.jsonl"), "train": str(tasks / "train.jsonl")}
     for name, task in _TASKS.items():
         common = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
         (tasks / f"{name}.yaml").write_text(yaml.safe_dump(common | task | {"metadata": {"version": 1.0}}))
-    return Model(config, folder / "model", tasks, shared / "data")
+    return Model(config, folder / "model", tasks, data)
 
 
 def _documents(network, tokenizer, text: str) -> list[dict[str, str]]:

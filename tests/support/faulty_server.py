@@ -130,7 +130,7 @@ class FaultyServer:
         return self._closing.wait(seconds)
 
     def __enter__(self) -> FaultyServer:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         return self
 
     def __exit__(

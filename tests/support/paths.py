@@ -1,4 +1,4 @@
-"""Where the checkout is, and the demo model in it."""
+"""Where the checkout is, the demo model in it, and the reference checkpoints of the tests."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo"
+FIXTURES = ROOT / "tests" / "parity" / "fixtures"

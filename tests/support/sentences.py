@@ -27,7 +27,7 @@ def texts_of(folder: Path) -> Iterator[Text]:
     """Every string of the modules in ``folder`` (or of one module), docstrings left out; pieces in a row are one."""
     for path in _modules(folder):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        inner = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        inner = {part for node in ast.walk(tree) for part in _parts(node)}
         documented = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if node in inner or node in documented:
@@ -43,9 +43,19 @@ def _modules(folder: Path) -> list[Path]:
 def _written(node: ast.AST) -> str | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_written(part) or VALUE for part in node.values)
+    if parts := _parts(node):
+        return "".join(_written(part) or VALUE for part in parts)
     return None
+
+
+def _parts(node: ast.AST) -> list[ast.expr]:
+    """What a text is put together from: an f-string, or a sum with a string in it."""
+    if isinstance(node, ast.JoinedStr):
+        return node.values
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [part for side in (node.left, node.right) for part in _parts(side) or [side]]
+        return parts if any(_written(part) for part in parts) else []
+    return []
 
 
 def hints_of(folder: Path) -> Iterator[Text]:
@@ -81,8 +91,12 @@ def _leaves(node: ast.expr | None) -> Iterator[ast.expr]:
 
 @cache
 def _patterns() -> list[re.Pattern[str]]:
-    """A pattern for each line of every text that has ten letters or more of its own."""
-    found = {line for text in texts_of(ROOT / "neoxrun") for line in text.text.splitlines()}
+    """A pattern for each line of every text that has ten letters or more of its own.
+
+    A value that follows a sentence is a text too, and has its own pattern.
+    """
+    lines = (line for text in texts_of(ROOT / "neoxrun") for line in text.text.splitlines())
+    found = {re.sub(rf"(?<=\.) {VALUE}$", "", line) for line in lines}
     return [
         re.compile(".*?".join(map(re.escape, line.split(VALUE)))) for line in found if sum(map(str.isalpha, line)) >= 10
     ]

@@ -18,6 +18,7 @@ from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.huggingface import to_hugging_face_name
 from neoxrun.checkpoint.load import read_vocab_rows
 from support.checkpoints import LAYER, TINY, load_all, random_model, raw_shards, refusal
+from support.paths import FIXTURES
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,9 @@ def test_sequential_files_with_code_or_without_weights(tmp_path: Path) -> None:
     assert "system" in refusal(tmp_path)
 
 
-def test_random_state_of_numpy_is_allowed(shared: Path) -> None:
+def test_random_state_of_numpy_is_allowed() -> None:
     """GPT-NeoX's mp_rank files hold numpy's random-number state, which plain weights_only refuses."""
-    path = shared / "fixtures/upstream_tp2_pp2/global_step150000/mp_rank_00_model_states.pt"
+    path = FIXTURES / "upstream_tp2_pp2/global_step150000/mp_rank_00_model_states.pt"
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
     assert read_pickle(path)["np_rng_state"][0] == "MT19937"

@@ -15,17 +15,19 @@ from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
-from support.checkpoints import TINY, fixture_config, join, load_all, load_rank, random_model, raw_shards, refusal, tiny
-
-FIXTURES = [
-    "tp1",
-    "tp2_native",
-    "tp2_sequential",
-    "upstream_tp2_pp2",
-    "tp2_legacy_20b",
-    "tp1_full_rotary_erf",
-    "tp1_sequential_residual",
-]
+from support.checkpoints import (
+    REFERENCE_CHECKPOINTS,
+    TINY,
+    fixture_config,
+    join,
+    load_all,
+    load_rank,
+    random_model,
+    raw_shards,
+    refusal,
+    tiny,
+)
+from support.paths import FIXTURES
 
 
 def assert_same(actual, expected, **tolerance) -> None:
@@ -34,10 +36,10 @@ def assert_same(actual, expected, **tolerance) -> None:
         torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("name", REFERENCE_CHECKPOINTS)
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (1, 3), (2, 2), (4, 1)])
-def test_reference_checkpoints_at_any_split(shared: Path, name, tp, pp) -> None:
-    folder = shared / "fixtures" / name
+def test_reference_checkpoints_at_any_split(name: str, tp: int, pp: int) -> None:
+    folder = FIXTURES / name
     config = fixture_config(folder)
     shards = raw_shards(folder)
     ranks = load_all(folder, config, tp, pp=pp)
@@ -295,8 +297,8 @@ def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path: Path, tp, kept) ->
     assert str(tmp_path / "global_step1") in message
 
 
-def test_a_missing_sequential_rank(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "fixtures/tp2_sequential"
+def test_a_missing_sequential_rank(tmp_path: Path) -> None:
+    folder = FIXTURES / "tp2_sequential"
     config = fixture_config(folder)
     for path in folder.glob("global_step*/mp_rank_00_*"):
         (tmp_path / path.name).symlink_to(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -75,15 +74,6 @@ def test_the_hint_for_a_missing_folder_is_the_command_that_fills_it(
     assert download_command(tmp_path / "20B_checkpoints" / "global_step150000") == "neoxrun download"
     for own in ("my-own-run", "my-20b-run", "pythia-160m-finetuned", "llama-20b", "20b/run", "pythia-160m/eval"):
         assert download_command(tmp_path / own) is None
-
-
-def test_task_data_is_known_to_the_byte(shipped: catalog.Catalog, shared: Path) -> None:
-    files = {file.name: file for task in shipped.tasks.values() for file in task.files}
-    there = [name for name in files if (shared / "data" / name).exists()]
-    assert there
-    for name in there:
-        data = (shared / "data" / name).read_bytes()
-        assert (files[name].size, files[name].sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_the_users_own_models_are_added_and_win(user_file: Path) -> None:

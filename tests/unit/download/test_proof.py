@@ -25,7 +25,7 @@ from neoxrun.checkpoint.content import ALLOWED_GLOBALS, NUMPY_GLOBALS
 from neoxrun.checkpoint.files import read_pickle
 from neoxrun.download import proof
 from neoxrun.errors import CheckpointError
-from support.paths import ROOT
+from support.paths import FIXTURES, ROOT
 
 
 def prove(path: Path, name: str | None = None) -> str | None:
@@ -81,8 +81,8 @@ def test_parquet_files_that_were_cut_or_are_none(tmp_path: Path) -> None:
         assert prove(path) is not None
 
 
-def test_shipped_and_reference_checkpoints_pass(shared: Path) -> None:
-    files = [path for folder in (ROOT / "configs", shared / "fixtures") for path in folder.rglob("*.pt")]
+def test_shipped_and_reference_checkpoints_pass() -> None:
+    files = [path for folder in (ROOT / "configs", FIXTURES) for path in folder.rglob("*.pt")]
     assert any(path.name.startswith("mp_rank") for path in files), "those hold numpy's random state"
     # The fixtures hold the answers, too: what the loader reads is what is proved.
     checked = [path for path in files if path.name.endswith("model_states.pt")]

@@ -13,22 +13,21 @@ from pyarrow import parquet
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import data
 from neoxrun.evaluation.catalog import TaskCatalog
-from support.task_data import OWN, objects, own_task, write
+from support.task_data import OWN, STAND_INS, objects, own_task, write
 
 
-def test_published_files(shared: Path) -> None:
-    prepared = data.prepare_tasks(["lambada_openai", "piqa"], shared / "data")
+def test_published_files(published: Path) -> None:
+    prepared = data.prepare_tasks(["lambada_openai", "piqa"], published)
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
-    texts = objects(shared / "data" / "lambada" / "lambada_test.jsonl")
-    assert len(lambada.eval_docs) == 5153
+    texts = objects(published / "lambada" / "lambada_test.jsonl")
+    assert len(lambada.eval_docs) == STAND_INS
     assert list(lambada.eval_docs) == texts
-    assert lambada.eval_docs[0]["text"].startswith("In my palm is a clear stone")
-    assert lambada.doc_to_target(lambada.eval_docs[0]) == " signs"
+    assert lambada.doc_to_target(lambada.eval_docs[0]) == " " + texts[0]["text"].split()[-1]
 
-    questions = objects(shared / "data" / "piqa" / "valid.jsonl")
-    labels = (shared / "data" / "piqa" / "valid-labels.lst").read_text().split()
-    assert len(piqa.eval_docs) == 1838
+    questions = objects(published / "piqa" / "valid.jsonl")
+    labels = (published / "piqa" / "valid-labels.lst").read_text().split()
+    assert len(piqa.eval_docs) == STAND_INS
     assert list(piqa.eval_docs) == [
         question | {"label": int(label)} for question, label in zip(questions, labels, strict=True)
     ]
@@ -37,7 +36,7 @@ def test_published_files(shared: Path) -> None:
 
     source = prepared.sources["baber/piqa"]
     assert (source["from"], source["tasks"]) == ("local files", {"piqa": "validation"})
-    assert source["splits"]["validation"]["documents"] == 1838
+    assert source["splits"]["validation"]["documents"] == STAND_INS
     assert [(Path(file["path"]).name, file["published"]) for file in source["splits"]["validation"]["files"]] == [
         ("valid.jsonl", True),
         ("valid-labels.lst", True),
@@ -45,12 +44,12 @@ def test_published_files(shared: Path) -> None:
     json.dumps(prepared.sources)
 
 
-def test_configuration_is_lm_evals_own(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_is_lm_evals_own(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lm-eval builds the same tasks from the hub: only the documents were handed over."""
     import datasets
     import lm_eval.tasks
 
-    ours = data.prepare_tasks(["lambada_openai", "piqa"], shared / "data").task_dict["tasks"]
+    ours = data.prepare_tasks(["lambada_openai", "piqa"], published).task_dict["tasks"]
     row = {"text": "a b", "goal": "a", "sol1": "b", "sol2": "c", "label": 0}
     table = datasets.Dataset.from_list([row])
     hub = datasets.DatasetDict({"train": table, "validation": table, "test": table})
@@ -91,13 +90,13 @@ def test_parquet_as_the_hub_has_it(tmp_path: Path) -> None:
 
 
 def test_the_data_folder_may_be_the_working_folder(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``datasets`` takes a name for a folder where there is one; the data folder goes first."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(shared / "data" / "piqa", Path("baber/piqa"))
+    shutil.copytree(published / "piqa", Path("baber/piqa"))
     prepared = data.prepare_tasks(["piqa"], Path())
-    assert len(prepared.task_dict["tasks"]["piqa"].eval_docs) == 1838
+    assert len(prepared.task_dict["tasks"]["piqa"].eval_docs) == STAND_INS
 
 
 def test_values_of_two_types(tmp_path: Path) -> None:
@@ -113,8 +112,8 @@ def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
         data.prepare_tasks(["piqa"], tmp_path)
 
 
-def test_examples_from_the_training_split(shared: Path, tmp_path: Path) -> None:
-    shutil.copytree(shared / "data" / "piqa", tmp_path / "piqa")
+def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "piqa", tmp_path / "piqa")
     write(
         tmp_path / "piqa" / "train.jsonl",
         *[{"goal": f"example {n}", "sol1": "one", "sol2": "two"} for n in range(16113)],

@@ -12,24 +12,24 @@ import pytest
 from neoxrun.errors import DataError
 from neoxrun.evaluation import data, local_data
 from neoxrun.evaluation.published_data import DatasetName
-from support.task_data import LAMBADA, OWN, PIQA, PLAIN, write
+from support.task_data import LAMBADA, OWN, PIQA, PLAIN, STAND_INS, write
 
 
 @pytest.mark.parametrize("folder", ["", "piqa", "baber/piqa"])
-def test_where_published_files_may_lie(folder, shared: Path, tmp_path: Path) -> None:
-    shutil.copytree(shared / "data" / "piqa", tmp_path / folder, dirs_exist_ok=True)
-    assert len(local_data.read_split(PIQA, "validation", tmp_path).documents) == 1838
+def test_where_published_files_may_lie(folder: str, published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "piqa", tmp_path / folder, dirs_exist_ok=True)
+    assert len(local_data.read_split(PIQA, "validation", tmp_path).documents) == STAND_INS
     assert local_data.read_split(PIQA, "train", tmp_path) is None
     assert local_data.read_split(DatasetName("baber/piqa", "other"), "validation", tmp_path) is None
 
 
 @pytest.mark.parametrize("folder", ["EleutherAI/lambada_openai", "EleutherAI/lambada_openai/default"])
-def test_own_file_wins_and_says_whether_it_is_the_published_one(folder, shared: Path, tmp_path: Path) -> None:
-    published = shared / "data" / "lambada" / "lambada_test.jsonl"
-    shutil.copy(published, tmp_path)
+def test_own_file_wins_and_says_whether_it_is_the_published_one(folder: str, published: Path, tmp_path: Path) -> None:
+    lambada = published / "lambada" / "lambada_test.jsonl"
+    shutil.copy(lambada, tmp_path)
     own = tmp_path / folder / "test.jsonl"
     own.parent.mkdir(parents=True)
-    shutil.copy(published, own)
+    shutil.copy(lambada, own)
     assert [(file.path, file.published) for file in local_data.read_split(LAMBADA, "test", tmp_path).files] == [
         (own, True)
     ]

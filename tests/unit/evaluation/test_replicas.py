@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import itemgetter
 
 import pytest
 from torch.distributed import HashStore
@@ -44,7 +45,7 @@ def by_number(results: Iterator[list[tuple[int, object]]]) -> list[object]:
     """Answers in the order of their requests, each of them given once."""
     found = [one for some in results for one in some]
     assert sorted(number for number, _ in found) == list(range(len(found)))
-    return [tuple(answer) if isinstance(answer, list) else answer for _, answer in sorted(found)]
+    return [tuple(answer) if isinstance(answer, list) else answer for _, answer in sorted(found, key=itemgetter(0))]
 
 
 def test_what_two_replicas_score_and_write_is_what_one_does(model: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_what_two_replicas_score_and_write_is_what_one_does(model: Replica, monk
     assert len(texts) == len(WRITTEN)
 
     store, second = HashStore(), random_replica(TOKENIZER.vocab_size, CONTEXT)
-    serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=5).serve)
+    serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=5).serve, daemon=True)
     helped = threading.Event()
 
     def score_and_tell(rows: list[Row]) -> list[Scored]:

@@ -86,7 +86,7 @@ def test_torchrun_that_cannot_start(
     folder = tmp_path / "job"
     folder.mkdir()
     plan: Any = Plan()
-    assert agent.main(Job("generate", plan, plan, verbosity=1), folder) == 5
+    assert agent.main(Job("generate", plan, plan, kept="It is kept.", verbosity=1), folder) == 5
     said = capsys.readouterr().err
     assert f"error: {'torchrun could not start the ranks: ' if code == 'rank' else ''}{says}" in said
     assert said.endswith(f"code: {code}\n")

@@ -51,7 +51,7 @@ def test_processes_that_answer_ctrl_c(tmp_path: Path) -> None:
 def test_a_job_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     work: Any = {"settings": None, "plan": None}
-    saved = Job("generate", **work, options={"a": 1}, node_rank=3)
+    saved = Job("generate", **work, kept="It is kept.", options={"a": 1}, node_rank=3)
     folder = saved.save()
     assert folder.stat().st_mode & 0o077 == 0, "what a job holds is nobody else's"
     assert job.load_job(folder) == saved
@@ -61,5 +61,5 @@ def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     work: Any = {"settings": None, "plan": None}
     with pytest.raises(DataError, match="temporary files cannot be written") as caught:
-        Job("generate", **work).save()
+        Job("generate", **work, kept="It is kept.").save()
     assert caught.value.code == "unwritable_file"

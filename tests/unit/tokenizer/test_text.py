@@ -14,20 +14,24 @@ from neoxrun.errors import DataError
 from neoxrun.tokenizer import Tokenizer, vocabulary_size
 from support import paths
 from support.tiny_models import demo_tokenizer
-from support.tokenizer_files import hugging_face, load_hugging_face, streamed
+from support.tokenizer_files import hugging_face, load_hugging_face, streamed, write_20b_tokenizer
 
 DEMO = paths.DEMO / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
 
 
-@pytest.fixture(scope="session")
-def neox(shared: Path) -> Tokenizer:
-    """The tokenizer of GPT-NeoX-20B and Pythia."""
-    return load_hugging_face(shared / "data" / "20B_tokenizer.json")
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokenizer file of GPT-NeoX-20B and Pythia."""
+    return write_20b_tokenizer(tmp_path_factory.mktemp("20B") / "20B_tokenizer.json")
 
 
-def test_the_20b_tokenizer(neox: Tokenizer, shared: Path) -> None:
-    path = shared / "data" / "20B_tokenizer.json"
+@pytest.fixture(scope="module")
+def neox(path: Path) -> Tokenizer:
+    return load_hugging_face(path)
+
+
+def test_the_20b_tokenizer(neox: Tokenizer, path: Path) -> None:
     assert (neox.vocab_size, neox.eod) == (50277, 0)
     assert vocabulary_size(hugging_face(path)) == 50277
     library = Library.from_file(str(path))
