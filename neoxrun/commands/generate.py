@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--prompt-end",
         metavar="TEXT",
-        help=r"Text that ends a prompt in a text file or a dialogue; it may contain \n and \t. Default: a line's end.",
+        help=r"Text that ends a prompt in a text file or a dialogue; it may contain \n and \t. Default: end of line.",
     )
     source.add_argument(
         "--truncate",
