@@ -24,7 +24,7 @@ _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3
 
 
-def run(
+def run_generation(
     session: Session,
     options: GenerateOptions,
     stdout: IO[str],
