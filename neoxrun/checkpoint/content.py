@@ -79,7 +79,7 @@ def damaged_file(path: Path, what: str) -> CheckpointError:
 
 
 def refuse_other_content(path: Path, start: bytes) -> None:
-    """Refuse what a failed download leaves under the name of a weights file.
+    """Refuse a file that a failed download has left under the name of a weights file.
 
     Args:
         path: the file.
