@@ -38,6 +38,7 @@ WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read at import: another test may have had it set then
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
