@@ -35,12 +35,15 @@ def test_one_process(right) -> None:
         assert (record.finish_reason, record.text) == ("error", None)
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
         assert record.length == 3
-        with pytest.raises(UsageError, match="temperature"):
+        with pytest.raises(UsageError, match="temperature") as caught:
             llm.generate(TEXTS, SamplingParams(temperature=-1.0))
-        with pytest.raises(DataError, match="Unicode"):
+        assert caught.value.code == "invalid_value"
+        with pytest.raises(DataError, match="Unicode") as caught:
             llm.generate(["\ud83c"])
-    with pytest.raises(ConfigError, match="no-such-model"):
+        assert caught.value.code == "not_text"
+    with pytest.raises(ConfigError, match="no-such-model") as caught:
         LLM("no-such-model")
+    assert caught.value.code == "missing_configuration"
 
 
 def test_scores_are_those_of_generated_tokens() -> None:

@@ -39,15 +39,17 @@ def test_flags_replace_the_configuration_and_nothing_else() -> None:
     ],
 )
 def test_impossible_values_are_refused(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         sampling_params(parsed(*arguments), SamplingParams())
+    assert caught.value.code == "invalid_value"
 
 
 def test_a_bias_of_a_token_beyond_the_vocabulary_is_refused() -> None:
     settings = load_settings(["demo"])
     check_logit_bias(SamplingParams(logit_bias={2047: 1.0}), settings)
-    with pytest.raises(UsageError, match=r"--logit-bias 2048=.*token ids 0 to 2047"):
+    with pytest.raises(UsageError, match=r"--logit-bias 2048=.*token ids 0 to 2047") as caught:
         check_logit_bias(SamplingParams(logit_bias={0: 1.0, 2048: 1.0}), settings)
+    assert caught.value.code == "invalid_value"
 
 
 def test_the_help_names_the_defaults_of_the_parameters() -> None:

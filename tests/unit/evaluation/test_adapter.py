@@ -129,8 +129,9 @@ def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str
 
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     lm = model(successor(lambda token: token, ROWS - 5, 12), context=12)
-    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has only ids 0 to {ROWS - 6}"):
+    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has only ids 0 to {ROWS - 6}") as caught:
         lm._loglikelihood_tokens([(("", ""), [5], [ROWS - 1])])
+    assert caught.value.code == "bad_tokenizer"
 
 
 @pytest.mark.parametrize(
