@@ -1,4 +1,4 @@
-"""Every mistake a user can make, as an exception that builds its own message; and every other exception as one.
+"""Every mistake a user can make, as an exception that builds its own message. Other exceptions are turned into these.
 
 Each has an exit code, which says what kind of mistake it is, and a ``code``, a word for the mistake itself. Both are
 stable: programs and tests go by them. ``docs/errors.md`` is made of the tables below.
@@ -145,7 +145,7 @@ class NeoxrunError(Exception):
     def render(self, *, verbose: bool = False) -> str:
         """The text for the terminal: ``error: ...``, ``  --> where``, a blank line and ``hint: ...``.
 
-        With ``verbose`` also ``code: ...``. Empty where nobody is to be told.
+        With ``verbose`` also ``code: ...``. Empty if nothing is to be shown.
         """
         text = f"error: {self.message}"
         if self.where:
@@ -222,7 +222,7 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
     ``evaluation.__main__``) asks this, and so does whoever passes a failure on to other ranks or threads.
 
     Args:
-        error: what was raised. What is a ``NeoxrunError`` already stays as it is.
+        error: what was raised. A ``NeoxrunError`` stays as it is.
         rank: the rank that it was raised on, for the message; None outside of a rank.
     """
     if isinstance(error, NeoxrunError):
@@ -259,12 +259,12 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
 
 
 def writing_code(error: OSError, otherwise: str = "unwritable_file") -> str:
-    """The code for what the system says about writing: ``disk_full`` where it says that, else ``otherwise``."""
+    """The code for an error of the system while writing: ``disk_full`` if the disk is full, else ``otherwise``."""
     return "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else otherwise
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the system or an allocator of torch's says so. torch is known by names: it is not imported."""
+    """Whether Python, the system or one of torch's allocators reports it. torch is not imported: names decide."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     texts = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -275,7 +275,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _wanted(text: str) -> str:
-    """How much an allocator of torch's was asked for: it says ``50331648 bytes`` on the CPU, ``20.00 MiB`` on a GPU."""
+    """How much memory torch was asked for: its message has ``50331648 bytes`` on the CPU, ``20.00 MiB`` on a GPU."""
     match = re.search(r"tried to allocate ([\d.]+) (\w+)", text, re.IGNORECASE)
     if match is None:
         return ""
@@ -286,7 +286,7 @@ def _wanted(text: str) -> str:
 
 
 def _is_lost_contact(error: BaseException, rank: int | None) -> bool:
-    """Whether another rank cannot be reached: torch.distributed says so, or on a rank gloo, NCCL or a socket."""
+    """Whether another rank cannot be reached, as torch.distributed, or on a rank gloo, NCCL or a socket, reports it."""
     if any((base.__module__, base.__name__) == ("torch.distributed", "DistError") for base in type(error).__mro__):
         return True
     said = isinstance(error, RuntimeError) and any(word in str(error) for word in ("Connection", "gloo", "NCCL"))

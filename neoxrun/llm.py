@@ -48,8 +48,8 @@ class LLM:
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
         tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
-        device: ``cuda`` or ``cpu``; None takes a GPU where there is one.
-        dtype: number format; None takes the configuration's on a GPU and fp32 on the CPU.
+        device: ``cuda`` or ``cpu``; None uses a GPU if there is one.
+        dtype: number format; None: the configuration's on a GPU, fp32 on the CPU.
         random_weights: build the model without a checkpoint.
 
     Raises:
@@ -81,7 +81,7 @@ class LLM:
 
     @property
     def session(self) -> Session:
-        """What the model is made of, for programs that go below texts."""
+        """The session that holds the model, for programs that work with token ids."""
         return self._session
 
     def generate(
@@ -96,7 +96,7 @@ class LLM:
 
         Args:
             prompts: texts; an empty one is continued from nothing.
-            params: how to sample; None takes the configuration's parameters. Prompt ``i`` has its own random stream,
+            params: how to sample; None: the configuration's parameters. Prompt ``i`` has its own random stream,
                 made of ``params.seed`` and ``i``.
             batch_size: most prompts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
             truncate: side at which prompts too long for the context are cut; None makes them error records.
@@ -124,14 +124,15 @@ class LLM:
         return sorted(records, key=lambda record: int(record.id))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """How likely each text is after its context; what contexts begin with in common is computed once.
+        """How likely each text is after its context; a beginning that contexts share is computed once.
 
         Args:
             pairs: context and continuation. The two are tokenized together, so that a continuation usually begins with
                 a space. An empty context stands for the beginning of a document.
 
         Returns:
-            For each pair the natural logarithm of the continuation's probability, and whether greedy decoding gives it.
+            For each pair the natural logarithm of the continuation's probability, and whether greedy decoding gives
+            it.
 
         Raises:
             DataError: a text is not valid Unicode, has no tokens of its own, or is too long for the context.

@@ -72,7 +72,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def refuse_other_content(path: Path, start: bytes) -> None:
-    """Refuse what a failed download leaves under the name of a weights file.
+    """Refuse a file that a failed download has left under the name of a weights file.
 
     Args:
         path: the file.

@@ -133,7 +133,7 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
 
 
 def devices_from_args(args: argparse.Namespace) -> list[Device]:
-    """The devices to plan for; none where GPUs are asked for and none is visible, which no plan accepts."""
+    """The devices to plan for; empty if GPUs are asked for and none is visible, which no plan accepts."""
     if args.device == "cpu":
         if args.gpus is not None:
             raise UsageError(
@@ -188,7 +188,7 @@ def plan_from_args(
 
 
 def check_files(settings: Settings, *, random_weights: bool) -> None:
-    """Find out now what the ranks would find missing or damaged seconds later.
+    """Check now for missing and damaged files, which the ranks would find seconds later.
 
     Raises:
         CheckpointError: files of the checkpoint are missing.

@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
             references=references,
             wandb=args.wandb,
         )
-    # No bars of libraries, many for each task, next to the run's own one. tqdm reads this when it is imported.
+    # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     launcher.run_job(
         Job(

@@ -76,13 +76,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """The configuration's parameters, replaced by those that the command line gives.
+    """The configuration's parameters, with those from the command line in their place.
 
     Raises:
         UsageError: a parameter cannot have its value.
     """
     given: dict[str, Any] = {name: value for name in SAMPLING_NAMES if (value := getattr(args, name, None)) is not None}
-    given.pop("seed", None)  # ``defaults`` has it: the whole command shares it
+    given.pop("seed", None)  # set in ``defaults``, since the whole command shares it
     if args.stop:
         given["stop"] = [unescape(text) for text in args.stop]
     if args.logit_bias:
@@ -94,7 +94,7 @@ def check_logit_bias(sampling: SamplingParams, settings: Settings) -> None:
     """Refuse a bias of a token that the model does not have.
 
     Raises:
-        UsageError: there is one.
+        UsageError: the model does not have one of the tokens.
     """
     if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
         raise UsageError(

@@ -3,7 +3,7 @@
 An option is in exactly one of four groups:
 
 - ``USED``: ``config`` reads it.
-- ``OWN``: neoxrun has added it; GPT-NeoX does not know it.
+- ``OWN``: neoxrun has added it; GPT-NeoX does not have it.
 - ``FIXED``: it changes the network, and only the values listed here are implemented.
 - ``IGNORED``: it says how to train, log, launch or fuse; a trained model computes the same with any value.
 

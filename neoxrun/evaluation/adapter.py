@@ -35,7 +35,7 @@ _AHEAD = 1024  # texts that are encoded together
 
 
 def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
-    """What lm-eval has encoded for a pair: spaces at the end of a context count as the continuation's."""
+    """A pair as lm-eval encodes it: spaces at the end of a context count as the continuation's."""
     return (context + continuation, context.rstrip()) if context else (continuation,)
 
 
@@ -56,7 +56,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         replicas: all replicas of it; the caller releases them.
         cache: answers of earlier runs, and where new ones go.
         seed: start of the random streams of sampled answers.
-        show_progress: keep a bar on stderr.
+        show_progress: show a bar on stderr.
 
     Raises:
         DataError: the tokenizer has no end-of-document token.
@@ -103,14 +103,14 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def tokenizer_name(self) -> str:
-        """What tells this tokenizer from others."""
+        """What identifies this tokenizer."""
         return str(self._session.settings.tokenizer.vocab_file)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for.
 
         lm-eval asks for one text after the other. Those that are known to come are encoded together, on all cores:
-        one by one, they take half the time of a small model on a GPU.
+        one by one, they would take half the time of a small model on a GPU.
         """
         if string not in self._encoded:
             texts = list(dict.fromkeys((string, *islice(self._to_come, _AHEAD))))
@@ -182,7 +182,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             ids = self.tok_encode(prompt) or [self._eod]
             kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
             plain = GenerateRequest(tuple(kept), tuple(sampling.items()))
-            # Where a task asks for several samples of one prompt, each has a random stream of its own.
+            # Where a task asks for several samples of one prompt, each has a separate random stream.
             seen[plain] = seen.get(plain, 0) + 1
             asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
         self._say_cut()
@@ -200,7 +200,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return replace(request, sampling=(*request.sampling, ("seed", int.from_bytes(digest[:7]))))
 
     def _kept(self, ids: list[int], most: int) -> list[int]:
-        """What the context has room for: the last ``most`` ids."""
+        """The ids that fit the context: the last ``most``."""
         rows = self._session.replica.stage.vocab_size
         if max(ids) >= rows:
             raise DataError(

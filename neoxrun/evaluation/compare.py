@@ -148,7 +148,7 @@ def document_counts(document: Mapping[str, Any], task: str) -> tuple[int, int]:
 
 
 def check_overlap(references: Sequence[ReferenceResults], names: Collection[str]) -> None:
-    """Check before the run that there is something to compare.
+    """Check before the run that some of its results can be compared.
 
     Args:
         references: what to compare with.

@@ -123,7 +123,7 @@ def _read_published(known: PublishedSplit, folder: Path, again: str, users: Path
         known: which files these are.
         folder: where they are.
         again: the command that fetches them.
-        users: where documents of the user's would be looked for first.
+        users: where the user's own documents would be looked for first.
     """
     for name in known.files:
         if not (folder / name).is_file():

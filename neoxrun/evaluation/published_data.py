@@ -1,6 +1,6 @@
 """LAMBADA and PIQA as their authors published them: the files, how they become documents, and how to fetch them.
 
-The SHA-256 of the files stand in the download's ``models.yml``, and only there.
+The SHA-256 of the files are only in the download's ``models.yml``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neoxrun.evaluation.documents import Document, RawFile, json_documents, text
 
 
 class DatasetName(NamedTuple):
-    """What a task calls its data set.
+    """The name of a task's data set.
 
     Attributes:
         path: the hub's repository, such as ``allenai/ai2_arc``.

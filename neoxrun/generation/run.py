@@ -35,9 +35,9 @@ def run(
 
     Args:
         session: this rank's part of the model.
-        options: the work; rank 0's counts.
-        stdout: where records go that go to no file.
-        show_progress: keep a bar on stderr.
+        options: the work; that of rank 0 is used.
+        stdout: for records that are not written to a file.
+        show_progress: show a bar on stderr.
         announce: called when Ctrl-C is taken over, by the ranks that lead a replica.
 
     Raises:

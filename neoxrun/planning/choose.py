@@ -140,7 +140,7 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
 
 
 def _cpu_splits(model: ModelConfig, cores: int, requested: Requested) -> tuple[list[ModelSplit], Cause]:
-    """The splits to try, the best first, and why the first one has not the configuration's tensor-parallel size."""
+    """The splits to try, the best first, and why the first does not have the configuration's tensor-parallel size."""
     if requested.tp or requested.pp:
         split = lay_out_cpu(model, requested.tp or 1, requested.pp or 1, requested)
         return [split] if split else [], Cause.OTHER_FLAG
@@ -159,7 +159,7 @@ def _host_ranks(split: ModelSplit, requested: Requested) -> int:
 
 
 def _size_notes(model: ModelConfig, split: ModelSplit, requested: Requested, tensor_cause: Cause) -> list[Note]:
-    """One note for each size of the configuration that is not the plan's and that no flag gives."""
+    """One note for each size in the configuration that differs from the plan's and that no flag sets."""
     sizes = (
         ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp, Cause.DEVICES),
         ("model_parallel_size", model.model_parallel_size, split.tp, requested.tp, tensor_cause),

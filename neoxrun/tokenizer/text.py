@@ -1,4 +1,4 @@
-"""Text to token ids, and ids to text, whole or while they come."""
+"""Text to token ids, and ids to text, whole or as they arrive."""
 
 from __future__ import annotations
 
