@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that raises its errors, so that they are handled like all others."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(message, hint=f"See `{self.prog} --help`.")
+        raise UsageError(message, code="usage", hint=f"See `{self.prog} --help`.")
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         """Help that cannot be written is an error too, which argparse would ignore."""

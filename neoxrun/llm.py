@@ -17,17 +17,17 @@ import reprlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 
-from neoxrun.config.precisions import preferred_precisions
+from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.generator import prompt_encoder, start_generator
 from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import expand_prompt
@@ -37,6 +37,46 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.words import check_unicode
 
 _T = TypeVar("_T")
+
+
+def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{name} must be {', '.join(choices)} or None, not {value!r}", code="invalid_value")
+
+
+def _check_sizes(tp: int, pp: int) -> None:
+    """Refuse sizes whose product is not the number of processes, before any process waits for another."""
+    for name, size in (("tp", tp), ("pp", pp)):
+        if type(size) is not int or size < 1:
+            raise UsageError(f"{name} must be a whole number of 1 or more, not {size!r}", code="invalid_value")
+    started = _number_in_environment("WORLD_SIZE", 1)
+    if tp * pp != started:
+        raise UsageError(
+            f"tp {tp} x pp {pp} is {tp * pp}, but the number of processes is {started}",
+            code="wrong_number_of_ranks",
+            hint="Choose sizes whose product is the number of processes, or start as many with torchrun.",
+        )
+
+
+def _choose_device(kind: str | None) -> torch.device:
+    """A GPU where there is one and none other is asked for; under torchrun the one of this process."""
+    has_gpu = torch.cuda.is_available()
+    if kind == "cuda" and not has_gpu:
+        raise UsageError("device is cuda, and no GPU is visible", code="no_gpu", hint="Leave device out, or use cpu.")
+    if kind == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", _number_in_environment("LOCAL_RANK", 0))
+
+
+def _number_in_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UsageError(
+            f"the environment variable {name} is {text!r}, and a whole number is needed",
+            code="bad_environment",
+            hint="torchrun sets it. Without torchrun, unset it.",
+        )
+    return int(text)
 
 
 class LLM:
@@ -53,8 +93,8 @@ class LLM:
         random_weights: build the model without a checkpoint.
 
     Raises:
-        NeoxrunError: see ``errors``: nothing is half-loaded afterwards.
-        ValueError: ``tp * pp`` is not the number of processes.
+        NeoxrunError: see ``errors``: nothing is half-loaded afterwards. A ``UsageError`` if an argument has a value
+            that is not possible, or ``tp * pp`` is not the number of processes.
     """
 
     def __init__(
@@ -70,11 +110,12 @@ class LLM:
         dtype: Precision | None = None,
         random_weights: bool = False,
     ) -> None:
+        _check_choice("device", device, get_args(DeviceKind))
+        _check_choice("dtype", dtype, get_args(Precision))
+        _check_sizes(tp, pp)
+        chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
         settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
-        chosen = torch.device("cpu")
-        if device == "cuda" or (device is None and torch.cuda.is_available()):
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         precisions = preferred_precisions(dtype, settings.precision, device_kind(chosen))[0]
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
@@ -172,7 +213,7 @@ class LLM:
             before, whole = [tokenizer.eod], [tokenizer.eod, *whole]
         what = reprlib.repr(context + continuation)
         if not 0 < len(before) < len(whole):
-            raise DataError(f"the context or the continuation has no tokens of its own: {what}")
+            raise DataError(f"the context or the continuation has no tokens of its own: {what}", code="no_tokens")
         if len(whole) > longest:
             raise DataError(
                 f"the text has {len(whole)} tokens, and at most {longest} can be scored: {what}",

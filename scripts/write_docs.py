@@ -17,7 +17,7 @@ from pathlib import Path
 
 from neoxrun import errors
 from neoxrun.config import neox_keys
-from neoxrun.config.neox_keys import Key
+from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.generation.records import RECORD_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def _split(text: str) -> tuple[str, str]:
     return f"{first}.", rest
 
 
-def _key_table(keys: Mapping[str, Key]) -> str:
+def _key_table(keys: Mapping[str, NeoxKey]) -> str:
     rows = (
         [_code(name), "required" if key.default is None else _code(key.default), key.meaning]
         for name, key in keys.items()

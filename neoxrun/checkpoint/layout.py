@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.content import AGAIN
+from neoxrun.checkpoint.content import damaged_file
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
@@ -260,6 +260,6 @@ def _total_bytes(files: Iterable[Path]) -> int:
             )
         size = path.stat().st_size
         if size == 0:
-            raise CheckpointError(f"{path.name} is empty (0 bytes)", code="damaged_file", where=str(path), hint=AGAIN)
+            raise damaged_file(path, "is empty (0 bytes)")
         total += size
     return total

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings, shipped_names
-from neoxrun.config.sampling import sampling_value
+from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch.world import existing_world, is_port
@@ -105,7 +105,7 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
         "--seed",
         type=natural,
         metavar="N",
-        help="Seed of all random streams. Default: the configuration's, or 1234.",
+        help=f"Seed of all random streams. Default: the configuration's, or {SamplingParams().seed}.",
     )
 
 

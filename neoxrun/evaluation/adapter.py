@@ -28,9 +28,10 @@ from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
+from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
-_Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
+_AnyRequest = TypeVar("_AnyRequest", ScoreRequest, GenerateRequest)
 _AHEAD = 1024  # texts that are encoded together
 
 
@@ -156,16 +157,22 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return [(float(logprob), bool(greedy)) for logprob, greedy in scores]
 
     def _score_request(self, texts: tuple[str, str], context: list[int], continuation: list[int]) -> ScoreRequest:
-        if not 0 < len(continuation) <= self.max_length:
-            many = f"{len(continuation)} tokens, more than the {self.max_length} of the context"
+        hint = "lm-eval cannot score it either; leave the task out."
+        shown = reprlib.repr(texts[1] or texts[0])
+        if len(continuation) > self.max_length:
             raise DataError(
-                f"a continuation has {many if continuation else 'no tokens'}: {reprlib.repr(texts[1] or texts[0])}",
-                hint="lm-eval cannot score it either; leave the task out.",
+                f"a continuation has {len(continuation)} tokens, more than the {self.max_length} of the context: "
+                f"{shown}",
+                code="too_long",
+                hint=hint,
             )
+        if not continuation:
+            raise DataError(f"a continuation has no tokens: {shown}", code="no_tokens", hint=hint)
         if not context:
             raise DataError(
                 f"a context has no tokens: {reprlib.repr(texts[0])} before {reprlib.repr(texts[1])}",
-                hint="lm-eval cannot score it either; leave the task out.",
+                code="no_tokens",
+                hint=hint,
             )
         whole = self._kept(context + continuation, self.max_length + 1)
         start = len(whole) - len(continuation)
@@ -222,13 +229,13 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def _answer(
         self,
         doing: str,
-        asked: Sequence[_Request],
-        key_of: Callable[[_Request], tuple[Any, ...]],
-        compute: Callable[[Sequence[_Request]], Iterable[list[tuple[int, Any]]]],
+        asked: Sequence[_AnyRequest],
+        key_of: Callable[[_AnyRequest], tuple[Any, ...]],
+        compute: Callable[[Sequence[_AnyRequest]], Iterable[list[tuple[int, Any]]]],
     ) -> list[Any]:
         """Every request's answer: from the cache, or computed, once for requests that are the same."""
-        found: dict[_Request, Any] = {}
-        keys: dict[_Request, bytes] = {}
+        found: dict[_AnyRequest, Any] = {}
+        keys: dict[_AnyRequest, bytes] = {}
         if self._cache is not None:
             for request in dict.fromkeys(asked):
                 keys[request] = self._cache.key(doing, *key_of(request))
@@ -242,7 +249,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         cached = len(found)
 
         def how_fast(bar: Bar) -> str:
-            text = f"{doing}: {bar.count} requests in {bar.seconds:.1f} s"
+            text = f"{doing}: {counted(bar.count, 'request')} in {bar.seconds:.1f} s"
             if bar.count:
                 text += f" ({bar.count / bar.seconds:.1f} requests/s)"
             return text + (f", {cached} more were in the cache" if cached else "")

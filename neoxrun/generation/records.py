@@ -18,7 +18,7 @@ from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
-Key = tuple[str | int, int | None]
+RecordKey = tuple[str | int, int | None]
 
 _OTHER_OUTPUT: Final = "Give another file with -o."
 
@@ -123,7 +123,7 @@ def warn_of_replacing(path: Path) -> None:
         log.warning(f"{path} is replaced; it had {counted(lines, 'line')}, which --resume would have kept")
 
 
-def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
+def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
     """The answers to ``prompts`` that an earlier run has left in ``path``.
 
     Neither a half-written last line nor an error counts: those prompts are answered again.
@@ -135,7 +135,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
         return set()
     _check_torn_line(path)
     contexts = {prompt.key: prompt.context for prompt in prompts}
-    done: set[Key] = set()
+    done: set[RecordKey] = set()
     for number, line in enumerate(_whole_lines(path), start=1):
         where = f"{path}:{number}"
         try:

@@ -24,7 +24,7 @@ _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3
 
 
-def run(
+def run_generation(
     session: Session,
     options: GenerateOptions,
     stdout: IO[str],
@@ -43,7 +43,7 @@ def run(
     Raises:
         Interrupted: Ctrl-C; every record finished so far is written.
         DataError: the output cannot be written; or all is done, and some prompts could not be answered (on rank 0).
-        BrokenPipeError: the reader of stdout has gone.
+        BrokenPipeError: stdout was closed by its reader.
     """
     options = meshes.share_from_first(options)
     if options.dialogue is None and not options.prompts:  # an earlier run has given all answers

@@ -126,7 +126,7 @@ def _death(rank: int, failure: ProcessFailure, logs: Path, hint: str) -> RankErr
 
 def _could_not_start(job: Job, error: Exception) -> RankError:
     if job.plan.nnodes == 1:
-        return RankError(f"torchrun could not start the ranks: {error}")
+        return RankError(f"torchrun could not start the ranks: {error}", code="failed_start")
     return RankError(
         f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
         code="no_meeting",

@@ -16,7 +16,7 @@ from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
 from neoxrun.errors import UsageError, classify
 from neoxrun.generation.records import standard_output
-from neoxrun.generation.run import run as generate
+from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal import log
@@ -89,7 +89,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:
     """A command's work and its options, checked as far as possible before the weights are loaded."""
     if job.command != "evaluate":
-        return generate, job.options
+        return run_generation, job.options
     # lm-eval takes seconds to import, and only rank 0 needs it.
     if rank:
         from neoxrun.evaluation import replicas

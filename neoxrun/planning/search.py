@@ -39,7 +39,7 @@ class BestSplit(NamedTuple):
     tokens: int
 
 
-def least_tokens(context: int, requested: Requested) -> int:
+def least_tokens_to_start(context: int, requested: Requested) -> int:
     """Cached tokens without which there is no point in starting: all of a context that was asked for."""
     return context if requested.context else min(MIN_CONTEXT, context)
 
@@ -65,7 +65,7 @@ class Search:
     @property
     def least_tokens(self) -> int:
         """Cached tokens without which there is no point in starting."""
-        return least_tokens(self.sizing.context, self.requested)
+        return least_tokens_to_start(self.sizing.context, self.requested)
 
     @property
     def smallest_need(self) -> int:

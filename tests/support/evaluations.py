@@ -62,7 +62,7 @@ _TASKS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """Files of a model and of tasks.
 
     Attributes:
@@ -77,7 +77,7 @@ class Model:
     tasks: Path
     data: Path
 
-    def evaluate(self, *arguments: object, **how) -> Result:
+    def evaluate(self, *arguments: object, **how: Any) -> Result:
         """Run `neoxrun evaluate` with this model."""
         timeout = 1200 if WHOLE else 120
         return neoxrun("evaluate", self.config, *self.where, *arguments, timeout=timeout, **how)
@@ -88,7 +88,7 @@ class Model:
         return ["--include-path", self.tasks, "--data-dir", self.data]
 
 
-def make(folder: Path, data: Path) -> Model:
+def write_model(folder: Path, data: Path) -> EvaluatedModel:
     """Write the model and its tasks into a folder; ``data`` has the documents of LAMBADA and PIQA."""
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -123,10 +123,10 @@ def make(folder: Path, data: Path) -> Model:
     for name, task in _TASKS.items():
         common = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
         (tasks / f"{name}.yaml").write_text(yaml.safe_dump(common | task | {"metadata": {"version": 1.0}}))
-    return Model(config, folder / "model", tasks, data)
+    return EvaluatedModel(config, folder / "model", tasks, data)
 
 
-def _documents(network, tokenizer, text: str) -> list[dict[str, str]]:
+def _documents(network: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str) -> list[dict[str, str]]:
     """Questions, where possible with the answer that the network itself gives, and texts of all lengths."""
     documents = []
     for number in range(18):
@@ -160,7 +160,7 @@ def responses_of(folder: Path) -> dict[str, list[list[Any]]]:
     return found
 
 
-def reference(model: Model, tasks: list[str]) -> dict[str, Any]:
+def reference_results(model: EvaluatedModel, tasks: list[str]) -> dict[str, Any]:
     """lm-eval's own results with its ``hf`` model, one request at a time."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ["DISABLE_MULTIPROC"] = "1"

@@ -157,7 +157,7 @@ def test_ignored_and_unused_tensors(tmp_path: Path) -> None:
 
 def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path: Path) -> None:
     save_layer_files(random_model(TINY, 8), tmp_path, tp=1, config=TINY, tag="global_step1")
-    with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias"):
+    with pytest.raises(CheckpointError, match=r"unexpected tensor norm\.bias") as caught:
         load_weights(
             find_checkpoint(tmp_path, TINY),
             {TensorKey(5, "norm.weight"): (16,)},
@@ -168,6 +168,7 @@ def test_a_tensor_that_the_model_forgets_is_noticed(tmp_path: Path) -> None:
             device=torch.device("cpu"),
             dtype=torch.float32,
         )
+    assert caught.value.code == "wrong_tensors"
 
 
 def test_vocab_rows_are_counted_over_all_shards(tmp_path: Path) -> None:
@@ -247,8 +248,11 @@ def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value) 
 def test_numbers_that_the_number_format_does_not_hold(folder, layer) -> None:
     change(layer, lambda state: state["mlp.dense_4h_to_h.weight"][0, 0].fill_(1e5))
     load_all(folder, TINY, 2, dtype=torch.bfloat16)
-    with pytest.raises(CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"):
+    with pytest.raises(
+        CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"
+    ) as caught:
         load_all(folder, TINY, 2, dtype=torch.float16)
+    assert caught.value.code == "nonfinite_weights"
 
 
 def test_shards_of_the_vocabulary_that_disagree(folder) -> None:

@@ -38,9 +38,10 @@ WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read at import: another test may have had it set then
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     with HubServer({NAME: Repository({"main": FILES, "step1000": {**FILES, "config.json": b'{"step": 1000}'}})}) as one:
         monkeypatch.setattr(constants, "ENDPOINT", one.url)
@@ -156,8 +157,9 @@ def test_small_files_are_checked_by_their_git_name(server: HubServer, tmp_path: 
     repository = server.repositories[NAME]
     found = order.order_model(Model("m", "m", hub=NAME), tmp_path / "a", HttpOptions(tries=2, backoff=0.01))
     repository.revisions["main"] = {**FILES, "config.json": CONFIG.replace(b"neox", b"weox")}
-    with pytest.raises(CheckpointError, match=r"config\.json are not those that the hub has"):
+    with pytest.raises(CheckpointError, match=r"config\.json are not those that the hub has") as caught:
         order.carry_out_order(found, jobs=1, show=False)
+    assert caught.value.code == "wrong_checksum"
     assert not (tmp_path / "a" / "config.json").exists()
 
 
@@ -232,8 +234,9 @@ def test_what_cannot_be_a_hub_or_a_repository(server: HubServer, tmp_path: Path)
     for arguments in ({"endpoint": "nowhere"}, {"endpoint": "http://[x"}, {"ca_bundle": tmp_path / "none.pem"}):
         with pytest.raises(UsageError):
             hub.look_up_repository(NAME, "main", **arguments)
-    with pytest.raises(UsageError, match="is not the name of a repository"):
+    with pytest.raises(UsageError, match="is not the name of a repository") as caught:
         hub.look_up_repository("some/a--b", "main")
+    assert caught.value.code == "invalid_value"
     assert server.requests == []
 
 

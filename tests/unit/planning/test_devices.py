@@ -46,14 +46,16 @@ def test_sizes_that_people_write(text, sizes) -> None:
     ],
 )
 def test_nonsense_is_refused(text) -> None:
-    with pytest.raises(UsageError, match="not a count and a memory size"):
+    with pytest.raises(UsageError, match="not a count and a memory size") as caught:
         parse_devices(text)
+    assert caught.value.code == "invalid_value"
 
 
 def test_the_cpu_is_one_device() -> None:
     assert parse_devices("64GB", "cpu")[0].kind == "cpu"
-    with pytest.raises(UsageError, match="the CPU is one"):
+    with pytest.raises(UsageError, match="the CPU is one") as caught:
         parse_devices("2x64GB", "cpu")
+    assert caught.value.code == "invalid_value"
 
 
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
@@ -91,8 +93,9 @@ HAS_DRIVER = Path("/dev/nvidiactl").exists()
 @pytest.mark.skipif(HAS_DRIVER, reason="this machine has an NVIDIA driver")
 def test_no_driver_means_no_gpus() -> None:
     assert visible_gpus() == []
-    with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible"):
+    with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible") as caught:
         visible_gpus([0])
+    assert caught.value.code == "no_gpu"
 
 
 @pytest.mark.skipif(not HAS_DRIVER, reason="this machine has no NVIDIA driver")
