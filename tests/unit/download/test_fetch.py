@@ -75,7 +75,7 @@ def test_failures_at_the_same_time_are_one_message(server: FaultyServer, tmp_pat
 
     def check(file: RemoteFile, path: Path) -> None:
         together.wait(5)
-        raise CheckpointError(f"{file.name} is bad")
+        raise CheckpointError(f"{file.name} is bad", code="damaged_file")
 
     with pytest.raises(CheckpointError) as caught:
         fetch_files(

@@ -212,8 +212,9 @@ def test_nobody_there(url: str, said: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "http:///x", "http://x:99999/", "x"])
 def test_addresses_that_are_none(url: str, tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="not an address"):
+    with pytest.raises(NetworkError, match="not an address") as caught:
         fetch_one(RemoteFile(NAME, (url,), 1), tmp_path)
+    assert caught.value.code == "bad_address"
 
 
 def test_silent_host_does_not_hold_a_run_up(tmp_path: Path) -> None:

@@ -265,13 +265,13 @@ def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> Non
     def check(file: RemoteFile, path: Path) -> None:
         seen.append(path)
         if path.read_bytes() != DATA:
-            raise CheckpointError("a bad member", where=str(path))
+            raise CheckpointError("a bad member", code="damaged_file", where=str(path))
 
     arrives(server, tmp_path, remote(server, NAME, sha256=False), check=check)
     assert seen == [part_path(tmp_path / NAME)] * 2
 
     def refuse(file: RemoteFile, path: Path) -> None:
-        raise CheckpointError("never right", where=str(path))
+        raise CheckpointError("never right", code="damaged_file", where=str(path))
 
     with pytest.raises(CheckpointError, match="never right") as caught:
         fetch_one(remote(server, NAME, sha256=False), tmp_path, check=refuse)
