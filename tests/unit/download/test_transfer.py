@@ -279,7 +279,7 @@ def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> Non
     assert names_in(tmp_path) == {NAME + ".corrupt", NAME + ".replaced.corrupt"}
 
 
-def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server: FaultyServer, tmp_path: Path) -> None:
+def test_mirrors_in_order_and_one_continues_where_the_other_broke_off(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}) as first:
         first.faults[NAME] = [Fault("cut", 120_000), Fault("status", 404)]
         file = remote(server, NAME)
