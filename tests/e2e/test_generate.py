@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.settings import TokenizerConfig
-from neoxrun.tokenizer import load_tokenizer
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 
@@ -23,7 +23,7 @@ def greedy(tokens: int = 6) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Tokenizer:
     return load_tokenizer(TokenizerConfig("HFTokenizer", DEMO / "tokenizer.json", None))
 
 
@@ -48,7 +48,7 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
         assert record["text"]
 
 
-def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
+def test_jsonl_with_everything(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """One run with a parameter or a fault in every line; the faults become records and the others continue."""
     comma = tokenizer.encode("a,")[-1]
     lines = [
@@ -110,7 +110,7 @@ def test_jsonl_with_everything(tmp_path: Path, tokenizer) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_truncation_keeps_the_other_side(side, tmp_path: Path) -> None:
+def test_truncation_keeps_the_other_side(side: str, tmp_path: Path) -> None:
     filling = "x = 1\n" * 400
     prompts = {
         "one": "import os\n" + filling + "class Queue:",

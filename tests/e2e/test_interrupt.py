@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,9 @@ def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=" ".join)
-def test_ctrl_c_while_generating(split, prompts, tmp_path: Path, whole_run) -> None:
+def test_ctrl_c_while_generating(
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
         started(command, output)
@@ -83,7 +86,7 @@ def test_ctrl_c_while_generating(split, prompts, tmp_path: Path, whole_run) -> N
 
 
 @pytest.mark.parametrize(("split", "delay"), [(SPLITS[0], 1.0), (SPLITS[1], 0.6), (SPLITS[1], 2.5), (SPLITS[1], 4.5)])
-def test_ctrl_c_while_loading(split, delay, prompts, tmp_path: Path) -> None:
+def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Path, tmp_path: Path) -> None:
     """Whatever is going on then: imports, the meeting of the ranks, or weights."""
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
@@ -96,7 +99,7 @@ def test_ctrl_c_while_loading(split, delay, prompts, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_is_killed(rank, prompts, tmp_path: Path, whole_run) -> None:
+def test_a_rank_is_killed(rank: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -109,7 +112,7 @@ def test_a_rank_is_killed(rank, prompts, tmp_path: Path, whole_run) -> None:
         check_resumed(prompts, output, whole_run)
 
 
-def test_the_launcher_is_killed(prompts, tmp_path: Path, whole_run) -> None:
+def test_the_launcher_is_killed(prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -139,7 +142,9 @@ def test_what_killed_launchers_left_is_removed(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])
-def test_the_launcher_is_terminated(split, code, prompts, tmp_path: Path, whole_run) -> None:
+def test_the_launcher_is_terminated(
+    split: tuple[str, ...], code: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
         started(command, output)

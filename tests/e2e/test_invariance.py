@@ -38,11 +38,11 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "id": f"{kind}-{number}",
             "prompt": prompt,
-            "maximum_tokens": 8 + 5 * ((number + place) % 4),
+            "maximum_tokens": 8 + 5 * ((number + index) % 4),
             **params,
         }
         for number, prompt in enumerate(PROMPTS)
-        for place, (kind, params) in enumerate(KINDS.items())
+        for index, (kind, params) in enumerate(KINDS.items())
     ]
     seeded = {"prompt": PROMPTS[0], "temperature": 1.0, "maximum_tokens": 8, "seed": 5}
     lines += [{"id": "seeded", **seeded}, {"id": "seeded-too", **seeded}]
@@ -70,10 +70,10 @@ def check_same(mine: dict[tuple, dict], right: dict[tuple, dict]) -> None:
     assert mine.keys() == right.keys()
     for key, record in right.items():
         assert without_numbers(mine[key]) == without_numbers(record)
-        for ours, theirs in zip(mine[key].get("logprobs", []), record.get("logprobs", []), strict=True):
-            assert ours["token"] == theirs["token"]
-            assert ours["logprob"] == pytest.approx(theirs["logprob"], abs=1e-4)
-            assert [token for token, _ in ours["top"]] == [token for token, _ in theirs["top"]]
+        for measured, expected in zip(mine[key].get("logprobs", []), record.get("logprobs", []), strict=True):
+            assert measured["token"] == expected["token"]
+            assert measured["logprob"] == pytest.approx(expected["logprob"], abs=1e-4)
+            assert [token for token, _ in measured["top"]] == [token for token, _ in expected["top"]]
 
 
 def without_numbers(record: dict) -> dict:
@@ -81,14 +81,14 @@ def without_numbers(record: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def right(prompts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def right(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank, each request alone."""
     output = tmp_path_factory.mktemp("right") / "alone.jsonl"
     generate(prompts, output, "--tp", 1, "--batch-size", 1)
     return output
 
 
-def test_there_is_something_to_get_wrong(right) -> None:
+def test_there_is_something_to_get_wrong(right: Path) -> None:
     found = answers(right)
     assert len(found) == len(PROMPTS) * (len(KINDS) + 1) + 2
     assert len({record["text"] for record in found.values()}) > 0.9 * len(found), "the answers differ"
@@ -111,13 +111,15 @@ def test_there_is_something_to_get_wrong(right) -> None:
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
-def test_other_batches_and_splits(prompts, right, tmp_path: Path, arguments) -> None:
+def test_other_batches_and_splits(prompts: Path, right: Path, tmp_path: Path, arguments: tuple[int | str, ...]) -> None:
     generate(prompts, tmp_path / "out.jsonl", *arguments)
     check_same(answers(tmp_path / "out.jsonl"), answers(right))
 
 
 @pytest.mark.parametrize(("kept", "split"), [(0, ("--tp", 1)), (9, ("--tp", 1, "--pp", 2))])
-def test_resume_at_another_split(prompts, right, tmp_path: Path, kept, split) -> None:
+def test_resume_at_another_split(
+    prompts: Path, right: Path, tmp_path: Path, kept: int, split: tuple[int | str, ...]
+) -> None:
     """Cut in the middle of a line, as a kill leaves it; what was whole stays as it is."""
     lines = right.read_bytes().splitlines(keepends=True)
     whole = b"".join(lines[:kept])

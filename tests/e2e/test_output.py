@@ -20,7 +20,7 @@ def test_stdout_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("split", ["1", "2"])
-def test_resume_tries_errors_again(split, tmp_path: Path) -> None:
+def test_resume_tries_errors_again(split: str, tmp_path: Path) -> None:
     """Here with --truncate; answers that are there stay, and with them the rights and the name of the file."""
     file, link = tmp_path / "out.jsonl", tmp_path / "link"
     link.symlink_to(file)
@@ -67,7 +67,7 @@ def test_output_into_a_named_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"])
-def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path: Path) -> None:
+def test_resume_leaves_a_foreign_file_as_it_is(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "precious.txt"
     path.write_bytes(content)
     neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
@@ -75,7 +75,7 @@ def test_resume_leaves_a_foreign_file_as_it_is(content, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [(0, 1, 2), (1,)])
-def test_streams_that_are_closed_and_not_needed(closed, tmp_path: Path) -> None:
+def test_streams_that_are_closed_and_not_needed(closed: tuple[int, ...], tmp_path: Path) -> None:
     """What is opened next must not take their numbers."""
     (tmp_path / "in.txt").write_text("import os\n")
     work = ("generate", "demo", "-i", tmp_path / "in.txt", "--tp", "2", "--maximum-tokens", "2")
@@ -95,7 +95,7 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("case", CLOSED)
-def test_stream_that_is_closed_and_needed(case, tmp_path: Path) -> None:
+def test_stream_that_is_closed_and_needed(case: str, tmp_path: Path) -> None:
     number, arguments, says = CLOSED[case]
     result = neoxrun(*arguments, preexec=lambda: os.close(number), env={"TMPDIR": str(tmp_path)})
     result.check_error(4, says)
@@ -108,5 +108,5 @@ def test_help_into_a_full_device() -> None:
 
 
 @pytest.mark.parametrize("flag", ["-i", "-o"])
-def test_empty_file_name(flag) -> None:
+def test_empty_file_name(flag: str) -> None:
     neoxrun("generate", "demo", flag, "").check_error(2, "need the name of a file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,22 +27,22 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def at_most(limit: int, size: int):
+def at_most(limit: int, size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(limit, (size, size))
 
 
-def test_full_device(prompts) -> None:
+def test_full_device(prompts: Path) -> None:
     result = neoxrun("generate", "demo", "-i", prompts, "-o", "/dev/full", "--tp", "1", *LARGE)
     result.check_error(4, "/dev/full cannot be written: No space left on device", "-o")
 
 
-def test_stdout_into_a_full_device(prompts) -> None:
+def test_stdout_into_a_full_device(prompts: Path) -> None:
     with Path("/dev/full").open("w") as full:
         result = neoxrun("generate", "demo", "-i", prompts, "-o", "-", "--tp", "1", *LARGE, stdout=full.fileno())
     result.check_error(4, "standard output cannot be written: No space left on device")
 
 
-def test_disk_full_keeps_whole_records(prompts, tmp_path: Path) -> None:
+def test_disk_full_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], capture_output=True).returncode:
@@ -54,7 +55,7 @@ def test_disk_full_keeps_whole_records(prompts, tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_file_size_limit_keeps_whole_records(prompts, tmp_path: Path) -> None:
+def test_file_size_limit_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = neoxrun(
         *("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *LARGE),
@@ -65,7 +66,7 @@ def test_file_size_limit_keeps_whole_records(prompts, tmp_path: Path) -> None:
     assert 0 < len(records_of(output)) < 8
 
 
-def test_reader_of_stdout_leaves(prompts) -> None:
+def test_reader_of_stdout_leaves(prompts: Path) -> None:
     """As with `| head -1`: the run ends with the exit code of every program that this happens to, and says nothing."""
     reader, writer = os.pipe()
     with running("generate", "demo", "-i", prompts, "-o", "-", "--tp", "2", *LARGE, stdout=writer) as command:

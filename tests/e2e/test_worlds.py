@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def both(first: Running, second: Running) -> tuple[Result, Result]:
         second.end()
 
 
-def test_torchrun(alone) -> None:
+def test_torchrun(alone: list[tuple[Any, ...]]) -> None:
     """The existing environment is used as it is."""
     result = neoxrun(*WORK, "--tp", "2", command=TORCHRUN, stdin=PROMPTS)
     assert result.code == 0, result.err
@@ -74,7 +75,7 @@ def test_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [("--set", "rotary_emb_base=500"), ("--random-weights",)])
-def test_ranks_of_different_commands(other) -> None:
+def test_ranks_of_different_commands(other: tuple[str, ...]) -> None:
     first, second = ranks(of_second=other)
     first.check_error(2, "rank 1 was started with another command, configuration or split", "same command line")
     assert (second.code, second.err) == (2, "")
@@ -101,7 +102,7 @@ def test_resume_of_a_complete_file(tmp_path: Path) -> None:
     assert output.read_bytes() == whole
 
 
-def test_slurm(alone) -> None:
+def test_slurm(alone: list[tuple[Any, ...]]) -> None:
     def task(number: int) -> dict[str, str]:
         return {
             "SLURM_PROCID": str(number),
@@ -132,7 +133,7 @@ def check_hosts(first: Result, second: Result, alone: list[tuple]) -> None:
     assert answers_of(first.records) == alone
 
 
-def test_two_launchers_on_one_machine(alone) -> None:
+def test_two_launchers_on_one_machine(alone: list[tuple[Any, ...]]) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     split = ("--tp", "1", "--replicas", "2")
     check_hosts(*both(host(0, endpoint, *split), host(1, endpoint, *split)), alone)
@@ -163,7 +164,7 @@ def hosts() -> Iterator[list[str]]:
                 ip("netns", "del", name)
 
 
-def test_two_hosts(hosts, alone) -> None:
+def test_two_hosts(hosts: list[str], alone: list[tuple[Any, ...]]) -> None:
     first, second = (
         host(number, "10.213.7.1:29500", "--pp", "2", "--tp", "1", command=["ip", "netns", "exec", name, str(NEOXRUN)])
         for number, name in enumerate(hosts)
@@ -172,7 +173,7 @@ def test_two_hosts(hosts, alone) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_waiting_for_the_other_host_is_said(number) -> None:
+def test_waiting_for_the_other_host_is_said(number: int) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
     with running("generate", "demo", "--prompt", "import os", "--tp", "2", *where) as command:
@@ -189,7 +190,7 @@ def test_waiting_for_another_rank_is_said() -> None:
         assert command.process.stderr.readline().decode() == said
 
 
-def test_what_is_left_of_other_ranks_is_ignored(alone) -> None:
+def test_what_is_left_of_other_ranks_is_ignored(alone: list[tuple[Any, ...]]) -> None:
     leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
     result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
     assert result.err == "warning: WORLD_SIZE=2 is ignored: a rank has both RANK and WORLD_SIZE\n"

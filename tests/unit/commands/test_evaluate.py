@@ -6,6 +6,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -113,7 +114,7 @@ def test_guide_has_every_option() -> None:
     assert documented <= {name for action in options for name in action.option_strings}
 
 
-def without_wandb():
+def without_wandb() -> Any:
     from importlib.util import find_spec
 
     return lambda name, *rest: None if name == "wandb" else find_spec(name, *rest)

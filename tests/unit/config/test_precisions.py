@@ -21,6 +21,8 @@ def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
         ("fp16", "cpu", ["fp16"]),
     ],
 )
-def test_a_request_decides_then_the_configuration_on_a_gpu(requested, kind, weights) -> None:
+def test_a_request_decides_then_the_configuration_on_a_gpu(
+    requested: str | None, kind: str, weights: list[str]
+) -> None:
     preferred = preferred_precisions(requested, "fp16", kind)
     assert list(preferred) == [precisions_for(precision, kind) for precision in weights]

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neoxrun.config.precisions import precisions_for
+from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.decision import ContextShortened, GpuLeftOut
 from neoxrun.planning.devices import Device
@@ -41,7 +42,7 @@ def test_a_gpu_that_is_in_use_is_left_out() -> None:
     assert GpuLeftOut(1, 10**9) in plan.notes
 
 
-def test_ranks_lie_as_gpt_neox_lays_them() -> None:
+def test_ranks_are_numbered_as_in_gpt_neox() -> None:
     """Tensor parallel fastest, then replicas, then stages; a host's GPUs in order."""
     plan = planned("20B", "4x80GB", tp=2, pp=2, nnodes=2)
     assert plan.replicas == 2
@@ -63,7 +64,7 @@ def test_a_plan_is_a_value() -> None:
 
 @pytest.mark.parametrize("dtype", [None, "fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_precisions_are_decided_in_one_place(kind, dtype) -> None:
+def test_precisions_are_decided_in_one_module(kind: str, dtype: str | None) -> None:
     plan = planned("pythia-160m", "80GB", kind, dtype=dtype)
     assert plan.dtype == (dtype or {"cuda": "fp16", "cpu": "fp32"}[kind])
     assert plan.precisions == precisions_for(plan.dtype, kind)
@@ -96,7 +97,7 @@ def gpus_of(free: list[int]) -> list[Device]:
 
 
 @given(MODELS, REQUESTS, st.lists(MEMORY, min_size=1, max_size=9), st.booleans())
-def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
+def test_every_plan_is_possible(settings: Settings, requested: Requested, free: list[int], on_cpu: bool) -> None:
     devices = [Device("cpu", 0, "CPU", sum(free), sum(free), cores=len(free))] if on_cpu else gpus_of(free)
     model = settings.model
     try:
@@ -107,7 +108,7 @@ def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
         assert getattr(requested, name) in (None, getattr(plan, name))
     per_host, odd = divmod(plan.world_size, requested.nnodes)
     assert odd == 0
-    assert per_host % plan.tp == 0, "a tensor-parallel group lies on one host"
+    assert per_host % plan.tp == 0, "a tensor-parallel group is on one host"
     assert model.num_attention_heads % plan.tp == 0
     assert model.num_layers >= plan.pp
     assert 1 <= plan.max_context <= model.max_context
@@ -126,7 +127,9 @@ def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
 
 
 @given(MODELS, REQUESTS, st.integers(1, 9), MEMORY, MEMORY)
-def test_more_memory_never_means_more_gpus_for_a_copy(settings, requested, count, memory, more) -> None:
+def test_more_memory_never_means_more_gpus_for_a_replica(
+    settings: Settings, requested: Requested, count: int, memory: int, more: int
+) -> None:
     try:
         small = make_plan(settings, gpus_of([memory] * count), requested, vocab_size=50304)
     except UsageError:
