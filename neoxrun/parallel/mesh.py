@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from neoxrun.errors import UsageError
-from neoxrun.parallel.partition import rank_at
+from neoxrun.parallel.partition import coordinates_of, rank_at
 from neoxrun.terminal.log import log, waiting
 
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by the program that started
@@ -205,7 +205,7 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):
         store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
-    tp_rank, replica, stage = rank % tp, rank // tp % replicas, rank // (tp * replicas)
+    tp_rank, replica, stage = coordinates_of(tp, replicas, rank)
     return Mesh(
         tp=tp,
         pp=pp,

@@ -26,3 +26,10 @@ def vocab_shard(vocab_size: int, tensor: int, rank: int) -> range:
 def rank_at(tp: int, replicas: int, tp_rank: int, replica: int, stage: int) -> int:
     """The global rank with these coordinates among ``tp`` tensor-parallel ranks x ``replicas`` x stages."""
     return tp_rank + tp * (replica + replicas * stage)
+
+
+def coordinates_of(tp: int, replicas: int, rank: int) -> tuple[int, int, int]:
+    """The tensor-parallel rank, the replica and the stage of a global rank: the inverse of ``rank_at``."""
+    rest, tp_rank = divmod(rank, tp)
+    stage, replica = divmod(rest, replicas)
+    return tp_rank, replica, stage

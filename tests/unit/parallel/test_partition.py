@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.parallel.partition import rank_at, stage_layers, vocab_shard
+from neoxrun.parallel.partition import coordinates_of, rank_at, stage_layers, vocab_shard
 
 SIZES = st.integers(1, 9)
 
@@ -45,3 +45,11 @@ def test_ranks_are_numbered_in_order(tp: int, replicas: int, stages: int) -> Non
     coordinates = itertools.product(range(stages), range(replicas), range(tp))
     ranks = [rank_at(tp, replicas, tp_rank, replica, stage) for stage, replica, tp_rank in coordinates]
     assert ranks == list(range(tp * replicas * stages))
+
+
+@given(tp=SIZES, replicas=SIZES, rank=st.integers(0, 999))
+def test_a_rank_is_at_its_coordinates(tp: int, replicas: int, rank: int) -> None:
+    tp_rank, replica, stage = coordinates_of(tp, replicas, rank)
+    assert tp_rank < tp
+    assert replica < replicas
+    assert rank_at(tp, replicas, tp_rank, replica, stage) == rank
