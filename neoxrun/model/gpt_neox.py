@@ -20,7 +20,7 @@ from neoxrun.model.batch import Batch
 from neoxrun.model.dtypes import DTYPES
 from neoxrun.model.kernels import forked
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
-from neoxrun.model.norms import add_and_normalize, build_norm
+from neoxrun.model.norms import add_and_normalize, add_parts, build_norm
 from neoxrun.model.rotary import RotaryTables, rotary_tables
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
@@ -205,7 +205,7 @@ class Stage(nn.Module):
         if self.mesh.last_stage:
             _, (normed,) = add_and_normalize(x, parts, (self.norm,))
             return normed
-        return x + (parts[0] if len(parts) == 1 else parts[0] + parts[1])
+        return add_parts(x, parts)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of this rank's part of the vocabulary: ``[P, H] -> [P, V / tp]``, of the last stage's output."""

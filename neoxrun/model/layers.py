@@ -41,19 +41,19 @@ class _Linear(nn.Module):
 
 
 class ColumnParallelLinear(_Linear):
-    """``y = activation(x W^T + b)`` with the output dim divided: ``[B, T, I] -> [B, T, O / tp]``."""
+    """``y = activation(x W^T + b)`` with the output dim divided: ``[T, I] -> [T, O / tp]``."""
 
     def __init__(self, mesh: Mesh, inputs: int, outputs: int, *, bias: bool, activation: Gelu | None = None) -> None:
         super().__init__(inputs, outputs // mesh.tp, bias)
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x``: ``[B, T, I]``."""
+        """``x``: ``[T, I]``."""
         return linear(x, self.weight, self.bias, self.activation)
 
 
 class RowParallelLinear(_Linear):
-    """``y = x W^T + b`` with the input dim divided: ``[B, T, I / tp] -> [B, T, O]``, this rank's part of the sum.
+    """``y = x W^T + b`` with the input dim divided: ``[T, I / tp] -> [T, O]``, this rank's part of the sum.
 
     The caller sums the parts of all tensor-parallel ranks. They include the bias: with ``bias_on_every_rank`` each rank
     adds its bias (GPT-NeoX's parallel residual), otherwise the first rank adds the one that all ranks hold.
@@ -64,12 +64,12 @@ class RowParallelLinear(_Linear):
         self.adds_bias = bias_on_every_rank or mesh.tp_rank == 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x``: ``[B, T, I / tp]``."""
+        """``x``: ``[T, I / tp]``."""
         return linear(x, self.weight, self.bias if self.adds_bias else None)
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Token ids to vectors, with the rows divided over the ranks: ``[B, T] -> [B, T, H]``, complete on each rank."""
+    """Token ids to vectors, with the rows divided over the ranks: ``[T] -> [T, H]``, complete on each rank."""
 
     def __init__(self, mesh: Mesh, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class VocabParallelEmbedding(nn.Module):
         self.weight = unfilled(len(self.rows), width)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """``ids``: int64 ``[B, T]``."""
+        """``ids``: int64 ``[T]``."""
         if self.mesh.tp == 1:
             return F.embedding(ids, self.weight)
         elsewhere = (ids < self.rows.start) | (ids >= self.rows.stop)

@@ -72,6 +72,12 @@ def add_and_normalize(
         )
         found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] = fused.add_norms(x, parts, weights, norms[0].epsilon)
         return found
-    if parts:
-        x = x + (parts[0] if len(parts) == 1 else parts[0] + parts[1])
+    x = add_parts(x, parts)
     return x, tuple(norm(x) for norm in norms)
+
+
+def add_parts(x: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The sum of ``add_and_normalize``: the parts are added to each other first."""
+    if not parts:
+        return x
+    return x + (parts[0] if len(parts) == 1 else parts[0] + parts[1])

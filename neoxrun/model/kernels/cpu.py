@@ -39,7 +39,7 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Gelu | None = None
 ) -> torch.Tensor:
-    """``activation(x W^T + b)``: ``[B, T, I] -> [B, T, O]``, with a weight that may be packed."""
+    """``activation(x W^T + b)``: ``[T, I] -> [T, O]``, with a weight that may be packed."""
     if weight.is_mkldnn:
         fused = ("none", "") if activation is None else ("gelu", _APPROXIMATE[activation])
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused[0], [], fused[1])
