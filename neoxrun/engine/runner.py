@@ -141,7 +141,7 @@ class Runner:
         )
         positions = line(row.positions for row in rows)
         attention = self._tree(rows, starts, positions)
-        x = self.forward(Batch(line(row.tokens for row in rows), positions, attention, wanted))
+        x = self.run_stages(Batch(line(row.tokens for row in rows), positions, attention, wanted))
         return self._answers(x, line(tokens for _, tokens in asked), [len(tokens) for _, tokens in asked])
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class Runner:
             if size is not None:
                 local = self._graphs.replay(self.batcher.pack_singles(step.spans, size))[: len(step.spans)]
                 return self.stage.gather_logits(local)
-        x = self.forward(self.batcher.batch_of(step))
+        x = self.run_stages(self.batcher.batch_of(step))
         if not self.mesh.last_stage or not len(x):
             return None
         return self.stage.gather_logits(self.stage.head(x))
@@ -232,7 +232,7 @@ class Runner:
         assert self.batcher is not None
         return self.stage.head(self.stage(self.batcher.batch_of_singles(packed)))
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def run_stages(self, batch: Batch) -> torch.Tensor:
         """Run a batch through the stages: ``[P, H]`` on the last one, ``[T, H]`` on the others."""
         received = None
         if not self.mesh.first_stage:

@@ -56,7 +56,7 @@ class Answer:
     together. ``alone``: the same, the first prompt by itself. ``batched_tokens`` and ``alone_tokens``: of the
     engine, for all prompts with fewer slots than prompts, and for the first prompt by itself. ``scored``: the sum of
     the log-probabilities of each prompt from its token SCORED_FROM on, to its end and to every place before, and
-    whether all these tokens are the likeliest; all computed together, and once more with others that branch off.
+    whether all these tokens are the most likely; all computed together, and once more with others that branch off.
     ``interrupted_tokens``: as ``batched_tokens``, where all prompts are scored after every step of the engine.
     ``scored_between``: as ``scored_in_trees``, of each of these times.
     """
@@ -123,7 +123,7 @@ def _logits(runner: Runner, step: Step) -> list[Tensor]:
     """Logits of all tokens of each span, on the sampling rank."""
     assert runner.batcher is not None
     runner.batcher.take_pages(step)
-    hidden = runner.forward(dataclasses.replace(runner.batcher.batch_of(step), outputs=None))
+    hidden = runner.run_stages(dataclasses.replace(runner.batcher.batch_of(step), outputs=None))
     scores = runner.stage.gather_logits(runner.stage.head(hidden)) if runner.mesh.last_stage else None
     if scores is None:
         return [torch.empty(0, 0)] * len(step.spans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,22 +18,12 @@ from neoxrun.engine.steps import Span, Step
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import single_rank_mesh
+from support.checkpoints import TINY
 
 CPU = torch.device("cpu")
 ROWS = 32
-PARALLEL = ModelConfig(
-    num_layers=2,
-    hidden_size=16,
-    num_attention_heads=4,
-    intermediate_size=64,
-    seq_length=8,
-    max_position_embeddings=8,
-    pos_emb="rotary",
-    gpt_j_residual=True,
-    tie_embeddings=False,
-    gelu="tanh",
-)
-SEQUENTIAL = ModelConfig(**{**vars(PARALLEL), "gpt_j_residual": False, "gelu": "erf", "tie_embeddings": True})
+PARALLEL = replace(TINY, rotary_pct=1.0)
+SEQUENTIAL = replace(PARALLEL, gpt_j_residual=False, gelu="erf", tie_embeddings=True)
 
 
 def random_stage(config: ModelConfig) -> Stage:
@@ -109,4 +100,4 @@ def test_each_precision_is_used_where_it_belongs() -> None:
     with torch.inference_mode():
         for span in (Span(0, 0, (1, 2, 3), (0,), sampled=True), Span(0, 3, (4,), sampled=True)):
             runner.batcher.take_pages(Step([span]))
-            assert runner.forward(runner.batcher.batch_of(Step([span]))).dtype == torch.bfloat16
+            assert runner.run_stages(runner.batcher.batch_of(Step([span]))).dtype == torch.bfloat16
