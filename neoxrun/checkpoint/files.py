@@ -54,11 +54,7 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path.name}: {error.strerror}",
-            code="unreadable_checkpoint",
-            where=str(path),
-        ) from error
+        raise _unreadable_file(path, error) from error
     refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
         raise damaged_file(path, NOT_TORCH)
@@ -120,6 +116,10 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return damaged_file(path, f"cannot be read: {first_line}")
 
 
+def _unreadable_file(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot read {path.name}: {error.strerror}", code="unreadable_checkpoint", where=str(path))
+
+
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file (all, or those in ``names``), as views of the mapped file.
 
@@ -149,10 +149,6 @@ def _open_safetensors(path: Path) -> Any:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path.name}: {error.strerror}",
-            code="unreadable_checkpoint",
-            where=str(path),
-        ) from error
+        raise _unreadable_file(path, error) from error
     except Exception as error:
         raise damaged_file(path, f"is not a whole safetensors file: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neoxrun.errors import DataError
-from neoxrun.terminal.words import check_unicode
+from neoxrun.terminal.words import check_unicode, decode_utf8
 
 Document = dict[str, Any]
 
@@ -42,15 +42,7 @@ def text_lines(raw: RawFile) -> list[str]:
     Raises:
         DataError: it is not UTF-8, or it is empty.
     """
-    try:
-        text = raw.data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{raw.path.name} is not UTF-8 text: byte 0x{raw.data[error.start]:02x} at offset {error.start}",
-            code="not_text",
-            where=f"{raw.path}:{line}",
-        ) from None
+    text = decode_utf8(raw.data, raw.path.name, where=str(raw.path))
     lines = text.removesuffix("\n").split("\n")
     if not text.strip():
         raise DataError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.errors import DataError, NeoxrunError, UsageError
-from neoxrun.terminal.words import check_unicode
+from neoxrun.terminal.words import check_unicode, decode_utf8
 
 _TEXT_KEYS = ("prompt", "context")
 _SAMPLES = ("n", "num_samples")
@@ -114,16 +114,7 @@ def _read_text(source: str, name: str) -> str:
             f"the prompt file {source} cannot be read: {error.strerror}",
             code="unreadable_file",
         ) from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}",
-            code="not_text",
-            where=f"{name}:{line}",
-            hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
-        ) from None
+    return decode_utf8(data, name, where=name, hint="Convert it, for example with `iconv -f latin1 -t utf-8`.")
 
 
 def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) -> Iterator[Prompt]:

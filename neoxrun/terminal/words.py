@@ -56,6 +56,30 @@ def printable(text: str) -> str:
     return shown + ("..." if len(text) > 200 else "")
 
 
+def decode_utf8(data: bytes, name: str, *, where: str, hint: str | None = None) -> str:
+    """The text of a file, without a byte-order mark.
+
+    Args:
+        data: all of the file.
+        name: what a message calls it.
+        where: the file, of which a message adds the line.
+        hint: what to do if it is not UTF-8.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}",
+            code="not_text",
+            where=f"{where}:{line}",
+            hint=hint,
+        ) from None
+
+
 def check_unicode(text: str, where: str | None = None) -> None:
     """Refuse text with half of a UTF-16 pair, which no tokenizer and no output file can hold.
 

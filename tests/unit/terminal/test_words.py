@@ -6,13 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.terminal.words import did_you_mean, printable
+from neoxrun.errors import DataError
+from neoxrun.terminal.words import decode_utf8, did_you_mean, printable
 
 
 @given(st.text())
 def test_what_is_shown_moves_no_cursor(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text)) <= 10 * 200 + 3
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: not text.startswith("\ufeff")))
+def test_text_is_decoded_without_a_byte_order_mark(text: str) -> None:
+    assert decode_utf8(text.encode(), "a file", where="a") == text
+    assert decode_utf8(text.encode("utf-8-sig"), "a file", where="a") == text
+
+
+def test_where_a_file_stops_being_utf8() -> None:
+    with pytest.raises(DataError) as caught:
+        decode_utf8(b"first\nsecond \xe4", "a.txt", where="/folder/a.txt", hint="Convert it.")
+    assert caught.value.message == "a.txt is not UTF-8 text: byte 0xe4 at offset 13"
+    assert (caught.value.code, caught.value.where, caught.value.hint) == ("not_text", "/folder/a.txt:2", "Convert it.")
 
 
 @pytest.mark.parametrize(
