@@ -1,4 +1,4 @@
-"""What a rank needs of the host's memory, measured on a checkpoint that is large beside the interpreter."""
+"""What a rank needs of the host's memory, measured on a checkpoint that is large compared with the interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The snapshots themselves: a difference is an error, and what differs from run to run is none."""
+"""The snapshots themselves: a difference is an error, except in what differs from run to run."""
 
 from __future__ import annotations
 

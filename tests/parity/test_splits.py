@@ -212,8 +212,8 @@ def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], 
             ours = torch.tensor([one.logprob for one in scored])
             assert ((ours - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
             if close == CLOSE:
-                likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
-                assert [one.greedy for one in scored] == likeliest.tolist()
+                most_likely = (before.argmax(-1) == targets).cumprod(0).bool()
+                assert [one.greedy for one in scored] == most_likely.tolist()
 
 
 def split_name(split: tuple[int, int]) -> str:

@@ -58,7 +58,7 @@ def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor
 
 
 def greedy(config: ModelConfig, shards: list[Weights], ids: list[int], count: int) -> list[int]:
-    """``count`` tokens after ``ids``, each the likeliest."""
+    """``count`` tokens after ``ids``, each the most likely."""
     text = list(ids)
     for _ in range(count):
         text.append(int(logits(config, shards, text)[-1].argmax()))

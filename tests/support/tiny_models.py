@@ -26,14 +26,14 @@ def demo_tokenizer() -> Tokenizer:
 
 
 def reciter(script: Sequence[int], rows: int, *, cache_bytes: int = 2**30) -> Replica:
-    """After ``n`` tokens, whichever they are, the likeliest next one is ``script[n - 1]``."""
+    """After ``n`` tokens, whichever they are, the most likely next one is ``script[n - 1]``."""
     directions = _directions(rows)
     positions = directions[list(script)]
     return _replica(rows, len(script), torch.zeros(rows, _WIDTH), positions, directions, cache_bytes)
 
 
 def successor(follow: Callable[[int], int], rows: int, length: int, *, cache_bytes: int = 2**30) -> Replica:
-    """After token ``t`` the likeliest next one is ``follow(t)``."""
+    """After token ``t`` the most likely next one is ``follow(t)``."""
     directions = _directions(rows)
     words = directions[[follow(token) for token in range(rows)]]
     return _replica(rows, length, words, torch.zeros(length, _WIDTH), directions, cache_bytes)

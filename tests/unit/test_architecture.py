@@ -88,7 +88,7 @@ SPEAKS = {
     "generation.dialogue",
     "launch.start",
     "launch.worker",
-}  # to people, on stderr, beside the log
+}  # to people, on stderr, next to the log
 # Those that write data to stdout.
 USES_STDOUT = {
     "cli",

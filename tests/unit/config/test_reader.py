@@ -250,30 +250,30 @@ def test_the_prompt_file_counts_only_where_gpt_neox_reads_it(small: str) -> None
     assert (found.text_gen_type, found.sample_input_file) == ("unconditional", None)
 
 
-def test_paths_are_looked_for_beside_the_file_and_in_the_working_directory(
+def test_paths_are_looked_for_next_to_the_file_and_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside, here = tmp_path / "model", tmp_path / "work"
-    for folder in (beside, here):
+    near, here = tmp_path / "model", tmp_path / "work"
+    for folder in (near, here):
         folder.mkdir()
     monkeypatch.chdir(here)
-    source = write(beside, {**SMALL, "load": ".", "vocab_file": "tokenizer.json", "merge_file": "merges.txt"})
+    source = write(near, {**SMALL, "load": ".", "vocab_file": "tokenizer.json", "merge_file": "merges.txt"})
 
     nothing = load_settings([source])
     assert nothing.tokenizer.vocab_file == here / "tokenizer.json"
-    assert nothing.tokenizer.looked_in == (beside / "tokenizer.json", here / "tokenizer.json")
-    assert nothing.checkpoint_looked_in == (beside, here)
+    assert nothing.tokenizer.looked_in == (near / "tokenizer.json", here / "tokenizer.json")
+    assert nothing.checkpoint_looked_in == (near, here)
 
-    for folder in (beside, here):
+    for folder in (near, here):
         (folder / "tokenizer.json").touch()
     (here / "merges.txt").touch()
     (here / "latest").touch()
     found = load_settings([source])
-    assert found.tokenizer.vocab_file == beside / "tokenizer.json"
+    assert found.tokenizer.vocab_file == near / "tokenizer.json"
     assert found.tokenizer.merge_file == here / "merges.txt"
     assert found.checkpoint == here, "both folders exist, and only the working directory holds a checkpoint"
-    (beside / "latest").touch()
-    assert load_settings([source]).checkpoint == beside
+    (near / "latest").touch()
+    assert load_settings([source]).checkpoint == near
     assert load_settings([source], ["load=."], tokenizer="tokenizer.json").checkpoint == here
 
 

@@ -127,7 +127,7 @@ def test_a_token_that_was_filtered_out_is_never_chosen(drawn: float) -> None:
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
-def test_top_k_of_one_is_the_likeliest(logits: list[float], seed: int, warmth: float) -> None:
+def test_top_k_of_one_is_the_most_likely(logits: list[float], seed: int, warmth: float) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, top_k=1, seed=seed), [0])
     assert Requests(len(logits), request).sample(torch.tensor([logits]))[0].token == best

@@ -40,7 +40,7 @@ def requests(kind: str, *arguments: tuple) -> list[Instance]:
 
 
 def reciting(text: str, context: int = 24) -> NeoxLM:
-    """Whatever stands before, the likeliest text from the second token on is ``text``."""
+    """Whatever stands before, the most likely text from the second token on is ``text``."""
     ids = TOKENIZER.encode(text)
     return model(reciter(ids + [TOKENIZER.eod] * (context - len(ids)), ROWS), context)
 

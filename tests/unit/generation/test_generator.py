@@ -135,7 +135,7 @@ def test_log_probabilities_are_those_of_the_tokens() -> None:
         assert len(values) == SIZE + 1
         assert values == sorted(values, reverse=True)
         assert sum(map(math.exp, values)) == pytest.approx(1, abs=1e-4)
-        assert entry["top"][0] == [entry["token"], entry["logprob"]], "greedy takes the likeliest"
+        assert entry["top"][0] == [entry["token"], entry["logprob"]], "greedy takes the most likely"
     few, _ = recite(script, SamplingParams(maximum_tokens=2, logprobs=3))
     assert [len(entry["top"]) for entry in few.logprobs] == [3, 3]
     none, _ = recite(script, SamplingParams(maximum_tokens=2))
