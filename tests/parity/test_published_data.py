@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neoxrun.download import models_file
 from neoxrun.evaluation import data
+from support.hub_access import without_hub
 from support.task_data import objects
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in this process asks the hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+def no_hub() -> Iterator[None]:
+    with without_hub():
+        yield
 
 
 def test_published_files(shared: Path) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from support.command import Result, neoxrun
+from support.hub_access import without_hub
 from support.paths import FIXTURES
 from support.tokenizer_files import write_20b_tokenizer
 
@@ -77,7 +79,7 @@ class Model:
     tasks: Path
     data: Path
 
-    def evaluate(self, *arguments: object, **how) -> Result:
+    def evaluate(self, *arguments: object, **how: Any) -> Result:
         """Run `neoxrun evaluate` with this model."""
         timeout = 1200 if WHOLE else 120
         return neoxrun("evaluate", self.config, *self.where, *arguments, timeout=timeout, **how)
@@ -126,7 +128,7 @@ def make(folder: Path, data: Path) -> Model:
     return Model(config, folder / "model", tasks, data)
 
 
-def _documents(network, tokenizer, text: str) -> list[dict[str, str]]:
+def _documents(network: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str) -> list[dict[str, str]]:
     """Questions, where possible with the answer that the network itself gives, and texts of all lengths."""
     documents = []
     for number in range(18):
@@ -162,20 +164,21 @@ def responses_of(folder: Path) -> dict[str, list[list[Any]]]:
 
 def reference(model: Model, tasks: list[str]) -> dict[str, Any]:
     """lm-eval's own results with its ``hf`` model, one request at a time."""
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    with without_hub(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISABLE_MULTIPROC", "1")
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
 
-    from neoxrun.evaluation.data import prepare_tasks
+        from neoxrun.evaluation.data import prepare_tasks
 
-    prepared = prepare_tasks(tasks, model.data, include_path=model.tasks)
-    return simple_evaluate(
-        model=HFLM(pretrained=str(model.folder), device="cpu", dtype="float32", batch_size=1),
-        tasks=list(prepared.task_dict["tasks"].values()),
-        task_manager=TaskManager(include_defaults=False),
-        limit=LIMIT,
-        bootstrap_iters=100,
-        log_samples=True,
-    )
+        prepared = prepare_tasks(tasks, model.data, include_path=model.tasks)
+        results: dict[str, Any] = simple_evaluate(
+            model=HFLM(pretrained=str(model.folder), device="cpu", dtype="float32", batch_size=1),
+            tasks=list(prepared.task_dict["tasks"].values()),
+            task_manager=TaskManager(include_defaults=False),
+            limit=LIMIT,
+            bootstrap_iters=100,
+            log_samples=True,
+        )
+    return results
