@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -368,38 +365,6 @@ def test_empty_file(tmp_path: Path) -> None:
     with FaultyServer({"nothing": b""}) as server:
         assert fetch_one(remote(server, "nothing"), tmp_path).sha256 == digest(b"")
         assert names_in(tmp_path) == {"nothing"}
-
-
-def test_full_disk(server, tmp_path: Path) -> None:
-    """A real refusal of the kernel's: the process may not write files beyond 100,000 bytes."""
-    program = """
-import sys
-from pathlib import Path
-from neoxrun.download.fetch import fetch_files
-from neoxrun.download.http import HttpOptions
-from neoxrun.download.part import FileVersion
-from neoxrun.download.remote import RemoteFile
-from neoxrun.errors import DataError
-try:
-    fetch_files([RemoteFile("one.bin", (sys.argv[1],))], Path(sys.argv[2]), jobs=1, options=HttpOptions(), show=False)
-except DataError as error:
-    print(error.render())
-"""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = subprocess.run(
-        [sys.executable, "-c", program, server.link(NAME), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=limit,
-    )
-    assert "the file system does not allow files of this size" in done.stdout
-    assert (tmp_path / ".one.bin.part").stat().st_size == 100_000
-    fetch_one(replace(remote(server, NAME), name="one.bin"), tmp_path)
-    assert server.gets(NAME)[-1].start == 100_000
 
 
 faults = st.one_of(
