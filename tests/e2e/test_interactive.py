@@ -59,7 +59,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize("tp", ["1", "2"])
-def test_dialogue_at_a_terminal(tp) -> None:
+def test_dialogue_at_a_terminal(tp: str) -> None:
     with contextlib.closing(Terminal("generate", "demo", "--interactive", "--tp", tp, "-q", *LONG)) as terminal:
         terminal.read_until(r"^> ")
 

@@ -81,14 +81,14 @@ def without_numbers(record: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def right(prompts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def right(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank, each request alone."""
     output = tmp_path_factory.mktemp("right") / "alone.jsonl"
     generate(prompts, output, "--tp", 1, "--batch-size", 1)
     return output
 
 
-def test_there_is_something_to_get_wrong(right) -> None:
+def test_there_is_something_to_get_wrong(right: Path) -> None:
     found = answers(right)
     assert len(found) == len(PROMPTS) * (len(KINDS) + 1) + 2
     assert len({record["text"] for record in found.values()}) > 0.9 * len(found), "the answers differ"
@@ -111,13 +111,15 @@ def test_there_is_something_to_get_wrong(right) -> None:
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
-def test_other_batches_and_splits(prompts, right, tmp_path: Path, arguments) -> None:
+def test_other_batches_and_splits(prompts: Path, right: Path, tmp_path: Path, arguments: tuple[object, ...]) -> None:
     generate(prompts, tmp_path / "out.jsonl", *arguments)
     check_same(answers(tmp_path / "out.jsonl"), answers(right))
 
 
 @pytest.mark.parametrize(("kept", "split"), [(0, ("--tp", 1)), (9, ("--tp", 1, "--pp", 2))])
-def test_resume_at_another_split(prompts, right, tmp_path: Path, kept, split) -> None:
+def test_resume_at_another_split(
+    prompts: Path, right: Path, tmp_path: Path, kept: int, split: tuple[object, ...]
+) -> None:
     """Cut in the middle of a line, as a kill leaves it; what was whole stays as it is."""
     lines = right.read_bytes().splitlines(keepends=True)
     whole = b"".join(lines[:kept])

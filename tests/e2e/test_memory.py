@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ BESIDE = 400e6  # what the issue allows for the interpreter, torch and the runti
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     keys = SHAPE | {"vocab_file": str(shipped_dir() / SHAPE["vocab_file"])}
     (folder / "config.yml").write_text(json.dumps(keys))
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-def test_peak_is_the_shard_and_one_layer_and_the_interpreter(folder, tp) -> None:
+def test_peak_is_the_shard_and_one_layer_and_the_interpreter(folder: Path, tp: int) -> None:
     command = [sys.executable, "-m", "neoxrun", "generate", str(folder / "config.yml"), "--prompt", "x", "-v"]
     command += ["--device", "cpu", "--dtype", "fp32", "--maximum-tokens", "1", "--tp", str(tp)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,12 @@ from support.ranks import torchrun
 
 
 @pytest.fixture(scope="module")
-def right() -> list[dict]:
+def right() -> list[dict[str, Any]]:
     with LLM("demo", device="cpu") as llm:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 
 
-def test_the_command_gives_the_same(right, tmp_path: Path) -> None:
+def test_the_command_gives_the_same(right: list[dict[str, Any]], tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
     flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
@@ -30,7 +31,7 @@ def test_the_command_gives_the_same(right, tmp_path: Path) -> None:
     assert [plain(record) for record in found] == right
 
 
-def test_every_process_gets_all_answers(right, tmp_path: Path) -> None:
+def test_every_process_gets_all_answers(right: list[dict[str, Any]], tmp_path: Path) -> None:
     torchrun(python_api.__file__, 2, 1, tmp_path, ranks=2)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 4

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -26,6 +27,11 @@ from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single_rank_mesh
 from support.paths import DEMO, FIXTURES
 
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
+
+    Twin = tuple[Settings, GPTNeoXForCausalLM]
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
 
 GPU = torch.device("cuda", 0)
@@ -33,14 +39,14 @@ LENGTHS = (5, 17, 9, 30)
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 
 
-def prefill_logits(session, ids: torch.Tensor) -> torch.Tensor:
+def prefill_logits(session: Session, ids: torch.Tensor) -> torch.Tensor:
     runner = session.replica.runner
     runner.execute(Reserve(len(ids), session.settings.model.max_context))
     with torch.inference_mode():
         return runner.stage.logits(runner.prefill_hidden(ids.to(GPU), 0)).cpu()
 
 
-def decode_logits(session, ids: torch.Tensor) -> torch.Tensor:
+def decode_logits(session: Session, ids: torch.Tensor) -> torch.Tensor:
     """The same logits from one token of prefill and then one at a time from the cache."""
     runner = session.replica.runner
     rows = [prefill_logits(session, ids[:, :1])[:, 0]]
@@ -71,7 +77,7 @@ def test_reference_logits(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory):
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Twin:
     """A random Hugging Face model and its GPT-NeoX layer files at tensor parallel 2."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -100,7 +106,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_parity_with_transformers(twin, dtype: str) -> None:
+def test_parity_with_transformers(twin: Twin, dtype: str) -> None:
     settings, model = twin
     model = model.to("cpu", torch.float32)
     ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
@@ -113,7 +119,7 @@ def test_parity_with_transformers(twin, dtype: str) -> None:
         assert difference < TOLERANCE[dtype]
 
 
-def test_greedy_tokens_of_unequal_prompts(twin) -> None:
+def test_greedy_tokens_of_unequal_prompts(twin: Twin) -> None:
     settings, model = twin
     model = model.to(GPU, torch.float32)
     generator = torch.Generator().manual_seed(5)
@@ -164,7 +170,7 @@ def test_out_of_memory_is_one_error() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")
 @pytest.mark.parametrize("split", [("--tp", "2"), ("--pp", "2"), ("--tp", "1", "--replicas", "2")])
-def test_two_gpus_give_the_same_text(split, tmp_path: Path) -> None:
+def test_two_gpus_give_the_same_text(split: tuple[str, ...], tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("import os\ndef read_file(path):\nclass Queue:\n")
     texts = []

@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import GPTNeoXForCausalLM
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.config.tensors import TensorKey
 from neoxrun.model.dtypes import DTYPES
 from support.checkpoints import REFERENCE_CHECKPOINTS, fixture_config, join, random_model, raw_shards, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
 from support.ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
-from support.reference import greedy, logits
+from support.reference import Weights, greedy, logits
 
 SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
 CLOSE = 1e-4
 ROWS = 101  # divides over no split
 BASE = tiny(num_layers=3, hidden_size=32, intermediate_size=128, seq_length=32, max_position_embeddings=32)
 
-HUGGING_FACE: dict[str, dict[str, object]] = {
+HUGGING_FACE: dict[str, dict[str, Any]] = {
     "parallel-tanh": {"rotary_pct": 0.25},
     "parallel-erf": {"gelu": "erf", "rotary_pct": 1.0},
     "sequential-tanh": {"gpt_j_residual": False, "rotary_pct": 1.0},
     "sequential-erf": {"gpt_j_residual": False, "gelu": "erf", "rotary_pct": 0.25},
     "tied-embeddings": {"tie_embeddings": True},
 }
-OTHER: dict[str, dict[str, object]] = {
+OTHER: dict[str, dict[str, Any]] = {
     "learned-positions": {"pos_emb": "learned", "tie_embeddings": True, "gpt_j_residual": False},
     "no-positions": {"pos_emb": "none"},
     "tied-norms": {"gpt_j_tied": True},
@@ -75,7 +78,7 @@ def lively(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     return 1.5 * noise / tensor.shape[1] ** 0.5
 
 
-def hugging_face(config: ModelConfig):
+def hugging_face(config: ModelConfig) -> GPTNeoXForCausalLM:
     model = twin(config, ROWS)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -85,7 +88,7 @@ def hugging_face(config: ModelConfig):
 
 
 @torch.no_grad()
-def expected_of_hugging_face(model, dtype: torch.dtype = torch.float32) -> Expected:
+def expected_of_hugging_face(model: GPTNeoXForCausalLM, dtype: torch.dtype = torch.float32) -> Expected:
     model = model.to(dtype)
     texts, scores = [], []
     for number, prompt in enumerate(prompts(ROWS)):
@@ -103,14 +106,14 @@ def expected_of_hugging_face(model, dtype: torch.dtype = torch.float32) -> Expec
     return Expected(scores, texts)
 
 
-def expected_of_reference(config: ModelConfig, shards: list, ids: list[list[int]]) -> Expected:
+def expected_of_reference(config: ModelConfig, shards: list[Weights], ids: list[list[int]]) -> Expected:
     return Expected(
         [logits(config, shards, prompt) for prompt in ids],
         [greedy(config, shards, prompt, new_tokens(number)) for number, prompt in enumerate(ids)],
     )
 
 
-def lively_weights(config: ModelConfig, rows: int = ROWS):
+def lively_weights(config: ModelConfig, rows: int = ROWS) -> dict[TensorKey, Tensor]:
     generator = torch.Generator().manual_seed(13)
     return {key: lively(key.name, tensor, generator) for key, tensor in random_model(config, rows).items()}
 
@@ -222,7 +225,7 @@ splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
 
 @splits
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
-def test_hugging_face_agrees(suite, split, name) -> None:
+def test_hugging_face_agrees(suite: Suite, split: tuple[int, int], name: str) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
@@ -230,7 +233,7 @@ def test_hugging_face_agrees(suite, split, name) -> None:
 
 @splits
 @pytest.mark.parametrize("name", OTHER)
-def test_the_plain_reference_agrees(suite, split, name) -> None:
+def test_the_plain_reference_agrees(suite: Suite, split: tuple[int, int], name: str) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
@@ -261,7 +264,7 @@ def test_gpt_neox_agrees(suite: Suite, split: tuple[int, int], name: str) -> Non
 
 @splits
 @pytest.mark.parametrize("name", LOW)
-def test_half_precision_is_as_exact_as_hugging_face(suite, split, name) -> None:
+def test_half_precision_is_as_exact_as_hugging_face(suite: Suite, split: tuple[int, int], name: str) -> None:
     """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
     model = hugging_face(suite.cases[name].config)
     right = suite.expected[name]
@@ -286,7 +289,7 @@ def test_half_precision_is_as_exact_as_hugging_face(suite, split, name) -> None:
         ("legacy-angles", {"rotary_legacy_fp16": False}),
     ],
 )
-def test_the_cases_tell_networks_apart(suite, name, changes) -> None:
+def test_the_cases_tell_networks_apart(suite: Suite, name: str, changes: dict[str, Any]) -> None:
     """An option that was ignored would show: it moves the logits by more than ten times what is allowed."""
     case, expected = suite.cases[name], suite.expected[name]
     if name in HUGGING_FACE:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ REFERENCE_CHECKPOINTS = [
 """The folders of tests/parity/fixtures, whose README.md says what each is."""
 
 
-def tiny(**changes) -> ModelConfig:
+def tiny(**changes: Any) -> ModelConfig:
     return dataclasses.replace(TINY, **changes)
 
 
@@ -64,7 +65,9 @@ def fixture_config(folder: Path) -> ModelConfig:
     )
 
 
-def random_model(config: ModelConfig, rows: int, *, seed: int = 0, dtype=torch.float32) -> dict[TensorKey, Tensor]:
+def random_model(
+    config: ModelConfig, rows: int, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> dict[TensorKey, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.randn(parameter.shape, generator=generator).to(dtype)
@@ -88,8 +91,8 @@ def load_rank(
     rank: int,
     *,
     pp: int = 1,
-    dtype=torch.float32,
-    progress=None,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[TensorKey, Tensor]:
     """What tensor-parallel rank ``rank`` holds over all pipeline stages; a tensor loaded twice fails."""
     table = parameters(config, read_vocab_rows(checkpoint, config))
@@ -118,7 +121,7 @@ def load_rank(
 
 
 def load_all(
-    folder: Path, config: ModelConfig, tp: int, *, pp: int = 1, dtype=torch.float32
+    folder: Path, config: ModelConfig, tp: int, *, pp: int = 1, dtype: torch.dtype = torch.float32
 ) -> list[dict[TensorKey, Tensor]]:
     checkpoint = find_checkpoint(folder, config)
     return [load_rank(checkpoint, config, tp, rank, pp=pp, dtype=dtype) for rank in range(tp)]
@@ -164,7 +167,7 @@ def join(shards: list[Mapping[TensorKey, Tensor]], *, parallel_residual: bool) -
     return whole
 
 
-def refusal(folder: Path, config=TINY, tp=1) -> str:
+def refusal(folder: Path, config: ModelConfig = TINY, tp: int = 1) -> str:
     with pytest.raises(CheckpointError) as caught:
         load_all(folder, config, tp)
     return caught.value.render()

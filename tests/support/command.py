@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.paths import ROOT
 
@@ -183,7 +184,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*arguments: object, **how) -> Iterator[Running]:
+def running(*arguments: object, **how: Any) -> Iterator[Running]:
     """A command under way; whatever is left of it at the end is killed."""
     command = Running(*arguments, **how)
     try:
@@ -195,7 +196,7 @@ def running(*arguments: object, **how) -> Iterator[Running]:
                 stream.close()
 
 
-def neoxrun(*arguments: object, stdin: str | None = None, timeout: float = 120, **how) -> Result:
+def neoxrun(*arguments: object, stdin: str | None = None, timeout: float = 120, **how: Any) -> Result:
     """Run ``neoxrun`` with these arguments to its end; nothing of it may be left then."""
     if stdin is not None:
         how["stdin"] = subprocess.PIPE

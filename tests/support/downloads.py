@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
 from neoxrun.download.fetch import fetch_files
 from neoxrun.download.http import HttpOptions
@@ -43,7 +44,7 @@ def remote(server: FaultyServer, name: str, *, size: bool = True, sha256: bool =
     return RemoteFile(name, (server.link(name),), len(data) if size else None, digest(data) if sha256 else None)
 
 
-def fetch_one(file: RemoteFile, folder: Path, options: HttpOptions = IMPATIENT, **more) -> Arrival:
+def fetch_one(file: RemoteFile, folder: Path, options: HttpOptions = IMPATIENT, **more: Any) -> Arrival:
     (arrival,) = fetch_files([file], folder, jobs=1, options=options, show=False, **more)
     return arrival
 

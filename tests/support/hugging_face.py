@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from neoxrun.config.settings import ModelConfig
 
-def twin(config, rows: int) -> GPTNeoXForCausalLM:
+
+def twin(config: ModelConfig, rows: int) -> GPTNeoXForCausalLM:
     """Hugging Face's model of the same network, with random weights."""
     torch.manual_seed(0)
     return GPTNeoXForCausalLM(

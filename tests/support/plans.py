@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, ModelConfig, Precision, Settings, TokenizerConfig
@@ -13,7 +14,7 @@ from neoxrun.planning.request import Requested
 
 
 def settings_for(
-    layers: int, hidden: int, heads: int, tp: int = 1, pp: int = 1, precision: Precision = "fp16", **options
+    layers: int, hidden: int, heads: int, tp: int = 1, pp: int = 1, precision: Precision = "fp16", **options: Any
 ) -> Settings:
     defaults = {
         "intermediate_size": 4 * hidden,
