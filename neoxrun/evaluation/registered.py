@@ -71,7 +71,7 @@ class RegisteredLM(NeoxLM):
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if tp * pp != started:
             raise UsageError(
-                f"tp {tp} x pp {pp} takes {tp * pp} processes; this is one of {started}",
+                f"tp {tp} x pp {pp} needs {tp * pp} processes; this is one of {started}",
                 code="wrong_number_of_ranks",
                 hint=f"Put torchrun in front: torchrun --nproc-per-node {tp * pp} -m neoxrun.evaluation ...",
             )

@@ -38,6 +38,7 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
     lines = result.err.splitlines()
     assert lines[0].startswith("loaded 0.")
     assert re.match(r"2 \w+, 12 tokens in [\d.]+ s", lines[1])
+    assert lines[1].endswith(f", in {tmp_path / 'prompts.txt.output.jsonl'}")
     assert len(lines) == 2
     records = records_of(tmp_path / "prompts.txt.output.jsonl")
     assert [(record["id"], record["context"]) for record in records] == [(0, "import os"), (1, "class Queue:")]

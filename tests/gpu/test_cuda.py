@@ -22,6 +22,7 @@ from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.engine.messages import Reserve
+from neoxrun.engine.scoring import ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single_rank_mesh
@@ -166,6 +167,29 @@ def test_out_of_memory_is_one_error() -> None:
     settings = load_settings(["demo"], changes)
     with pytest.raises(RankError, match="out of memory on rank 0"):
         open_on_gpu(settings, random_weights=True)
+
+
+def test_scoring_fits_the_memory_that_a_full_cache_leaves() -> None:
+    """In the middle of a generation whose cache takes all that it may."""
+    wide = ["hidden_size=4096", "num_layers=16", "num_attention_heads=32"]
+    session = open_on_gpu(
+        load_settings(["demo"], [*wide, "seq_length=2048", "max_position_embeddings=2048"]), "fp16", random_weights=True
+    )
+    alike, (first, second) = tuple(range(1000)), (tuple(range(7, 2007)), tuple(range(9, 49)))
+    requests = [ScoreRequest((start, *first), second) for start in range(6)]
+    requests += [ScoreRequest(alike, (start, *second)) for start in range(200)]
+    engine = session.start_engine(requests=10**6, length=2048, batch_size=10**6)
+    assert engine.free_slots < 1000, "the cache takes all the memory that it may"
+    engine.add(0, list(range(1500)), SamplingParams(maximum_tokens=9))
+    engine.step()
+    budget = session.scoring_budget()
+    passes = list(scoring_passes(requests, budget))
+    assert max(sum(len(row.tokens) for row in rows) for _, rows in passes) > budget // 2
+    for numbers, rows in passes:
+        assert len(session.replica.score(rows)) == len(numbers)
+    assert len(engine.step()) == 1
+    engine.close()
+    assert session.scoring_budget() > budget
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA GPU is visible")
