@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def right() -> list[dict]:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 
 
-def test_one_process(right) -> None:
+def test_one_process(right: list[dict[str, Any]]) -> None:
     assert [record["context"] for record in right] == TEXTS
     with LLM("demo", device="cpu") as llm:
         assert llm.generate([]) == []

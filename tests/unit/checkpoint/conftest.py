@@ -18,5 +18,5 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def layer(folder) -> Path:
+def layer(folder: Path) -> Path:
     return folder / LAYER

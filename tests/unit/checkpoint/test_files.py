@@ -7,6 +7,7 @@ import pickle
 import random
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from support.paths import FIXTURES
         (bytes(1000), "not a file written by torch.save"),
     ],
 )
-def test_other_content(folder, layer, content, says) -> None:
+def test_other_content(folder: Path, layer: Path, content: bytes, says: str) -> None:
     layer.write_bytes(content)
     message = refusal(folder)
     assert says in message
@@ -39,14 +40,14 @@ def test_other_content(folder, layer, content, says) -> None:
     assert "download" in message
 
 
-def test_truncation_anywhere_is_refused_before_a_byte_is_used(folder, layer) -> None:
+def test_truncation_anywhere_is_refused_before_a_byte_is_used(folder: Path, layer: Path) -> None:
     whole = layer.read_bytes()
     for keep in [4, 30, 100, 1000, len(whole) // 2, len(whole) - 300, len(whole) - 22, len(whole) - 1]:
         layer.write_bytes(whole[:keep])
         assert "damaged or was cut short" in refusal(folder), keep
 
 
-def test_bytes_missing_or_added_in_the_middle_are_refused(folder, layer) -> None:
+def test_bytes_missing_or_added_in_the_middle_are_refused(folder: Path, layer: Path) -> None:
     whole = layer.read_bytes()
     draw = random.Random(0)
     for _ in range(20):
@@ -58,7 +59,7 @@ def test_bytes_missing_or_added_in_the_middle_are_refused(folder, layer) -> None
         assert str(layer) in refusal(folder), f"{length} bytes added at {at}"
 
 
-def test_a_record_shorter_than_its_tensor_is_refused(folder, layer) -> None:
+def test_a_record_shorter_than_its_tensor_is_refused(folder: Path, layer: Path) -> None:
     """A well-formed archive with too little data: mapped without a look, it would show other bytes."""
     with zipfile.ZipFile(layer) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
@@ -76,7 +77,7 @@ def test_a_record_shorter_than_its_tensor_is_refused(folder, layer) -> None:
     assert "damaged or was cut short" in refusal(folder)
 
 
-def test_a_compressed_archive_is_refused(folder, layer) -> None:
+def test_a_compressed_archive_is_refused(folder: Path, layer: Path) -> None:
     with zipfile.ZipFile(layer) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(layer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -91,13 +92,13 @@ class Payload:
     def __init__(self, command: str) -> None:
         self.command = command
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("form", ["zip", "zip of protocol 4", "legacy", "pickle", "pickle of protocol 4"])
 @pytest.mark.filterwarnings("error")
-def test_a_malicious_pickle_does_not_run(folder, layer, tmp_path: Path, form) -> None:
+def test_a_malicious_pickle_does_not_run(folder: Path, layer: Path, tmp_path: Path, form: str) -> None:
     proof = tmp_path / "executed"
     state = torch.load(layer, weights_only=True) | {"attention.dense.bias": Payload(f"touch {proof}")}
     protocol = 4 if "4" in form else 2
@@ -131,7 +132,7 @@ def test_random_state_of_numpy_is_allowed() -> None:
     assert read_pickle(path)["np_rng_state"][0] == "MT19937"
 
 
-def test_files_older_than_torch_1_6_load(folder) -> None:
+def test_files_older_than_torch_1_6_load(folder: Path) -> None:
     for path in folder.rglob("*.pt"):
         torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(folder / LAYER)

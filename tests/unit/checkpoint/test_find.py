@@ -10,11 +10,12 @@ import pytest
 
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.writers import save_layer_files
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
 from support.checkpoints import TINY, random_model
 
 
-def refusal(folder: Path, config=TINY, iteration=None) -> str:
+def refusal(folder: Path, config: ModelConfig = TINY, iteration: int | None = None) -> str:
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint(folder, config, iteration)
     return caught.value.render()
@@ -34,7 +35,7 @@ def copy_step(folder: Path, step: int) -> Path:
     return target
 
 
-def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder) -> None:
+def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder: Path) -> None:
     checkpoint = find_checkpoint(folder, TINY)
     assert (checkpoint.kind, checkpoint.tag, checkpoint.source_tp) == ("layers", "global_step10", 2)
     assert sorted(checkpoint.layer_files) == [0, 2, 3, 5, 6]
@@ -43,7 +44,7 @@ def test_the_load_folder_and_the_step_folder_are_the_same_checkpoint(folder) -> 
     assert find_checkpoint(folder, TINY, iteration=10) == checkpoint
 
 
-def test_latest_and_iteration_choose(folder) -> None:
+def test_latest_and_iteration_choose(folder: Path) -> None:
     copy_step(folder, 9)
     assert find_checkpoint(folder, TINY).tag == "global_step10"
     assert find_checkpoint(folder, TINY, iteration=9).tag == "global_step9"
@@ -53,7 +54,7 @@ def test_latest_and_iteration_choose(folder) -> None:
     assert "iteration 11 was requested" in refusal(folder / "global_step9", iteration=11)
 
 
-def test_latest_missing_wrong_or_empty(folder) -> None:
+def test_latest_missing_wrong_or_empty(folder: Path) -> None:
     (folder / "latest").write_text("global_step77\n")
     message = refusal(folder)
     assert "`latest` names 'global_step77'" in message
@@ -84,7 +85,7 @@ def test_latest_missing_wrong_or_empty(folder) -> None:
     ],
 )
 def test_no_folder_or_an_empty_one_names_the_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, command
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name

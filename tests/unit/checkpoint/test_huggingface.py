@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ CONFIG = {
     [{}, {"gpt_j_residual": False, "gelu": "erf"}, {"tie_embeddings": True}],
     ids=["parallel", "erf", "tied"],
 )
-def test_what_transformers_saves_loads_at_any_size(tmp_path: Path, changes, shards) -> None:
+def test_what_transformers_saves_loads_at_any_size(tmp_path: Path, changes: dict[str, Any], shards: int | str) -> None:
     config = tiny(**changes)
     model = twin(config, 51)
     model.save_pretrained(tmp_path, max_shard_size="8KB" if shards == "many" else "1GB")
@@ -51,7 +52,7 @@ def test_what_transformers_saves_loads_at_any_size(tmp_path: Path, changes, shar
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_pickled_folders_load_too(tmp_path: Path, sharded) -> None:
+def test_pickled_folders_load_too(tmp_path: Path, sharded: bool) -> None:
     config = tiny(tie_embeddings=True)
     state = twin(config, 8).state_dict()
     state["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
@@ -115,7 +116,9 @@ def test_from_hugging_face_to_layer_files(tmp_path: Path) -> None:
         ({}, {"gpt_j_tied": True}, "gpt_j_tied is False in config.json"),
     ],
 )
-def test_another_network_in_config_json_is_refused(tmp_path: Path, found, configured, says) -> None:
+def test_another_network_in_config_json_is_refused(
+    tmp_path: Path, found: dict[str, Any], configured: dict[str, Any], says: str
+) -> None:
     merged = {key: value for key, value in (CONFIG | found).items() if value is not None}
     (tmp_path / "config.json").write_text(json.dumps(merged))
     with pytest.raises(CheckpointError) as caught:

@@ -9,11 +9,12 @@ import pytest
 
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.writers import save_layer_files
+from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
 from support.checkpoints import TINY, random_model, tiny
 
 
-def refusal(folder: Path, config=TINY, iteration=None) -> str:
+def refusal(folder: Path, config: ModelConfig = TINY, iteration: int | None = None) -> str:
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint(folder, config, iteration)
     return caught.value.render()
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_missing_files_are_named_and_counted(folder) -> None:
+def test_missing_files_are_named_and_counted(folder: Path) -> None:
     step = folder / "global_step10"
     (step / "layer_03-model_01-model_states.pt").unlink()
     message = refusal(folder)
@@ -40,21 +41,21 @@ def test_missing_files_are_named_and_counted(folder) -> None:
     assert "and 2 more" in message
 
 
-def test_a_missing_rank_is_seen_by_the_gap(folder) -> None:
+def test_a_missing_rank_is_seen_by_the_gap(folder: Path) -> None:
     step = folder / "global_step10"
     for path in list(step.glob("*-model_01-*")):
         path.rename(step / path.name.replace("model_01", "model_02"))
     assert "layer_00-model_01-model_states.pt, layer_02-model_01-model_states.pt" in refusal(folder)
 
 
-def test_an_empty_file_is_refused(folder) -> None:
+def test_an_empty_file_is_refused(folder: Path) -> None:
     path = folder / "global_step10/layer_02-model_01-model_states.pt"
     path.write_bytes(b"")
     assert "is empty (0 bytes)" in refusal(folder)
     assert str(path) in refusal(folder)
 
 
-def test_a_link_to_nothing_is_refused(folder) -> None:
+def test_a_link_to_nothing_is_refused(folder: Path) -> None:
     path = folder / "global_step10/layer_02-model_01-model_states.pt"
     path.unlink()
     path.symlink_to("../blobs/77")
@@ -64,13 +65,13 @@ def test_a_link_to_nothing_is_refused(folder) -> None:
     assert "download" in message
 
 
-def test_another_number_of_layers(folder) -> None:
+def test_another_number_of_layers(folder: Path) -> None:
     for layers in (1, 3, 12):
         message = refusal(folder, tiny(num_layers=layers))
         assert f"the checkpoint has 2 transformer layers, but num_layers is {layers}" in message
 
 
-def test_tied_and_untied(folder) -> None:
+def test_tied_and_untied(folder: Path) -> None:
     assert "no_weight_tying: true" in refusal(folder, tiny(tie_embeddings=True))
     for path in folder.rglob("layer_06*"):
         path.unlink()
@@ -101,7 +102,7 @@ def test_sequential_files_and_their_gaps(tmp_path: Path) -> None:
     assert [path.name[8:10] for path in checkpoint.files] == ["00", "01", "02"]
 
 
-def test_mp_rank_files_next_to_layer_files_are_not_read(folder) -> None:
+def test_mp_rank_files_next_to_layer_files_are_not_read(folder: Path) -> None:
     (folder / "global_step10/mp_rank_00_model_states.pt").write_bytes(b"")
     assert find_checkpoint(folder, TINY).kind == "layers"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +32,9 @@ from support.checkpoints import (
 from support.paths import FIXTURES
 
 
-def assert_same(actual, expected, **tolerance) -> None:
+def assert_same(
+    actual: dict[TensorKey, torch.Tensor], expected: dict[TensorKey, torch.Tensor], **tolerance: float
+) -> None:
     assert actual.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
@@ -76,7 +80,15 @@ def test_reference_checkpoints_at_any_split(name: str, tp: int, pp: int) -> None
     ),
 )
 def test_saved_at_any_size_and_loaded_at_any_size_is_the_same_model(
-    tmp_path_factory: pytest.TempPathFactory, heads, head_dim, inner, vocab, source, target, dtype, options
+    tmp_path_factory: pytest.TempPathFactory,
+    heads: int,
+    head_dim: int,
+    inner: int,
+    vocab: int,
+    source: int,
+    target: int,
+    dtype: torch.dtype,
+    options: dict[str, Any],
 ) -> None:
     config = tiny(hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=heads * inner, **options)
     model = random_model(config, vocab, dtype=dtype)
@@ -175,20 +187,20 @@ def test_vocab_rows_are_counted_over_all_shards(tmp_path: Path) -> None:
     assert read_vocab_rows(find_checkpoint(tmp_path, TINY), TINY) == 12  # padded to a multiple of 4 when it was saved
 
 
-def change(path: Path, edit) -> None:
+def change(path: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
     state = torch.load(path, weights_only=True)
     edit(state)
     torch.save(state, path)
 
 
-def resave(path: Path, **tensors) -> None:
+def resave(path: Path, **tensors: torch.Tensor) -> None:
     change(
         path,
         lambda state: state.update({name.replace("__", "."): tensor for name, tensor in tensors.items()}),
     )
 
 
-def test_missing_unexpected_and_foreign_entries(folder, layer) -> None:
+def test_missing_unexpected_and_foreign_entries(folder: Path, layer: Path) -> None:
     good = layer.read_bytes()
     change(layer, lambda state: state.pop("mlp.dense_4h_to_h.bias"))
     message = refusal(folder)
@@ -218,7 +230,7 @@ def test_missing_unexpected_and_foreign_entries(folder, layer) -> None:
     assert "holds a list, not named tensors" in refusal(folder)
 
 
-def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer) -> None:
+def test_wrong_shapes_name_file_tensor_and_both_shapes(folder: Path, layer: Path) -> None:
     good = layer.read_bytes()
     for name, shape, expected in [
         ("mlp.dense_h_to_4h.weight", (31, 16), "[32, 16]"),
@@ -235,7 +247,7 @@ def test_wrong_shapes_name_file_tensor_and_both_shapes(folder, layer) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["mlp.dense_4h_to_h.weight", "post_attention_layernorm.bias", "attention.dense.bias"])
-def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value) -> None:
+def test_numbers_that_are_none_name_file_and_tensor(folder: Path, layer: Path, name: str, value: float) -> None:
     """At the checkpoint's own split, and where slices are joined, summed or averaged."""
     change(layer, lambda state: state[name].view(-1)[3:5].fill_(value))
     for tp in (1, 2, 4):
@@ -244,14 +256,14 @@ def test_numbers_that_are_none_name_file_and_tensor(folder, layer, name, value) 
         assert str(layer) in message
 
 
-def test_numbers_that_the_number_format_does_not_hold(folder, layer) -> None:
+def test_numbers_that_the_number_format_does_not_hold(folder: Path, layer: Path) -> None:
     change(layer, lambda state: state["mlp.dense_4h_to_h.weight"][0, 0].fill_(1e5))
     load_all(folder, TINY, 2, dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match=r"mlp.dense_4h_to_h.weight holds numbers that are too large for float16"):
         load_all(folder, TINY, 2, dtype=torch.float16)
 
 
-def test_shards_of_the_vocabulary_that_disagree(folder) -> None:
+def test_shards_of_the_vocabulary_that_disagree(folder: Path) -> None:
     path = folder / "global_step1/layer_00-model_01-model_states.pt"
     torch.save({"word_embeddings.weight": torch.ones(30, 16)}, path)
     message = refusal(folder)
@@ -262,20 +274,20 @@ def test_shards_of_the_vocabulary_that_disagree(folder) -> None:
     assert "layer 0 has no word_embeddings.weight" in refusal(folder)
 
 
-def test_a_head_with_another_vocabulary_than_the_embedding(folder) -> None:
+def test_a_head_with_another_vocabulary_than_the_embedding(folder: Path) -> None:
     for rank in range(2):
         path = folder / f"global_step1/layer_06-model_{rank:02d}-model_states.pt"
         torch.save({"final_linear.weight": torch.ones(40, 16)}, path)
     assert "final_linear.weight has shape [40, 16], the configuration asks for [32, 16]" in refusal(folder)
 
 
-def test_grouped_query_files_are_recognised(folder) -> None:
+def test_grouped_query_files_are_recognised(folder: Path) -> None:
     for path in folder.rglob("layer_0[23]-*.pt"):
         resave(path, attention__query_key_value__weight=torch.ones(16, 16))  # 8 of Q, 4 of K, 4 of V
     assert "grouped-query attention" in refusal(folder)
 
 
-def test_a_transposed_weight_is_recognised(folder) -> None:
+def test_a_transposed_weight_is_recognised(folder: Path) -> None:
     for path in folder.rglob("layer_02-*.pt"):
         state = torch.load(path, weights_only=True)
         name = "attention.query_key_value.weight"
@@ -285,7 +297,7 @@ def test_a_transposed_weight_is_recognised(folder) -> None:
 
 
 @pytest.mark.parametrize(("tp", "kept"), [(2, 1), (4, 1), (4, 3)])
-def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path: Path, tp, kept) -> None:
+def test_whole_missing_ranks_are_told_by_the_shapes(tmp_path: Path, tp: int, kept: int) -> None:
     save_layer_files(random_model(TINY, 64), tmp_path, tp=tp, config=TINY, tag="global_step1")
     missing = [f"model_{rank:02d}" for rank in range(kept, tp)]
     for path in tmp_path.rglob("*.pt"):
@@ -305,5 +317,5 @@ def test_a_missing_sequential_rank(tmp_path: Path) -> None:
     assert "all files of 1 of the 2 tensor-parallel ranks are missing: mp_rank_01_*" in refusal(tmp_path, config)
 
 
-def test_the_other_norm(folder) -> None:
+def test_the_other_norm(folder: Path) -> None:
     assert "layer 2 has no input_layernorm.scale" in refusal(folder, tiny(norm="rmsnorm"))

@@ -9,12 +9,13 @@ import pytest
 
 from neoxrun.cli import main
 from neoxrun.commands.plan import render, to_json
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
 from support.plans import planned
 
 
 @pytest.fixture
-def config(tmp_path: Path):
+def config(tmp_path: Path) -> str:
     path = tmp_path / "20B.yml"
     path.write_text(
         "{num-layers: 44, hidden-size: 6144, num-attention-heads: 64, seq-length: 2048, rotary-pct: 0.25,\n"
@@ -24,7 +25,7 @@ def config(tmp_path: Path):
     return str(path)
 
 
-def test_the_command(config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", config, "--devices", "2x48GB", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["tp"], plan["pp"], plan["replicas"], plan["parameters"]) == (2, 1, 1, 20_554_567_680)
@@ -40,7 +41,9 @@ def test_the_command(config, capsys: pytest.CaptureFixture[str]) -> None:
         (["--devices", "many"], "not a count and a memory size"),
     ],
 )
-def test_the_command_refuses(config, capsys: pytest.CaptureFixture[str], arguments, message) -> None:
+def test_the_command_refuses(
+    config: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["plan", config, *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -48,7 +51,7 @@ def test_the_command_refuses(config, capsys: pytest.CaptureFixture[str], argumen
 
 
 @pytest.mark.parametrize(("devices", "kind"), [("8x24GB", "cuda"), ("256GB", "cpu")])
-def test_table_is_aligned_and_ends_with_the_reason(devices, kind) -> None:
+def test_table_is_aligned_and_ends_with_the_reason(devices: str, kind: DeviceKind) -> None:
     plan = planned("20B", devices, kind)
     text = render(plan, "20B")
     lines = text.splitlines()

@@ -28,7 +28,7 @@ def server() -> Iterator[FaultyServer]:
         yield server
 
 
-def test_all_files_largest_first(server, tmp_path: Path) -> None:
+def test_all_files_largest_first(server: FaultyServer, tmp_path: Path) -> None:
     files = [remote(server, name) for name in NAMES]
     arrivals = fetch_files(files, tmp_path / "new" / "folder", jobs=1, options=IMPATIENT, show=False)
     check_arrived(server, tmp_path / "new" / "folder")
@@ -54,7 +54,7 @@ def test_names_that_cannot_be_are_refused_before_anything(names: list[str], tmp_
     assert not (tmp_path / "x").exists()
 
 
-def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path: Path) -> None:
+def test_one_failure_ends_the_run_and_keeps_what_arrived(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAMES[-1]] = [Fault("stall", 60_000)]
     server.faults[NAMES[-2]] = [Fault("status", 503, {"Retry-After": "1"}), Fault("status", 404)]
     options = replace(IMPATIENT, stall_timeout=30)
@@ -69,7 +69,7 @@ def test_one_failure_ends_the_run_and_keeps_what_arrived(server, tmp_path: Path)
     assert server.sent(NAMES[-1]) == len(server.files[NAMES[-1]])
 
 
-def test_failures_at_the_same_time_are_one_message(server, tmp_path: Path) -> None:
+def test_failures_at_the_same_time_are_one_message(server: FaultyServer, tmp_path: Path) -> None:
     together = threading.Barrier(2)
 
     def check(file: RemoteFile, path: Path) -> None:
@@ -84,7 +84,7 @@ def test_failures_at_the_same_time_are_one_message(server, tmp_path: Path) -> No
     assert "\n" not in caught.value.message
 
 
-def test_defect_in_a_check_is_reported(server, tmp_path: Path) -> None:
+def test_defect_in_a_check_is_reported(server: FaultyServer, tmp_path: Path) -> None:
     def check(file: RemoteFile, path: Path) -> None:
         raise KeyError("oops")
 
@@ -121,13 +121,13 @@ def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_that_may_not_be_written_to(server, tmp_path: Path) -> None:
+def test_folder_that_may_not_be_written_to(server: FaultyServer, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot be"), folder_lock(tmp_path):
         pass
 
 
-def test_file_in_the_way_of_the_folder(server, tmp_path: Path) -> None:
+def test_file_in_the_way_of_the_folder(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
     for folder in (tmp_path / "x", tmp_path / "x" / "y"):
         with pytest.raises(DataError, match="cannot be created"):
@@ -137,7 +137,7 @@ def test_file_in_the_way_of_the_folder(server, tmp_path: Path) -> None:
         fetch_files([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
 
 
-def test_room_is_looked_for_first(server, tmp_path: Path) -> None:
+def test_room_is_looked_for_first(server: FaultyServer, tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
     with pytest.raises(DataError, match="B are free"):
@@ -146,7 +146,7 @@ def test_room_is_looked_for_first(server, tmp_path: Path) -> None:
     assert names_in(tmp_path) == set()
 
 
-def test_room_counts_what_is_there(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_counts_what_is_there(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of one file has arrived, and all of another; the disk has room for the rest and no more."""
     files = [remote(server, name) for name in NAMES[-2:]]
     fetch_files(files[:1], tmp_path, jobs=1, options=IMPATIENT, show=False)
@@ -167,7 +167,7 @@ def test_room_counts_what_is_there(server, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_plain_lines_where_there_is_no_terminal(
-    server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neoxrun.terminal.progress._LINE_SECONDS", 0.3)
     caplog.set_level(logging.INFO, logger="neoxrun")
@@ -180,7 +180,7 @@ def test_plain_lines_where_there_is_no_terminal(
     assert any(re.fullmatch(rf"{NAMES[3]}: the connection broke; trying again in .+ s", text) for text in lines)
 
 
-def test_arrivals_say_what_came_from_where(server, tmp_path: Path) -> None:
+def test_arrivals_say_what_came_from_where(server: FaultyServer, tmp_path: Path) -> None:
     (arrival,) = fetch_files([remote(server, "latest")], tmp_path, jobs=1, options=IMPATIENT, show=False)
     assert arrival.url == server.link("latest")
     assert arrival.sha256 == digest(server.files["latest"])

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,13 +36,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[FaultyServer]:
     with FaultyServer({NAME: DATA}) as server:
         yield server
 
 
 @pytest.fixture
-def other():
+def other() -> Iterator[FaultyServer]:
     with FaultyServer({NAME: DATA}) as server:
         yield server
 
@@ -67,7 +68,7 @@ def trouble_with(url: str, options: HttpOptions = IMPATIENT) -> Trouble:
     return caught.value
 
 
-def test_what_is_sent(server, tmp_path: Path) -> None:
+def test_what_is_sent(server: FaultyServer, tmp_path: Path) -> None:
     fetch_one(remote(server, NAME), tmp_path)
     headers = server.gets(NAME)[0].headers
     assert headers["User-Agent"].startswith("neoxrun")
@@ -76,7 +77,7 @@ def test_what_is_sent(server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_followed(server, other, tmp_path: Path, status: int) -> None:
+def test_redirects_are_followed(server: FaultyServer, other: FaultyServer, tmp_path: Path, status: int) -> None:
     server.faults[NAME] = [Fault("redirect", status, text=other.link(NAME))]
     arrival = fetch_one(remote(server, NAME), tmp_path)
     assert arrival.url == server.link(NAME)
@@ -84,14 +85,14 @@ def test_redirects_are_followed(server, other, tmp_path: Path, status: int) -> N
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "javascript:x"])
-def test_redirects_to_other_schemes_are_refused(server, target: str) -> None:
+def test_redirects_to_other_schemes_are_refused(server: FaultyServer, target: str) -> None:
     server.faults[NAME] = [Fault("redirect", text=target)]
     trouble = trouble_with(server.link(NAME))
     assert "not http or https" in trouble.reason
     assert not trouble.again
 
 
-def test_redirect_from_https_to_http_is_refused(server, certificate) -> None:
+def test_redirect_from_https_to_http_is_refused(server: FaultyServer, certificate: Path) -> None:
     with FaultyServer({NAME: DATA}, certificate=certificate) as safe:
         safe.faults[NAME] = [Fault("redirect", text=server.link(NAME))]
         trouble = trouble_with(safe.link(NAME), replace(IMPATIENT, ca_bundle=certificate))
@@ -99,13 +100,13 @@ def test_redirect_from_https_to_http_is_refused(server, certificate) -> None:
     assert server.gets(NAME) == []
 
 
-def test_redirects_end(server) -> None:
+def test_redirects_end(server: FaultyServer) -> None:
     server.faults[NAME] = [Fault("redirect", text=f"/{NAME}?{number}") for number in range(99)]
     assert "redirects" in trouble_with(server.link(NAME)).reason
     assert len(server.gets(NAME)) == 11
 
 
-def test_credentials_go_to_their_origin_only(server, other, tmp_path: Path) -> None:
+def test_credentials_go_to_their_origin_only(server: FaultyServer, other: FaultyServer, tmp_path: Path) -> None:
     options = replace(IMPATIENT, credentials={origin(server.url): "Bearer secret"})
     server.faults[NAME] = [Fault("redirect", text=f"/{NAME}"), Fault("redirect", text=other.link(NAME))]
     server.faults[NAME][0] = Fault("redirect", text=f"/{NAME}?again")
@@ -115,7 +116,7 @@ def test_credentials_go_to_their_origin_only(server, other, tmp_path: Path) -> N
 
 
 def test_credentials_win_over_netrc_and_netrc_serves_the_rest(
-    server, other, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, other: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password pass\n")
@@ -128,7 +129,7 @@ def test_credentials_win_over_netrc_and_netrc_serves_the_rest(
     assert other.gets(NAME)[0].headers["Authorization"] == "Basic " + b64encode(b"me:pass").decode()
 
 
-def test_credentials_are_in_no_message(server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_are_in_no_message(server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="neoxrun")
     url = server.link(NAME).replace("://", "://user:hidden@") + "?signature=hidden"
     options = replace(IMPATIENT, credentials={origin(server.url): "Bearer hidden"})
@@ -142,7 +143,7 @@ def test_credentials_are_in_no_message(server, tmp_path: Path, caplog: pytest.Lo
     assert arrival.url == server.link(NAME)
 
 
-def test_proxy_of_the_environment(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -176,7 +177,7 @@ def test_proxy_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not trouble.reached
 
 
-def test_certificates(certificate, tmp_path: Path) -> None:
+def test_certificates(certificate: Path, tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}, certificate=certificate) as safe:
         trouble = trouble_with(safe.link(NAME))
         assert "not trusted" in trouble.reason
@@ -222,7 +223,7 @@ def test_silent_host_does_not_hold_a_run_up(tmp_path: Path) -> None:
         assert 3 * IMPATIENT.stall_timeout <= time.monotonic() - start < 6
 
 
-def test_stopped_client_asks_nobody(server) -> None:
+def test_stopped_client_asks_nobody(server: FaultyServer) -> None:
     stop = threading.Event()
     client = HttpClient(IMPATIENT, stop)
     stop.set()
@@ -231,7 +232,7 @@ def test_stopped_client_asks_nobody(server) -> None:
     assert server.gets(NAME) == []
 
 
-def test_waits_that_servers_ask_for(server, tmp_path: Path) -> None:
+def test_waits_that_servers_ask_for(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("status", 429, {"Retry-After": "1"})]
     start = time.monotonic()
     fetch_one(remote(server, NAME), tmp_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,12 +22,12 @@ DATA = data_of(300_000)
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[FaultyServer]:
     with FaultyServer({NAME: DATA}) as server:
         yield server
 
 
-def arrives(server: FaultyServer, folder: Path, file: RemoteFile | None = None, **more) -> None:
+def arrives(server: FaultyServer, folder: Path, file: RemoteFile | None = None, **more: Any) -> None:
     """Fetch it, and check everything that is said of it and everything that is left."""
     arrival = fetch_one(file or remote(server, NAME), folder, **more)
     data = server.files[NAME]
@@ -64,14 +66,14 @@ label = "{0.kind}-{0.number}".format
 
 
 @pytest.mark.parametrize("fault", CHEAP, ids=label)
-def test_cheap_faults_cost_no_byte(server, tmp_path: Path, fault: Fault) -> None:
+def test_cheap_faults_cost_no_byte(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     server.faults[NAME] = [Fault("cut", 50_000), fault, Fault("cut", 60_000)]
     arrives(server, tmp_path)
     assert server.sent(NAME) == len(DATA)
 
 
 @pytest.mark.parametrize("fault", DEAR, ids=label)
-def test_dear_faults_cost_the_file_once(server, tmp_path: Path, fault: Fault) -> None:
+def test_dear_faults_cost_the_file_once(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     server.changed = lambda name, data: data  # Another mark, the same bytes: the checksum still holds.
     server.faults[NAME] = [Fault("cut", 50_000), fault]
     arrives(server, tmp_path)
@@ -83,13 +85,13 @@ UNSEEN = [Fault("corrupt", 1000), Fault("length", -10)]
 
 
 @pytest.mark.parametrize("fault", [fault for fault in CHEAP + DEAR if fault not in UNSEEN], ids=label)
-def test_nothing_known_of_the_file(server, tmp_path: Path, fault: Fault) -> None:
+def test_nothing_known_of_the_file(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     """Neither size nor checksum: all but what only a checksum shows is found."""
     server.faults[NAME] = [Fault("cut", 100_000), fault, Fault("cut", 150_000)]
     arrives(server, tmp_path, remote(server, NAME, size=False, sha256=False))
 
 
-def test_drip_is_given_up(server, tmp_path: Path) -> None:
+def test_drip_is_given_up(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("drip", 1000)]
     options = replace(IMPATIENT, stall_timeout=0.5, least_speed=3000)
     arrives(server, tmp_path, options=options)
@@ -97,7 +99,7 @@ def test_drip_is_given_up(server, tmp_path: Path) -> None:
     assert server.sent(NAME) <= len(DATA) + 20
 
 
-def test_file_changes_between_two_tries(server, tmp_path: Path) -> None:
+def test_file_changes_between_two_tries(server: FaultyServer, tmp_path: Path) -> None:
     """Not one byte of the old file is in the new one."""
     old = server.files[NAME]
     server.changed = lambda name, data: bytes(byte ^ 255 for byte in data[:-100])
@@ -106,7 +108,7 @@ def test_file_changes_between_two_tries(server, tmp_path: Path) -> None:
     assert server.files[NAME][:1000] != old[:1000]
 
 
-def test_server_that_ignores_the_condition(server, tmp_path: Path) -> None:
+def test_server_that_ignores_the_condition(server: FaultyServer, tmp_path: Path) -> None:
     """It sends the rest of another file: its mark says so, and one check is enough to see it."""
     server.deaf = True
     server.changed = lambda name, data: bytes(byte ^ 255 for byte in data)
@@ -114,13 +116,13 @@ def test_server_that_ignores_the_condition(server, tmp_path: Path) -> None:
     arrives(server, tmp_path, RemoteFile(NAME, (server.link(NAME),)))
 
 
-def test_short_file_in_whole_chunks(server, tmp_path: Path) -> None:
+def test_short_file_in_whole_chunks(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("chunked", 100)]
     arrives(server, tmp_path, remote(server, NAME, sha256=False))
     assert server.sent(NAME) == len(DATA)
 
 
-def test_unmarked_file_starts_over(server, tmp_path: Path) -> None:
+def test_unmarked_file_starts_over(server: FaultyServer, tmp_path: Path) -> None:
     """Without a mark of the version, without a checksum, half a file proves nothing about its other half."""
     path = tmp_path / NAME
     path.parent.mkdir()
@@ -131,7 +133,7 @@ def test_unmarked_file_starts_over(server, tmp_path: Path) -> None:
     assert "Range" not in server.gets(NAME)[0].headers
 
 
-def test_resumes_in_another_run(server, tmp_path: Path) -> None:
+def test_resumes_in_another_run(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("cut", 100_000), *[Fault("status", 503)] * 9]
     with pytest.raises(NetworkError, match="503") as caught:
         fetch_one(remote(server, NAME), tmp_path)
@@ -146,7 +148,7 @@ def test_resumes_in_another_run(server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [None, "", "{}", "[1]", '{"url": 1, "length": "x"}', "\xff", '{"length": -1}'])
-def test_part_without_a_sound_state_is_worth_nothing(server, tmp_path: Path, state: str | None) -> None:
+def test_part_without_a_sound_state_is_worth_nothing(server: FaultyServer, tmp_path: Path, state: str | None) -> None:
     path = tmp_path / NAME
     path.parent.mkdir()
     part_path(path).write_bytes(b"junk" * 1000)
@@ -155,7 +157,7 @@ def test_part_without_a_sound_state_is_worth_nothing(server, tmp_path: Path, sta
     arrives(server, tmp_path)
 
 
-def test_whole_part_needs_no_request(server, tmp_path: Path) -> None:
+def test_whole_part_needs_no_request(server: FaultyServer, tmp_path: Path) -> None:
     """Killed between the last byte and the name."""
     path = tmp_path / NAME
     path.parent.mkdir()
@@ -166,7 +168,7 @@ def test_whole_part_needs_no_request(server, tmp_path: Path) -> None:
     assert server.gets(NAME) == []
 
 
-def test_part_longer_than_the_file_starts_over(server, tmp_path: Path) -> None:
+def test_part_longer_than_the_file_starts_over(server: FaultyServer, tmp_path: Path) -> None:
     path = tmp_path / NAME
     path.parent.mkdir()
     part_path(path).write_bytes(DATA + b"more")
@@ -175,7 +177,7 @@ def test_part_longer_than_the_file_starts_over(server, tmp_path: Path) -> None:
     arrives(server, tmp_path)
 
 
-def test_part_is_no_way_out_of_the_folder(server, tmp_path: Path) -> None:
+def test_part_is_no_way_out_of_the_folder(server: FaultyServer, tmp_path: Path) -> None:
     path = tmp_path / "target" / NAME
     path.parent.mkdir(parents=True)
     victim = tmp_path / "victim"
@@ -186,7 +188,7 @@ def test_part_is_no_way_out_of_the_folder(server, tmp_path: Path) -> None:
     assert victim.read_text() == "mine"
 
 
-def test_file_that_is_there_is_not_fetched(server, tmp_path: Path) -> None:
+def test_file_that_is_there_is_not_fetched(server: FaultyServer, tmp_path: Path) -> None:
     arrives(server, tmp_path)
     # What a process leaves that is killed just after it has given the file its name.
     for leftover in (part_path, state_path, corrupt_path):
@@ -199,13 +201,13 @@ def test_file_that_is_there_is_not_fetched(server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [DATA[:-1], DATA[:-1] + b"?", b""])
-def test_wrong_file_that_is_there_is_replaced(server, tmp_path: Path, wrong: bytes) -> None:
+def test_wrong_file_that_is_there_is_replaced(server: FaultyServer, tmp_path: Path, wrong: bytes) -> None:
     (tmp_path / NAME).parent.mkdir()
     (tmp_path / NAME).write_bytes(wrong)
     arrives(server, tmp_path)
 
 
-def test_wrong_file_that_cannot_be_replaced_is_never_used(server, tmp_path: Path) -> None:
+def test_wrong_file_that_cannot_be_replaced_is_never_used(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / NAME).parent.mkdir()
     (tmp_path / NAME).write_bytes(DATA[:-1] + b"?")
     server.faults[NAME] = [Fault("status", 404)]
@@ -214,7 +216,7 @@ def test_wrong_file_that_cannot_be_replaced_is_never_used(server, tmp_path: Path
     assert names_in(tmp_path) == {NAME + ".replaced.corrupt"}
 
 
-def test_what_arrives_wrong_does_not_overwrite_what_was_there(server, tmp_path: Path) -> None:
+def test_what_arrives_wrong_does_not_overwrite_what_was_there(server: FaultyServer, tmp_path: Path) -> None:
     file = replace(remote(server, NAME), sha256="0" * 64)
     (tmp_path / NAME).parent.mkdir()
     for mine in (b"first", b"second"):
@@ -226,12 +228,12 @@ def test_what_arrives_wrong_does_not_overwrite_what_was_there(server, tmp_path: 
     arrives(server, tmp_path)
 
 
-def test_a_checksum_that_is_right_says_more_than_a_size(server, tmp_path: Path) -> None:
+def test_a_checksum_that_is_right_says_more_than_a_size(server: FaultyServer, tmp_path: Path) -> None:
     arrives(server, tmp_path)
     assert fetch_one(replace(remote(server, NAME), size=9), tmp_path).url is None
 
 
-def test_wrong_checksum_is_set_aside(server, tmp_path: Path) -> None:
+def test_wrong_checksum_is_set_aside(server: FaultyServer, tmp_path: Path) -> None:
     file = replace(remote(server, NAME), sha256="0" * 64)
     with pytest.raises(CheckpointError) as caught:
         fetch_one(file, tmp_path)
@@ -242,14 +244,14 @@ def test_wrong_checksum_is_set_aside(server, tmp_path: Path) -> None:
     assert len(server.gets(NAME)) == 2
 
 
-def test_next_mirror_after_a_wrong_checksum(server, tmp_path: Path) -> None:
+def test_next_mirror_after_a_wrong_checksum(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({NAME: data_of(len(DATA), 1)}) as bad:
         file = remote(server, NAME)
         arrives(server, tmp_path, replace(file, urls=(bad.link(NAME), *file.urls)))
         assert len(bad.gets(NAME)) == 2
 
 
-def test_check_refuses_then_accepts(server, tmp_path: Path) -> None:
+def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> None:
     """What a checksum would show, the file's own structure can show too."""
     server.faults[NAME] = [Fault("corrupt", 5)]
     seen = []
@@ -271,7 +273,7 @@ def test_check_refuses_then_accepts(server, tmp_path: Path) -> None:
     assert names_in(tmp_path) == {NAME + ".corrupt", NAME + ".replaced.corrupt"}
 
 
-def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server, tmp_path: Path) -> None:
+def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}) as first:
         first.faults[NAME] = [Fault("cut", 120_000), Fault("status", 404)]
         file = remote(server, NAME)
@@ -279,13 +281,13 @@ def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server, tmp_
         assert first.sent(NAME) + server.sent(NAME) == len(DATA)
 
 
-def test_mirrors_with_different_files_are_not_mixed(server, tmp_path: Path) -> None:
+def test_mirrors_with_different_files_are_not_mixed(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({NAME: data_of(len(DATA), 1)}) as first:
         first.faults[NAME] = [Fault("cut", 120_000), Fault("status", 404)]
         arrives(server, tmp_path, RemoteFile(NAME, (first.link(NAME), server.link(NAME))))
 
 
-def test_every_mirror_is_named_when_none_gives_it(server, tmp_path: Path) -> None:
+def test_every_mirror_is_named_when_none_gives_it(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("status", 403)]
     urls = ("http://127.0.0.1:9/x", server.link("missing"), server.link(NAME))
     with pytest.raises(NetworkError) as caught:
@@ -309,7 +311,7 @@ def test_every_mirror_is_named_when_none_gives_it(server, tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_what_no_second_try_can_mend(server, tmp_path: Path, fault: Fault, said: str) -> None:
+def test_what_no_second_try_can_mend(server: FaultyServer, tmp_path: Path, fault: Fault, said: str) -> None:
     server.faults[NAME] = [fault]
     with pytest.raises(NetworkError, match=said):
         fetch_one(remote(server, NAME), tmp_path)
@@ -317,7 +319,7 @@ def test_what_no_second_try_can_mend(server, tmp_path: Path, fault: Fault, said:
     assert not (tmp_path / NAME).exists()
 
 
-def test_more_bytes_than_announced(server, tmp_path: Path) -> None:
+def test_more_bytes_than_announced(server: FaultyServer, tmp_path: Path) -> None:
     """A checksum tells whether the file is among them; without one nothing of them is kept."""
     server.faults[NAME] = [Fault("cut", 100_000), Fault("overflow", 10)]
     arrives(server, tmp_path / "known")
@@ -328,7 +330,7 @@ def test_more_bytes_than_announced(server, tmp_path: Path) -> None:
     assert names_in(tmp_path / "unknown") == set()
 
 
-def test_a_server_that_has_only_web_pages(server, tmp_path: Path) -> None:
+def test_a_server_that_has_only_web_pages(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("html")] * 9
     with pytest.raises(NetworkError, match="a web page instead of the file") as caught:
         fetch_one(remote(server, NAME), tmp_path, options=replace(IMPATIENT, tries=50))
@@ -338,7 +340,7 @@ def test_a_server_that_has_only_web_pages(server, tmp_path: Path) -> None:
     assert names_in(tmp_path) == set()
 
 
-def test_web_pages_are_left_after_a_few_tries(server, tmp_path: Path) -> None:
+def test_web_pages_are_left_after_a_few_tries(server: FaultyServer, tmp_path: Path) -> None:
     """A page that stands for an error may pass; a captive portal does not."""
     with FaultyServer({NAME: DATA}) as portal:
         portal.faults[NAME] = [Fault("html"), Fault("masked-html"), Fault("html")]
@@ -348,7 +350,7 @@ def test_web_pages_are_left_after_a_few_tries(server, tmp_path: Path) -> None:
         assert len(portal.gets(NAME)) == 3
 
 
-def test_end_that_cannot_be_told_from_a_cut_is_refused(server, tmp_path: Path) -> None:
+def test_end_that_cannot_be_told_from_a_cut_is_refused(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("endless")]
     with pytest.raises(NetworkError, match="where it ends"):
         fetch_one(remote(server, NAME, size=False, sha256=False), tmp_path)

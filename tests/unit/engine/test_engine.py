@@ -18,7 +18,7 @@ BYTES_A_TOKEN = 2 * 64 * 4  # keys and values, hidden 64, fp32, one layer
 
 
 @pytest.mark.parametrize(("fits", "slots"), [(1, 1), (2, 2), (3.9, 3), (100, 4)])
-def test_the_engine_takes_as_many_at_a_time_as_fit(fits, slots) -> None:
+def test_the_engine_takes_as_many_at_a_time_as_fit(fits: float, slots: int) -> None:
     length = 12
     replica = successor(lambda t: t + 1 & 63, 64, length, cache_bytes=int(fits * length * BYTES_A_TOKEN))
     engine = replica.start_engine(slots=4, length=length, eos=None)

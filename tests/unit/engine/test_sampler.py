@@ -20,7 +20,7 @@ NO_TOKENS = torch.zeros(0, dtype=torch.int64)
 
 
 @st.composite
-def rows(draw, least: int = 2, most: int = 12) -> list[float]:
+def rows(draw: st.DrawFn, least: int = 2, most: int = 12) -> list[float]:
     """Logits with no two alike."""
     steps = draw(st.lists(st.floats(0.02, 3), min_size=least, max_size=most))
     return draw(st.permutations(list(itertools.accumulate(steps, initial=draw(st.floats(-20, 10))))))
@@ -80,7 +80,7 @@ def sampler(*requests: tuple[SamplingParams, list[int]]) -> Sampler:
         min_p=st.just(0.0) | st.floats(0.001, 0.9),
     ),
 )
-def test_tokens_come_as_often_as_the_parameters_say(logits, params) -> None:
+def test_tokens_come_as_often_as_the_parameters_say(logits: list[float], params: SamplingParams) -> None:
     right = chances(logits, params)
     steps = 100
     stream = Ladder(steps)
@@ -95,7 +95,7 @@ def test_tokens_come_as_often_as_the_parameters_say(logits, params) -> None:
     ("top_p", "kept"),
     [(0.3, {1}), (0.49, {1}), (0.51, {1, 3}), (0.79, {1, 3}), (0.81, {0, 1, 3}), (0.99, {0, 1, 2, 3})],
 )
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept) -> None:
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     stream = Ladder(200)
     params = SamplingParams(temperature=1, top_p=top_p)
@@ -103,7 +103,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept) -> None:
 
 
 @pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53])
-def test_a_token_that_was_filtered_out_is_never_chosen(drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_was_filtered_out_is_never_chosen(drawn: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even by the smallest and the largest number that a stream gives."""
     monkeypatch.setattr(random.Random, "random", lambda self: drawn)
     params = SamplingParams(temperature=1, min_p=0.5)
@@ -111,7 +111,7 @@ def test_a_token_that_was_filtered_out_is_never_chosen(drawn, monkeypatch: pytes
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
-def test_top_k_of_one_is_the_likeliest(logits, seed, warmth) -> None:
+def test_top_k_of_one_is_the_likeliest(logits: list[float], seed: int, warmth: float) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, top_k=1, seed=seed), [0])
     assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
@@ -119,7 +119,7 @@ def test_top_k_of_one_is_the_likeliest(logits, seed, warmth) -> None:
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1))
 @pytest.mark.parametrize("warmth", [5e-324, 1e-300, 1e-6])
-def test_hardly_any_temperature_is_greedy(logits, seed, warmth) -> None:
+def test_hardly_any_temperature_is_greedy(logits: list[float], seed: int, warmth: float) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, seed=seed), [0])
     assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
@@ -149,7 +149,15 @@ def test_a_stream_is_uniform_and_its_own() -> None:
     presence=st.floats(-2, 2),
     bias=st.dictionaries(st.integers(0, 5), st.floats(-50, 50), max_size=3),
 )
-def test_penalties_and_biases(logits, prompt, output, repetition, frequency, presence, bias) -> None:
+def test_penalties_and_biases(
+    logits: list[float],
+    prompt: list[int],
+    output: list[int],
+    repetition: float,
+    frequency: float,
+    presence: float,
+    bias: dict[int, float],
+) -> None:
     right = list(logits)
     for token in range(len(logits)):
         if token in prompt or token in output:
@@ -176,7 +184,7 @@ def test_penalties_follow_the_output_and_hold_for_greedy_too() -> None:
 
 
 @given(st.data())
-def test_a_request_does_not_see_its_neighbours(data) -> None:
+def test_a_request_does_not_see_its_neighbours(data: st.DataObject) -> None:
     """Requests in one batch, moved between slots on the way, get the tokens that each gets alone."""
     kinds = st.builds(
         SamplingParams,
@@ -208,7 +216,7 @@ def test_a_request_does_not_see_its_neighbours(data) -> None:
 
 @pytest.mark.parametrize("top", [0, 1, 3, 100])
 @pytest.mark.parametrize("warmth", [0.0, 1.0])
-def test_log_probabilities_are_the_models_own(top, warmth) -> None:
+def test_log_probabilities_are_the_models_own(top: int, warmth: float) -> None:
     row = torch.randn(6, generator=torch.Generator().manual_seed(1))
     params = SamplingParams(temperature=warmth, logprobs=top, logit_bias={2: 5.0}, top_k=2)
     (sampled,) = sampler((params, [0])).sample(row[None], 0)
@@ -229,7 +237,7 @@ def test_log_probabilities_are_the_models_own(top, warmth) -> None:
     ],
     ids=["greedy", "sampled", "biased"],
 )
-def test_what_is_not_a_number_is_an_error(bad, params) -> None:
+def test_what_is_not_a_number_is_an_error(bad: list[float], params: SamplingParams) -> None:
     """It must never become a token: overflow in fp16 would go unseen."""
     rows = torch.tensor([[0.0, 1.0, 2.0], bad])
     made = sampler((SamplingParams(), [0]), (params, [0]))

@@ -95,7 +95,7 @@ class Machine:
     later=st.integers(0, 6),
     length=st.sampled_from([14, 20, 4600]),
 )
-def test_every_request_runs_once_to_its_own_end(requests, slots, later, length) -> None:
+def test_every_request_runs_once_to_its_own_end(requests: list[Plan], slots: int, later: int, length: int) -> None:
     """``later``: how many requests come only while others run."""
     requests = [dataclasses.replace(plan, prompt=min(plan.prompt, length - 1)) for plan in requests]
     scheduler = Scheduler(slots, length, EOS)

@@ -14,7 +14,7 @@ from neoxrun.evaluation.catalog import TaskCatalog, TaskName
 from support.task_data import write
 
 
-def test_names_tags_groups_and_globs(catalog) -> None:
+def test_names_tags_groups_and_globs(catalog: TaskCatalog) -> None:
     assert catalog.match(["piqa", "lambada", "piqa"]) == ["piqa", "lambada"]
     assert catalog.match(["lambada_openai,piqa"]) == ["lambada_openai", "piqa"]
     assert [task for task, _ in catalog.select(["lambada"]).tasks] == ["lambada_openai", "lambada_standard"]
@@ -24,7 +24,7 @@ def test_names_tags_groups_and_globs(catalog) -> None:
     assert len(catalog.select(["mmlu"]).tasks) == 57
 
 
-def test_unknown_names(catalog) -> None:
+def test_unknown_names(catalog: TaskCatalog) -> None:
     with pytest.raises(DataError) as caught:
         catalog.match(["piqa", "lambada_opena"])
     assert caught.value.message == "there is no task 'lambada_opena'"

@@ -71,7 +71,7 @@ def test_examples_are_never_drawn_from_the_scored_split(published: Path) -> None
 
 
 @pytest.mark.parametrize("line", ["dataset_kwargs: abc", "fewshot_config: abc"])
-def test_values_of_other_types_in_task_files(line, tmp_path: Path) -> None:
+def test_values_of_other_types_in_task_files(line: str, tmp_path: Path) -> None:
     lines = ["task: own", "tag: 5", "dataset_path: own/set", "test_split: test", "num_fewshot: 1", line]
     write(tmp_path / "own.yaml", *lines)
     with pytest.raises(DataError, match="own has a value that lm-eval does not accept") as caught:

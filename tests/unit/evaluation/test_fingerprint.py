@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.settings import Settings
 from neoxrun.evaluation import fingerprint
 
 
@@ -25,7 +26,7 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         ["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json")
     )
 
-    def of(settings=settings, **how: Any) -> str:
+    def of(settings: Settings = settings, **how: Any) -> str:
         usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
         return str(fingerprint.describe_checkpoint(settings, **usual | how)["fingerprint"])
 

@@ -85,7 +85,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damaged_file(case, tmp_path: Path) -> None:
+def test_damaged_file(case: str, tmp_path: Path) -> None:
     files, says, line = DAMAGE[case]
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_labels(case, tmp_path: Path) -> None:
+def test_labels(case: str, tmp_path: Path) -> None:
     labels, says, line = LABELS[case]
     write(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
     path = write(tmp_path / "piqa" / "train-labels.lst", *labels)

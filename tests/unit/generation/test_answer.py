@@ -19,7 +19,7 @@ TEXT = "def stop(self): return 'naïve 日本語 🎉🎉 stopstop'\n    # stop:
 
 
 @st.composite
-def cases(draw) -> tuple[list[int], list[str]]:
+def cases(draw: st.DrawFn) -> tuple[list[int], list[str]]:
     """Tokens of a text, single bytes and any others; and stop texts, of which some are in the text."""
     known = TOKENIZER.encode(TEXT)
     parts = st.tuples(st.integers(0, len(known)), st.integers(0, 12)).map(lambda p: known[p[0] : p[0] + p[1]])

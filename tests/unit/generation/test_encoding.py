@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from neoxrun.config.sampling import SamplingParams
@@ -13,7 +15,7 @@ TOKENIZER = demo_tokenizer()
 SIZE = TOKENIZER.vocab_size
 
 
-def encode(context: str, params: SamplingParams | None = None, **how) -> EncodedPrompt:
+def encode(context: str, params: SamplingParams | None = None, **how: Any) -> EncodedPrompt:
     encoder = PromptEncoder(**{"tokenizer": TOKENIZER, "vocab_size": SIZE, "max_context": 20} | how)
     (encoded,) = encoder.encode([Prompt(0, None, context, params or SamplingParams())])
     return encoded

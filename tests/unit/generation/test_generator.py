@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
 from neoxrun.generation.generator import TextGenerator
+from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import Prompt
+from neoxrun.generation.records import Record
 from support.tiny_models import demo_tokenizer, reciter, successor
 
 TOKENIZER = demo_tokenizer()
@@ -22,7 +24,7 @@ SIZE = TOKENIZER.vocab_size
 TEXT = "def stop(self): return 'naïve 日本語 🎉🎉 stopstop'\n    # stop: END ENDE\n"
 
 
-def recite(script: Sequence[int], params: SamplingParams, *, room: int = 1):
+def recite(script: Sequence[int], params: SamplingParams, *, room: int = 1) -> tuple[Record, list[str]]:
     """The record of reciting ``script``, and the pieces of text that came on the way."""
     replica = reciter([*script, *[script[-1]] * room], SIZE + 1)
     engine = replica.start_engine(slots=1, length=len(script) + room, eos=EOD)
@@ -47,7 +49,7 @@ def scripts() -> st.SearchStrategy[list[int]]:
 
 
 @st.composite
-def answers(draw) -> tuple[list[int], tuple[str, ...]]:
+def answers(draw: st.DrawFn) -> tuple[list[int], tuple[str, ...]]:
     """A script, and stop strings of which some are in its text."""
     script = draw(scripts())
     text = TOKENIZER.decode(script).replace("\ufffd", "")
@@ -60,7 +62,9 @@ def answers(draw) -> tuple[list[int], tuple[str, ...]]:
 @example((TOKENIZER.encode("abc stop stop"), ("stop",)))
 @example((TOKENIZER.encode("日本語🎉"), ("語", "🎉")))
 @example((TOKENIZER.encode("🎉")[:-1], ("🎉",)))
-def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(case) -> None:
+def test_text_stops_before_the_first_stop_string_and_streams_no_part_of_it(
+    case: tuple[list[int], tuple[str, ...]],
+) -> None:
     script, stops = case
     length, text, stopped = len(script), None, False
     for count in range(1, len(script) + 1):
@@ -146,11 +150,15 @@ def generator(length: int, *, slots: int = 2, rows: int = SIZE) -> TextGenerator
     return TextGenerator(replica.start_engine(slots=slots, length=length, eos=None), TOKENIZER)
 
 
-def encoded(prompts: list[Prompt], length: int, *, truncate=None, rows: int = SIZE) -> list[EncodedPrompt]:
+def encoded(
+    prompts: list[Prompt], length: int, *, truncate: Truncate | None = None, rows: int = SIZE
+) -> list[EncodedPrompt]:
     return PromptEncoder(TOKENIZER, vocab_size=rows, max_context=length, truncate=truncate).encode(prompts)
 
 
-def answer(prompts: list[Prompt], length: int, *, slots: int = 2, truncate=None, rows: int = SIZE) -> dict:
+def answer(
+    prompts: list[Prompt], length: int, *, slots: int = 2, truncate: Truncate | None = None, rows: int = SIZE
+) -> dict[int | str, Record]:
     texts = generator(length, slots=slots, rows=rows)
     steps = texts.run(encoded(prompts, length, truncate=truncate, rows=rows))
     return {record.id: record for records in steps for record in records}
@@ -161,7 +169,7 @@ def answer(prompts: list[Prompt], length: int, *, slots: int = 2, truncate=None,
     # Room for the answer, but at least half the context is left to the prompt.
     [("left", 5, 15), ("right", 5, 15), ("left", 18, 10), ("right", 99, 10), ("left", 1, 19)],
 )
-def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate, maximum, keep) -> None:
+def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate: Truncate, maximum: int, keep: int) -> None:
     prompt = TOKENIZER.encode(TEXT)
     params = SamplingParams(maximum_tokens=maximum, logprobs=0)
     record = answer([Prompt("x", None, TEXT, params)], 20, truncate=truncate)["x"]
@@ -219,7 +227,9 @@ def test_records_of_prompts_that_cannot_be_answered_come_with_the_next_step() ->
     slots=st.integers(1, 4),
     stop=st.sampled_from([(), ("e",)]),
 )
-def test_many_prompts_are_answered_as_each_alone(lengths, slots, stop) -> None:
+def test_many_prompts_are_answered_as_each_alone(
+    lengths: list[tuple[int, int]], slots: int, stop: tuple[str, ...]
+) -> None:
     """Slots fall free and fill again; stop strings end requests that the engine would go on with."""
     prompts = [
         Prompt(n, None, TEXT[n : n + size], SamplingParams(maximum_tokens=count, logprobs=0, stop=stop))

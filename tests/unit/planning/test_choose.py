@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import pytest
 
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.choose import choose_cpu, choose_gpus
@@ -50,7 +52,7 @@ ON_GPUS = [
 
 
 @pytest.mark.parametrize(("name", "devices", "flags", "expected"), ON_GPUS)
-def test_split_on_gpus(name, devices, flags, expected) -> None:
+def test_split_on_gpus(name: str, devices: str, flags: dict[str, Any], expected: tuple[int, ...]) -> None:
     plan = planned(name, devices, **flags)
     assert (plan.tp, plan.pp, plan.replicas) == expected, plan.decision
     assert plan.max_context == 2048
@@ -75,7 +77,9 @@ ON_CPU = [
 
 
 @pytest.mark.parametrize(("name", "memory", "cores", "flags", "expected"), ON_CPU)
-def test_split_on_the_cpu(name, memory, cores, flags, expected) -> None:
+def test_split_on_the_cpu(
+    name: str, memory: str, cores: int, flags: dict[str, Any], expected: tuple[int | str, ...]
+) -> None:
     plan = planned(name, memory, "cpu", cores, **flags)
     assert (plan.tp, plan.pp, plan.replicas, plan.dtype) == expected, plan.decision
     assert plan.device_kind == "cpu"
@@ -98,7 +102,9 @@ RULES = [
 
 
 @pytest.mark.parametrize(("name", "devices", "kind", "cores", "flags", "rule"), RULES)
-def test_the_rule_that_decided(name, devices, kind, cores, flags, rule) -> None:
+def test_the_rule_that_decided(
+    name: str, devices: str, kind: DeviceKind, cores: int, flags: dict[str, Any], rule: SplitRule
+) -> None:
     decision = planned(name, devices, kind, cores, **flags).decision
     seen = len(parse_devices(devices)) if kind == "cuda" else cores
     assert decision == Decision(rule, Requested(**flags), seen, comfortable_batch=8)
@@ -139,7 +145,9 @@ THREE = settings_for(16, 2048, 8, tp=3)
         (TWO, host(64 * 10**9), {"tp": 1}, None),
     ],
 )
-def test_why_the_tensor_parallel_size_is_not_the_configurations(settings, devices, flags, cause) -> None:
+def test_why_the_tensor_parallel_size_is_not_the_configurations(
+    settings: Settings, devices: list[Device], flags: dict[str, Any], cause: Cause | None
+) -> None:
     note = tensor_note(settings, devices, **flags)
     assert (note and note.cause) == cause
     assert note is None or (note.configured, note.planned) == (settings.model.model_parallel_size, 1)
@@ -213,7 +221,7 @@ def test_refused_memory_says_what_would_fit() -> None:
         ("2x48GB", {"tp": 4}),
     ],
 )
-def test_no_search_is_run_twice(devices, flags, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_search_is_run_twice(devices: str, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Search] = []
     options = Search.__dict__["options"].func
 

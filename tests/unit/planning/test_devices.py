@@ -22,7 +22,7 @@ from neoxrun.planning.devices import chosen_uuids, cpu_device, parse_devices, vi
         ("2x24G, 1x80GB", [24 * 10**9, 24 * 10**9, 80 * 10**9]),
     ],
 )
-def test_sizes_that_people_write(text, sizes) -> None:
+def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
     devices = parse_devices(text)
     assert [device.total_bytes for device in devices] == sizes
     assert [device.free_bytes for device in devices] == sizes
@@ -45,7 +45,7 @@ def test_sizes_that_people_write(text, sizes) -> None:
         "9" * 400 + "GB",
     ],
 )
-def test_nonsense_is_refused(text) -> None:
+def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a count and a memory size"):
         parse_devices(text)
 
@@ -76,7 +76,7 @@ UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
         ("NoDevFiles", []),
     ],
 )
-def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible, chosen) -> None:
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible: str | None, chosen: list[int]) -> None:
     """CUDA's own answers, as torch.cuda.device_count() gave them on a GPU."""
     assert chosen_uuids(UUIDS, visible) == [UUIDS[index] for index in chosen]
 
@@ -184,7 +184,9 @@ def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
         ),
     ],
 )
-def test_memory_is_what_the_container_leaves(tmp_path: Path, cgroup, files, total, free) -> None:
+def test_memory_is_what_the_container_leaves(
+    tmp_path: Path, cgroup: str, files: dict[str, str], total: int, free: int
+) -> None:
     device = cpu_device(machine(tmp_path, cgroup, files))
     assert (device.total_bytes, device.free_bytes) == (total * GIB, free * GIB)
 
@@ -199,7 +201,7 @@ def test_memory_is_what_the_container_leaves(tmp_path: Path, cgroup, files, tota
         ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
     ],
 )
-def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup, files, most) -> None:
+def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup: str, files: dict[str, str], most: int) -> None:
     allowed = len(os.sched_getaffinity(0))
     assert cpu_device(machine(tmp_path, cgroup, files)).cores == min(allowed, most)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,9 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("name", "devices", "flags", "message", "hint"), IMPOSSIBLE)
-def test_what_is_not_possible_says_what_is(name, devices, flags, message, hint) -> None:
+def test_what_is_not_possible_says_what_is(
+    name: str, devices: str, flags: dict[str, Any], message: list[str], hint: list[str]
+) -> None:
     with pytest.raises(UsageError) as caught:
         planned(name, devices, **flags)
     assert caught.value.exit_code == 2
@@ -149,7 +152,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_reasons(case) -> None:
+def test_reasons(case: str) -> None:
     where, flags, expected = REASONS[case]
     assert explain_reason(planned(*where, **flags)) == expected
 

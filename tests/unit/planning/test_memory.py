@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
+from neoxrun.config.settings import Precision
 from neoxrun.planning.memory import kv_cache_bytes, model_parameters, stage_parameters
 from neoxrun.planning.planner import vocab_size_for_planning
 from support.plans import OPTIONS, PUBLISHED, planned, settings_for
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameter_counts_are_the_published_ones(name) -> None:
+def test_parameter_counts_are_the_published_ones(name: str) -> None:
     settings, published = PUBLISHED[name]
     assert model_parameters(settings.model, vocab_size_for_planning(settings)[0]) == published
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "default")
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 3), (4, 2)])
-def test_stage_parameters_are_those_of_the_network(options, tp, pp) -> None:
+def test_stage_parameters_are_those_of_the_network(options: dict[str, Any], tp: int, pp: int) -> None:
     torch = pytest.importorskip("torch")
     from neoxrun.config.precisions import precisions_for
     from neoxrun.model.gpt_neox import Stage
@@ -38,7 +40,7 @@ def test_stage_parameters_are_those_of_the_network(options, tp, pp) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_cache_bytes_are_those_of_the_cache(precision) -> None:
+def test_cache_bytes_are_those_of_the_cache(precision: Precision) -> None:
     torch = pytest.importorskip("torch")
     from neoxrun.model.dtypes import DTYPES
     from neoxrun.model.kv_cache import KVCache

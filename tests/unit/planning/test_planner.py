@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from neoxrun.config.precisions import precisions_for
+from neoxrun.config.precisions import DeviceKind, precisions_for
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.decision import ContextShortened, GpuLeftOut
 from neoxrun.planning.devices import Device
@@ -62,7 +63,7 @@ def test_a_plan_is_a_value() -> None:
 
 @pytest.mark.parametrize("dtype", [None, "fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_precisions_are_decided_in_one_place(kind, dtype) -> None:
+def test_precisions_are_decided_in_one_place(kind: DeviceKind, dtype: Precision | None) -> None:
     plan = planned("pythia-160m", "80GB", kind, dtype=dtype)
     assert plan.dtype == (dtype or {"cuda": "fp16", "cpu": "fp32"}[kind])
     assert plan.precisions == precisions_for(plan.dtype, kind)
@@ -95,7 +96,7 @@ def gpus_of(free: list[int]) -> list[Device]:
 
 
 @given(MODELS, REQUESTS, st.lists(MEMORY, min_size=1, max_size=9), st.booleans())
-def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
+def test_every_plan_is_possible(settings: Settings, requested: Requested, free: list[int], on_cpu: bool) -> None:
     devices = [Device("cpu", 0, "CPU", sum(free), sum(free), cores=len(free))] if on_cpu else gpus_of(free)
     model = settings.model
     try:
@@ -125,7 +126,9 @@ def test_every_plan_is_possible(settings, requested, free, on_cpu) -> None:
 
 
 @given(MODELS, REQUESTS, st.integers(1, 9), MEMORY, MEMORY)
-def test_more_memory_never_means_more_gpus_for_a_copy(settings, requested, count, memory, more) -> None:
+def test_more_memory_never_means_more_gpus_for_a_copy(
+    settings: Settings, requested: Requested, count: int, memory: int, more: int
+) -> None:
     try:
         small = make_plan(settings, gpus_of([memory] * count), requested, vocab_size=50304)
     except UsageError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from neoxrun.errors import UsageError
@@ -21,7 +23,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("flags", "message", "hint"), IMPOSSIBLE)
-def test_what_no_devices_could_change_is_refused(flags, message, hint) -> None:
+def test_what_no_devices_could_change_is_refused(flags: dict[str, Any], message: list[str], hint: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         check_request(PUBLISHED["20B"][0].model, Requested(**flags))
     assert caught.value.exit_code == 2

@@ -16,7 +16,7 @@ SIZING = Sizing(PUBLISHED["20B"][0].model, 50432, precisions_for("fp16", "cuda")
 
 
 @pytest.mark.parametrize("gigabytes", [3, 6, 11, 16, 23, 38, 46])
-def test_the_smallest_fit_is_the_first_count_of_gpus_that_has_a_plan(gigabytes) -> None:
+def test_the_smallest_fit_is_the_first_count_of_gpus_that_has_a_plan(gigabytes: int) -> None:
     search = Search(SIZING, Requested(context=2048), 64)
     usable = gigabytes * 10**9
     counts = (count for count in range(1, 65) if replace(search, per_host=count).best(usable))
