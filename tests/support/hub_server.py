@@ -77,7 +77,7 @@ class HubServer:
 
     def __enter__(self) -> HubServer:
         self.cdn.__enter__()
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         return self
 
     def __exit__(

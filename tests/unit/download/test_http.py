@@ -158,7 +158,7 @@ def test_proxy_of_the_environment(server: FaultyServer, tmp_path: Path, monkeypa
             """Silence."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        threading.Thread(target=proxy.serve_forever, args=(0.005,), daemon=True).start()
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
         file = RemoteFile(NAME, ("http://weights.invalid/one.bin",), len(DATA))
         assert fetch_one(file, tmp_path / "a").size == len(DATA)
