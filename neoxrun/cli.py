@@ -27,10 +27,10 @@ _EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, me
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises what is wrong, like every other error."""
+    """A parser that raises its errors, so that they are handled like all others."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(message, hint=f"See `{self.prog} --help`.")
+        raise UsageError(message, code="usage", hint=f"See `{self.prog} --help`.")
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         """Help that cannot be written is an error too, which argparse would ignore."""
@@ -80,7 +80,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
 
 
 def _asked(words: Sequence[str]) -> list[str]:
-    """The command line as the parser knows it: a line without words, `help` and `help COMMAND` all become --help.
+    """The command line for the parser: an empty one, `help` and `help COMMAND` all become --help.
 
     Raises:
         UsageError: there is no such command.

@@ -1,4 +1,4 @@
-"""Every mistake a user can make, as an exception that builds its own message; and every other exception as one.
+"""Every mistake a user can make, as an exception that builds its own message. Other exceptions are turned into these.
 
 Each has an exit code, which says what kind of mistake it is, and a ``code``, a word for the mistake itself. Both are
 stable: programs and tests go by them. ``docs/errors.md`` is made of the tables below.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 EXIT_CODES: Final[Mapping[int, str]] = {
-    0: "everything that was asked for was done",
+    0: "success",
     1: "a defect of neoxrun",
     2: "usage or configuration",
     3: "checkpoint",
     4: "data, files and network",
     5: "a rank died or ran out of memory",
     130: "interrupted with Ctrl-C",
-    141: "the reader of stdout has gone",
+    141: "stdout was closed by its reader",
 }
 """What each exit code of a command means."""
 
@@ -30,7 +30,6 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     },
     2: {
         "bad_environment": "An environment variable has a value that cannot be used. Correct it or unset it.",
-        "configuration": "The configuration cannot be used. The message says what to change in it.",
         "conflicting_options": "Two options contradict each other. Keep one of them.",
         "different_commands": "The hosts were started with different commands. Give each the same command line.",
         "does_not_fit": "The model needs more memory than there is. The hint names splits and formats that fit.",
@@ -52,7 +51,6 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "wrong_number_of_ranks": "torchrun or Slurm has started another number of ranks than the plan has. Change one.",
     },
     3: {
-        "checkpoint": "The checkpoint cannot be used. The message says why.",
         "damaged_file": "A file of weights is cut short or damaged. Copy or download it again.",
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
@@ -72,21 +70,22 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     },
     4: {
         "access_refused": "The server does not let you in. Log in, or ask the owner for access.",
+        "bad_address": "An address of a file is not a URL to download from. Give it one with http or https.",
         "bad_answer": "A server's answer cannot be used. Check the address, and whether the network asks for a login.",
         "bad_data": "The data of a task is wrong or damaged. Fetch it again, or correct the line that is named.",
         "bad_file": "A file of checksums, answers or results does not have its format. Correct it, or name another.",
         "bad_prompt": "A line of the prompt file is wrong, or has an id that another has. Correct it.",
         "bad_task": "The file of a task is wrong. Correct what the message names.",
         "bad_tokenizer": "The tokenizer's files are wrong or damaged. Copy or download them again.",
-        "data": "The data cannot be used. The message says why.",
         "disk_full": "The disk has too little room. Make room, or name a folder on another disk.",
         "failed_download": "A file could not be fetched from anywhere. Give the same command again: it continues.",
+        "failed_logging": "Weights & Biases cannot be used. Check `wandb login` and the network.",
         "folder_in_use": "Another neoxrun is downloading into the folder. Wait for it, or end it.",
         "foreign_record": "The file to resume holds something else than these prompts' records. Name another with -o.",
         "missing_data": "There is no data for a task. The hint says how to fetch it.",
         "missing_file": "A file or folder does not exist. Check the path.",
-        "network": "The network did not give what was asked for. The message says why.",
         "no_prompts": "The prompt file holds no prompts. Write one a line.",
+        "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",
         "not_text": "Text is not valid UTF-8 or Unicode. Convert it, for example with iconv.",
         "system_refused": "The system refused something, in its own words. Check the file that is named.",
@@ -99,11 +98,11 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "unwritable_file": "A file, a folder or standard output cannot be written. Check the path and the permissions.",
     },
     5: {
+        "failed_start": "torchrun could not start the ranks. The message has its reason.",
         "lost_contact": "A rank lost contact with the others. Check the network between the hosts.",
         "no_meeting": "The hosts did not meet. Start the same command on each, with the same --rdzv-endpoint.",
         "nonfinite_output": "The model's output is not a number. Try --dtype bf16 or --dtype fp32.",
         "out_of_memory": "A device or the host ran out of memory. Lower --batch-size, or use more devices.",
-        "rank": "The ranks could not be started. The message says why.",
         "rank_died": "A rank was killed or ended by itself. Its last lines are shown; see also `dmesg`.",
     },
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
@@ -117,7 +116,8 @@ class NeoxrunError(Exception):
 
     Args:
         message: what is wrong, one sentence without a final full stop.
-        code: which mistake it is, of those that ``CODES`` has for the exit code. Default: the class's own.
+        code: which mistake it is, of those that ``CODES`` has for the exit code. Only classes with a single code have
+            a default.
         where: ``file`` or ``file:line`` that the message is about.
         hint: what to do about it, in sentences.
 
@@ -142,10 +142,14 @@ class NeoxrunError(Exception):
         self.shared = False
         assert self.code in CODES[self.exit_code], f"no code of exit code {self.exit_code}: {self.code}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, by which errors travel between ranks: ``__init__`` would ask for the code again."""
+        return type(self).__new__, (type(self), self.message), vars(self)
+
     def render(self, *, verbose: bool = False) -> str:
         """The text for the terminal: ``error: ...``, ``  --> where``, a blank line and ``hint: ...``.
 
-        With ``verbose`` also ``code: ...``. Empty where nobody is to be told.
+        With ``verbose`` also ``code: ...``. Empty if nothing is to be shown.
         """
         text = f"error: {self.message}"
         if self.where:
@@ -159,42 +163,36 @@ class UsageError(NeoxrunError):
     """A command line that cannot be carried out."""
 
     exit_code = 2
-    code = "usage"
 
 
 class ConfigError(NeoxrunError):
     """A configuration that is missing, unreadable, contradictory or not supported."""
 
     exit_code = 2
-    code = "configuration"
 
 
 class CheckpointError(NeoxrunError):
     """Checkpoint files that are missing, damaged, unsafe or do not match the configuration."""
 
     exit_code = 3
-    code = "checkpoint"
 
 
 class DataError(NeoxrunError):
     """Prompt files, tokenizers, data sets and output files that cannot be read or written."""
 
     exit_code = 4
-    code = "data"
 
 
 class NetworkError(NeoxrunError):
     """A server that cannot be reached or answers wrongly."""
 
     exit_code = 4
-    code = "network"
 
 
 class RankError(NeoxrunError):
     """A rank that died, got stuck or ran out of memory."""
 
     exit_code = 5
-    code = "rank"
 
 
 class Interrupted(NeoxrunError):
@@ -222,7 +220,7 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
     ``evaluation.__main__``) asks this, and so does whoever passes a failure on to other ranks or threads.
 
     Args:
-        error: what was raised. What is a ``NeoxrunError`` already stays as it is.
+        error: what was raised. A ``NeoxrunError`` stays as it is.
         rank: the rank that it was raised on, for the message; None outside of a rank.
     """
     if isinstance(error, NeoxrunError):
@@ -230,7 +228,7 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
     if isinstance(error, BrokenPipeError):
-        return ReaderGone("the reader of stdout has gone")
+        return ReaderGone("stdout was closed by its reader")
     where = None if rank is None else f"rank {rank}"
     if _is_out_of_memory(error):
         return RankError(
@@ -259,12 +257,12 @@ def classify(error: BaseException, rank: int | None = None) -> NeoxrunError:
 
 
 def writing_code(error: OSError, otherwise: str = "unwritable_file") -> str:
-    """The code for what the system says about writing: ``disk_full`` where it says that, else ``otherwise``."""
+    """The code for an error of the system while writing: ``disk_full`` if the disk is full, else ``otherwise``."""
     return "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else otherwise
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the system or an allocator of torch's says so. torch is known by names: it is not imported."""
+    """Whether Python, the system or one of torch's allocators reports it. torch is not imported: names decide."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     texts = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -275,7 +273,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _wanted(text: str) -> str:
-    """How much an allocator of torch's was asked for: it says ``50331648 bytes`` on the CPU, ``20.00 MiB`` on a GPU."""
+    """How much memory torch was asked for: its message has ``50331648 bytes`` on the CPU, ``20.00 MiB`` on a GPU."""
     match = re.search(r"tried to allocate ([\d.]+) (\w+)", text, re.IGNORECASE)
     if match is None:
         return ""
@@ -286,7 +284,7 @@ def _wanted(text: str) -> str:
 
 
 def _is_lost_contact(error: BaseException, rank: int | None) -> bool:
-    """Whether another rank cannot be reached: torch.distributed says so, or on a rank gloo, NCCL or a socket."""
+    """Whether another rank cannot be reached, as torch.distributed, or on a rank gloo, NCCL or a socket, reports it."""
     if any((base.__module__, base.__name__) == ("torch.distributed", "DistError") for base in type(error).__mro__):
         return True
     said = isinstance(error, RuntimeError) and any(word in str(error) for word in ("Connection", "gloo", "NCCL"))

@@ -17,17 +17,17 @@ import reprlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 
-from neoxrun.config.precisions import preferred_precisions
+from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
 from neoxrun.config.settings import Precision
 from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.generator import prompt_encoder, start_generator
 from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import expand_prompt
@@ -39,6 +39,46 @@ from neoxrun.terminal.words import check_unicode
 _T = TypeVar("_T")
 
 
+def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{name} must be {', '.join(choices)} or None, not {value!r}", code="invalid_value")
+
+
+def _check_sizes(tp: int, pp: int) -> None:
+    """Refuse sizes whose product is not the number of processes, before any process waits for another."""
+    for name, size in (("tp", tp), ("pp", pp)):
+        if type(size) is not int or size < 1:
+            raise UsageError(f"{name} must be a whole number of 1 or more, not {size!r}", code="invalid_value")
+    started = _number_in_environment("WORLD_SIZE", 1)
+    if tp * pp != started:
+        raise UsageError(
+            f"tp {tp} x pp {pp} is {tp * pp}, but the number of processes is {started}",
+            code="wrong_number_of_ranks",
+            hint="Choose sizes whose product is the number of processes, or start as many with torchrun.",
+        )
+
+
+def _choose_device(kind: str | None) -> torch.device:
+    """A GPU where there is one and none other is asked for; under torchrun the one of this process."""
+    has_gpu = torch.cuda.is_available()
+    if kind == "cuda" and not has_gpu:
+        raise UsageError("device is cuda, and no GPU is visible", code="no_gpu", hint="Leave device out, or use cpu.")
+    if kind == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", _number_in_environment("LOCAL_RANK", 0))
+
+
+def _number_in_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UsageError(
+            f"the environment variable {name} is {text!r}, and a whole number is needed",
+            code="bad_environment",
+            hint="torchrun sets it. Without torchrun, unset it.",
+        )
+    return int(text)
+
+
 class LLM:
     """A loaded model.
 
@@ -48,13 +88,13 @@ class LLM:
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
         tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
-        device: ``cuda`` or ``cpu``; None takes a GPU where there is one.
-        dtype: number format; None takes the configuration's on a GPU and fp32 on the CPU.
+        device: ``cuda`` or ``cpu``; None uses a GPU if there is one.
+        dtype: number format; None: the configuration's on a GPU, fp32 on the CPU.
         random_weights: build the model without a checkpoint.
 
     Raises:
-        NeoxrunError: see ``errors``: nothing is half-loaded afterwards.
-        ValueError: ``tp * pp`` is not the number of processes.
+        NeoxrunError: see ``errors``: nothing is half-loaded afterwards. A ``UsageError`` if an argument has a value
+            that is not possible, or ``tp * pp`` is not the number of processes.
     """
 
     def __init__(
@@ -70,18 +110,19 @@ class LLM:
         dtype: Precision | None = None,
         random_weights: bool = False,
     ) -> None:
+        _check_choice("device", device, get_args(DeviceKind))
+        _check_choice("dtype", dtype, get_args(Precision))
+        _check_sizes(tp, pp)
+        chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
         settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
-        chosen = torch.device("cpu")
-        if device == "cuda" or (device is None and torch.cuda.is_available()):
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         precisions = preferred_precisions(dtype, settings.precision, device_kind(chosen))[0]
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
 
     @property
     def session(self) -> Session:
-        """What the model is made of, for programs that go below texts."""
+        """The session that holds the model, for programs that work with token ids."""
         return self._session
 
     def generate(
@@ -96,7 +137,7 @@ class LLM:
 
         Args:
             prompts: texts; an empty one is continued from nothing.
-            params: how to sample; None takes the configuration's parameters. Prompt ``i`` has its own random stream,
+            params: how to sample; None: the configuration's parameters. Prompt ``i`` has its own random stream,
                 made of ``params.seed`` and ``i``.
             batch_size: most prompts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
             truncate: side at which prompts too long for the context are cut; None makes them error records.
@@ -124,14 +165,15 @@ class LLM:
         return sorted(records, key=lambda record: int(record.id))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """How likely each text is after its context; what contexts begin with in common is computed once.
+        """How likely each text is after its context; a beginning that contexts share is computed once.
 
         Args:
             pairs: context and continuation. The two are tokenized together, so that a continuation usually begins with
                 a space. An empty context stands for the beginning of a document.
 
         Returns:
-            For each pair the natural logarithm of the continuation's probability, and whether greedy decoding gives it.
+            For each pair the natural logarithm of the continuation's probability, and whether greedy decoding gives
+            it.
 
         Raises:
             DataError: a text is not valid Unicode, has no tokens of its own, or is too long for the context.
@@ -171,7 +213,7 @@ class LLM:
             before, whole = [tokenizer.eod], [tokenizer.eod, *whole]
         what = reprlib.repr(context + continuation)
         if not 0 < len(before) < len(whole):
-            raise DataError(f"the context or the continuation has no tokens of its own: {what}")
+            raise DataError(f"the context or the continuation has no tokens of its own: {what}", code="no_tokens")
         if len(whole) > longest:
             raise DataError(
                 f"the text has {len(whole)} tokens, and at most {longest} can be scored: {what}",

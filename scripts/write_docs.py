@@ -17,7 +17,8 @@ from pathlib import Path
 
 from neoxrun import errors
 from neoxrun.config import neox_keys
-from neoxrun.config.neox_keys import Key
+from neoxrun.config.neox_keys import NeoxKey
+from neoxrun.generation.records import RECORD_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +40,7 @@ def configuration(page: str) -> str:
 
 
 def errors_page(page: str) -> str:
-    """Every exit code, and every code of an error."""
+    """Every exit code, every code of an error, and every code of a record."""
     page = fill(
         page, "exit codes", table(["exit code", "meaning"], ([str(n), m] for n, m in errors.EXIT_CODES.items()))
     )
@@ -48,7 +49,9 @@ def errors_page(page: str) -> str:
         + table(["code", "what happened", "what to do"], ([_code(code), *_split(text)] for code, text in codes.items()))
         for exit_code, codes in errors.CODES.items()
     )
-    return fill(page, "codes", "\n\n".join(sections))
+    page = fill(page, "codes", "\n\n".join(sections))
+    rows = ([_code(code), meaning] for code, meaning in RECORD_CODES.items())
+    return fill(page, "record codes", table(["code", "meaning"], rows))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -57,7 +60,7 @@ def _split(text: str) -> tuple[str, str]:
     return f"{first}.", rest
 
 
-def _key_table(keys: Mapping[str, Key]) -> str:
+def _key_table(keys: Mapping[str, NeoxKey]) -> str:
     rows = (
         [_code(name), "required" if key.default is None else _code(key.default), key.meaning]
         for name, key in keys.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support.paths import shared_folder
 from support.snapshots import Snapshot, Snapshots, snapshots_of
 
 # How long an example takes depends on what else the machine does.
@@ -19,7 +20,6 @@ hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TESTS = Path(__file__).resolve().parent
-ROOT = TESTS.parent
 MARKED_FOLDERS = ("e2e", "parity", "gpu")
 COLLECTED = pytest.StashKey[dict[Path, set[str]]]()
 
@@ -57,7 +57,7 @@ def snapshot(snapshots: Snapshots, request: pytest.FixtureRequest) -> Snapshot:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the published data of LAMBADA and PIQA, which the project's own CI has next to the checkout."""
-    folder = Path(os.environ.get("NEOXRUN_SHARED", ROOT.parent / "shared"))
+    folder = shared_folder()
     if not (folder / "data").is_dir():
         pytest.skip(f"no published data sets in {folder / 'data'} (NEOXRUN_SHARED names that folder's parent)")
     return folder

@@ -20,6 +20,8 @@ from neoxrun.errors import CheckpointError
 AGAIN: Final = "Copy or download the file again."
 """The hint for a damaged file."""
 
+NOT_TORCH: Final = "is not a file written by torch.save"
+
 NUMPY_GLOBALS: Final = frozenset(
     {
         "numpy._core.multiarray._reconstruct",
@@ -71,8 +73,13 @@ _LARGEST_PICKLE = 1 << 30
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
+def damaged_file(path: Path, what: str) -> CheckpointError:
+    """The error for a file that is not whole, or not what it should be: its name, and ``what`` is the matter."""
+    return CheckpointError(f"{path.name} {what}", code="damaged_file", where=str(path), hint=AGAIN)
+
+
 def refuse_other_content(path: Path, start: bytes) -> None:
-    """Refuse what a failed download leaves under the name of a weights file.
+    """Refuse a file that a failed download has left under the name of a weights file.
 
     Args:
         path: the file.
@@ -83,14 +90,14 @@ def refuse_other_content(path: Path, start: bytes) -> None:
     """
     text = start.lstrip().lower()
     if not start:
-        message = f"{path.name} is empty (0 bytes)"
+        what = "is empty (0 bytes)"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        message = f"{path.name} is not a weights file: it looks like a web page, so the download failed"
+        what = "is not a weights file: it looks like a web page, so the download failed"
     elif text.startswith(b"version https://git-lfs"):
-        message = f"{path.name} is a Git LFS pointer, not the weights (`git lfs pull` fetches them)"
+        what = "is a Git LFS pointer, not the weights (`git lfs pull` fetches them)"
     else:
         return
-    raise CheckpointError(message, code="damaged_file", where=str(path), hint=AGAIN)
+    raise damaged_file(path, what)
 
 
 def check_archive(path: Path) -> Counter[int]:
@@ -102,12 +109,7 @@ def check_archive(path: Path) -> Counter[int]:
     Raises:
         CheckpointError: bytes are missing.
     """
-    damaged = CheckpointError(
-        f"{path.name} is damaged or was cut short",
-        code="damaged_file",
-        where=str(path),
-        hint=AGAIN,
-    )
+    damaged = damaged_file(path, "is damaged or was cut short")
     sizes: Counter[int] = Counter()
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -150,16 +152,11 @@ def check_archive_pickle(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             pickles = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == "data.pkl"]
             if len(pickles) != 1 or pickles[0].file_size > _LARGEST_PICKLE:
-                raise _not_torch(path)
+                raise damaged_file(path, NOT_TORCH)
             with archive.open(pickles[0]) as file:
                 _refuse_names(path, _globals(file))
     except (zipfile.BadZipFile, OSError, *_NO_PICKLE, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path.name} is damaged: {error}",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        ) from error
+        raise damaged_file(path, f"is damaged: {error}") from error
 
 
 def check_legacy_pickles(path: Path) -> None:
@@ -172,25 +169,11 @@ def check_legacy_pickles(path: Path) -> None:
         with path.open("rb") as file:
             magic = [argument for opcode, argument, _ in pickletools.genops(file) if opcode.name == "LONG1"]
             if magic != [_LEGACY_MAGIC]:
-                raise _not_torch(path)
+                raise damaged_file(path, NOT_TORCH)
             for _ in range(4):
                 _refuse_names(path, _globals(file))
     except (OSError, *_NO_PICKLE) as error:
-        raise CheckpointError(
-            f"{path.name} is damaged or was cut short",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        ) from error
-
-
-def _not_torch(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} is not a file written by torch.save",
-        code="damaged_file",
-        where=str(path),
-        hint=AGAIN,
-    )
+        raise damaged_file(path, "is damaged or was cut short") from error
 
 
 def _refuse_names(path: Path, names: Iterator[str]) -> None:

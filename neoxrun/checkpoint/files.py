@@ -20,7 +20,15 @@ import safetensors
 import torch
 from torch import Tensor
 
-from neoxrun.checkpoint.content import AGAIN, NUMPY_GLOBALS, check_archive, refuse_other_content, unsafe_pickle
+from neoxrun.checkpoint.content import (
+    AGAIN,
+    NOT_TORCH,
+    NUMPY_GLOBALS,
+    check_archive,
+    damaged_file,
+    refuse_other_content,
+    unsafe_pickle,
+)
 from neoxrun.errors import CheckpointError
 
 
@@ -53,12 +61,7 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         ) from error
     refuse_other_content(path, start)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(
-            f"{path.name} is not a file written by torch.save",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        )
+        raise damaged_file(path, NOT_TORCH)
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
     try:
@@ -90,12 +93,7 @@ def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int])
         if isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.numel()
     }
     if Counter(storages.values()) - records:
-        raise CheckpointError(
-            f"{path.name} is damaged: the sizes of its tensors are not those of its data",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        )
+        raise damaged_file(path, "is damaged: the sizes of its tensors are not those of its data")
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
@@ -119,12 +117,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             hint=f"{AGAIN} Do not use this one unless you know who wrote it.",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(
-        f"{path.name} cannot be read: {first_line}",
-        code="damaged_file",
-        where=str(path),
-        hint=AGAIN,
-    )
+    return damaged_file(path, f"cannot be read: {first_line}")
 
 
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
@@ -162,9 +155,4 @@ def _open_safetensors(path: Path) -> Any:
             where=str(path),
         ) from error
     except Exception as error:
-        raise CheckpointError(
-            f"{path.name} is not a whole safetensors file: {error}",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        ) from error
+        raise damaged_file(path, f"is not a whole safetensors file: {error}") from error

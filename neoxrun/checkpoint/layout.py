@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.content import AGAIN
+from neoxrun.checkpoint.content import damaged_file
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
@@ -59,7 +59,7 @@ class Checkpoint:
 def download_hint(
     folder: Path, otherwise: str = "Name the folder that holds the checkpoint with --checkpoint DIR."
 ) -> str:
-    """What to do about weights that are not in ``folder``; ``otherwise`` if its name is not a released model's."""
+    """What to do about weights that ``folder`` lacks; ``otherwise`` if it is not named after a released model."""
     command = download_command(folder)
     if command is None:
         return otherwise
@@ -162,7 +162,7 @@ def _layer_files(folder: Path, layers: Mapping[tuple[int, int], Path], config: M
 
 
 def check_layer_numbers(found: set[int], config: ModelConfig, where: Path) -> None:
-    """Refuse the layer numbers of a model of another depth, or with the other kind of output layer.
+    """Refuse layer numbers of a model with another depth or the other kind of output layer.
 
     Layer numbers that are merely missing pass: the caller knows which files to name.
 
@@ -260,6 +260,6 @@ def _total_bytes(files: Iterable[Path]) -> int:
             )
         size = path.stat().st_size
         if size == 0:
-            raise CheckpointError(f"{path.name} is empty (0 bytes)", code="damaged_file", where=str(path), hint=AGAIN)
+            raise damaged_file(path, "is empty (0 bytes)")
         total += size
     return total

@@ -40,7 +40,7 @@ def read_vocab_rows(checkpoint: Checkpoint, config: ModelConfig) -> int:
 
 
 def _refuse_missing_ranks(source: LayerSource, rows: int) -> None:
-    """Refuse a checkpoint without any file of its last ranks: no name shows that, but the first layer's shapes do."""
+    """Refuse a checkpoint without any file of its last ranks: only the first layer's shapes show that."""
     checkpoint, table = source.checkpoint, parameters(source.config, rows)
     if checkpoint.kind == "huggingface":
         return

@@ -20,7 +20,7 @@ class Rule(Enum):
 def rule_of(name: str, config: ModelConfig) -> Rule:
     """The rule for an undivided tensor, which every source rank holds in full.
 
-    With the parallel residual each rank adds a bias of its own before the all-reduce: the model's bias is their sum.
+    With the parallel residual each rank adds a separate bias before the all-reduce: the model's bias is their sum.
     Otherwise the bias is added once, after the all-reduce, and is the same on all ranks. The ranks train their norms
     and learned positions separately, and these drift apart: their mean is the best single version.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings, shipped_names
-from neoxrun.config.sampling import sampling_value
+from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch.world import existing_world, is_port
@@ -105,7 +105,7 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
         "--seed",
         type=natural,
         metavar="N",
-        help="Seed of all random streams. Default: the configuration's, or 1234.",
+        help=f"Seed of all random streams. Default: the configuration's, or {SamplingParams().seed}.",
     )
 
 
@@ -133,7 +133,7 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
 
 
 def devices_from_args(args: argparse.Namespace) -> list[Device]:
-    """The devices to plan for; none where GPUs are asked for and none is visible, which no plan accepts."""
+    """The devices to plan for; empty if GPUs are asked for and none is visible, which no plan accepts."""
     if args.device == "cpu":
         if args.gpus is not None:
             raise UsageError(
@@ -188,7 +188,7 @@ def plan_from_args(
 
 
 def check_files(settings: Settings, *, random_weights: bool) -> None:
-    """Find out now what the ranks would find missing or damaged seconds later.
+    """Check now for missing and damaged files, which the ranks would find seconds later.
 
     Raises:
         CheckpointError: files of the checkpoint are missing.

@@ -262,7 +262,7 @@ def _next(order: Order, model: Model | None, task_names: list[str] | None) -> st
     words = ["neoxrun", "generate", model.config]
     try:
         looks_in = load_settings([model.config]).checkpoint
-    except NeoxrunError:  # a configuration of the user's that does not exist yet
+    except NeoxrunError:  # the user's configuration does not exist yet
         looks_in = None
     if looks_in is None or looks_in.resolve() != order.folder.resolve():
         words += ["--checkpoint", str(order.folder), "--tokenizer", str(order.folder / model.tokenizer)]

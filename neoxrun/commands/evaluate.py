@@ -120,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=common.positive,
         metavar="N",
-        help="Process at most N sequences at a time in each replica of the model. Default: as many as fit.",
+        help="Process at most N sequences at a time in each replica. Default: as many as fit.",
     )
     common.add_random_weights(how)
 
@@ -136,7 +136,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     misplaced = next((name for name in args.tasks if name in shipped_names() or name.endswith(".yml")), None)
     if misplaced is not None:
-        raise UsageError(f"{misplaced} is a configuration, not a task", hint="Name configurations before --tasks.")
+        raise UsageError(
+            f"{misplaced} is a configuration, not a task",
+            code="invalid_value",
+            hint="Name configurations before --tasks.",
+        )
     settings = common.settings_from_args(args)
     leading = common.is_first(args)
     if leading:
@@ -181,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
             references=references,
             wandb=args.wandb,
         )
-    # No bars of libraries, many for each task, next to the run's own one. tqdm reads this when it is imported.
+    # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     launcher.run_job(
         Job(
@@ -230,6 +234,7 @@ def _check_wandb() -> None:
     except Exception as error:  # from wandb and the libraries that it uses
         raise DataError(
             f"the login to Weights & Biases has failed: {error}",
+            code="failed_logging",
             hint="Log in with `wandb login`, or set WANDB_MODE=offline, which logs to a folder.",
         ) from error
 

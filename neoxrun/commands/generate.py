@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--prompt-end",
         metavar="TEXT",
-        help=r"Text that ends a prompt in a text file or a dialogue; it may contain \n and \t. Default: a line's end.",
+        help=r"Text that ends a prompt in a text file or a dialogue; it may contain \n and \t. Default: end of line.",
     )
     source.add_argument(
         "--truncate",
@@ -158,7 +158,7 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
     named = args.output or defaults.sample_output_file or default_output
     # The ranks keep stdout under another descriptor, so they must not open it by name.
     output = None if named is None or str(named) in ("-", "/dev/stdout", "/dev/fd/1") else Path(named)
-    finished: set[records.Key] = set()
+    finished: set[records.RecordKey] = set()
     if output is None:
         streams.check_stdout()
     if output is not None:

@@ -3,56 +3,71 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.planner import vocab_size_for_planning
 
+_DEFAULTS: Final = SamplingParams()
+
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """How the tokens of an answer are chosen, and where the answer ends."""
     group = parser.add_argument_group("sampling", "Values in the configuration replace these defaults.")
-    group.add_argument("--maximum-tokens", type=int, metavar="N", help="Most tokens of an answer. Default: 64.")
+    group.add_argument(
+        "--maximum-tokens",
+        type=int,
+        metavar="N",
+        help=f"Most tokens of an answer. Default: {_DEFAULTS.maximum_tokens}.",
+    )
     group.add_argument(
         "--temperature",
         type=float,
         metavar="T",
-        help="Divide the logits by T before sampling; 0 always chooses the most likely token. Default: 0.",
+        help="Divide the logits by T before sampling; 0 always chooses the most likely token. "
+        f"Default: {_DEFAULTS.temperature:g}.",
     )
     group.add_argument(
-        "--top-k", type=int, metavar="N", help="Sample from the N most likely tokens; 0 means all. Default: 0."
+        "--top-k",
+        type=int,
+        metavar="N",
+        help=f"Sample from the N most likely tokens; 0 means all. Default: {_DEFAULTS.top_k}.",
     )
     group.add_argument(
         "--top-p",
         type=float,
         metavar="P",
-        help="Sample from the fewest tokens whose probabilities add up to P; 0 means all. Default: 0.",
+        help="Sample from the fewest tokens whose probabilities add up to P; 0 means all. "
+        f"Default: {_DEFAULTS.top_p:g}.",
     )
     group.add_argument(
         "--min-p",
         type=float,
         metavar="P",
-        help="Leave out tokens less likely than P times the most likely one. Default: 0.",
+        help=f"Leave out tokens less likely than P times the most likely one. Default: {_DEFAULTS.min_p:g}.",
     )
     group.add_argument(
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="Make tokens of the prompt and the answer less likely by this factor. Default: 1 (off).",
+        help="Make tokens of the prompt and the answer less likely by this factor; 1 is off. "
+        f"Default: {_DEFAULTS.repetition_penalty:g}.",
     )
     group.add_argument(
         "--frequency-penalty",
         type=float,
         metavar="F",
-        help="Subtract F from a token's logit for each time it occurs in the answer. Default: 0.",
+        help="Subtract F from a token's logit for each time it occurs in the answer. "
+        f"Default: {_DEFAULTS.frequency_penalty:g}.",
     )
     group.add_argument(
         "--presence-penalty",
         type=float,
         metavar="F",
-        help="Subtract F from the logit of each token that occurs in the answer. Default: 0.",
+        help="Subtract F from the logit of each token that occurs in the answer. "
+        f"Default: {_DEFAULTS.presence_penalty:g}.",
     )
     group.add_argument(
         "--stop",
@@ -76,13 +91,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """The configuration's parameters, replaced by those that the command line gives.
+    """The configuration's parameters, with those from the command line in their place.
 
     Raises:
         UsageError: a parameter cannot have its value.
     """
     given: dict[str, Any] = {name: value for name in SAMPLING_NAMES if (value := getattr(args, name, None)) is not None}
-    given.pop("seed", None)  # ``defaults`` has it: the whole command shares it
+    given.pop("seed", None)  # set in ``defaults``, since the whole command shares it
     if args.stop:
         given["stop"] = [unescape(text) for text in args.stop]
     if args.logit_bias:
@@ -94,7 +109,7 @@ def check_logit_bias(sampling: SamplingParams, settings: Settings) -> None:
     """Refuse a bias of a token that the model does not have.
 
     Raises:
-        UsageError: there is one.
+        UsageError: the model does not have one of the tokens.
     """
     if sampling.logit_bias and (largest := max(sampling.logit_bias)) >= (size := vocab_size_for_planning(settings)[0]):
         raise UsageError(

@@ -3,7 +3,7 @@
 An option is in exactly one of four groups:
 
 - ``USED``: ``config`` reads it.
-- ``OWN``: neoxrun has added it; GPT-NeoX does not know it.
+- ``OWN``: neoxrun has added it; GPT-NeoX does not have it.
 - ``FIXED``: it changes the network, and only the values listed here are implemented.
 - ``IGNORED``: it says how to train, log, launch or fuse; a trained model computes the same with any value.
 
@@ -12,11 +12,14 @@ An option is in exactly one of four groups:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from neoxrun.config.sampling import SamplingParams
 
-class Key(NamedTuple):
+
+class NeoxKey(NamedTuple):
     """What an option means here.
 
     Attributes:
@@ -28,85 +31,98 @@ class Key(NamedTuple):
     meaning: str
 
 
+def _sampling_key(name: str, meaning: str) -> NeoxKey:
+    """A key that is a field of ``SamplingParams``, which has the default."""
+    return NeoxKey(json.dumps(getattr(SamplingParams(), name)), meaning)
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NETWORK: Final[Mapping[str, Key]] = {
-    "num_layers": Key(None, "number of layers"),
-    "hidden_size": Key(None, "width of the residual stream; a multiple of `num_attention_heads`"),
-    "num_attention_heads": Key(None, "number of attention heads"),
-    "seq_length": Key(None, "longest context, prompt and answer together, in tokens"),
-    "max_position_embeddings": Key(None, "rows of learned positions; at least `seq_length`"),
-    "pos_emb": Key("learned", "`rotary`, `learned` or `none`"),
-    "rotary_pct": Key("1.0", "share of each head that rotary positions turn; the dims must be an even number"),
-    "rotary_emb_base": Key("10000", "base of the rotary angles"),
-    "gpt_j_residual": Key("false", "attention and MLP read the same input, and are added together"),
-    "gpt_j_tied": Key("false", "with `gpt_j_residual`: both branches share `input_layernorm`"),
-    "norm": Key("layernorm", "`layernorm` or `rmsnorm`"),
-    "layernorm_epsilon": Key("1.0e-5", "epsilon of `layernorm`"),
-    "rms_norm_epsilon": Key("1.0e-8", "epsilon of `rmsnorm`"),
-    "activation": Key("gelu", "only `gelu`"),
-    "bias_gelu_fusion": Key("false", "`true`: the tanh form of GELU; `false`: the exact form (erf)"),
-    "onnx_safe": Key("false", "`true`: the exact form of GELU whatever `bias_gelu_fusion` says"),
-    "intermediate_size": Key("null", "width of the MLP; `null`: `expansion_factor` x `hidden_size`"),
-    "expansion_factor": Key("null", "`null`: 4; an error together with `intermediate_size`"),
-    "mlp_multiple_of": Key("1", "the width of the MLP is rounded up to a multiple of it"),
-    "use_bias_in_attn_linear": Key("true", "biases in the attention's linear layers"),
-    "use_bias_in_mlp": Key("true", "biases in the MLP's linear layers"),
-    "no_weight_tying": Key("false", "`true`: the head has weights of its own; `false`: it is the embedding"),
-    "make_vocab_size_divisible_by": Key(
+NETWORK: Final[Mapping[str, NeoxKey]] = {
+    "num_layers": NeoxKey(None, "number of layers"),
+    "hidden_size": NeoxKey(None, "width of the residual stream; a multiple of `num_attention_heads`"),
+    "num_attention_heads": NeoxKey(None, "number of attention heads"),
+    "seq_length": NeoxKey(None, "longest context, prompt and answer together, in tokens"),
+    "max_position_embeddings": NeoxKey(None, "rows of learned positions; at least `seq_length`"),
+    "pos_emb": NeoxKey("learned", "`rotary`, `learned` or `none`"),
+    "rotary_pct": NeoxKey("1.0", "share of each head that rotary positions turn; the dims must be an even number"),
+    "rotary_emb_base": NeoxKey("10000", "base of the rotary angles"),
+    "gpt_j_residual": NeoxKey("false", "attention and MLP read the same input, and are added together"),
+    "gpt_j_tied": NeoxKey("false", "with `gpt_j_residual`: both branches share `input_layernorm`"),
+    "norm": NeoxKey("layernorm", "`layernorm` or `rmsnorm`"),
+    "layernorm_epsilon": NeoxKey("1.0e-5", "epsilon of `layernorm`"),
+    "rms_norm_epsilon": NeoxKey("1.0e-8", "epsilon of `rmsnorm`"),
+    "activation": NeoxKey("gelu", "only `gelu`"),
+    "bias_gelu_fusion": NeoxKey("false", "`true`: the tanh form of GELU; `false`: the exact form (erf)"),
+    "onnx_safe": NeoxKey("false", "`true`: the exact form of GELU whatever `bias_gelu_fusion` says"),
+    "intermediate_size": NeoxKey("null", "width of the MLP; `null`: `expansion_factor` x `hidden_size`"),
+    "expansion_factor": NeoxKey("null", "`null`: 4; an error together with `intermediate_size`"),
+    "mlp_multiple_of": NeoxKey("1", "the width of the MLP is rounded up to a multiple of it"),
+    "use_bias_in_attn_linear": NeoxKey("true", "biases in the attention's linear layers"),
+    "use_bias_in_mlp": NeoxKey("true", "biases in the MLP's linear layers"),
+    "no_weight_tying": NeoxKey("false", "`true`: the head has weights of its own; `false`: it is the embedding"),
+    "make_vocab_size_divisible_by": NeoxKey(
         "128", "the vocabulary is padded to a multiple of it times `model_parallel_size`"
     ),
-    "num_kv_heads": Key("null", "only `null` or the same as `num_attention_heads`"),
-    "attention_config": Key("null", "only `global` and `flash` attention, in any combination of layers"),
-    "output_layer_parallelism": Key("column", "`row` only where `model_parallel_size` is 1"),
-    "soft_prompt_tuning": Key("null", "only `null`, or a mapping with `enabled: false`"),
-    "use_bnb_optimizer": Key("false", "`true` only without learned positions, to which bitsandbytes adds a norm"),
+    "num_kv_heads": NeoxKey("null", "only `null` or the same as `num_attention_heads`"),
+    "attention_config": NeoxKey("null", "only `global` and `flash` attention, in any combination of layers"),
+    "output_layer_parallelism": NeoxKey("column", "`row` only where `model_parallel_size` is 1"),
+    "soft_prompt_tuning": NeoxKey("null", "only `null`, or a mapping with `enabled: false`"),
+    "use_bnb_optimizer": NeoxKey("false", "`true` only without learned positions, to which bitsandbytes adds a norm"),
 }
 
-FILES: Final[Mapping[str, Key]] = {
-    "load": Key("null", "folder of the checkpoint; `--checkpoint` replaces it"),
-    "iteration": Key("null", "which `global_step` folder of it; `null`: the one that its file `latest` names"),
-    "tokenizer_type": Key("GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer` or `HFGPT2Tokenizer`"),
-    "vocab_file": Key("null", "file of the tokenizer; `--tokenizer` replaces it"),
-    "merge_file": Key("null", "merges of the two GPT-2 tokenizers"),
+FILES: Final[Mapping[str, NeoxKey]] = {
+    "load": NeoxKey("null", "folder of the checkpoint; `--checkpoint` replaces it"),
+    "iteration": NeoxKey("null", "which `global_step` folder of it; `null`: the one that its file `latest` names"),
+    "tokenizer_type": NeoxKey("GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer` or `HFGPT2Tokenizer`"),
+    "vocab_file": NeoxKey("null", "file of the tokenizer; `--tokenizer` replaces it"),
+    "merge_file": NeoxKey("null", "merges of the two GPT-2 tokenizers"),
 }
 
-SPLIT: Final[Mapping[str, Key]] = {
-    "precision": Key("null", "`fp16`, `bf16` or `fp32`; `null`: what the next two keys say, or else `fp32`"),
-    "fp16": Key("null", 'a mapping with `enabled`; with `type: "bfloat16"` it means bf16, as GPT-NeoX once had it'),
-    "bf16": Key("null", "a mapping with `enabled`"),
-    "model_parallel_size": Key(
+SPLIT: Final[Mapping[str, NeoxKey]] = {
+    "precision": NeoxKey("null", "`fp16`, `bf16` or `fp32`; `null`: what the next two keys say, or else `fp32`"),
+    "fp16": NeoxKey("null", 'a mapping with `enabled`; with `type: "bfloat16"` it means bf16, as GPT-NeoX once had it'),
+    "bf16": NeoxKey("null", "a mapping with `enabled`"),
+    "model_parallel_size": NeoxKey(
         "1", "tensor-parallel size of the checkpoint, which pads the vocabulary; the plan chooses another where needed"
     ),
-    "pipe_parallel_size": Key("0", "number of stages of the checkpoint; the plan chooses its own"),
+    "pipe_parallel_size": NeoxKey("0", "number of stages of the checkpoint; the plan chooses its own"),
 }
 
-GENERATION: Final[Mapping[str, Key]] = {
-    "text_gen_type": Key(
+GENERATION: Final[Mapping[str, NeoxKey]] = {
+    "text_gen_type": NeoxKey(
         "null", "`unconditional`, `input-file` or `interactive`; `null`: `input-file` where `sample_input_file` is set"
     ),
-    "sample_input_file": Key("null", "file of prompts, where `-i`, `--prompt` and `--interactive` are not given"),
-    "sample_output_file": Key("null", "file of records, where `-o` is not given"),
-    "num_samples": Key("null", "number of texts without a prompt; `null`: 10"),
-    "prompt_end": Key(r'"\n"', "what ends a prompt in a text file or a dialogue"),
-    "maximum_tokens": Key("64", "most tokens of an answer"),
-    "temperature": Key("0.0", "logits are divided by it before sampling; 0 always takes the most likely token"),
-    "top_k": Key("0", "sample from so many of the most likely tokens; 0: from all"),
-    "top_p": Key("0.0", "sample from the fewest tokens whose probabilities reach this; 0: from all"),
-    "seed": Key("1234", "start of the random streams, one for each answer"),
+    "sample_input_file": NeoxKey("null", "file of prompts, where `-i`, `--prompt` and `--interactive` are not given"),
+    "sample_output_file": NeoxKey("null", "file of records, where `-o` is not given"),
+    "num_samples": NeoxKey("null", "number of texts without a prompt; `null`: 10"),
+    "prompt_end": NeoxKey(r'"\n"', "what ends a prompt in a text file or a dialogue"),
+    "maximum_tokens": _sampling_key("maximum_tokens", "most tokens of an answer"),
+    "temperature": _sampling_key(
+        "temperature", "logits are divided by it before sampling; 0 always takes the most likely token"
+    ),
+    "top_k": _sampling_key("top_k", "sample from so many of the most likely tokens; 0: from all"),
+    "top_p": _sampling_key("top_p", "sample from the fewest tokens whose probabilities reach this; 0: from all"),
+    "seed": _sampling_key("seed", "start of the random streams, one for each answer"),
 }
 
-USED: Final[Mapping[str, Key]] = {**NETWORK, **FILES, **SPLIT, **GENERATION}
+USED: Final[Mapping[str, NeoxKey]] = {**NETWORK, **FILES, **SPLIT, **GENERATION}
 
-OWN: Final[Mapping[str, Key]] = {
-    "rotary_legacy_fp16": Key("false", "rotary angles in fp16, as GPT-NeoX computed them before 2023-09-25"),
-    "min_p": Key("0.0", "drop tokens that are less likely than this times the most likely one"),
-    "repetition_penalty": Key("1.0", "tokens of the prompt and the answer become less likely by this factor"),
-    "frequency_penalty": Key("0.0", "subtracted from a token's logit for each time it is in the answer"),
-    "presence_penalty": Key("0.0", "subtracted from the logits of tokens that are in the answer"),
-    "stop": Key("[]", "a text or a list of texts that end an answer"),
+OWN: Final[Mapping[str, NeoxKey]] = {
+    "rotary_legacy_fp16": NeoxKey("false", "rotary angles in fp16, as GPT-NeoX computed them before 2023-09-25"),
+    "min_p": _sampling_key("min_p", "drop tokens that are less likely than this times the most likely one"),
+    "repetition_penalty": _sampling_key(
+        "repetition_penalty", "tokens of the prompt and the answer become less likely by this factor"
+    ),
+    "frequency_penalty": _sampling_key(
+        "frequency_penalty", "subtracted from a token's logit for each time it is in the answer"
+    ),
+    "presence_penalty": _sampling_key(
+        "presence_penalty", "subtracted from the logits of tokens that are in the answer"
+    ),
+    "stop": _sampling_key("stop", "a text or a list of texts that end an answer"),
 }
 
 FIXED: Final[Mapping[str, tuple[bool | int | str, ...]]] = {

@@ -1,4 +1,4 @@
-"""In which number formats a model is kept and computed: decided here and nowhere else. No torch."""
+"""The number formats in which a model is kept and computed, decided only here. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Precisions:
     Attributes:
         weights: of the parameters on a device.
         compute: of activations, and of what travels from stage to stage.
-        cache: of keys and values in the cache, and in which queries and keys meet where nothing is cached.
+        cache: of keys and values in the cache, and of the product of queries and keys where nothing is cached.
     """
 
     weights: Precision
@@ -40,12 +40,12 @@ def precisions_for(precision: Precision, kind: DeviceKind) -> Precisions:
 def preferred_precisions(
     requested: Precision | None, configured: Precision, kind: DeviceKind
 ) -> tuple[Precisions, ...]:
-    """The formats in which a model may run, the best first; each of the others is for where those before do not fit.
+    """The formats in which a model may run, the best first; each of the others is for when those before it do not fit.
 
     A request decides. Otherwise a GPU uses what the configuration says; a CPU uses fp32, or bf16 for half the bytes.
 
     Args:
-        requested: what a flag or an argument says; None: nothing.
+        requested: by a flag or an argument; None: neither is given.
         configured: what the configuration says.
         kind: the kind of device.
     """

@@ -11,7 +11,7 @@ _20B = ("20b", "20b_checkpoints", "gpt-neox-20b")
 
 
 def download_command(folder: Path) -> str | None:
-    """The command that downloads the released model a folder is named after; None where the name is no model's.
+    """The command that downloads the released model a folder is named after; None if it is not the name of a model.
 
     Only whole names count: a user's folder such as ``my-20b-run`` is not one to download into.
     """

@@ -29,7 +29,7 @@ class Parameter(NamedTuple):
     Attributes:
         shape: over all tensor-parallel ranks.
         dim: the dim that is divided over them; None where every rank holds the tensor in full.
-        used: False for a tensor that the files hold and the network has no use for.
+        used: False for a tensor that the files hold and the network does not need.
     """
 
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ FIRST_LAYER: Final = 2
 
 WORD_EMBEDDINGS: Final = TensorKey(0, "word_embeddings.weight")
 
-# Buffers that checkpoints of some ages hold next to the weights. They are recomputed, never read.
+# Buffers that older checkpoints hold next to the weights. They are recomputed, never read.
 IGNORED: Final = frozenset({"attention.rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"})
 
 VOCABULARY: Final = frozenset({"word_embeddings.weight", "final_linear.weight"})

@@ -35,7 +35,7 @@ class ConfigOptions:
         return next((entry.where for name in names if (entry := self.get(name)) is not None), None)
 
     def refusal(self, name: str, must_be: str) -> ConfigError:
-        """The error that an option's value is not what it must be."""
+        """The error for an option's value that is not allowed."""
         entry = self._entries[name]
         return ConfigError(
             f"{name} must be {must_be}, not {_show(entry.value)}",

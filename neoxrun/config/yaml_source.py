@@ -107,7 +107,7 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
 
 
 def read_override(text: str) -> ConfigEntry:
-    """The option that one ``--set key=value`` gives; the value is read as YAML.
+    """The option that one ``--set key=value`` sets; the value is read as YAML.
 
     Raises:
         UsageError: there is no ``=``.

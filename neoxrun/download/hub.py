@@ -75,10 +75,10 @@ def look_up_repository(
         )
     api = HfApi(endpoint=endpoint, token=token or False)
 
-    def ask() -> Any:
+    def request_repository() -> Any:
         return api.repo_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
 
-    info = _ask_hub(ask, api, name, revision)
+    info = _ask_hub(request_repository, api, name, revision)
     siblings = {file.rfilename: file for file in info.siblings or []}
     if not isinstance(info.sha, str) or not info.sha.isalnum():
         raise NetworkError(

@@ -52,12 +52,12 @@ def ask_sizes(files: Sequence[RemoteFile], options: HttpOptions, *, jobs: int = 
     client = HttpClient(options, stop)
     found: dict[str, int] = {}
 
-    def ask(file: RemoteFile) -> None:
+    def ask_size(file: RemoteFile) -> None:
         size = None if stop.is_set() else _size(file, client)
         if size is not None:
             found[file.name] = size
 
-    threads = start_each(ask, [file for file in files if file.size is None], jobs)
+    threads = start_each(ask_size, [file for file in files if file.size is None], jobs)
     try:
         for thread in threads:
             thread.join()

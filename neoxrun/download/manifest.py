@@ -138,7 +138,7 @@ def read_manifest(
             where=str(path),
         ) from error
     try:
-        return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text, path)
+        return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NetworkError) as error:
         reason = error.message if isinstance(error, NetworkError) else str(error)
         raise DataError(
@@ -242,7 +242,7 @@ def _entry(name: str, facts: Mapping[str, Any]) -> ManifestEntry:
     return ManifestEntry(size, sha256.lower(), url)
 
 
-def _from_lines(text: str, path: Path) -> Manifest:
+def _from_lines(text: str) -> Manifest:
     files: dict[str, ManifestEntry] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")

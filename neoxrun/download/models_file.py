@@ -150,7 +150,9 @@ class _Reader:
     def model(self, name: str, value: object) -> Model:
         fields = self.keys(value, name, _MODEL_KEYS)
         if ("hub" in fields) == ("mirrors" in fields):
-            raise ConfigError(f"{name} needs either `hub` or `mirrors`, and not both", where=self._where)
+            raise ConfigError(
+                f"{name} needs either `hub` or `mirrors`, and not both", code="invalid_value", where=self._where
+            )
         hub = self.text(fields["hub"], f"{name}: hub") if "hub" in fields else None
         if hub is not None and not REPOSITORY_NAME.fullmatch(hub):
             raise self.refuse(f"{name}: hub", "OWNER/NAME")

@@ -242,7 +242,7 @@ def content_check(blobs: Mapping[str, str]) -> ContentCheck:
         blobs: git's hashes of the contents of files that have no published SHA-256.
     """
 
-    def check(file: RemoteFile, path: Path) -> None:
+    def check_content(file: RemoteFile, path: Path) -> None:
         proof.prove_file(path, file.name)
         blob = blobs.get(file.name)
         if blob is not None and proof.git_blob_name(path) != blob:
@@ -253,7 +253,7 @@ def content_check(blobs: Mapping[str, str]) -> ContentCheck:
                 hint="The file is not used. Try again later.",
             )
 
-    return check
+    return check_content
 
 
 def write_texts(texts: Mapping[str, str], folder: Path) -> list[Arrival]:

@@ -122,7 +122,7 @@ class Part:
         self.version = version
 
     def resume(self, version: FileVersion) -> None:
-        """Bytes of this version follow: the same one, about which more may be known now."""
+        """Bytes of this version follow: it is the same one, but more may be known about it now."""
         self.version = version
 
     def clear(self) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neoxrun.checkpoint.content import (
-    AGAIN,
+    NOT_TORCH,
     check_archive,
     check_archive_pickle,
     check_legacy_pickles,
+    damaged_file,
     refuse_other_content,
 )
 from neoxrun.errors import CheckpointError
@@ -152,12 +153,7 @@ def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
     elif start.startswith(b"\x80"):
         check_legacy_pickles(path)
     else:
-        raise CheckpointError(
-            f"{path.name} is not a file written by torch.save",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        )
+        raise damaged_file(path, NOT_TORCH)
 
 
 def _check_sums(path: Path, progress: Progress | None) -> None:
@@ -170,22 +166,12 @@ def _check_sums(path: Path, progress: Progress | None) -> None:
                         if progress is not None:
                             progress(len(block))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path.name} is damaged: {error}",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        ) from error
+        raise damaged_file(path, f"is damaged: {error}") from error
 
 
 def _safetensors(path: Path) -> None:
     def damaged(why: str) -> CheckpointError:
-        return CheckpointError(
-            f"{path.name} is not a complete safetensors file: {why}",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        )
+        return damaged_file(path, f"is not a complete safetensors file: {why}")
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -235,12 +221,7 @@ def _json(path: Path) -> None:
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path.name} is not JSON: {error}",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        ) from error
+        raise damaged_file(path, f"is not JSON: {error}") from error
 
 
 def _parquet(path: Path) -> None:
@@ -252,9 +233,4 @@ def _parquet(path: Path) -> None:
     # PAR1, the data, the footer, its length in four bytes, PAR1.
     whole = size >= 12 and start == end[4:] == b"PAR1" and struct.unpack("<I", end[:4])[0] <= size - 12
     if not whole:
-        raise CheckpointError(
-            f"{path.name} is not a complete Parquet file",
-            code="damaged_file",
-            where=str(path),
-            hint=AGAIN,
-        )
+        raise damaged_file(path, "is not a complete Parquet file")

@@ -19,7 +19,7 @@ def start_each(work: Callable[[Item], None], items: Iterable[Item], jobs: int) -
     """
     queue = deque(items)
 
-    def run() -> None:
+    def work_through_queue() -> None:
         while True:
             try:
                 item = queue.popleft()
@@ -27,7 +27,7 @@ def start_each(work: Callable[[Item], None], items: Iterable[Item], jobs: int) -
                 return
             work(item)
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(jobs, len(queue)))]
+    threads = [threading.Thread(target=work_through_queue, daemon=True) for _ in range(min(jobs, len(queue)))]
     for thread in threads:
         thread.start()
     return threads

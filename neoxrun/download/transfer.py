@@ -98,7 +98,7 @@ class Transfer:
         if not self._path.exists():
             return None
         if not self._path.is_file():
-            raise DataError(f"{self._file.name} cannot be fetched: its path is not a file", where=str(self._path))
+            raise DataError(f"{self._file.name}: its path is not a file", code="unwritable_file", where=str(self._path))
         size = self._path.stat().st_size
         # A correct checksum proves more than any size.
         if self._file.sha256 is not None or self._file.size in (None, size):

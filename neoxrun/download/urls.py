@@ -66,4 +66,6 @@ def check_scheme(url: str) -> None:
     except ValueError:
         right = False
     if not right:
-        raise NetworkError(f"not an address to download from: {shown_url(url)}", hint="Give an http or https URL.")
+        raise NetworkError(
+            f"not an address to download from: {shown_url(url)}", code="bad_address", hint="Give an http or https URL."
+        )

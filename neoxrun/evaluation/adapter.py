@@ -28,14 +28,15 @@ from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
+from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
-_Request = TypeVar("_Request", ScoreRequest, GenerateRequest)
+_AnyRequest = TypeVar("_AnyRequest", ScoreRequest, GenerateRequest)
 _AHEAD = 1024  # texts that are encoded together
 
 
 def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
-    """What lm-eval has encoded for a pair: spaces at the end of a context count as the continuation's."""
+    """A pair as lm-eval encodes it: spaces at the end of a context count as the continuation's."""
     return (context + continuation, context.rstrip()) if context else (continuation,)
 
 
@@ -56,7 +57,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         replicas: all replicas of it; the caller releases them.
         cache: answers of earlier runs, and where new ones go.
         seed: start of the random streams of sampled answers.
-        show_progress: keep a bar on stderr.
+        show_progress: show a bar on stderr.
 
     Raises:
         DataError: the tokenizer has no end-of-document token.
@@ -103,14 +104,14 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def tokenizer_name(self) -> str:
-        """What tells this tokenizer from others."""
+        """What identifies this tokenizer."""
         return str(self._session.settings.tokenizer.vocab_file)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for.
 
         lm-eval asks for one text after the other. Those that are known to come are encoded together, on all cores:
-        one by one, they take half the time of a small model on a GPU.
+        one by one, they would take half the time of a small model on a GPU.
         """
         if string not in self._encoded:
             texts = list(dict.fromkeys((string, *islice(self._to_come, _AHEAD))))
@@ -156,16 +157,22 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return [(float(logprob), bool(greedy)) for logprob, greedy in scores]
 
     def _score_request(self, texts: tuple[str, str], context: list[int], continuation: list[int]) -> ScoreRequest:
-        if not 0 < len(continuation) <= self.max_length:
-            many = f"{len(continuation)} tokens, more than the {self.max_length} of the context"
+        hint = "lm-eval cannot score it either; leave the task out."
+        shown = reprlib.repr(texts[1] or texts[0])
+        if len(continuation) > self.max_length:
             raise DataError(
-                f"a continuation has {many if continuation else 'no tokens'}: {reprlib.repr(texts[1] or texts[0])}",
-                hint="lm-eval cannot score it either; leave the task out.",
+                f"a continuation has {len(continuation)} tokens, more than the {self.max_length} of the context: "
+                f"{shown}",
+                code="too_long",
+                hint=hint,
             )
+        if not continuation:
+            raise DataError(f"a continuation has no tokens: {shown}", code="no_tokens", hint=hint)
         if not context:
             raise DataError(
                 f"a context has no tokens: {reprlib.repr(texts[0])} before {reprlib.repr(texts[1])}",
-                hint="lm-eval cannot score it either; leave the task out.",
+                code="no_tokens",
+                hint=hint,
             )
         whole = self._kept(context + continuation, self.max_length + 1)
         start = len(whole) - len(continuation)
@@ -182,7 +189,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             ids = self.tok_encode(prompt) or [self._eod]
             kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
             plain = GenerateRequest(tuple(kept), tuple(sampling.items()))
-            # Where a task asks for several samples of one prompt, each has a random stream of its own.
+            # Where a task asks for several samples of one prompt, each has a separate random stream.
             seen[plain] = seen.get(plain, 0) + 1
             asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
         self._say_cut()
@@ -200,7 +207,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return replace(request, sampling=(*request.sampling, ("seed", int.from_bytes(digest[:7]))))
 
     def _kept(self, ids: list[int], most: int) -> list[int]:
-        """What the context has room for: the last ``most`` ids."""
+        """The ids that fit the context: the last ``most``."""
         rows = self._session.replica.stage.vocab_size
         if max(ids) >= rows:
             raise DataError(
@@ -222,13 +229,13 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def _answer(
         self,
         doing: str,
-        asked: Sequence[_Request],
-        key_of: Callable[[_Request], tuple[Any, ...]],
-        compute: Callable[[Sequence[_Request]], Iterable[list[tuple[int, Any]]]],
+        asked: Sequence[_AnyRequest],
+        key_of: Callable[[_AnyRequest], tuple[Any, ...]],
+        compute: Callable[[Sequence[_AnyRequest]], Iterable[list[tuple[int, Any]]]],
     ) -> list[Any]:
         """Every request's answer: from the cache, or computed, once for requests that are the same."""
-        found: dict[_Request, Any] = {}
-        keys: dict[_Request, bytes] = {}
+        found: dict[_AnyRequest, Any] = {}
+        keys: dict[_AnyRequest, bytes] = {}
         if self._cache is not None:
             for request in dict.fromkeys(asked):
                 keys[request] = self._cache.key(doing, *key_of(request))
@@ -242,7 +249,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         cached = len(found)
 
         def how_fast(bar: Bar) -> str:
-            text = f"{doing}: {bar.count} requests in {bar.seconds:.1f} s"
+            text = f"{doing}: {counted(bar.count, 'request')} in {bar.seconds:.1f} s"
             if bar.count:
                 text += f" ({bar.count / bar.seconds:.1f} requests/s)"
             return text + (f", {cached} more were in the cache" if cached else "")

@@ -91,6 +91,7 @@ def published_results(model: ModelConfig) -> tuple[ReferenceResults, ...]:
     names = ", ".join(known["name"] for known in content["models"])
     raise UsageError(
         f"no published results are shipped for this model, only for {names}",
+        code="invalid_value",
         hint=f"Compare with your own file: --compare FILE. {_FORMAT}",
     )
 
@@ -148,7 +149,7 @@ def document_counts(document: Mapping[str, Any], task: str) -> tuple[int, int]:
 
 
 def check_overlap(references: Sequence[ReferenceResults], names: Collection[str]) -> None:
-    """Check before the run that there is something to compare.
+    """Check before the run that some of its results can be compared.
 
     Args:
         references: what to compare with.
@@ -163,6 +164,7 @@ def check_overlap(references: Sequence[ReferenceResults], names: Collection[str]
         raise UsageError(
             f"there is nothing to compare: the reference results are for {', '.join(known)}, the tasks of this run are "
             f"{', '.join(names)}",
+            code="conflicting_options",
             hint="Leave out --compare, or add a task that has reference results.",
         )
 

@@ -53,7 +53,9 @@ def text_lines(raw: RawFile) -> list[str]:
         ) from None
     lines = text.removesuffix("\n").split("\n")
     if not text.strip():
-        raise DataError(f"{raw.path.name} is empty", where=str(raw.path), hint="Remove it, or fetch it again.")
+        raise DataError(
+            f"{raw.path.name} is empty", code="bad_data", where=str(raw.path), hint="Remove it, or fetch it again."
+        )
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -73,16 +75,20 @@ def json_documents(raw: RawFile, fields: Sequence[str] = ()) -> list[Document]:
         try:
             document = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"this line is not JSON: {error.msg} (column {error.colno})", where=where) from None
+            raise DataError(
+                f"this line is not JSON: {error.msg} (column {error.colno})", code="bad_data", where=where
+            ) from None
         if not isinstance(document, dict):
-            raise DataError("this line is not a JSON object", where=where)
+            raise DataError("this line is not a JSON object", code="bad_data", where=where)
         check_unicode(json.dumps(document, ensure_ascii=False), where)
         missing = [field for field in fields if not isinstance(document.get(field), str)]
         if missing:
-            raise DataError(f'this line has no string under "{missing[0]}"', where=where)
+            raise DataError(f'this line has no string under "{missing[0]}"', code="bad_data", where=where)
         if documents and document.keys() != documents[0].keys():
             odd = min(document.keys() ^ documents[0].keys())
-            raise DataError(f'"{odd}" is in this line or in the first one, but not in both', where=where)
+            raise DataError(
+                f'"{odd}" is in this line or in the first one, but not in both', code="bad_data", where=where
+            )
         documents.append(document)
     return documents
 
@@ -101,9 +107,15 @@ def parquet_documents(raw: RawFile) -> list[Document]:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{raw.path.name} is not a complete Parquet file: {error}",
+            code="bad_data",
             where=str(raw.path),
             hint="Remove it and fetch it again.",
         ) from None
     if not documents:
-        raise DataError(f"{raw.path.name} has no documents", where=str(raw.path), hint="Remove it, or fetch it again.")
+        raise DataError(
+            f"{raw.path.name} has no documents",
+            code="bad_data",
+            where=str(raw.path),
+            hint="Remove it, or fetch it again.",
+        )
     return documents

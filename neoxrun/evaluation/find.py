@@ -128,7 +128,7 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
         else:
             dataset_name = values.get("dataset_name")
             dataset = DatasetName(path, None if dataset_name is None else str(dataset_name), options.get("data_dir"))
-            # `datasets` uses a path that exists as a folder of the user's. The data folder comes first.
+            # If the path exists, `datasets` uses it as a local folder. The data folder comes first.
             if Path(path).exists() and not (scored and local_data.read_split(dataset, scored, data_dir)):
                 dataset, on_disk = None, True
     fewshot = values.get("fewshot_config") or {}

@@ -1,4 +1,4 @@
-"""A fingerprint that tells one model from another, and that is cheap even for a checkpoint of 40 GB.
+"""A fingerprint that identifies a model, and is cheap even for a checkpoint of 40 GB.
 
 Files of torch.save are zip archives whose directory has a checksum of every tensor, which is enough. Other files
 (safetensors, files of an old torch) are read completely, once: their checksums are kept in the user's cache folder.
@@ -34,7 +34,7 @@ _SETTLED_SECONDS: Final = 2.0
 def describe_checkpoint(
     settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision, random_weights: bool
 ) -> dict[str, Any]:
-    """What the results record of the model, with ``fingerprint``: SHA-256 of all that its answers depend on.
+    """The description of the model in the results; ``fingerprint`` is the SHA-256 of all that its answers depend on.
 
     These are the weights, the tokenizer, the network and the number format, but not the number of ranks, with one
     exception: norms that differ between the checkpoint's tensor-parallel ranks are averaged at another
@@ -80,7 +80,7 @@ def describe_checkpoint(
 
 
 def _digest(path: Path) -> str:
-    """A checksum that tells the contents of a weights file from any others.
+    """A checksum that identifies the contents of a weights file.
 
     Raises:
         CheckpointError: it cannot be read.

@@ -29,7 +29,7 @@ def why_unreachable() -> str | None:
 
     answers: list[str | None] = []
 
-    def ask() -> None:
+    def request_headers() -> None:
         try:
             status = get_session().head(constants.ENDPOINT, timeout=CONNECT_SECONDS).status_code
         except Exception as error:  # each underlying library has its own; all mean that there was no response
@@ -37,7 +37,7 @@ def why_unreachable() -> str | None:
         else:
             answers.append(f"{constants.ENDPOINT} responds with error {status}" if status in _GATEWAY else None)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request_headers, daemon=True)
     thread.start()
     thread.join(DEADLINE_SECONDS)
     return answers[0] if answers else f"{constants.ENDPOINT} does not respond within {DEADLINE_SECONDS:g} s"

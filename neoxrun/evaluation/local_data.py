@@ -123,7 +123,7 @@ def _read_published(known: PublishedSplit, folder: Path, again: str, users: Path
         known: which files these are.
         folder: where they are.
         again: the command that fetches them.
-        users: where documents of the user's would be looked for first.
+        users: where the user's own documents would be looked for first.
     """
     for name in known.files:
         if not (folder / name).is_file():
@@ -140,6 +140,7 @@ def _read_published(known: PublishedSplit, folder: Path, again: str, users: Path
         if sha256 not in (None, digest):
             raise DataError(
                 f"{raw.path} is not the published file: its SHA-256 is {digest} instead of {sha256}",
+                code="bad_data",
                 where=str(raw.path),
                 hint=f"Remove it and fetch it again: {again}\n"
                 f"To score your own documents instead, put them into {users}.",
@@ -149,6 +150,7 @@ def _read_published(known: PublishedSplit, folder: Path, again: str, users: Path
     if len(documents) != known.documents:
         raise DataError(
             f"{raws[0].path} holds {len(documents)} documents instead of the {known.documents} that were published",
+            code="bad_data",
             where=str(raws[0].path),
             hint=f"Remove it and fetch it again: {again}",
         )

@@ -1,6 +1,6 @@
 """LAMBADA and PIQA as their authors published them: the files, how they become documents, and how to fetch them.
 
-The SHA-256 of the files stand in the download's ``models.yml``, and only there.
+The SHA-256 of the files are only in the download's ``models.yml``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neoxrun.evaluation.documents import Document, RawFile, json_documents, text
 
 
 class DatasetName(NamedTuple):
-    """What a task calls its data set.
+    """The name of a task's data set.
 
     Attributes:
         path: the hub's repository, such as ``allenai/ai2_arc``.
@@ -91,7 +91,9 @@ def _plain_text(raws: Sequence[RawFile]) -> list[Document]:
     lines = text_lines(raws[0])
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise DataError("this line is empty; each line must hold a text", where=f"{raws[0].path}:{number}")
+            raise DataError(
+                "this line is empty; each line must hold a text", code="bad_data", where=f"{raws[0].path}:{number}"
+            )
     return [{"text": line, "domain": None} for line in lines]
 
 
@@ -102,11 +104,12 @@ def _piqa(raws: Sequence[RawFile]) -> list[Document]:
     if len(lines) != len(documents):
         raise DataError(
             f"{texts.path.name} holds {len(documents)} questions, but {labels.path.name} {len(lines)} labels",
+            code="bad_data",
             where=str(labels.path),
         )
     for number, line in enumerate(lines, start=1):
         if line not in ("0", "1"):
-            raise DataError(f"a label must be 0 or 1, not {line!r}", where=f"{labels.path}:{number}")
+            raise DataError(f"a label must be 0 or 1, not {line!r}", code="bad_data", where=f"{labels.path}:{number}")
     fields = ("goal", "sol1", "sol2")
     return [
         {**{field: document[field] for field in fields}, "label": int(line)}

@@ -31,9 +31,9 @@ class RegisteredLM(NeoxLM):
         checkpoint: folder of the weights; the configuration's otherwise.
         tokenizer: tokenizer file; the configuration's otherwise.
         tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
-        device: ``cpu``; anything else takes a GPU where there is one (lm-eval says ``cuda:0`` where it is not told).
-        dtype: ``fp32``, ``fp16`` or ``bf16``; None takes the configuration's on a GPU and fp32 on the CPU.
-        batch_size: most sequences at a time. lm-eval says 1 where it is not told; that and ``auto`` mean what fits.
+        device: ``cpu``; anything else uses a GPU if there is one (lm-eval's default is ``cuda:0``).
+        dtype: ``fp32``, ``fp16`` or ``bf16``; None: the configuration's on a GPU, fp32 on the CPU.
+        batch_size: most sequences at a time. 1, lm-eval's default, and ``auto`` mean what fits.
         max_batch_size: without effect.
         random_weights: build the model without a checkpoint.
 

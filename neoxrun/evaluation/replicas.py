@@ -1,4 +1,4 @@
-"""The replicas of the model at work: rank 0 hands out requests, the leader of every replica carries some of them out.
+"""The replicas of the model at work: rank 0 hands out requests, and the leaders of the replicas share them.
 
 The ranks that lead no replica follow meanwhile. What travels between the leaders is JSON: the store that carries it
 listens on the network and knows no passwords.
@@ -64,7 +64,7 @@ class _Round:
 def take_part(
     session: Session, options: None, stdout: IO[str], show_progress: bool, announce: Callable[[], None]
 ) -> None:
-    """What every rank but 0 does in an evaluation; rank 0 has the options, the output and the say."""
+    """The work of every rank but 0 in an evaluation; rank 0 has the options and the output, and leads."""
     batch_size = meshes.share_from_first(None)
     if session.mesh.leads:
         Replicas(session, batch_size).serve()
@@ -84,7 +84,7 @@ class Replicas:
 
     def __init__(self, session: Session, batch_size: int | None = None) -> None:
         self._session, self._batch_size = session, batch_size
-        # A lone replica shares its work with nobody.
+        # A single replica does not share its work.
         self._store = session.mesh.store if session.mesh.replicas > 1 else None
         self._rounds = 0
 
@@ -175,7 +175,7 @@ class Replicas:
         engine = session.start_engine(requests=round_.count, length=round_.length, batch_size=self._batch_size)
         requests = (TextRequest(number, request.prompt, request.params) for [number], [request] in work)
         for answers in AnswerLoop(engine, session.tokenizer).run(requests):
-            # All tokens as text: lm-eval cuts it at the stop texts by a rule of its own.
+            # All tokens as text: lm-eval cuts it at the stop texts by its own rule.
             yield [
                 (answer.request_id, session.tokenizer.decode(answer.tokens))
                 for answer in answers

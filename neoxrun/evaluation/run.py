@@ -255,6 +255,7 @@ def _log_to_wandb(document: Mapping[str, Any], options: EvaluateOptions) -> None
     except Exception as error:  # from wandb and the libraries that it uses
         raise DataError(
             f"the results cannot be logged to Weights & Biases: {type(error).__name__}: {error}",
+            code="failed_logging",
             hint="The table above has them. Check `wandb login` and the network; WANDB_MODE=offline logs to a folder.",
         ) from error
 

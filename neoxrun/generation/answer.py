@@ -17,33 +17,33 @@ from neoxrun.tokenizer import StreamDecoder, Tokenizer
 
 
 class TextStream:
-    """The text of one answer, as its tokens come. All that it returns, put together, is ``text``.
+    """The text of one answer, as its tokens come. All the pieces that it returns together are ``text``.
 
     Args:
         decoder: a fresh one.
         stop: texts that end the answer; empty ones are ignored.
 
     Attributes:
-        text: what there is so far; it ends before the first stop text.
-        stopped: whether a stop text has come. What comes after it changes nothing.
+        text: the text so far; it ends before the first stop text.
+        stopped: whether a stop text has come. Later tokens change nothing.
     """
 
     def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
         self._decoder = decoder
         self._stop = [text for text in stop if text]
-        # So many characters at the end may yet turn out to begin a stop text.
+        # As many characters at the end of the text may be the start of a stop text.
         self._open = max(map(len, self._stop), default=1) - 1
         self._returned = 0
         self.text = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Take the next token: the text that is certain now and was not before."""
+        """Add the next token; returns the text that has become certain with it."""
         self._extend(self._decoder.push(token))
         return self._return(len(self.text) - (0 if self.stopped else self._open))
 
     def finish(self) -> str:
-        """Take the end of the tokens: the rest of the text."""
+        """There are no more tokens; returns the rest of the text."""
         self._extend(self._decoder.flush())
         return self._return(len(self.text))
 
@@ -65,10 +65,10 @@ class TextStream:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What an answer is asked for with.
+    """A request for one answer.
 
     Attributes:
-        request_id: what the answer is called; of the requests under way none has the same.
+        request_id: the answer's name; unique among the requests in progress.
         prompt: token ids, at least one; they leave room for one more within the engine's length.
         params: how to sample, and the texts that end the answer.
     """
@@ -85,9 +85,9 @@ class Answer:
     Attributes:
         request_id: of its request.
         stream: its text.
-        sampled: its tokens, the end-of-document token not among them.
-        new_text: what the last step made certain of the text.
-        finish_reason: why it ended; None while it is under way.
+        sampled: its tokens, without the end-of-document token.
+        new_text: the text that became certain in the last step.
+        finish_reason: why it ended; None while it is in progress.
         start: when the engine was given the request, by ``time.perf_counter``.
     """
 
@@ -134,7 +134,7 @@ class AnswerLoop:
             yield [self._advance(event) for event in self._engine.step()]
 
     def abort(self) -> list[Answer]:
-        """End every answer under way: these answers, with what there is of their texts."""
+        """End every answer in progress; returns these answers, with their texts so far."""
         aborted = list(self._under_way.values())
         for answer in aborted:
             self._engine.cancel(answer.request_id)
@@ -152,7 +152,7 @@ class AnswerLoop:
         answer = self._under_way[event.request_id]
         stream, reason = answer.stream, event.finish_reason
         answer.new_text = ""
-        if reason != "stop":  # that is the end-of-document token, which is no text
+        if reason != "stop":  # that is the end-of-document token, which is not text
             answer.sampled.append(event.sampled)
             answer.new_text = stream.push(event.sampled.token)
         if reason is not None:

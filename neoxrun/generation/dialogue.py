@@ -23,7 +23,7 @@ def converse(
     stdout: IO[str],
     announce: Callable[[], None],
 ) -> None:
-    """Ask for a prompt, stream its answer; Ctrl-C ends the answer, Ctrl-D the dialogue.
+    """Ask for prompts and stream their answers; Ctrl-C ends an answer, Ctrl-D the dialogue.
 
     Args:
         session: this rank's part of the model; the rank leads.

@@ -1,4 +1,4 @@
-"""Prompts to token ids, once each; and what is to be said of a prompt that does not fit the model."""
+"""Prompts to token ids, once each, with notices about prompts that do not fit the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EncodedPrompt:
     Attributes:
         prompt: what it was made of.
         ids: token ids, cut to the context where that was asked for; none where the prompt cannot be answered.
-        notice: why it cannot be answered, or what deserves a look; None where all is well.
+        notice: why it cannot be answered, or what needs attention; None if nothing does.
     """
 
     prompt: Prompt
@@ -34,7 +34,7 @@ class PromptEncoder:
         tokenizer: the model's.
         vocab_size: rows of the model's vocabulary.
         max_context: most tokens of prompt and answer together.
-        truncate: which side of a prompt that is too long is cut off; None: it cannot be answered.
+        truncate: the side on which a prompt that is too long is cut; None: such a prompt is not answered.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PromptEncoder:
         Raises:
             DataError: a prompt is not valid Unicode.
         """
-        # A list takes 36 bytes an id, this takes four: all prompts of a run are held at once.
+        # A list needs 36 bytes an id, an array four: all prompts of a run are held at once.
         known: dict[str, array[int]] = {}
         encoded = []
         for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Prompts in, records out: the loop of ``answer``, and what becomes of each of its answers."""
+"""Prompts in, records out: the loop of ``answer``, with each answer turned into a record."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class TextGenerator:
         """Answer all ``prompts``, each taken when there is room for it.
 
         Args:
-            prompts: also such as cannot be answered, whose records say why.
-            on_text: is given the new text of every answer as it becomes certain.
+            prompts: including those that cannot be answered; their records say why.
+            on_text: called with the new text of every answer as it becomes certain.
 
         Returns:
             After every step, the records of the answers that it ended.
@@ -50,10 +50,10 @@ class TextGenerator:
             yield records
 
     def abort(self, on_text: Callable[[str], None] | None = None) -> list[Record]:
-        """End every answer under way: their records, with what there is of the text.
+        """End every answer in progress; returns their records, with the texts so far.
 
         Args:
-            on_text: is given the text that was held back.
+            on_text: called with the text that was held back.
         """
         return self._records(self._loop.abort(), on_text)
 

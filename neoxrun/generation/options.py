@@ -18,7 +18,7 @@ class GenerateOptions:
 
     Attributes:
         prompts: answers to generate, without those that an earlier run has finished.
-        finished: how many those were.
+        finished: how many answers the earlier run has finished.
         output: the file of records; None is stdout.
         plain_text: write the text alone instead of records (stdout).
         resume: keep the records that ``output`` holds.

@@ -16,12 +16,12 @@ from neoxrun.terminal.words import check_unicode
 _TEXT_KEYS = ("prompt", "context")
 _SAMPLES = ("n", "num_samples")
 _PARAMETERS = set(SAMPLING_NAMES)
-_MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, with some 400 bytes for each
+_MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, at about 400 bytes each
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One answer to give.
+    """One answer to generate.
 
     Attributes:
         id: the record's id: the prompt's own, or its index in the input.
@@ -37,14 +37,14 @@ class Prompt:
 
     @property
     def key(self) -> tuple[str | int, int | None]:
-        """What tells this answer from all others of a run."""
+        """What identifies this answer within a run."""
         return self.id, self.sample
 
 
 def read_prompts(source: str, *, prompt_end: str, params: SamplingParams, num_samples: int) -> list[Prompt]:
     """The prompts of a file or of stdin (``-``).
 
-    A ``.jsonl`` file has one object a line with ``prompt`` or ``context`` and, where wanted, ``id``, ``n`` and sampling
+    A ``.jsonl`` file has one object a line with ``prompt`` or ``context`` and, optionally, ``id``, ``n`` and sampling
     parameters; any other is text, one prompt between ``prompt_end`` and the next, with white space around it removed
     and empty ones left out, as in GPT-NeoX.
 
@@ -74,7 +74,7 @@ def read_prompts(source: str, *, prompt_end: str, params: SamplingParams, num_sa
 
 
 def check_count(answers: int) -> None:
-    """Refuse a run of more answers than memory should have to hold.
+    """Refuse a run of more answers than should be kept in memory.
 
     Raises:
         UsageError: there are more.
@@ -167,7 +167,7 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
         seen[identity] = number
         total += count
         check_count(total)
-        # A prompt's own seed decides alone; with the run's seed the index tells the prompts apart.
+        # A prompt's own seed decides alone; with the run's seed the index makes the prompts differ.
         yield from expand_prompt(identity, 0 if "seed" in entry else index, context, own, count)
         index += 1
 

@@ -18,7 +18,7 @@ from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
-Key = tuple[str | int, int | None]
+RecordKey = tuple[str | int, int | None]
 
 _OTHER_OUTPUT: Final = "Give another file with -o."
 
@@ -35,11 +35,11 @@ RECORD_CODES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Notice:
-    """What is to be said of one prompt or its answer.
+    """A notice about one prompt or its answer.
 
     Attributes:
         code: one of ``RECORD_CODES``.
-        message: the same with this prompt's own numbers.
+        message: the notice in words, with this prompt's own numbers.
     """
 
     code: str
@@ -55,14 +55,14 @@ class Record:
 
     Attributes:
         id: the prompt's id.
-        sample: which of several answers to the prompt, from 0; left out of the file where one was asked for.
+        sample: which of several answers to the prompt, from 0; left out of the file if only one was asked for.
         context: the prompt's text.
         text: the continuation; None where there is none.
         length: tokens generated, the end-of-document token not counted.
         finished: the model ended the answer itself (end of document or a stop string).
         finish_reason: ``stop``, ``length`` (maximum_tokens reached), ``context`` (context full), ``aborted`` or
             ``error`` (see ``message``).
-        message: what went wrong or deserves a look, or None.
+        message: what went wrong or needs attention, or None.
         code: the stable name of what ``message`` says, one of ``RECORD_CODES``; None without a message.
         duration_seconds: from the request's start to its end.
         tokens: ids of the generated tokens, where log-probabilities were asked for.
@@ -99,7 +99,7 @@ def check_writable(path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    if path.is_fifo():  # to open it is to wait for its reader, and to close it is to send that away
+    if path.is_fifo():  # opening it would wait for its reader, and closing it would send the reader away
         if not os.access(path, os.W_OK):
             raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
         return
@@ -123,8 +123,8 @@ def warn_of_replacing(path: Path) -> None:
         log.warning(f"{path} is replaced; it had {counted(lines, 'line')}, which --resume would have kept")
 
 
-def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
-    """Which answers of ``prompts`` an earlier run has left in ``path``.
+def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
+    """The answers to ``prompts`` that an earlier run has left in ``path``.
 
     Neither a half-written last line nor an error counts: those prompts are answered again.
 
@@ -135,7 +135,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[Key]:
         return set()
     _check_torn_line(path)
     contexts = {prompt.key: prompt.context for prompt in prompts}
-    done: set[Key] = set()
+    done: set[RecordKey] = set()
     for number, line in enumerate(_whole_lines(path), start=1):
         where = f"{path}:{number}"
         try:
@@ -167,8 +167,7 @@ class RecordWriter:
     Args:
         path: the file; None writes to ``stream``.
         stream: used where ``path`` is None.
-        resume: keep the records that the file has, but no half-written last line and no errors; otherwise it starts
-            empty.
+        resume: keep the file's records, except errors and a half-written last line; otherwise it starts empty.
         plain_text: write each answer's text instead of the record; nothing for an error.
 
     Raises:
@@ -212,8 +211,8 @@ class RecordWriter:
             raise _unwritable(self._path, error) from None
 
     def _take_back(self, count: int) -> None:
-        """Drop the piece of a record that went into the file before it was full."""
-        with contextlib.suppress(OSError):  # it is no file
+        """Drop the part of a record that was written before the disk was full."""
+        with contextlib.suppress(OSError):  # it is not a file
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - count)
 
     def close(self) -> None:
@@ -240,7 +239,7 @@ def _is_error(record: dict[str, Any]) -> bool:
 
 
 def _drop_errors(path: Path) -> int:
-    """Take the error records out of a file of records; how many bytes of it are whole records then.
+    """Remove the error records from a file of records; returns how many bytes of whole records are left.
 
     The file is replaced as a whole, so that no record is lost if this is interrupted.
     """

@@ -24,7 +24,7 @@ _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3
 
 
-def run(
+def run_generation(
     session: Session,
     options: GenerateOptions,
     stdout: IO[str],
@@ -35,15 +35,15 @@ def run(
 
     Args:
         session: this rank's part of the model.
-        options: the work; rank 0's counts.
-        stdout: where records go that go to no file.
-        show_progress: keep a bar on stderr.
+        options: the work; that of rank 0 is used.
+        stdout: for records that are not written to a file.
+        show_progress: show a bar on stderr.
         announce: called when Ctrl-C is taken over, by the ranks that lead a replica.
 
     Raises:
         Interrupted: Ctrl-C; every record finished so far is written.
         DataError: the output cannot be written; or all is done, and some prompts could not be answered (on rank 0).
-        BrokenPipeError: the reader of stdout has gone.
+        BrokenPipeError: stdout was closed by its reader.
     """
     options = meshes.share_from_first(options)
     if options.dialogue is None and not options.prompts:  # an earlier run has given all answers

@@ -1,7 +1,7 @@
 """Starts a job's ranks on this host through torchrun, and reports in one message how they ended.
 
 torchrun starts one process per rank, each in its own session, notices within a tenth of a second when one dies, and
-ends the others. The agent adds that the first cause of a failure becomes the message and the exit code. ``start``
+ends the others. The agent turns the first cause of a failure into the message and the exit code. ``start``
 answers Ctrl-C.
 """
 
@@ -64,7 +64,7 @@ def main(job: Job, folder: Path) -> int:
 def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     plan = job.plan
     local = plan.tp * plan.pp * plan.replicas // plan.nnodes
-    # Rank 0 keeps stdout and stderr. Those of the others go to files, whose last lines are shown if a rank dies.
+    # Rank 0 keeps stdout and stderr. The output of the others goes to files; their last lines are shown if a rank dies.
     quiet = ",".join(f"{rank}:3" for rank in range(local) if job.node_rank or rank)
     arguments = [
         f"--nproc-per-node={local}",
@@ -97,8 +97,8 @@ def _silence_torchrun() -> None:
 def _cause(died: dict[int, ProcessFailure], left: dict[int, Failure], logs: Path, job: Job) -> Failure:
     """The failure that the others followed from.
 
-    What a rank reported itself comes first, unless it only noticed that another was gone; then a rank that a signal
-    killed (torchrun ends the rest with SIGTERM); then one that ended without a report.
+    A failure that a rank reported itself comes first, unless the rank only noticed that another was gone; then a rank
+    that a signal killed (torchrun ends the rest with SIGTERM); then one that ended without a report.
     """
     spoke = [left[rank] for rank in sorted(left) if not left[rank].lost_contact]
     if spoke:
@@ -126,7 +126,7 @@ def _death(rank: int, failure: ProcessFailure, logs: Path, hint: str) -> RankErr
 
 def _could_not_start(job: Job, error: Exception) -> RankError:
     if job.plan.nnodes == 1:
-        return RankError(f"torchrun could not start the ranks: {error}")
+        return RankError(f"torchrun could not start the ranks: {error}", code="failed_start")
     return RankError(
         f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
         code="no_meeting",

@@ -32,7 +32,7 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: whose work it is, "generate" or "evaluate"; ``worker`` chooses by it.
+        command: "generate" or "evaluate", by which ``worker`` chooses the work.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.
@@ -41,7 +41,7 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
-        kept: the hint where a rank dies: what is left of the work, and how to continue.
+        kept: the hint if a rank dies: which work is kept, and how to continue.
     """
 
     command: str
@@ -109,13 +109,13 @@ def _sweep() -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank ended that did not finish its work.
+    """How a rank that did not finish its work ended.
 
     Attributes:
         rank: its number.
         exit_code: what the command ends with.
         code: which mistake it is, one of ``errors.CODES``.
-        text: the message for the user; empty where there is to be none.
+        text: the message for the user; empty if none is to be shown.
         shared: every rank failed in the same way.
     """
 
@@ -158,7 +158,7 @@ def announced_processes(folder: Path) -> list[int]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that its readers see whole or not at all."""
+    """Write a file so that its readers see all of it or nothing."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text)
     unfinished.replace(path)

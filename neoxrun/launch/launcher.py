@@ -26,7 +26,7 @@ def run_job(job: Job) -> NoReturn:
     """Start the job's ranks. This process is replaced and does not return.
 
     Raises:
-        UsageError: torchrun or Slurm has started another number of ranks than the plan has.
+        UsageError: torchrun or Slurm has started a different number of ranks than the plan has.
         DataError: temporary files cannot be written.
     """
     plan = job.plan
@@ -55,7 +55,7 @@ def run_job(job: Job) -> NoReturn:
         cores = cpu_device().cores // (ranks // plan.nnodes)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
     if job.verbosity < 1:
-        # c10d warns of host names that it cannot look up, and of other things that are of no use here.
+        # c10d warns of host names that it cannot look up, and of other things that do not matter here.
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     folder = job.save()
     sys.stdout.flush()

@@ -1,6 +1,6 @@
 """The first moments of a process that ``launcher`` or torchrun has started.
 
-torch takes seconds to import. What must hold from the start is done here, before that: Ctrl-C ends the process with
+torch takes seconds to import. What must work from the start is set up here, before that: Ctrl-C ends the process with
 one line, a rank does not outlive its launcher, and a broken installation is reported.
 
     python -m neoxrun.launch.start worker FOLDER         the only rank, or a rank that torchrun or Slurm has started
@@ -87,7 +87,7 @@ def hold_interrupts() -> None:
 
 
 def _answer_interrupts(folder: Path) -> None:
-    """Answer Ctrl-C in the agent, in a thread, since torchrun can be deep in a call that does not look at signals.
+    """Answer Ctrl-C in the agent, in a thread, since torchrun can be in a call that does not handle signals.
 
     The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing. If there
     are no such ranks, or they do not end, this process ends, and the system ends the ranks with it.
@@ -112,14 +112,14 @@ def _leave(folder: Path) -> NoReturn:
     """End this process because of Ctrl-C, whatever it is doing."""
     shutil.rmtree(folder, ignore_errors=True)
     line_end = "\n" if os.isatty(2) else ""
-    os.write(2, f"{line_end}{Interrupted('interrupted').render()}\n".encode())  # print may be under way
+    os.write(2, f"{line_end}{Interrupted('interrupted').render()}\n".encode())  # a print may be in progress
     os._exit(Interrupted.exit_code)
 
 
 def _end_with(parent: int) -> None:
     """Have the system kill this process when its parent ends, however that happens."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended already
+    if os.getppid() != parent:  # it has already ended
         os._exit(1)
 
 

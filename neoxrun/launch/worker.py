@@ -1,4 +1,4 @@
-"""The program of every rank: join the others, load the model, do the command's work, and end with its exit code."""
+"""The program of every rank: join the others, load the model, do the command's work, and end with an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
 from neoxrun.errors import UsageError, classify
 from neoxrun.generation.records import standard_output
-from neoxrun.generation.run import run as generate
+from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal import log
@@ -54,7 +54,7 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
 
 
 def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
-    """Do the work, and return how it failed; None if it did not."""
+    """Do the work; returns the failure, or None."""
     try:
         _work(job, rank, stdout, announce)
     except (Exception, KeyboardInterrupt) as error:
@@ -87,9 +87,9 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
 
 
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:
-    """A command's work and its options, checked as far as that is possible before the weights are loaded."""
+    """A command's work and its options, checked as far as possible before the weights are loaded."""
     if job.command != "evaluate":
-        return generate, job.options
+        return run_generation, job.options
     # lm-eval takes seconds to import, and only rank 0 needs it.
     if rank:
         from neoxrun.evaluation import replicas
@@ -101,7 +101,7 @@ def _begin(job: Job, rank: int) -> tuple[Work, Any]:
 
 
 def _agree(job: Job) -> None:
-    """Check that ranks that were started one by one, on several hosts, have the same work.
+    """Check that ranks that were started separately, on several hosts, have the same work.
 
     Raises:
         UsageError: they do not.

@@ -21,3 +21,8 @@ def vocab_shard(vocab_size: int, tensor: int, rank: int) -> range:
     """
     rows = -(-vocab_size // tensor)
     return range(rank * rows, (rank + 1) * rows)
+
+
+def rank_at(tp: int, replicas: int, tp_rank: int, replica: int, stage: int) -> int:
+    """The global rank with these coordinates among ``tp`` tensor-parallel ranks x ``replicas`` x stages."""
+    return tp_rank + tp * (replica + replicas * stage)

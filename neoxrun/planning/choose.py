@@ -30,7 +30,7 @@ from neoxrun.planning.decision import (
 from neoxrun.planning.devices import Device
 from neoxrun.planning.memory import free_bytes_for, usable_bytes
 from neoxrun.planning.request import Requested
-from neoxrun.planning.search import COMFORTABLE, BestSplit, Search, lay_out_cpu, least_tokens
+from neoxrun.planning.search import COMFORTABLE, BestSplit, Search, lay_out_cpu, least_tokens_to_start
 from neoxrun.planning.split import ModelSplit, Sizing, tensor_sizes
 
 _MOST_GPUS_SUGGESTED = 64
@@ -71,12 +71,12 @@ def choose_gpus(
         for least in sorted({device.free_bytes for device in devices})
     ]
     if not searches[0][0].options:
-        return _sizes_refused(searches[0][0], usable_bytes(freest[-1].free_bytes))
+        return _refuse_sizes(searches[0][0], usable_bytes(freest[-1].free_bytes))
     searches = [(search, least) for search, least in searches if search.options]
     candidates = [(search, found) for search, least in searches if (found := search.best(usable_bytes(least)))]
     if not candidates:
         search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
-        return _memory_refused(search, least, settings)
+        return _refuse_memory(search, least, settings)
 
     def merit(candidate: tuple[Search, BestSplit]) -> tuple[int, int, int]:
         search, found = candidate
@@ -113,13 +113,13 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
     # A whole context in a smaller format is better than a shorter context.
     fitting = (
         candidate
-        for wanted in (context, least_tokens(context, requested))
+        for wanted in (context, least_tokens_to_start(context, requested))
         for candidate in candidates
         if candidate[2] >= wanted
     )
     chosen = next(fitting, None)
     if chosen is None:
-        return _host_refused(*candidates[-1][:2], host, requested)
+        return _refuse_host(*candidates[-1][:2], host, requested)
     sizing, split, tokens = chosen
     ranks = _host_ranks(split, requested)
     notes: list[Note] = [CoresShared(ranks, host.cores)] if 0 < host.cores < ranks else []
@@ -140,7 +140,7 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
 
 
 def _cpu_splits(model: ModelConfig, cores: int, requested: Requested) -> tuple[list[ModelSplit], Cause]:
-    """The splits to try, the best first, and why the first one has not the configuration's tensor-parallel size."""
+    """The splits to try, the best first, and why the first does not have the configuration's tensor-parallel size."""
     if requested.tp or requested.pp:
         split = lay_out_cpu(model, requested.tp or 1, requested.pp or 1, requested)
         return [split] if split else [], Cause.OTHER_FLAG
@@ -159,7 +159,7 @@ def _host_ranks(split: ModelSplit, requested: Requested) -> int:
 
 
 def _size_notes(model: ModelConfig, split: ModelSplit, requested: Requested, tensor_cause: Cause) -> list[Note]:
-    """One note for each size of the configuration that is not the plan's and that no flag gives."""
+    """One note for each size in the configuration that differs from the plan's and that no flag sets."""
     sizes = (
         ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp, Cause.DEVICES),
         ("model_parallel_size", model.model_parallel_size, split.tp, requested.tp, tensor_cause),
@@ -171,7 +171,7 @@ def _size_notes(model: ModelConfig, split: ModelSplit, requested: Requested, ten
     ]
 
 
-def _sizes_refused(search: Search, usable: int) -> SizesRefused:
+def _refuse_sizes(search: Search, usable: int) -> SizesRefused:
     """Sizes that cannot be spread over these GPUs, with the nearest that can, on ``usable`` bytes of each."""
     requested, per_host = search.requested, search.per_host
     ranks = (requested.tp or 1) * (requested.pp or 1) * (requested.replicas or 1)
@@ -184,7 +184,7 @@ def _sizes_refused(search: Search, usable: int) -> SizesRefused:
     return SizesRefused(misfit, requested, "cuda", per_host, search.nearest(usable))
 
 
-def _memory_refused(search: Search, free: int, settings: Settings) -> MemoryRefused:
+def _refuse_memory(search: Search, free: int, settings: Settings) -> MemoryRefused:
     """A model that does not fit on GPUs with ``free`` bytes each, with what would fit instead."""
     sizing, requested, split = search.sizing, search.requested, search.options[-1]
     need, usable = search.smallest_need, usable_bytes(free)
@@ -220,7 +220,7 @@ def _memory_refused(search: Search, free: int, settings: Settings) -> MemoryRefu
     )
 
 
-def _host_refused(sizing: Sizing, split: ModelSplit, host: Device, requested: Requested) -> MemoryRefused:
+def _refuse_host(sizing: Sizing, split: ModelSplit, host: Device, requested: Requested) -> MemoryRefused:
     """A model that does not fit into a host's memory, which its ranks share."""
     ranks = _host_ranks(split, requested)
     need = ranks * sizing.rank_bytes(split, sizing.context)

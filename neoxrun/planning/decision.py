@@ -34,7 +34,7 @@ class SplitRule(Enum):
 
 
 class Cause(Enum):
-    """Why a size of the configuration is not the plan's."""
+    """Why a size in the configuration differs from the plan's."""
 
     DEVICES = auto()
     """The plan chose it for the devices that were seen."""
@@ -57,7 +57,7 @@ class Decision:
         requested: what flags and the environment forced.
         seen: GPUs of each host that were seen, or the CPU's cores (0: not known).
         comfortable_batch: sequences of full context for which a replica should have room.
-        precision_too_large: the preferred number format, where the model fits in a smaller one only.
+        precision_too_large: the preferred number format, if the model fits only in a smaller one.
     """
 
     rule: SplitRule
@@ -93,7 +93,7 @@ class CoresShared:
 
 @dataclass(frozen=True)
 class SizeChanged:
-    """A size of the configuration, under its key, that is not the plan's, and that no flag gives."""
+    """A size in the configuration, under its key, that differs from the plan's and that no flag sets."""
 
     key: str
     configured: int
@@ -148,7 +148,7 @@ class SizesRefused:
         requested: the sizes.
         kind: of the devices.
         per_host: GPUs of each host; 1 on the CPU.
-        nearest: the closest sizes that are possible; None on the CPU, or where no sizes are.
+        nearest: the closest sizes that are possible; None on the CPU, or if no sizes are possible.
     """
 
     misfit: Misfit

@@ -1,4 +1,4 @@
-"""The words of a plan: why this split, what differs from what was asked for, and why there is no plan."""
+"""A plan in words: why this split, what differs from what was asked for, and why there is no plan."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _gpus(per_host: int, nnodes: int) -> str:
 
 
 def _sizes(tp: int | None, pp: int | None, replicas: int | None = None) -> str:
-    """``tp 2 x pp 1``: those that are given."""
+    """``tp 2 x pp 1``: the sizes that are set."""
     sizes = (("tp", tp), ("pp", pp), ("replicas", replicas))
     return " x ".join(f"{name} {size}" for name, size in sizes if size)
 

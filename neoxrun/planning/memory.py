@@ -35,7 +35,7 @@ CUDA_HOST_BYTES = 10**9
 # Tokens of a pass that only scores. A CPU is fastest where they fit its caches; a GPU is busy with so many, even where
 # the model is small.
 _MOST_SCORED: dict[DeviceKind, int] = {"cpu": PREFILL_TOKENS // 4, "cuda": 8 * PREFILL_TOKENS}
-_MASK_BYTES = 6  # of each pair of tokens of a row: who sees whom, as it is made and as attention wants it
+_MASK_BYTES = 6  # for each pair of tokens of a row: the mask of who sees whom, as it is made and as attention needs it
 
 
 def usable_bytes(free_bytes: int) -> int:
@@ -131,9 +131,9 @@ def _workspace_bytes(
 ) -> int:
     """Activations of the largest forward pass, as if none of a layer's tensors were freed before its end.
 
-    For ``T = prefill_tokens(context)`` tokens a layer holds, in the type that is computed in: the residual stream, the
+    For ``T = prefill_tokens(context)`` tokens a layer holds, in the type of the computation: the residual stream, the
     normed input and the outputs of attention and MLP (``4 T H``, not split by tensor parallelism); query, key
-    and value, their rotated versions and the attention's result (``7 T H / tp``); the MLP's inner activation
+    and value, their rotated versions and the result of attention (``7 T H / tp``); the MLP's inner activation
     before and after GELU (``2 T I / tp``). scaled_dot_product_attention never materialises the scores; scoring on a
     CPU does, for short rows in passes of a quarter of the tokens. The last stage adds ``LOGIT_ROWS`` rows of fp32
     logits twice: as computed, and as the sampler's probabilities.

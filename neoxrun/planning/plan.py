@@ -1,4 +1,4 @@
-"""What runs where, as a value: ``choose.make_plan`` makes it, ``explain`` words it. No torch."""
+"""What runs where, as a value: ``planner.make_plan`` makes it, ``explain`` words it. No torch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def dtype(self) -> Precision:
-        """Number format of the weights, by which a run is known."""
+        """Number format of the weights, by which a run is described."""
         return self.precisions.weights
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from neoxrun import tokenizer
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
+from neoxrun.parallel.partition import rank_at
 from neoxrun.planning.choose import Choice, choose_cpu, choose_gpus
 from neoxrun.planning.decision import BatchReduced, ContextShortened, Note, VocabularyAssumed
 from neoxrun.planning.devices import Device
@@ -113,7 +114,7 @@ def _rank_table(choice: Choice, tokens: int) -> tuple[RankMemory, ...]:
     rows = []
     for stage, need in enumerate(choice.sizing.needs(split)):
         for tensor_rank in range(split.tp):
-            rank = stage * split.replicas * split.tp + tensor_rank
+            rank = rank_at(split.tp, split.replicas, tensor_rank, 0, stage)
             device = choice.devices[rank % per_node]
             rows.append(
                 RankMemory(

@@ -1,4 +1,4 @@
-"""What a plan is asked for, and the requests that no devices could fulfil. No torch."""
+"""The request for a plan, and the refusal of requests that no devices could fulfil. No torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Requested:
 
 
 def check_request(model: ModelConfig, requested: Requested) -> None:
-    """Refuse what no devices could change.
+    """Refuse a request that no devices could fulfil.
 
     Raises:
         UsageError: a size below 1, a tensor-parallel size that does not divide the model, more stages than

@@ -4,7 +4,7 @@ How a split is chosen on GPUs:
 
 1. A replica of the model gets as many GPUs as it needs for its weights, its workspace and ``COMFORTABLE``
    sequences of full context, or as many sequences as the batch size that was asked for. Where no number of
-   GPUs is enough for that, all of them serve one replica, as long as one sequence fits, if need be a shorter one.
+   GPUs is enough for that, all of them serve one replica, as long as one sequence fits, a shorter one if necessary.
 2. Among the splits that are large enough, fewer pipeline stages win, because stages wait for each other; then
    more replicas, because they do not; then fewer GPUs.
 3. For every number of GPUs, tensor parallelism is as wide as the model's heads and one host allow. Pipeline
@@ -39,7 +39,7 @@ class BestSplit(NamedTuple):
     tokens: int
 
 
-def least_tokens(context: int, requested: Requested) -> int:
+def least_tokens_to_start(context: int, requested: Requested) -> int:
     """Cached tokens without which there is no point in starting: all of a context that was asked for."""
     return context if requested.context else min(MIN_CONTEXT, context)
 
@@ -65,7 +65,7 @@ class Search:
     @property
     def least_tokens(self) -> int:
         """Cached tokens without which there is no point in starting."""
-        return least_tokens(self.sizing.context, self.requested)
+        return least_tokens_to_start(self.sizing.context, self.requested)
 
     @property
     def smallest_need(self) -> int:
@@ -96,7 +96,7 @@ class Search:
         return kept
 
     def best(self, usable: int) -> BestSplit | None:
-        """The best option with ``usable`` bytes on every GPU, None when nothing fits."""
+        """The best option with ``usable`` bytes on every GPU, None if nothing fits."""
         tokens = {split: self.sizing.tokens(split, usable) for split in self.options}
         roomy = [split for split in self.options if tokens[split] >= self.wanted_tokens]
         if roomy:

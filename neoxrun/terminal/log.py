@@ -34,7 +34,7 @@ def set_up(verbosity: int, rank: int = 0) -> None:
 def details_of(error: BaseException) -> None:
     """The traceback of an exception, where details are asked for (-v).
 
-    Messages of ours, Ctrl-C and a closed pipe have none: where they were raised explains nothing.
+    neoxrun's own errors, Ctrl-C and a closed pipe have none: it would explain nothing.
     """
     if not isinstance(error, NeoxrunError | KeyboardInterrupt | BrokenPipeError):
         log.debug("This is where it went wrong:", exc_info=error)
@@ -47,7 +47,7 @@ def waiting(text: str, say: Callable[[str], object], still: Callable[[], bool] =
     Args:
         text: what is being waited for.
         say: shows a text.
-        still: whether the wait is not over yet; asked each time before ``text`` is shown.
+        still: whether the wait continues; asked each time before ``text`` is shown.
     """
     over = threading.Event()
 

@@ -22,17 +22,17 @@ _BYTES = "B"
 class Bar:
     """Progress towards a total. Used as a context manager, it also says at the end what was done.
 
-    Bytes are only a means: their bar goes away at the end, and after an error nothing is said of them. Whatever else
-    is counted is kept when the work stops, and so is its bar.
+    Bytes are only a means: their bar goes away at the end, and after an error no line about them follows.
+    Anything else that is counted is kept when the work stops, and so is its bar.
 
     Args:
         doing: what is being done, in front of the bar.
         total: how many units there are; None where that is not known.
         unit: what is counted. Default: bytes.
         done: units that were done before.
-        amounts: what each unit holds, such as tokens, if its rate is to be shown too.
+        amounts: what each unit holds, such as tokens, to show their rate too.
         show: whether to show anything.
-        closing: makes the line that is said at the end. Default: none is said.
+        closing: makes the line that is shown at the end. Default: no line.
         row: which line of the terminal, below the first, the bar is in.
 
     Attributes:
@@ -73,7 +73,7 @@ class Bar:
 
     @property
     def seconds(self) -> float:
-        """Since the bar was made; more than 0."""
+        """Seconds since the bar was made; more than 0."""
         return max(time.perf_counter() - self._start, 1e-9)
 
     def update(self, count: int = 1, amount: int = 0) -> None:

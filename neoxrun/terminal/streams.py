@@ -43,5 +43,5 @@ def check_stdout() -> None:
 
 
 def drop_stdout() -> None:
-    """Write nothing more to stdout, not even what Python still holds back, after it has refused something."""
+    """Write nothing more to stdout, not even Python's buffer, after a write has failed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from neoxrun.errors import DataError
 
-_NAMED = 5  # names that a message lists before it only counts
+_NAMED = 5  # names that a message lists before it counts the rest
 
 
 def human_bytes(count: int) -> str:
@@ -51,7 +51,7 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere for a message: one short line, with nothing that moves a terminal's cursor."""
+    """Text from elsewhere for a message: one short line, without characters that move a terminal's cursor."""
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
     return shown + ("..." if len(text) > 200 else "")
 

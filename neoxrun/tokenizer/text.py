@@ -1,4 +1,4 @@
-"""Text to token ids, and ids to text, whole or while they come."""
+"""Text to token ids, and ids to text, whole or as they arrive."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Tokenizer:
     def stream(self) -> StreamDecoder:
         """A new incremental decoder, for one answer."""
         byte_level = isinstance(self._library.decoder, decoders.ByteLevel)
-        return _ByteStream(self) if byte_level else _TextStream(self)
+        return _ByteStream(self) if byte_level else _RedecodingStream(self)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that ``token`` stands for in a byte-level tokenizer."""
@@ -125,7 +125,7 @@ class _ByteStream:
         return self._utf8.decode(b"", final=True)
 
 
-class _TextStream:
+class _RedecodingStream:
     """For other tokenizers, where a token's text depends on its neighbours: all ids are decoded at each token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -26,7 +26,7 @@ from neoxrun.download.remote import MANIFEST_NAME
 from neoxrun.terminal.words import human_bytes
 from support.command import Result, Running
 from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
-from support.hub_server import HubServer, Repository
+from support.hub_server import HubRepository, HubServer
 from support.paths import DEMO, ROOT
 from support.snapshots import Snapshot
 from support.task_data import OWN, write_hub_form
@@ -179,7 +179,7 @@ def test_dry_run_and_list_write_nothing(demo: FaultyServer, tmp_path: Path) -> N
 def hub() -> Iterator[HubServer]:
     files = {name: (DEMO / "tokenizer.json").read_bytes() for name in ("tokenizer.json", "config.json")}
     files["model.safetensors"] = (8).to_bytes(8, "little") + b"{}      "
-    with HubServer({"EleutherAI/pythia-410m": Repository({"main": files, "step143000": files})}) as server:
+    with HubServer({"EleutherAI/pythia-410m": HubRepository({"main": files, "step143000": files})}) as server:
         yield server
 
 
@@ -209,7 +209,7 @@ def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path, 
     shard = (8).to_bytes(8, "little") + b"{}      " if ending == "safetensors" else weights(1)
     index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
     files = {f"{kind}.index.json": index, shards[0]: shard}
-    with HubServer({"me/mine": Repository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
+    with HubServer({"me/mine": HubRepository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
         done = download(tmp_path, "me/mine", HF_ENDPOINT=server.url)
         snapshot(done.check_error(3, "1 file", "me/mine", shards[1]), "fetched")
         verdict = download(tmp_path, "--verify", "mine")
@@ -233,7 +233,7 @@ def test_certificates_of_ones_own_hold_for_the_hub_too(tmp_path: Path) -> None:
     )
     path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
     files = {"model.safetensors": (8).to_bytes(8, "little") + b"{}      "}
-    with HubServer({"me/mine": Repository({"main": files}, lfs=())}, certificate=path) as server:
+    with HubServer({"me/mine": HubRepository({"main": files}, lfs=())}, certificate=path) as server:
         secure = {"HF_ENDPOINT": server.url, "SSL_CERT_FILE": "", "REQUESTS_CA_BUNDLE": ""}
         download(tmp_path, "me/mine", **secure).check_error(4, "CERTIFICATE_VERIFY_FAILED", "--ca-bundle")
         download(tmp_path, "me/mine", "--ca-bundle", f"{path}.crt", **secure).check_success()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     """The answers of a run that nothing interrupts."""
     path = tmp_path_factory.mktemp("whole") / "prompts.txt"
     path.write_text("\n".join(PROMPTS) + "\n")
@@ -53,14 +54,14 @@ def started(command: Running, output: Path, records: int = 2) -> None:
     wait_for(enough, 60, lambda: "no records came")
 
 
-def check_kept(output: Path, whole_run: list[tuple]) -> None:
+def check_kept(output: Path, whole_run: list[tuple[Any, ...]]) -> None:
     """What is there is whole and right, and not everything."""
     kept = answers_of(records_of(output))
     assert 0 < len(kept) < len(whole_run)
     assert set(kept) <= set(whole_run)
 
 
-def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
+def check_resumed(prompts: Path, output: Path, whole_run: list[tuple[Any, ...]]) -> None:
     """--resume, at one rank and in large batches, makes it what an uninterrupted run gives."""
     before = output.read_bytes()
     fast = [word for word in SLOWLY if word not in ("--batch-size", "1")]
@@ -71,7 +72,7 @@ def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
 
 @pytest.mark.parametrize("split", SPLITS, ids=" ".join)
 def test_ctrl_c_while_generating(
-    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple], snapshot: Snapshot
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]], snapshot: Snapshot
 ) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
@@ -99,7 +100,9 @@ def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Pat
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_is_killed(rank: int, prompts: Path, tmp_path: Path, whole_run: list[tuple], snapshot: Snapshot) -> None:
+def test_a_rank_is_killed(
+    rank: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]], snapshot: Snapshot
+) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -114,7 +117,7 @@ def test_a_rank_is_killed(rank: int, prompts: Path, tmp_path: Path, whole_run: l
         check_resumed(prompts, output, whole_run)
 
 
-def test_the_launcher_is_killed(prompts: Path, tmp_path: Path, whole_run: list[tuple]) -> None:
+def test_the_launcher_is_killed(prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
@@ -145,7 +148,7 @@ def test_what_killed_launchers_left_is_removed(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])
 def test_the_launcher_is_terminated(
-    split: tuple[str, ...], code: int, prompts: Path, tmp_path: Path, whole_run: list[tuple]
+    split: tuple[str, ...], code: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
 ) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:

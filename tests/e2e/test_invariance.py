@@ -38,11 +38,11 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "id": f"{kind}-{number}",
             "prompt": prompt,
-            "maximum_tokens": 8 + 5 * ((number + place) % 4),
+            "maximum_tokens": 8 + 5 * ((number + index) % 4),
             **params,
         }
         for number, prompt in enumerate(PROMPTS)
-        for place, (kind, params) in enumerate(KINDS.items())
+        for index, (kind, params) in enumerate(KINDS.items())
     ]
     seeded = {"prompt": PROMPTS[0], "temperature": 1.0, "maximum_tokens": 8, "seed": 5}
     lines += [{"id": "seeded", **seeded}, {"id": "seeded-too", **seeded}]
@@ -70,10 +70,10 @@ def check_same(mine: dict[tuple, dict], right: dict[tuple, dict]) -> None:
     assert mine.keys() == right.keys()
     for key, record in right.items():
         assert without_numbers(mine[key]) == without_numbers(record)
-        for ours, theirs in zip(mine[key].get("logprobs", []), record.get("logprobs", []), strict=True):
-            assert ours["token"] == theirs["token"]
-            assert ours["logprob"] == pytest.approx(theirs["logprob"], abs=1e-4)
-            assert [token for token, _ in ours["top"]] == [token for token, _ in theirs["top"]]
+        for measured, expected in zip(mine[key].get("logprobs", []), record.get("logprobs", []), strict=True):
+            assert measured["token"] == expected["token"]
+            assert measured["logprob"] == pytest.approx(expected["logprob"], abs=1e-4)
+            assert [token for token, _ in measured["top"]] == [token for token, _ in expected["top"]]
 
 
 def without_numbers(record: dict) -> dict:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ TORCHRUN = [str(NEOXRUN.parent / "torchrun"), "--nproc-per-node", "2", "-m", "ne
 
 
 @pytest.fixture(scope="module")
-def alone() -> list[tuple]:
+def alone() -> list[tuple[Any, ...]]:
     """The answers of one rank."""
     return answers_of(neoxrun(*WORK, "--tp", "1", stdin=PROMPTS).check_success().records)
 
@@ -45,7 +46,7 @@ def both(first: Running, second: Running) -> tuple[Result, Result]:
         second.end()
 
 
-def test_torchrun(alone: list[tuple]) -> None:
+def test_torchrun(alone: list[tuple[Any, ...]]) -> None:
     """The existing environment is used as it is."""
     result = neoxrun(*WORK, "--tp", "2", command=TORCHRUN, stdin=PROMPTS)
     assert result.code == 0, result.err
@@ -103,7 +104,7 @@ def test_resume_of_a_complete_file(tmp_path: Path) -> None:
     assert output.read_bytes() == whole
 
 
-def test_slurm(alone: list[tuple]) -> None:
+def test_slurm(alone: list[tuple[Any, ...]]) -> None:
     def task(number: int) -> dict[str, str]:
         return {
             "SLURM_PROCID": str(number),
@@ -128,13 +129,13 @@ def host(number: int, endpoint: str, *split: str, command: list[str] | None = No
     return Running(*WORK, *where, *split, command=command, stdin=subprocess.DEVNULL if number else subprocess.PIPE)
 
 
-def check_hosts(first: Result, second: Result, alone: list[tuple]) -> None:
+def check_hosts(first: Result, second: Result, alone: list[tuple[Any, ...]]) -> None:
     assert (first.code, first.err) == (0, "")
     assert (second.code, second.out, second.err) == (0, "", "")
     assert answers_of(first.records) == alone
 
 
-def test_two_launchers_on_one_machine(alone: list[tuple]) -> None:
+def test_two_launchers_on_one_machine(alone: list[tuple[Any, ...]]) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     split = ("--tp", "1", "--replicas", "2")
     check_hosts(*both(host(0, endpoint, *split), host(1, endpoint, *split)), alone)
@@ -165,7 +166,7 @@ def hosts() -> Iterator[list[str]]:
                 ip("netns", "del", name)
 
 
-def test_two_hosts(hosts: list[str], alone: list[tuple]) -> None:
+def test_two_hosts(hosts: list[str], alone: list[tuple[Any, ...]]) -> None:
     first, second = (
         host(number, "10.213.7.1:29500", "--pp", "2", "--tp", "1", command=["ip", "netns", "exec", name, str(NEOXRUN)])
         for number, name in enumerate(hosts)
@@ -195,7 +196,7 @@ def test_waiting_for_another_rank_is_said(snapshot: Snapshot) -> None:
         snapshot(dataclasses.replace(command.finish(), err=said), progress=True)
 
 
-def test_what_is_left_of_other_ranks_is_ignored(alone: list[tuple], snapshot: Snapshot) -> None:
+def test_what_is_left_of_other_ranks_is_ignored(alone: list[tuple[Any, ...]], snapshot: Snapshot) -> None:
     leftover = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "0"}
     result = neoxrun(*WORK, "--tp", "1", env=leftover, stdin=PROMPTS).check_success()
     assert "WORLD_SIZE=2" in result.err

@@ -64,7 +64,7 @@ _TASKS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """Files of a model and of tasks.
 
     Attributes:
@@ -90,7 +90,7 @@ class Model:
         return ["--include-path", self.tasks, "--data-dir", self.data]
 
 
-def make(folder: Path, data: Path) -> Model:
+def write_model(folder: Path, data: Path) -> EvaluatedModel:
     """Write the model and its tasks into a folder; ``data`` has the documents of LAMBADA and PIQA."""
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -125,7 +125,7 @@ def make(folder: Path, data: Path) -> Model:
     for name, task in _TASKS.items():
         common = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
         (tasks / f"{name}.yaml").write_text(yaml.safe_dump(common | task | {"metadata": {"version": 1.0}}))
-    return Model(config, folder / "model", tasks, data)
+    return EvaluatedModel(config, folder / "model", tasks, data)
 
 
 def _documents(network: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str) -> list[dict[str, str]]:
@@ -162,7 +162,7 @@ def responses_of(folder: Path) -> dict[str, list[list[Any]]]:
     return found
 
 
-def reference(model: Model, tasks: list[str]) -> dict[str, Any]:
+def reference_results(model: EvaluatedModel, tasks: list[str]) -> dict[str, Any]:
     """lm-eval's own results with its ``hf`` model, one request at a time."""
     with without_hub(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISABLE_MULTIPROC", "1")

@@ -63,7 +63,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReceivedRequest:
     """What was asked, and how many bytes of the body were sent."""
 
     method: str
@@ -82,7 +82,7 @@ class FaultyServer:
         self.draw: Callable[[str, int, int], Fault | None] | None = None
         self.changed: Callable[[str, bytes], bytes] = lambda name, data: hashlib.sha256(data).digest() + data[32:]
         self.listings: dict[str, str] = {}
-        self.requests: list[Request] = []
+        self.requests: list[ReceivedRequest] = []
         self.head_status = 200
         self.send_buffer = 0
         self.deaf = False  # to If-Range: a range is sent, whatever it is of.
@@ -114,7 +114,7 @@ class FaultyServer:
         with self.lock:
             return sum(request.sent for request in self.requests if request.path == name)
 
-    def gets(self, name: str) -> list[Request]:
+    def gets(self, name: str) -> list[ReceivedRequest]:
         self.settle()
         with self.lock:
             return [request for request in self.requests if request.path == name and request.method == "GET"]
@@ -358,7 +358,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _log(self, method: str, name: str, start: int, sent: int, fault: str) -> None:
         owner = self.server.owner
         with owner.lock:
-            owner.requests.append(Request(method, name, dict(self.headers), start, sent, fault))
+            owner.requests.append(ReceivedRequest(method, name, dict(self.headers), start, sent, fault))
 
 
 def _listing(folder: str, files: dict[str, bytes]) -> str:

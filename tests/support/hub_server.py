@@ -24,7 +24,7 @@ def git_blob(data: bytes) -> str:
 
 
 @dataclass
-class Repository:
+class HubRepository:
     """Files of each revision; the names in ``lfs`` are kept as Git LFS has them."""
 
     revisions: dict[str, dict[str, bytes]]
@@ -47,7 +47,7 @@ class Repository:
 class HubServer:
     """Use it in a ``with`` statement; ``statuses`` are answers that the next questions get instead."""
 
-    repositories: dict[str, Repository]
+    repositories: dict[str, HubRepository]
     statuses: list[int] = field(default_factory=list)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     page: bytes | None = None
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._file(repository, repository.commit(parts[3]) or "", "/".join(parts[4:]))
 
-    def _tell(self, name: str, repository: Repository, question: list[str]) -> None:
+    def _tell(self, name: str, repository: HubRepository, question: list[str]) -> None:
         if question == ["refs"]:
             branches = [
                 {"name": revision, "ref": f"refs/heads/{revision}", "targetCommit": repository.commit(revision)}
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append(entry)
         self._json({"_id": "1", "id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []})
 
-    def _file(self, repository: Repository, commit: str, file: str) -> None:
+    def _file(self, repository: HubRepository, commit: str, file: str) -> None:
         data = repository.files(commit).get(file)
         if data is None:
             self._reply(404, b"", {"X-Error-Code": "EntryNotFound"})

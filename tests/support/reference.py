@@ -32,8 +32,8 @@ def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor
         x = x + ranks[0][TensorKey(0, "position_embeddings.weight")][: len(ids)]
     turns = _turns(config, len(ids)) if config.pos_emb == "rotary" else None
 
-    for place in range(2, layers + 2):
-        here = [{key.name: tensor for key, tensor in rank.items() if key.layer == place} for rank in ranks]
+    for layer in range(2, layers + 2):
+        here = [{key.name: tensor for key, tensor in rank.items() if key.layer == layer} for rank in ranks]
         first, second = "input_layernorm", "post_attention_layernorm"
         attended = [_attention(w, _norm(w, first, x, config), heads, turns) for w in here]
         dense, out = "attention.dense", "mlp.dense_4h_to_h"

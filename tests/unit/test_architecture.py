@@ -15,6 +15,7 @@ from functools import cache
 
 import pytest
 
+from support.pages import PAGES, first_cells, section, written
 from support.paths import ROOT
 
 PACKAGE = ROOT / "neoxrun"
@@ -164,6 +165,11 @@ def room(name: str) -> str:
 
 def test_every_package_has_a_floor() -> None:
     assert {room(name) for name in trees()} == FLOOR.keys()
+
+
+def test_the_page_shows_the_floors() -> None:
+    rows = first_cells(section(PAGES["docs/architecture.md"], "Packages"))
+    assert [written([row]) for row in rows] == [set(names.split()) for names in FLOORS]
 
 
 def test_imports_between_packages_go_down() -> None:

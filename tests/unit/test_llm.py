@@ -35,12 +35,15 @@ def test_one_process(right: list[dict[str, Any]]) -> None:
         assert (record.finish_reason, record.text) == ("error", None)
         (record,) = llm.generate(["x" * 3000], SamplingParams(maximum_tokens=3), truncate="left")
         assert record.length == 3
-        with pytest.raises(UsageError, match="temperature"):
+        with pytest.raises(UsageError, match="temperature") as caught:
             llm.generate(TEXTS, SamplingParams(temperature=-1.0))
-        with pytest.raises(DataError, match="Unicode"):
+        assert caught.value.code == "invalid_value"
+        with pytest.raises(DataError, match="Unicode") as caught:
             llm.generate(["\ud83c"])
-    with pytest.raises(ConfigError, match="no-such-model"):
+        assert caught.value.code == "not_text"
+    with pytest.raises(ConfigError, match="no-such-model") as caught:
         LLM("no-such-model")
+    assert caught.value.code == "missing_configuration"
 
 
 def test_scores_are_those_of_generated_tokens() -> None:
@@ -57,9 +60,12 @@ def test_scores_are_those_of_generated_tokens() -> None:
         assert start.logprob < 0
         assert llm.score([]) == []
         wrong = {("x", ""): "no tokens of its own", ("x", " y" * 3000): "at most", ("\ud83c", "x"): "Unicode"}
+        codes = []
         for pair, says in wrong.items():
-            with pytest.raises(DataError, match=says):
+            with pytest.raises(DataError, match=says) as caught:
                 llm.score([pair])
+            codes.append(caught.value.code)
+        assert codes == ["no_tokens", "too_long", "not_text"]
 
 
 def test_a_tokenizer_that_makes_a_text_longer(tmp_path: Path) -> None:
@@ -73,3 +79,37 @@ def test_a_tokenizer_that_makes_a_text_longer(tmp_path: Path) -> None:
         together = llm.generate([text, "x" * 400], SamplingParams(maximum_tokens=5))
     assert alone[0].length == 5, alone[0].message
     assert together[0].text == alone[0].text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ({"dtype": "float16"}, "invalid_value", "dtype must be fp32, fp16, bf16 or None, not 'float16'"),
+        ({"device": "gpu"}, "invalid_value", "device must be cuda, cpu or None, not 'gpu'"),
+        ({"tp": 0}, "invalid_value", "tp must be a whole number of 1 or more, not 0"),
+        ({"pp": 1.0}, "invalid_value", "pp must be a whole number of 1 or more, not 1.0"),
+        ({"tp": 2, "pp": 3}, "wrong_number_of_ranks", "tp 2 x pp 3 is 6, but the number of processes is 1"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], code: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        LLM("demo", **{"device": "cpu"} | arguments)
+    assert caught.value.code == code
+
+
+def test_the_sizes_must_be_those_of_the_processes_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="tp 1 x pp 1 is 1, but the number of processes is 2") as caught:
+        LLM("demo", device="cpu")
+    assert caught.value.code == "wrong_number_of_ranks"
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UsageError, match="WORLD_SIZE is 'two'") as caught:
+        LLM("demo", device="cpu")
+    assert caught.value.code == "bad_environment"
+
+
+def test_a_gpu_that_is_asked_for_and_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="no GPU is visible") as caught:
+        LLM("demo", device="cuda")
+    assert caught.value.code == "no_gpu"

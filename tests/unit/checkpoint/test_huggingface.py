@@ -86,8 +86,9 @@ def test_from_hugging_face_to_layer_files(tmp_path: Path) -> None:
     loaded = join(load_all(tmp_path, TINY, 4), parallel_residual=True)
     for key, tensor in from_huggingface(model.state_dict()).items():
         assert torch.equal(loaded[key], tensor)
-    with pytest.raises(CheckpointError, match=r"unexpected tensor transformer\.wte\.weight"):
+    with pytest.raises(CheckpointError, match=r"unexpected tensor transformer\.wte\.weight") as caught:
         from_huggingface({"transformer.wte.weight": torch.ones(1)})
+    assert caught.value.code == "wrong_tensors"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from support.plans import planned
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> str:
+def config(tmp_path: Path) -> Path:
     path = tmp_path / "20B.yml"
     path.write_text(
         "{num-layers: 44, hidden-size: 6144, num-attention-heads: 64, seq-length: 2048, rotary-pct: 0.25,\n"
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_command(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", config, "--devices", "2x48GB", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["tp"], plan["pp"], plan["replicas"], plan["parameters"]) == (2, 1, 1, 20_554_567_680)
@@ -42,7 +42,7 @@ def test_the_command(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_the_command_refuses(
-    config: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["plan", config, *arguments]) == 2
     said = capsys.readouterr()

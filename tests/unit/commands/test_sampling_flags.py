@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from neoxrun.commands.common import add_seed
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
@@ -38,12 +39,35 @@ def test_flags_replace_the_configuration_and_nothing_else() -> None:
     ],
 )
 def test_impossible_values_are_refused(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         sampling_params(parsed(*arguments), SamplingParams())
+    assert caught.value.code == "invalid_value"
 
 
 def test_a_bias_of_a_token_beyond_the_vocabulary_is_refused() -> None:
     settings = load_settings(["demo"])
     check_logit_bias(SamplingParams(logit_bias={2047: 1.0}), settings)
-    with pytest.raises(UsageError, match=r"--logit-bias 2048=.*token ids 0 to 2047"):
+    with pytest.raises(UsageError, match=r"--logit-bias 2048=.*token ids 0 to 2047") as caught:
         check_logit_bias(SamplingParams(logit_bias={0: 1.0, 2048: 1.0}), settings)
+    assert caught.value.code == "invalid_value"
+
+
+def test_the_help_names_the_defaults_of_the_parameters() -> None:
+    """Where a parameter is off or empty by default, the help says that in a word."""
+    parser = argparse.ArgumentParser()
+    add_sampling_arguments(parser)
+    numbers = {
+        name: default
+        for name, default in vars(SamplingParams()).items()
+        if type(default) in (int, float) and name != "seed"  # the whole command shares the seed
+    }
+    helps = {action.dest: action.help or "" for action in parser._actions if action.dest in numbers}
+    assert helps.keys() == numbers.keys()
+    for name, default in numbers.items():
+        assert helps[name].endswith(f" Default: {default:g}."), name
+
+
+def test_the_help_of_the_seed_names_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_seed(parser)
+    assert parser.format_help().rstrip().endswith(f" {SamplingParams().seed}.")

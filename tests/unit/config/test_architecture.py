@@ -30,8 +30,9 @@ def test_values_that_change_nothing_are_accepted(harmless: str, small: str) -> N
 
 
 def test_a_row_parallel_head_of_several_ranks_is_refused(small: str) -> None:
-    with pytest.raises(ConfigError, match="output_layer_parallelism: row is not supported"):
+    with pytest.raises(ConfigError, match="output_layer_parallelism: row is not supported") as caught:
         load_settings([small], ["output_layer_parallelism=row", "model_parallel_size=2"])
+    assert caught.value.code == "unsupported_option"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,8 @@ def test_how_an_option_becomes_a_field(overrides: list[str], field: str, value: 
 
 def test_rotary_dims_are_even_and_at_least_two(small: str) -> None:
     for share in ("0.05", "0.2", "0.19"):  # 0, 3 and 3 of 16
-        with pytest.raises(ConfigError, match="rotary dims"):
+        with pytest.raises(ConfigError, match="rotary dims") as caught:
             load_settings([small], ["pos_emb=rotary", f"rotary_pct={share}"])
+        assert caught.value.code == "invalid_value"
     assert load_settings([small], ["pos_emb=rotary", "rotary_pct=0.125"]).model.rotary_pct == 0.125
     load_settings([small], ["rotary_pct=0.05"])  # learned positions do not look at it

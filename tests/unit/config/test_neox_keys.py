@@ -22,8 +22,9 @@ def test_every_option_that_counts_is_looked_at(name: str, small: str) -> None:
 def test_a_documented_default_is_what_leaving_the_key_out_means(name: str, small: str) -> None:
     default = {**neox_keys.USED, **neox_keys.OWN}[name].default
     if default is None:
-        with pytest.raises(ConfigError, match=f"does not set {name}"):
+        with pytest.raises(ConfigError, match=f"does not set {name}") as caught:
             load_settings([small], [f"{name}=null"])
+        assert caught.value.code == "incomplete_configuration"
     else:
         assert load_settings([small], [f"{name}={default}"]) == load_settings([small])
 

@@ -181,16 +181,20 @@ def test_a_file_that_is_no_configuration(text: str, message: str, where: str, sm
 
 def test_a_file_that_cannot_be_read(small: str) -> None:
     Path("latin.yml").write_bytes(b"seed: 1 # \xe9\n")
-    with pytest.raises(ConfigError, match="not a UTF-8 text file"):
+    with pytest.raises(ConfigError, match="UTF-8") as caught:
         load_settings(["latin.yml"])
+    assert caught.value.code == "unreadable_configuration"
     with pytest.raises(ConfigError, match="there is no configuration pythia-170m") as caught:
         load_settings(["pythia-170m"])
+    assert caught.value.code == "missing_configuration"
     assert "pythia-70m" in str(caught.value.hint) or "pythia-160m" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="is a folder") as caught:
         load_settings(["."])
+    assert caught.value.code == "missing_configuration"
     assert "--checkpoint" in str(caught.value.hint)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError) as caught:
         load_settings(["x" * 5000])
+    assert caught.value.code == "unreadable_configuration"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +234,7 @@ def test_precision(text: str, expected: str | None, small: str) -> None:
     if expected is None:
         with pytest.raises(ConfigError, match="disagree") as caught:
             load_settings([small, "p.yml"])
+        assert caught.value.code == "conflicting_options"
         assert str(caught.value.where).startswith("p.yml:")
     else:
         assert load_settings([small, "p.yml"]).precision == expected

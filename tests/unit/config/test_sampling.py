@@ -38,8 +38,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name}-{str(value)[:12]}" for name, value in WRONG])
 def test_a_wrong_value_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"^{name} must be "):
+    with pytest.raises(UsageError, match=f"^{name} must be ") as caught:
         update_sampling(SamplingParams(), {name: value})
+    assert caught.value.code == "invalid_value"
 
 
 def test_what_is_written_becomes_the_engine_s_parameters() -> None:
@@ -54,6 +55,7 @@ def test_what_is_written_becomes_the_engine_s_parameters() -> None:
 def test_an_unknown_name_suggests_the_known_one() -> None:
     with pytest.raises(UsageError, match="top-k is not a sampling parameter") as caught:
         update_sampling(SamplingParams(), {"top-k": 1})
+    assert caught.value.code == "unknown_option"
     assert caught.value.hint == "Did you mean top_k?"
 
 

@@ -45,6 +45,7 @@ def test_any_repository_of_the_hub_is_a_model(shipped: catalog.Catalog) -> None:
 def test_an_unknown_model_is_refused(shipped: catalog.Catalog, name: str) -> None:
     with pytest.raises(UsageError, match=re.escape(repr(name))) as caught:
         shipped.model(name)
+    assert caught.value.code == "unknown_download"
     assert "--list" in str(caught.value.hint)
     assert ("Did you mean pythia-160m" in str(caught.value.hint)) == (name == "pythia160m")
 
@@ -53,6 +54,7 @@ def test_an_unknown_task_is_refused_with_what_there_is(shipped: catalog.Catalog)
     assert set(shipped.task("lambada_openai").files) < set(shipped.task("lambada").files)
     with pytest.raises(UsageError, match="no task 'lamada'") as caught:
         shipped.task("lamada")
+    assert caught.value.code == "unknown_download"
     assert str(caught.value.hint).startswith("Did you mean lambada")
     assert "piqa" in str(caught.value.hint)
 

@@ -59,8 +59,9 @@ def test_one_failure_ends_the_run_and_keeps_what_arrived(server: FaultyServer, t
     server.faults[NAMES[-2]] = [Fault("status", 503, {"Retry-After": "1"}), Fault("status", 404)]
     options = replace(IMPATIENT, stall_timeout=30)
     start = time.monotonic()
-    with pytest.raises(NetworkError, match="404"):
+    with pytest.raises(NetworkError, match="404") as caught:
         fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=False)
+    assert caught.value.code == "failed_download"
     assert time.monotonic() - start < 3
     assert (tmp_path / f"step/.{Path(NAMES[-1]).name}.part").stat().st_size == 60_000
     assert LOCK_NAME not in names_in(tmp_path)
@@ -74,7 +75,7 @@ def test_failures_at_the_same_time_are_one_message(server: FaultyServer, tmp_pat
 
     def check(file: RemoteFile, path: Path) -> None:
         together.wait(5)
-        raise CheckpointError(f"{file.name} is bad")
+        raise CheckpointError(f"{file.name} is bad", code="damaged_file")
 
     with pytest.raises(CheckpointError) as caught:
         fetch_files(
@@ -130,8 +131,9 @@ def test_folder_that_may_not_be_written_to(server: FaultyServer, tmp_path: Path)
 def test_file_in_the_way_of_the_folder(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
     for folder in (tmp_path / "x", tmp_path / "x" / "y"):
-        with pytest.raises(DataError, match="cannot be created"):
+        with pytest.raises(DataError) as caught:
             fetch_files([remote(server, NAMES[0])], folder, jobs=1, options=IMPATIENT, show=False)
+        assert caught.value.code == "unwritable_file"
     (tmp_path / NAMES[0]).mkdir()
     with pytest.raises(DataError, match="not a file"):
         fetch_files([remote(server, NAMES[0])], tmp_path, jobs=1, options=IMPATIENT, show=False)
@@ -140,8 +142,9 @@ def test_file_in_the_way_of_the_folder(server: FaultyServer, tmp_path: Path) -> 
 def test_room_is_looked_for_first(server: FaultyServer, tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     file = replace(remote(server, NAMES[0]), size=free + 10**9)
-    with pytest.raises(DataError, match="B are free"):
+    with pytest.raises(DataError) as caught:
         fetch_files([file], tmp_path, jobs=1, options=IMPATIENT, show=False)
+    assert caught.value.code == "disk_full"
     assert server.requests == []
     assert names_in(tmp_path) == set()
 
@@ -161,8 +164,9 @@ def test_room_counts_what_is_there(server: FaultyServer, tmp_path: Path, monkeyp
         if enough:
             fetch_files(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
         else:
-            with pytest.raises(DataError, match="B are free"):
+            with pytest.raises(DataError) as caught:
                 fetch_files(files, tmp_path, jobs=1, options=IMPATIENT, show=False)
+            assert caught.value.code == "disk_full"
     assert server.sent(NAMES[-1]) == files[1].size
 
 

@@ -136,6 +136,7 @@ def test_credentials_are_in_no_message(server: FaultyServer, tmp_path: Path, cap
     server.faults[NAME] = [Fault("status", 503), Fault("cut", 1000), *[Fault("status", 403)] * 9]
     with pytest.raises(NetworkError) as caught:
         fetch_one(RemoteFile(NAME, (url,)), tmp_path, options)
+    assert caught.value.code == "failed_download"
     state = (tmp_path / f".{NAME}.part.json").read_text()
     assert "hidden" not in caught.value.render() + caplog.text + repr(options) + state
     server.faults[NAME] = []
@@ -190,8 +191,9 @@ def test_certificates(certificate: Path, tmp_path: Path) -> None:
 
 
 def test_certificates_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--ca-bundle"):
+    with pytest.raises(UsageError, match="--ca-bundle") as caught:
         HttpClient(replace(IMPATIENT, ca_bundle=tmp_path / "none.pem"), threading.Event())
+    assert caught.value.code == "invalid_value"
 
 
 @pytest.mark.parametrize(
@@ -210,16 +212,18 @@ def test_nobody_there(url: str, said: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "http:///x", "http://x:99999/", "x"])
 def test_addresses_that_are_none(url: str, tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="not an address"):
+    with pytest.raises(NetworkError, match="not an address") as caught:
         fetch_one(RemoteFile(NAME, (url,), 1), tmp_path)
+    assert caught.value.code == "bad_address"
 
 
 def test_silent_host_does_not_hold_a_run_up(tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}) as server:
         server.faults[NAME] = [Fault("stall", 0)] * 9
         start = time.monotonic()
-        with pytest.raises(NetworkError, match="stalled"):
+        with pytest.raises(NetworkError, match="stalled") as caught:
             fetch_one(remote(server, NAME), tmp_path, replace(IMPATIENT, tries=3))
+        assert caught.value.code == "failed_download"
         assert 3 * IMPATIENT.stall_timeout <= time.monotonic() - start < 6
 
 

@@ -19,7 +19,7 @@ from neoxrun.download.http import HttpOptions
 from neoxrun.download.remote import MANIFEST_NAME
 from neoxrun.errors import CheckpointError, NetworkError, UsageError
 from support.faulty_server import Fault
-from support.hub_server import HubServer, Repository, git_blob
+from support.hub_server import HubRepository, HubServer, git_blob
 
 WEIGHTS = (8).to_bytes(8, "little") + b"{}      "
 CONFIG = b'{"model_type": "gpt_neox"}'
@@ -38,11 +38,14 @@ WANTED = ["config.json", "model.safetensors", "tokenizer.json"]
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read at import: another test may have had it set then
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with HubServer({NAME: Repository({"main": FILES, "step1000": {**FILES, "config.json": b'{"step": 1000}'}})}) as one:
+    with HubServer(
+        {NAME: HubRepository({"main": FILES, "step1000": {**FILES, "config.json": b'{"step": 1000}'}})}
+    ) as one:
         monkeypatch.setattr(constants, "ENDPOINT", one.url)
         yield one
 
@@ -156,8 +159,9 @@ def test_small_files_are_checked_by_their_git_name(server: HubServer, tmp_path: 
     repository = server.repositories[NAME]
     found = order.order_model(Model("m", "m", hub=NAME), tmp_path / "a", HttpOptions(tries=2, backoff=0.01))
     repository.revisions["main"] = {**FILES, "config.json": CONFIG.replace(b"neox", b"weox")}
-    with pytest.raises(CheckpointError, match=r"config\.json are not those that the hub has"):
+    with pytest.raises(CheckpointError, match=r"config\.json are not those that the hub has") as caught:
         order.carry_out_order(found, jobs=1, show=False)
+    assert caught.value.code == "wrong_checksum"
     assert not (tmp_path / "a" / "config.json").exists()
 
 
@@ -179,14 +183,14 @@ def test_an_unknown_repository_and_a_gated_one(server: HubServer) -> None:
     error = refused(name="EleutherAI/none")
     assert "has no repository EleutherAI/none" in error.message
     assert "HF_TOKEN" in str(error.hint)
-    server.repositories["some/gated"] = Repository({"main": FILES}, token="x", gated=True)
+    server.repositories["some/gated"] = HubRepository({"main": FILES}, token="x", gated=True)
     error = refused(name="some/gated")
     assert "some/gated is gated" in error.message
     assert "Request access on that page" in str(error.hint)
 
 
 def test_a_repository_without_weights(server: HubServer) -> None:
-    server.repositories["some/data"] = Repository({"main": {"README.md": b"", "data.csv": b""}})
+    server.repositories["some/data"] = HubRepository({"main": {"README.md": b"", "data.csv": b""}})
     assert "has no weights" in refused(name="some/data").message
 
 
@@ -224,7 +228,7 @@ def test_offline_is_respected(server: HubServer, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(server: HubServer) -> None:
-    server.repositories["evil/one"] = Repository({"main": {"global_step1/../../layer_00-model_states.pt": b"x"}})
+    server.repositories["evil/one"] = HubRepository({"main": {"global_step1/../../layer_00-model_states.pt": b"x"}})
     assert "leads out of the folder" in refused(name="evil/one").message
 
 
@@ -232,8 +236,9 @@ def test_what_cannot_be_a_hub_or_a_repository(server: HubServer, tmp_path: Path)
     for arguments in ({"endpoint": "nowhere"}, {"endpoint": "http://[x"}, {"ca_bundle": tmp_path / "none.pem"}):
         with pytest.raises(UsageError):
             hub.look_up_repository(NAME, "main", **arguments)
-    with pytest.raises(UsageError, match="is not the name of a repository"):
+    with pytest.raises(UsageError, match="is not the name of a repository") as caught:
         hub.look_up_repository("some/a--b", "main")
+    assert caught.value.code == "invalid_value"
     assert server.requests == []
 
 

@@ -73,11 +73,13 @@ def test_listing_that_fails() -> None:
             (server.url + "pub/x", "404"),
             ("http://127.0.0.1:9/", "refuses"),
         ):
-            with pytest.raises(NetworkError, match=said):
+            with pytest.raises(NetworkError, match=said) as caught:
                 list_tree(url, IMPATIENT)
+            assert caught.value.code == "failed_download"
         server.listings["long/"] = "x" * (9 << 20)
-        with pytest.raises(NetworkError, match="too long"):
+        with pytest.raises(NetworkError, match="too long") as caught:
             list_tree(server.url + "long/", IMPATIENT)
+        assert caught.value.code == "failed_download"
         server.listings["ring/"] = '<a href="ring/">deeper</a>'
         server.listings["ring/ring/"] = '<a href="ring/">deeper</a>'
         assert list_tree(server.url + "ring/", IMPATIENT, depth=1) == []

@@ -92,25 +92,30 @@ def test_what_is_no_manifest_is_refused(text: str, message: str, tmp_path: Path)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         manifest.read_manifest(path)
+    assert caught.value.code == "bad_file"
     assert caught.value.where == str(path)
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError) as caught:
         manifest.read_manifest(tmp_path / "none")
+    assert caught.value.code == "unreadable_file"
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not a UTF-8 text file"):
+    with pytest.raises(DataError, match="not a UTF-8 text file") as caught:
         manifest.read_manifest(tmp_path / "binary")
+    assert caught.value.code == "bad_file"
 
 
 def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     old = Manifest({"a": ManifestEntry(1, SUM)})
     manifest.write_manifest(old, tmp_path)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError) as caught:
         manifest.write_atomically(tmp_path / MANIFEST_NAME / "x", "text")
+    assert caught.value.code == "unwritable_file"
     (tmp_path / "taken").mkdir()
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError) as caught:
         manifest.write_atomically(tmp_path / "taken", "text")
+    assert caught.value.code == "unwritable_file"
     assert manifest.read_folder_manifest(tmp_path) == old
     assert {path.name for path in tmp_path.iterdir()} == {MANIFEST_NAME, "taken"}
 

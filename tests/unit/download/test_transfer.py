@@ -137,6 +137,7 @@ def test_resumes_in_another_run(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("cut", 100_000), *[Fault("status", 503)] * 9]
     with pytest.raises(NetworkError, match="503") as caught:
         fetch_one(remote(server, NAME), tmp_path)
+    assert caught.value.code == "failed_download"
     assert "100000 bytes" in (caught.value.hint or "")
     assert names_in(tmp_path) == {"layers/.one.bin.part", "layers/.one.bin.part.json"}
     server.faults[NAME] = []
@@ -211,8 +212,9 @@ def test_wrong_file_that_cannot_be_replaced_is_never_used(server: FaultyServer, 
     (tmp_path / NAME).parent.mkdir()
     (tmp_path / NAME).write_bytes(DATA[:-1] + b"?")
     server.faults[NAME] = [Fault("status", 404)]
-    with pytest.raises(NetworkError, match="404"):
+    with pytest.raises(NetworkError, match="404") as caught:
         fetch_one(remote(server, NAME), tmp_path)
+    assert caught.value.code == "failed_download"
     assert names_in(tmp_path) == {NAME + ".replaced.corrupt"}
 
 
@@ -237,6 +239,7 @@ def test_wrong_checksum_is_set_aside(server: FaultyServer, tmp_path: Path) -> No
     file = replace(remote(server, NAME), sha256="0" * 64)
     with pytest.raises(CheckpointError) as caught:
         fetch_one(file, tmp_path)
+    assert caught.value.code == "wrong_checksum"
     assert caught.value.where == str(tmp_path / (NAME + ".corrupt"))
     assert digest(DATA) in caught.value.message
     assert names_in(tmp_path) == {NAME + ".corrupt"}
@@ -259,13 +262,13 @@ def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> Non
     def check(file: RemoteFile, path: Path) -> None:
         seen.append(path)
         if path.read_bytes() != DATA:
-            raise CheckpointError("a bad member", where=str(path))
+            raise CheckpointError("a bad member", code="damaged_file", where=str(path))
 
     arrives(server, tmp_path, remote(server, NAME, sha256=False), check=check)
     assert seen == [part_path(tmp_path / NAME)] * 2
 
     def refuse(file: RemoteFile, path: Path) -> None:
-        raise CheckpointError("never right", where=str(path))
+        raise CheckpointError("never right", code="damaged_file", where=str(path))
 
     with pytest.raises(CheckpointError, match="never right") as caught:
         fetch_one(remote(server, NAME, sha256=False), tmp_path, check=refuse)
@@ -273,7 +276,7 @@ def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> Non
     assert names_in(tmp_path) == {NAME + ".corrupt", NAME + ".replaced.corrupt"}
 
 
-def test_mirrors_in_order_and_one_goes_on_where_the_other_broke_off(server: FaultyServer, tmp_path: Path) -> None:
+def test_mirrors_in_order_and_one_continues_where_the_other_broke_off(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({NAME: DATA}) as first:
         first.faults[NAME] = [Fault("cut", 120_000), Fault("status", 404)]
         file = remote(server, NAME)
@@ -292,6 +295,7 @@ def test_every_mirror_is_named_when_none_gives_it(server: FaultyServer, tmp_path
     urls = ("http://127.0.0.1:9/x", server.link("missing"), server.link(NAME))
     with pytest.raises(NetworkError) as caught:
         fetch_one(RemoteFile(NAME, urls), tmp_path)
+    assert caught.value.code == "failed_download"
     for said in ("127.0.0.1 refuses connections", "404", "403", *urls):
         assert said in caught.value.message
     assert "\n" not in caught.value.message
@@ -313,8 +317,9 @@ def test_every_mirror_is_named_when_none_gives_it(server: FaultyServer, tmp_path
 )
 def test_what_no_second_try_can_mend(server: FaultyServer, tmp_path: Path, fault: Fault, said: str) -> None:
     server.faults[NAME] = [fault]
-    with pytest.raises(NetworkError, match=said):
+    with pytest.raises(NetworkError, match=said) as caught:
         fetch_one(remote(server, NAME), tmp_path)
+    assert caught.value.code == "failed_download"
     assert len(server.gets(NAME)) == 1
     assert not (tmp_path / NAME).exists()
 
@@ -325,8 +330,9 @@ def test_more_bytes_than_announced(server: FaultyServer, tmp_path: Path) -> None
     arrives(server, tmp_path / "known")
     assert server.sent(NAME) <= len(DATA) + 10
     server.faults[NAME] = [Fault("overflow", 10)]
-    with pytest.raises(NetworkError, match="more than"):
+    with pytest.raises(NetworkError, match="more than") as caught:
         fetch_one(remote(server, NAME, sha256=False), tmp_path / "unknown")
+    assert caught.value.code == "failed_download"
     assert names_in(tmp_path / "unknown") == set()
 
 
@@ -334,6 +340,7 @@ def test_a_server_that_has_only_web_pages(server: FaultyServer, tmp_path: Path) 
     server.faults[NAME] = [Fault("html")] * 9
     with pytest.raises(NetworkError, match="a web page instead of the file") as caught:
         fetch_one(remote(server, NAME), tmp_path, options=replace(IMPATIENT, tries=50))
+    assert caught.value.code == "failed_download"
     assert caught.value.where == server.link(NAME)
     assert "login page" in str(caught.value.hint)
     assert len(server.gets(NAME)) == 3
@@ -352,8 +359,9 @@ def test_web_pages_are_left_after_a_few_tries(server: FaultyServer, tmp_path: Pa
 
 def test_end_that_cannot_be_told_from_a_cut_is_refused(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault("endless")]
-    with pytest.raises(NetworkError, match="where it ends"):
+    with pytest.raises(NetworkError, match="where it ends") as caught:
         fetch_one(remote(server, NAME, size=False, sha256=False), tmp_path)
+    assert caught.value.code == "failed_download"
     server.faults[NAME] = [Fault("endless")]
     arrives(server, tmp_path, remote(server, NAME, size=False))
 

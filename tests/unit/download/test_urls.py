@@ -13,8 +13,9 @@ from neoxrun.errors import UsageError
     "url", ["host/folder", "ftp://host/", "file:///etc", "https://", "https://host/?a=b", "https://[", "http://a b/"]
 )
 def test_a_mirror_is_a_web_address(url: str) -> None:
-    with pytest.raises(UsageError, match="is not a mirror"):
+    with pytest.raises(UsageError, match="is not a mirror") as caught:
         urls.mirror_url(url)
+    assert caught.value.code == "invalid_value"
     assert urls.mirror_url("http://host:8000/a/b") == "http://host:8000/a/b/"
 
 

@@ -83,12 +83,14 @@ def test_rolling_windows_cover_every_token_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("continuation", "says"), [([], "has no tokens"), ([7] * 13, "13 tokens, more than the 12 of the context")]
+    ("continuation", "code", "says"),
+    [([], "no_tokens", "has no tokens"), ([7] * 13, "too_long", "13 tokens, more than the 12 of the context")],
 )
-def test_what_lm_eval_cannot_score_is_refused(continuation: list[int], says: str) -> None:
+def test_what_lm_eval_cannot_score_is_refused(continuation: list[int], code: str, says: str) -> None:
     lm = model(successor(lambda token: token, ROWS, 12), context=12)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=says) as caught:
         lm._loglikelihood_tokens([(("", "some text"), [5], continuation)])
+    assert caught.value.code == code
 
 
 def test_a_context_of_spaces_only_is_refused() -> None:
@@ -127,8 +129,9 @@ def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str
 
 def test_ids_beyond_the_vocabulary_are_refused() -> None:
     lm = model(successor(lambda token: token, ROWS - 5, 12), context=12)
-    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has only ids 0 to {ROWS - 6}"):
+    with pytest.raises(DataError, match=f"id {ROWS - 1}, but the model has only ids 0 to {ROWS - 6}") as caught:
         lm._loglikelihood_tokens([(("", ""), [5], [ROWS - 1])])
+    assert caught.value.code == "bad_tokenizer"
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,11 @@ def test_a_damaged_cache_is_said_to_be_one(tmp_path: Path) -> None:
     path.write_bytes(data[:8192] + b"\x55" * (len(data) - 8192))
     with AnswerCache(path, "a") as cache, pytest.raises(DataError, match=r"cannot be used.*malformed") as caught:
         list(map(cache.get, keys))
+    assert caught.value.code == "bad_file"
     assert "--cache" in caught.value.hint
-    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match="cannot be used"):
+    with AnswerCache(path, "a") as cache, pytest.raises(DataError, match="cannot be used") as caught:
         cache.put((key, 1) for key in keys)
+    assert caught.value.code == "bad_file"
 
 
 def test_other_databases_are_left_alone(tmp_path: Path) -> None:
@@ -67,6 +69,7 @@ def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     base.commit()
     base.close()
     before = path.read_bytes()
-    with pytest.raises(DataError, match="not a cache of answers"):
+    with pytest.raises(DataError, match="not a cache of answers") as caught:
         AnswerCache(path, "a")
+    assert caught.value.code == "bad_file"
     assert path.read_bytes() == before

@@ -27,25 +27,30 @@ def test_names_tags_groups_and_globs(catalog: TaskCatalog) -> None:
 def test_unknown_names(catalog: TaskCatalog) -> None:
     with pytest.raises(DataError) as caught:
         catalog.match(["piqa", "lambada_opena"])
+    assert caught.value.code == "unknown_task"
     assert caught.value.message == "there is no task 'lambada_opena'"
     assert caught.value.hint.startswith("Did you mean lambada_openai")
     assert "`--tasks list` shows all names." in caught.value.hint
-    with pytest.raises(DataError, match=r"'no_such_\*'"):
+    with pytest.raises(DataError, match=r"'no_such_\*'") as caught:
         catalog.match(["no_such_*"])
+    assert caught.value.code == "unknown_task"
     with pytest.raises(UsageError):
         catalog.match([" , "])
 
 
 def test_wrong_task_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist") as caught:
         TaskCatalog(tmp_path / "typo").match(["piqa"])
+    assert caught.value.code == "invalid_value"
     path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
     with pytest.raises(DataError, match="not valid YAML") as caught:
         TaskCatalog(tmp_path).match(["piqa"])
+    assert caught.value.code == "bad_task"
     assert caught.value.where.startswith(str(path))
     write(path, "task: own", "include: missing.yaml")
-    with pytest.raises(DataError, match=r"missing.yaml cannot be read"):
+    with pytest.raises(DataError, match=r"missing.yaml cannot be read") as caught:
         TaskCatalog(tmp_path).match(["piqa"])
+    assert caught.value.code == "unreadable_file"
 
 
 def test_names_are_found_fast(read_folder: Callable[..., dict[str, TaskName]], monkeypatch: pytest.MonkeyPatch) -> None:

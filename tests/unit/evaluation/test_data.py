@@ -103,13 +103,15 @@ def test_values_of_two_types(tmp_path: Path) -> None:
     path = write(tmp_path / OWN, {"text": "a b"}, {"text": 5})
     with pytest.raises(DataError) as caught:
         data.prepare_tasks(["lambada_openai"], tmp_path)
+    assert caught.value.code == "bad_data"
     assert caught.value.where == str(path)
 
 
 def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
     write(tmp_path / "baber/piqa/validation.jsonl", {"question": "a"})
-    with pytest.raises(DataError, match="lm-eval cannot build the task piqa"):
+    with pytest.raises(DataError, match="lm-eval cannot build the task piqa") as caught:
         data.prepare_tasks(["piqa"], tmp_path)
+    assert caught.value.code == "bad_task"
 
 
 def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> None:
@@ -167,5 +169,6 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     theirs = lm_eval.tasks.TaskManager(include_defaults=False, include_path=tasks)
     assert set(theirs.all_tasks) == {"own_a", "own_b", "own_group", "own_tag"} <= set(data.task_names(tasks))
     assert TaskCatalog(tasks).match(["own_?"]) == ["own_a", "own_b"]
-    with pytest.raises(UsageError, match="own_a"):
+    with pytest.raises(UsageError, match="own_a") as caught:
         data.prepare_tasks(["own_group", "own_a"], tmp_path, include_path=tasks)
+    assert caught.value.code == "conflicting_options"

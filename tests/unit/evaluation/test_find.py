@@ -50,21 +50,25 @@ def test_one_changed_byte_is_told(published: Path, tmp_path: Path) -> None:
 
 
 def test_unreadable_folder_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="does not exist") as caught:
         data.find_tasks(["piqa"], tmp_path / "typo")
+    assert caught.value.code == "missing_file"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert data.default_data_dir() == tmp_path / "neoxrun" / "data"
-    with pytest.raises(DataError, match="there is no data for piqa"):  # the default folder need not exist
+    with pytest.raises(DataError, match="there is no data for piqa") as caught:  # the default folder need not exist
         data.find_tasks(["piqa"], data.default_data_dir())
+    assert caught.value.code == "missing_data"
 
 
 def test_examples_are_never_drawn_from_the_scored_split(published: Path) -> None:
     with pytest.raises(DataError) as caught:
         data.find_tasks(["piqa"], published, num_fewshot=2)
+    assert caught.value.code == "missing_data"
     assert "needs train for its 2 few-shot examples" in caught.value.message
     assert "train-labels.lst" in caught.value.hint
-    with pytest.raises(UsageError, match="they would come from test, the split that is scored"):
+    with pytest.raises(UsageError, match="they would come from test, the split that is scored") as caught:
         data.find_tasks(["lambada_openai"], published, num_fewshot=2)
+    assert caught.value.code == "unsupported_task"
     without = data.prepare_tasks(["piqa"], published).task_dict["tasks"]["piqa"]
     with pytest.raises(AssertionError, match="no documents available"):
         without.fewshot_context(without.eval_docs[0], num_fewshot=2)
@@ -76,6 +80,7 @@ def test_values_of_other_types_in_task_files(line: str, tmp_path: Path) -> None:
     write(tmp_path / "own.yaml", *lines)
     with pytest.raises(DataError, match="own has a value that lm-eval does not accept") as caught:
         data.find_tasks(["own"], tmp_path, include_path=tmp_path)
+    assert caught.value.code == "bad_task"
     assert line.partition(":")[0] in caught.value.hint
 
 
@@ -84,4 +89,5 @@ def test_a_group_in_itself(tmp_path: Path) -> None:
     write(tmp_path / "two.yaml", "group: two", "task: [one]")
     with pytest.raises(DataError, match="one contains itself") as caught:
         data.find_tasks(["one"], tmp_path, include_path=tmp_path)
+    assert caught.value.code == "bad_task"
     assert caught.value.where == str(path)

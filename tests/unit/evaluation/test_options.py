@@ -32,4 +32,5 @@ def test_generation_options() -> None:
 def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         sampling_of(kwargs, 2048, where="a_task")
+    assert caught.value.code == "bad_task"
     assert caught.value.where == "a_task"

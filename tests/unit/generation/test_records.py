@@ -55,5 +55,6 @@ def test_records_from_before_there_were_codes_count(tmp_path: Path) -> None:
 def test_records_of_other_prompts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(json.dumps({"id": 0, "context": "another prompt", **OLD}) + "\n")
-    with pytest.raises(DataError, match="does not belong to these prompts"):
+    with pytest.raises(DataError, match="does not belong to these prompts") as caught:
         finished_keys(path, PROMPTS)
+    assert caught.value.code == "foreign_record"

@@ -66,7 +66,10 @@ def test_a_signal_without_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "says"),
-    [(MemoryError(), "out_of_memory", "out of memory"), (OSError("no route to host"), "rank", "no route to host")],
+    [
+        (MemoryError(), "out_of_memory", "out of memory"),
+        (OSError("no route to host"), "failed_start", "no route to host"),
+    ],
 )
 def test_torchrun_that_cannot_start(
     error: Exception,
@@ -88,6 +91,6 @@ def test_torchrun_that_cannot_start(
     plan: Any = Plan()
     assert agent.main(Job("generate", plan, plan, kept="It is kept.", verbosity=1), folder) == 5
     said = capsys.readouterr().err
-    assert f"error: {'torchrun could not start the ranks: ' if code == 'rank' else ''}{says}" in said
+    assert f"error: {'torchrun could not start the ranks: ' if code == 'failed_start' else ''}{says}" in said
     assert said.endswith(f"code: {code}\n")
     assert not folder.exists()

@@ -60,6 +60,6 @@ def test_a_job_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     work: Any = {"settings": None, "plan": None}
-    with pytest.raises(DataError, match="temporary files cannot be written") as caught:
+    with pytest.raises(DataError) as caught:
         Job("generate", **work, kept="It is kept.").save()
     assert caught.value.code == "unwritable_file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,14 +47,16 @@ def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
     ],
 )
 def test_nonsense_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not a count and a memory size"):
+    with pytest.raises(UsageError, match="not a count and a memory size") as caught:
         parse_devices(text)
+    assert caught.value.code == "invalid_value"
 
 
 def test_the_cpu_is_one_device() -> None:
     assert parse_devices("64GB", "cpu")[0].kind == "cpu"
-    with pytest.raises(UsageError, match="the CPU is one"):
+    with pytest.raises(UsageError, match="the CPU is one") as caught:
         parse_devices("2x64GB", "cpu")
+    assert caught.value.code == "invalid_value"
 
 
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
@@ -91,8 +94,9 @@ HAS_DRIVER = Path("/dev/nvidiactl").exists()
 @pytest.mark.skipif(HAS_DRIVER, reason="this machine has an NVIDIA driver")
 def test_no_driver_means_no_gpus() -> None:
     assert visible_gpus() == []
-    with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible"):
+    with pytest.raises(UsageError, match="GPU 0 was asked for, and no GPU is visible") as caught:
         visible_gpus([0])
+    assert caught.value.code == "no_gpu"
 
 
 @pytest.mark.skipif(not HAS_DRIVER, reason="this machine has no NVIDIA driver")
@@ -185,7 +189,7 @@ def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
     ],
 )
 def test_memory_is_what_the_container_leaves(
-    tmp_path: Path, cgroup: str, files: dict[str, str], total: int, free: int
+    tmp_path: Path, cgroup: str, files: dict[str, Any], total: int, free: int
 ) -> None:
     device = cpu_device(machine(tmp_path, cgroup, files))
     assert (device.total_bytes, device.free_bytes) == (total * GIB, free * GIB)
@@ -201,7 +205,7 @@ def test_memory_is_what_the_container_leaves(
         ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
     ],
 )
-def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup: str, files: dict[str, str], most: int) -> None:
+def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup: str, files: dict[str, Any], most: int) -> None:
     allowed = len(os.sched_getaffinity(0))
     assert cpu_device(machine(tmp_path, cgroup, files)).cores == min(allowed, most)
 

@@ -54,6 +54,7 @@ def test_what_is_not_possible_says_what_is(
 def test_the_nearest_that_is_suggested_works() -> None:
     with pytest.raises(UsageError) as caught:
         planned("20B", "6x48GB", tp=8, pp=2)
+    assert caught.value.code == "impossible_split"
     sizes = dict(re.findall(r"--(\w+) (\d+)", caught.value.hint or ""))
     plan = planned("20B", "6x48GB", **{name: int(size) for name, size in sizes.items()})
     assert (plan.tp, plan.pp) == (4, 1)
@@ -62,6 +63,7 @@ def test_the_nearest_that_is_suggested_works() -> None:
 def test_the_number_of_gpus_that_is_suggested_works() -> None:
     with pytest.raises(UsageError) as caught:
         planned("20B", "1x16GB")
+    assert caught.value.code == "does_not_fit"
     suggested = re.search(r"\d+x16GB", caught.value.hint or "")
     assert suggested
     plan = planned("20B", suggested[0])
@@ -69,8 +71,9 @@ def test_the_number_of_gpus_that_is_suggested_works() -> None:
 
 
 def test_host_too_small_says_how_much_is_missing() -> None:
-    with pytest.raises(UsageError, match=r"41\.1 GB of bf16 weights.*too little"):
+    with pytest.raises(UsageError, match=r"41\.1 GB of bf16 weights.*too little") as caught:
         planned("20B", "32GB", "cpu", cores=8)
+    assert caught.value.code == "does_not_fit"
 
 
 def test_notes_say_what_differs_from_the_configuration() -> None:

@@ -34,5 +34,6 @@ def test_what_no_devices_could_change_is_refused(flags: dict[str, Any], message:
 def test_the_mlp_must_divide_too() -> None:
     model = settings_for(2, 64, 4, intermediate_size=66).model
     check_request(model, Requested(tp=2))
-    with pytest.raises(UsageError, match="an MLP of width 66 cannot be divided into --tp 4"):
+    with pytest.raises(UsageError, match="an MLP of width 66 cannot be divided into --tp 4") as caught:
         check_request(model, Requested(tp=4))
+    assert caught.value.code == "impossible_split"

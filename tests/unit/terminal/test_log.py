@@ -58,7 +58,9 @@ def test_a_traceback_is_a_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.endswith("KeyError: 'oops'\n")
 
 
-@pytest.mark.parametrize("error", [DataError("no file"), KeyboardInterrupt(), BrokenPipeError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [DataError("no file", code="missing_file"), KeyboardInterrupt(), BrokenPipeError()], ids=repr
+)
 def test_messages_and_ways_to_stop_have_no_traceback(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     set_up(1)
     raise_and_tell(error)

@@ -105,15 +105,17 @@ def test_a_file_that_begins_every_text_is_followed(tmp_path: Path) -> None:
 
 
 def test_half_a_utf16_pair_is_refused() -> None:
-    with pytest.raises(DataError, match="not valid Unicode"):
+    with pytest.raises(DataError) as caught:
         load_hugging_face(DEMO).encode("a\ud800")
+    assert caught.value.code == "not_text"
 
 
 def test_all_texts_at_once_are_encoded_as_one_by_one() -> None:
     texts = ["import os", "", "é ", "<|endoftext|>"]
     assert TOKENIZER.encode_all(texts) == [TOKENIZER.encode(text) for text in texts]
-    with pytest.raises(DataError, match=r"'\\ud800' is not valid Unicode"):
+    with pytest.raises(DataError, match=r"'\\ud800' is not valid Unicode") as caught:
         TOKENIZER.encode_all(["a", "\ud800"])
+    assert caught.value.code == "not_text"
 
 
 def test_padding_and_truncation_of_the_file_do_not_touch_prompts(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Prompts from text and from .jsonl: their ids, samples and seeds, and which inputs are refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.errors import DataError, UsageError
+from neoxrun.generation.prompts import Prompt, check_count, expand_prompt, read_prompts
+
+PARAMS = SamplingParams(maximum_tokens=10, seed=7)
+
+
+def read_text(tmp_path: Path, text: str | bytes, *, prompt_end: str = "\n", num_samples: int = 1) -> list[Prompt]:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_prompts(str(path), prompt_end=prompt_end, params=PARAMS, num_samples=num_samples)
+
+
+def read_jsonl(tmp_path: Path, *lines: object, num_samples: int = 1) -> list[Prompt]:
+    """Lines that are not text are written as JSON."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=num_samples)
+
+
+def test_text_is_one_prompt_a_line(tmp_path: Path) -> None:
+    prompts = read_text(tmp_path, "\ufeff  first \n\n \t\nsecond\u2028line")
+    assert [(prompt.id, prompt.sample, prompt.context) for prompt in prompts] == [
+        (0, None, "first"),
+        (1, None, "second\u2028line"),
+    ]
+
+
+def test_text_with_another_end_of_a_prompt(tmp_path: Path) -> None:
+    prompts = read_text(tmp_path, "one\nprompt<END>\n<END>another", prompt_end="<END>")
+    assert [prompt.context for prompt in prompts] == ["one\nprompt", "another"]
+
+
+def test_standard_input_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}\nb\n')))
+    prompts = read_prompts("-", prompt_end="\n", params=PARAMS, num_samples=1)
+    assert [prompt.context for prompt in prompts] == ['{"prompt": "a"}', "b"]
+
+
+def test_samples_have_their_own_numbers_and_seeds(tmp_path: Path) -> None:
+    prompts = read_text(tmp_path, "a\nb", num_samples=3)
+    assert [prompt.key for prompt in prompts] == [(number, sample) for number in (0, 1) for sample in range(3)]
+    assert len({prompt.params.seed for prompt in prompts}) == 6
+
+
+def test_a_seed_depends_on_index_and_sample_alone() -> None:
+    alone = list(expand_prompt("x", 4, "text", PARAMS, 2))
+    among_more = list(expand_prompt("y", 4, "other text", PARAMS, 5))
+    assert [prompt.params for prompt in alone] == [prompt.params for prompt in among_more[:2]]
+    assert next(expand_prompt(0, 0, "", PARAMS, 1)).params == PARAMS
+
+
+def test_jsonl_has_ids_samples_and_sampling_parameters(tmp_path: Path) -> None:
+    prompts = read_jsonl(
+        tmp_path,
+        {"prompt": " spaces stay "},
+        "",
+        {"context": "b", "id": "mine", "n": 2, "temperature": 0.5},
+        {"prompt": "", "id": -3, "num_samples": 1},
+    )
+    assert [(prompt.id, prompt.sample, prompt.context, prompt.params.temperature) for prompt in prompts] == [
+        (0, None, " spaces stay ", 0.0),
+        ("mine", 0, "b", 0.5),
+        ("mine", 1, "b", 0.5),
+        (-3, None, "", 0.0),
+    ]
+    assert {prompt.params.maximum_tokens for prompt in prompts} == {10}
+
+
+def test_the_flag_counts_samples_where_a_line_does_not(tmp_path: Path) -> None:
+    prompts = read_jsonl(tmp_path, {"prompt": "a"}, {"prompt": "b", "n": 1}, num_samples=2)
+    assert [prompt.key for prompt in prompts] == [(0, 0), (0, 1), (1, None)]
+
+
+def test_a_lines_own_seed_decides_alone(tmp_path: Path) -> None:
+    first, second, third, fourth = read_jsonl(
+        tmp_path,
+        {"prompt": "a"},
+        {"prompt": "a"},
+        {"prompt": "a", "seed": 3},
+        {"prompt": "a", "seed": 3},
+    )
+    assert first.params.seed != second.params.seed
+    assert third.params.seed == fourth.params.seed == 3
+
+
+def test_a_separator_within_a_string_ends_no_line(tmp_path: Path) -> None:
+    [prompt] = read_jsonl(tmp_path, '{"prompt": "a\u2028b"}')
+    assert prompt.context == "a\u2028b"
+
+
+# Lines of a file of which the last is wrong, and what the message names.
+BAD_LINES: dict[str, tuple[list[object], str]] = {
+    "not JSON": (["{'prompt': 1}"], "column 2"),
+    "not JSON after an empty line": (["", "{"], "JSON"),
+    "nested too deeply": (["[" * 200_000], "nested"),
+    "a number with too many digits": (['{"prompt": "a", "n": ' + "9" * 5000 + "}"], "number"),
+    "not an object": ([["prompt"]], "object"),
+    "two texts": ([{"prompt": "a", "context": "b"}], "context"),
+    "no text": ([{"id": 1}], "prompt"),
+    "a text that is a number": ([{"prompt": 1}], "prompt"),
+    "an id that is a list": ([{"prompt": "a", "id": [1]}], "[1]"),
+    "an id that is true": ([{"prompt": "a", "id": True}], "true"),
+    "n is 0": ([{"prompt": "a", "n": 0}], "0"),
+    "n is a fraction": ([{"prompt": "a", "n": 1.5}], "1.5"),
+    "an unknown key": ([{"prompt": "a", "promt": "b"}], "promt"),
+    "a wrong parameter": ([{"prompt": "a", "temperature": -1}], "temperature"),
+    "an id twice": ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "line 1"),
+    "an id that is another line's index": ([{"prompt": "a"}, {"prompt": "b", "id": 0}], "line 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_lines_are_named(case: str, tmp_path: Path) -> None:
+    lines, names = BAD_LINES[case]
+    with pytest.raises(DataError) as caught:
+        read_jsonl(tmp_path, *lines)
+    assert caught.value.code == "bad_prompt"
+    assert caught.value.where == f"{tmp_path / 'prompts.jsonl'}:{len(lines)}"
+    assert names in caught.value.message
+
+
+def test_half_of_a_utf_16_pair_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_jsonl(tmp_path, r'{"prompt": "\ud800"}')
+    assert caught.value.code == "not_text"
+    assert caught.value.where == f"{tmp_path / 'prompts.jsonl'}:1"
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_text(tmp_path, b"good\nb\xe4d\n")
+    assert caught.value.code == "not_text"
+    assert caught.value.where == f"{tmp_path / 'prompts.txt'}:2"
+    assert "0xe4 at offset 6" in caught.value.message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, code in ((tmp_path / "missing", "missing_file"), (tmp_path, "unreadable_file")):
+        with pytest.raises(DataError) as caught:
+            read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=1)
+        assert caught.value.code == code
+        assert str(path) in caught.value.message
+
+
+def test_no_prompts(tmp_path: Path) -> None:
+    for read, empty in ((read_text, " \n\t\n"), (read_jsonl, " ")):
+        with pytest.raises(DataError) as caught:
+            read(tmp_path, empty)
+        assert caught.value.code == "no_prompts"
+
+
+def test_too_many_answers(tmp_path: Path) -> None:
+    check_count(1_000_000)
+    with pytest.raises(UsageError) as caught:
+        check_count(1_000_001)
+    assert caught.value.code == "invalid_value"
+    with pytest.raises(UsageError):
+        read_text(tmp_path, "a\nb\nc", num_samples=400_000)
+    with pytest.raises(UsageError):
+        read_jsonl(tmp_path, {"prompt": "a"}, {"prompt": "b", "n": 1_000_000})

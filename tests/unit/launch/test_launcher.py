@@ -1,0 +1,134 @@
+"""What this process becomes for a job: a worker or the agent, and with which environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxrun.errors import UsageError
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job, load_job
+from neoxrun.planning.devices import cpu_device
+from support.plans import PUBLISHED, planned
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Replaced(Exception):
+    """Raised where the process would be replaced."""
+
+    def __init__(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self.program, self.arguments, self.environment = program, arguments, environment
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No world, a folder for jobs, and a record of what would replace this process."""
+    for name in [*os.environ]:
+        if name in LAUNCHED or name.startswith(("SLURM_", "OMP_", "TORCH_CPP", "CUDA_DEVICE_ORDER")):
+            monkeypatch.delenv(name)
+
+    def replace(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        raise Replaced(program, arguments, environment)
+
+    monkeypatch.setattr(launcher.os, "execve", replace)
+    monkeypatch.setattr(launcher, "hold_interrupts", lambda: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def job(*, kind: str = "cuda", verbosity: int = 0, **requested: Any) -> Job:
+    plan = planned("pythia-14m", "4x80GB" if kind == "cuda" else "80GB", kind, **requested)
+    return Job("generate", PUBLISHED["pythia-14m"][0], plan, verbosity=verbosity, kept="It is kept.")
+
+
+def started(work: Job) -> tuple[str, dict[str, str]]:
+    """The role and the environment of the program that replaces this one for ``work``."""
+    with pytest.raises(Replaced) as caught:
+        launcher.run_job(work)
+    [python, flag, module, role, folder] = caught.value.arguments
+    assert caught.value.program == python == sys.executable
+    assert (flag, module) == ("-m", "neoxrun.launch.start")
+    assert load_job(Path(folder)) == work
+    return role, caught.value.environment
+
+
+@pytest.mark.parametrize(
+    ("split", "role"),
+    [
+        ({"tp": 1, "pp": 1, "replicas": 1}, "worker"),
+        ({"tp": 2, "pp": 1, "replicas": 1}, "agent"),
+        ({"tp": 1, "pp": 2, "replicas": 1}, "agent"),
+        ({"tp": 1, "pp": 1, "replicas": 2}, "agent"),
+    ],
+)
+def test_without_a_world_only_a_single_rank_needs_no_agent(split: dict[str, int], role: str) -> None:
+    became, environment = started(job(**split))
+    assert became == role
+    assert not set(LAUNCHED) & environment.keys()
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_rank_of_torchrun_is_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**world, "MASTER_ADDR": "head", "MASTER_PORT": "4711"}.items():
+        monkeypatch.setenv(name, value)
+    role, environment = started(job(tp=2, pp=1, replicas=1))
+    assert role == "worker"
+    assert environment.items() >= {**world, "MASTER_ADDR": "head", "MASTER_PORT": "4711"}.items()
+
+
+def test_a_rank_of_srun_is_a_worker_with_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "gpu7"}
+    for name, value in tasks.items():
+        monkeypatch.setenv(name, value)
+    role, environment = started(job(tp=2, pp=1, replicas=1))
+    assert role == "worker"
+    expected = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu7"}
+    assert environment.items() >= expected.items()
+
+
+def test_a_world_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError) as caught:
+        launcher.run_job(job(tp=2, pp=1, replicas=1))
+    assert caught.value.code == "wrong_number_of_ranks"
+    assert "3 ranks" in caught.value.message
+    assert "2 processes" in (caught.value.hint or "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_of_a_world_is_not_passed_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    role, environment = started(job(tp=2, pp=1, replicas=1))
+    assert role == "agent"
+    assert not set(LAUNCHED) & environment.keys()
+
+
+def test_ranks_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = job(kind="cpu", tp=1, pp=1, replicas=1), job(kind="cpu", tp=2, pp=1, replicas=1)
+    cores = cpu_device().cores
+    assert started(one)[1]["OMP_NUM_THREADS"] == str(cores)
+    assert started(two)[1]["OMP_NUM_THREADS"] == str(max(1, cores // 2))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert started(two)[1]["OMP_NUM_THREADS"] == "5", "what the user has set is kept"
+
+
+def test_torchs_own_log_is_shown_with_verbose_alone() -> None:
+    assert started(job())[1]["TORCH_CPP_LOG_LEVEL"] == "ERROR"
+    assert "TORCH_CPP_LOG_LEVEL" not in started(job(verbosity=1))[1]
+
+
+def test_a_job_that_cannot_start_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        raise OSError("no such program")
+
+    monkeypatch.setattr(launcher.os, "execve", fail)
+    with pytest.raises(OSError, match="no such program"):
+        launcher.run_job(job())
+    assert not list(tmp_path.iterdir())
