@@ -7,82 +7,24 @@ import io
 import json
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
 import pytest
-import torch
 from pyarrow import parquet
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
-from neoxrun.download import manifest, models_file
-from neoxrun.download.remote import MANIFEST_NAME
 from neoxrun.terminal.words import human_bytes
-from support.command import Result, Running
-from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
+from support.command import Running
+from support.download_command import NOWHERE, download, environment, own_models, read_tree, weights
+from support.faulty_server import PAGE, Fault, FaultyServer
 from support.hub_server import HubRepository, HubServer
 from support.paths import DEMO, ROOT
 from support.snapshots import Snapshot
 from support.task_data import OWN, write_hub_form
-
-NOWHERE = "http://127.0.0.1:9"
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """Nothing of the user's own, and no way to the public hub."""
-    return {
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_DATA_HOME": str(home / "share"),
-        "HF_HOME": str(home / "hf"),
-        "HF_TOKEN": "",
-        "HF_ENDPOINT": NOWHERE,
-        **dict.fromkeys(PROXIES, ""),
-        **more,
-    }
-
-
-def download(folder: Path, *arguments: object, timeout: float = 60, **more: str) -> Result:
-    return Running("download", *arguments, cwd=folder, env=environment(folder, **more)).finish(timeout=timeout)
-
-
-def weights(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    torch.manual_seed(seed)
-    torch.save({"input_layernorm.weight": torch.randn(500).half()}, buffer)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def tree_20b() -> dict[str, bytes]:
-    """95 small files with the names of the slim weights."""
-    names = [file.name for file in models_file.load_catalog().models["20B"].files]
-    tokenizer = (DEMO / "tokenizer.json").read_bytes()
-    return {name: weights(at) if name.endswith(".pt") else tokenizer for at, name in enumerate(names)}
-
-
-@pytest.fixture
-def demo() -> Iterator[FaultyServer]:
-    """The demo model, on a web server with a listing."""
-    files = {path.relative_to(DEMO).as_posix(): path.read_bytes() for path in DEMO.rglob("*") if path.is_file()}
-    with FaultyServer(files) as server:
-        yield server
-
-
-def own_models(home: Path, text: str) -> None:
-    path = home / "config" / "neoxrun" / "models.yml"
-    path.parent.mkdir(parents=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_without_arguments_20b_lands_where_its_configuration_looks(
@@ -108,14 +50,16 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
     assert (found.tag, found.source_tp, len(found.files)) == ("global_step150000", 2, 94)
 
 
-def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], config: {ROOT / 'configs' / 'demo.yml'}}}}}")
-    layer = next(name for name in demo.files if "layer_03" in name)
-    demo.faults["tokenizer.json"] = [Fault("cut", 100), Fault("status", 503)]
-    demo.faults[layer] = [Fault("corrupt", 20_000), Fault("html")]  # only its own checksum can tell the first
+def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(
+        tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], config: {ROOT / 'configs' / 'demo.yml'}}}}}"
+    )
+    layer = next(name for name in demo_server.files if "layer_03" in name)
+    demo_server.faults["tokenizer.json"] = [Fault("cut", 100), Fault("status", 503)]
+    demo_server.faults[layer] = [Fault("corrupt", 20_000), Fault("html")]  # only its own checksum can tell the first
     done = download(tmp_path, "tiny").check_success()
     assert {**read_tree(tmp_path / "tiny"), "neoxrun.manifest.json": b""} == {
-        **demo.files,
+        **demo_server.files,
         "neoxrun.manifest.json": b"",
     }
     command = re.search(r"^next: neoxrun (.+)$", done.err, re.MULTILINE)
@@ -133,7 +77,7 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
     ids=["portal", "help"],
 )
 def test_a_page_that_lists_no_weights_is_no_model(
-    page: str, count: int, demo: FaultyServer, tmp_path: Path, snapshot: Snapshot
+    page: str, count: int, demo_server: FaultyServer, tmp_path: Path, snapshot: Snapshot
 ) -> None:
     with FaultyServer({}) as portal:
         portal.listings[""] = page
@@ -142,31 +86,31 @@ def test_a_page_that_lists_no_weights_is_no_model(
         snapshot(done.check_error(4, "tiny", f"{count} file", where=portal.url))
         assert not (tmp_path / "tiny").exists()
         shutil.rmtree(tmp_path / "config")
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo.url}']}}}}")
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo_server.url}']}}}}")
         download(tmp_path, "tiny").check_success()
 
 
-def test_a_second_time_fetches_nothing_and_json_says_so(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+def test_a_second_time_fetches_nothing_and_json_says_so(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest, tokenizer.json]}}}}")
     first = json.loads(download(tmp_path, "tiny", "--json").check_success().out)
     assert (first["fetched_files"], first["name"], first["folder"]) == (2, "tiny", "tiny")
     second = json.loads(download(tmp_path, "tiny", "--json", "-q").check_success().out)
     assert (second["fetched_files"], second["fetched_bytes"]) == (0, 0)
     assert [file["sha256"] for file in second["files"]] == [file["sha256"] for file in first["files"]]
-    assert len(demo.gets("tokenizer.json")) == 1
+    assert len(demo_server.gets("tokenizer.json")) == 1
 
 
-def test_dry_run_and_list_write_nothing(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    size = len(demo.files["latest"]) + len(demo.files["tokenizer.json"])
+def test_dry_run_and_list_write_nothing(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest, tokenizer.json]}}}}")
+    size = len(demo_server.files["latest"]) + len(demo_server.files["tokenizer.json"])
     plan = json.loads(download(tmp_path, "tiny", "--dry-run", "--json").check_success().out)
     assert plan["size"] == size
     assert [(file["name"], file["here"]) for file in plan["files"]] == [("latest", "no"), ("tokenizer.json", "no")]
     text = download(tmp_path, "tiny", "--dry-run").check_success().out
     assert "2 files" in text
-    assert demo.link("latest") in text
+    assert demo_server.link("latest") in text
     assert not (tmp_path / "tiny").exists()
-    assert not any(request.method == "GET" for request in demo.requests)
+    assert not any(request.method == "GET" for request in demo_server.requests)
     listed = download(tmp_path, "--list").check_success()
     assert listed.err == ""
     for name in ("20B", "pythia-160m", "tiny", "lambada", "polyglot-ko-1.3b"):
@@ -276,108 +220,14 @@ def test_task_data_goes_where_evaluate_looks(tmp_path: Path) -> None:
     assert (folder / OWN).exists()
 
 
-def test_verify_says_what_is_wrong_and_repair_fetches_just_that(tree_20b: dict[str, bytes], tmp_path: Path) -> None:
-    folder = tmp_path / "20B_checkpoints"
-    step = "global_step150000"
-    with FaultyServer(tree_20b) as server:
-        download(tmp_path, "--mirror", server.url).check_success()
-        whole = tree_20b[f"{step}/layer_02-model_00-model_states.pt"]
-        (folder / step / "layer_02-model_00-model_states.pt").write_bytes(whole[:-300])
-        (folder / step / "layer_03-model_00-model_states.pt").write_bytes(PAGE)
-        other = bytearray(tree_20b[f"{step}/layer_04-model_00-model_states.pt"])
-        other[len(other) // 2] ^= 1
-        (folder / step / "layer_04-model_00-model_states.pt").write_bytes(other)
-        # Whole in itself, but not the one that arrived.
-        (folder / step / "layer_05-model_00-model_states.pt").write_bytes(whole)
-        (folder / step / "layer_06-model_00-model_states.pt").unlink()
-        (folder / "latest").unlink()
-        bad = [f"{step}/layer_0{layer}-model_00-model_states.pt" for layer in range(2, 7)]
-        verdict = download(tmp_path, "--verify", folder)
-        lines = {line.split()[0]: line for line in verdict.out.splitlines()}
-        assert list(lines) == [*bad, "latest"]
-        assert "bytes instead of" in lines[bad[0]]
-        assert "SHA-256" in lines[bad[3]]
-        assert "missing" in lines[bad[4]]
-        verdict.check_error(3, "6 files are missing or wrong", f"--repair {folder}", out=verdict.out)
-        server.settle()
-        before = len(server.requests)
-        repaired = json.loads(download(tmp_path, "--repair", folder, "--json").check_success().out)
-        assert repaired["repaired"] == [*bad, "latest"]
-        assert sorted({request.path for request in server.requests[before:] if request.method == "GET"}) == bad
-    assert read_tree(folder).items() >= tree_20b.items()
-    assert json.loads(download(tmp_path, "--verify", folder, "--json").check_success().out)["wrong"] == {}
-
-
-def test_a_folder_that_somebody_else_filled_is_checked_without_any_checksum(tmp_path: Path, snapshot: Snapshot) -> None:
-    shutil.copytree(DEMO, tmp_path / "demo")
-    # Of a training run: no loader of weights opens it.
-    (tmp_path / "demo" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"DeepSpeed's own")
-    done = download(tmp_path, "--verify", "demo").check_success()
-    assert "no checksum" in done.err
-    snapshot(done, "verified")
-    path = next((tmp_path / "demo").rglob("layer_03*"))
-    path.write_bytes(path.read_bytes()[:-1])
-    done = download(tmp_path, "--verify", "demo", "-q")
-    assert [line.split()[0] for line in done.out.splitlines()] == [str(path.relative_to(tmp_path / "demo"))]
-    snapshot(done.check_error(3, path.name, out=done.out), "a file is cut")
-    snapshot(download(tmp_path, "--repair", "demo", "-q").check_error(3, "--to demo"), "repaired")
-
-
-def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    own = {"notes.json": b"not JSON", "link.pt": b"mine"}
-    for name, content in {**own, "tokenizer.json": b"{}"}.items():
-        (tmp_path / "tiny" / name).write_bytes(content)
-    done = download(tmp_path, "--repair", "tiny")
-    snapshot(done.check_error(3, "2 files", "link.pt, notes.json"))
-    assert "1 file repaired: tokenizer.json" in done.err
-    arrived = read_tree(tmp_path / "tiny")
-    del arrived["neoxrun.manifest.json"]
-    assert arrived == {**own, **{name: demo.files[name] for name in ("latest", "tokenizer.json")}}
-    assert json.loads(download(tmp_path, "--repair", "tiny", "--json").out)["repaired"] == []
-
-
-def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    sums = "".join(f"{hashlib.sha256(demo.files[name]).hexdigest()}  {name}\n" for name in ("latest", "tokenizer.json"))
-    (tmp_path / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    download(tmp_path, "tiny", "--manifest", "SHA256SUMS", "-q").check_success()
-    shutil.rmtree(tmp_path / "tiny")
-    demo.files["latest"] = b"global_step9999"
-    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
-    snapshot(done.check_error(3, "checksum", "latest"))
-    assert not (tmp_path / "tiny" / "latest").exists()
-    assert (tmp_path / "tiny" / "latest.corrupt").read_bytes() == b"global_step9999"
-
-
-def test_a_manifest_of_something_else_is_refused(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    (tmp_path / "SHA256SUMS").write_text(f"{'ab' * 32}  tiny/latest\n", encoding="utf-8")
-    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
-    snapshot(done.check_error(4, "tiny/latest"))
-    assert not (tmp_path / "tiny").exists()
-
-
-def test_a_folders_manifest_without_files_may_go(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    (tmp_path / "tiny").mkdir()
-    path = tmp_path / "tiny" / MANIFEST_NAME
-    path.write_text('{"format": 1}', encoding="utf-8")
-    snapshot(download(tmp_path, "tiny").check_error(4, "`files`", where=f"tiny/{MANIFEST_NAME}"))
-    path.unlink()
-    download(tmp_path, "tiny").check_success()
-    assert path.exists()
-
-
 @pytest.mark.parametrize(
     "fault", [Fault("status", 404), Fault("redirect", text="file:///etc/passwd")], ids=["status", "redirect"]
 )
 def test_what_another_try_would_not_change(
-    fault: Fault, demo: FaultyServer, tmp_path: Path, snapshot: Snapshot
+    fault: Fault, demo_server: FaultyServer, tmp_path: Path, snapshot: Snapshot
 ) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest]}}}}")
-    demo.faults["latest"] = [fault] * 9
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest]}}}}")
+    demo_server.faults["latest"] = [fault] * 9
     done = download(tmp_path, "tiny")
     snapshot(done.check_error(4, "latest", "--mirror"))
     assert "again later" not in done.err
@@ -388,107 +238,6 @@ def test_more_messages_say_what_was_no_hub(tmp_path: Path) -> None:
         done = download(tmp_path, "me/mine", "-v", HF_ENDPOINT=server.url)
     assert done.code == 4
     assert re.search(r"127\.0\.0\.1: \w+Error: ", done.err), done.err
-
-
-def test_what_first_arrived_is_what_must_arrive_again(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    (tmp_path / "tiny" / "latest").unlink()
-    first, longer = demo.files["latest"], b"something that is longer"
-    for other, code, facts in (
-        (longer, 4, (str(len(longer)), str(len(first)))),
-        (first[::-1], 3, ("checksum", "latest")),
-    ):
-        demo.files["latest"] = other
-        done = download(tmp_path, "tiny", "-q")
-        snapshot(done.check_error(code, *facts), f"{len(other)} bytes")
-        assert not (tmp_path / "tiny" / "latest").exists()
-
-
-def test_a_mirror_that_was_cut_costs_no_good_file(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    whole = demo.files["tokenizer.json"]
-    demo.files["tokenizer.json"] = whole[:3000]
-    download(tmp_path, "tiny", "-q").check_success()
-    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("tok*")} == {"tokenizer.json": whole}
-
-
-def test_a_mirror_that_was_cut_does_not_say_how_long_the_file_is(demo: FaultyServer, tmp_path: Path) -> None:
-    whole = weights(1)
-    with FaultyServer({"a.pt": whole[:2000]}) as cut:
-        demo.files["a.pt"] = whole
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{cut.url}', '{demo.url}'], files: [a.pt]}}}}")
-        assert json.loads(download(tmp_path, "tiny", "--dry-run", "--json").check_success().out)["size"] == 2000
-        download(tmp_path, "tiny").check_success()
-    assert (tmp_path / "tiny" / "a.pt").read_bytes() == whole
-
-
-def test_a_file_with_code_in_it_is_refused(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (Path("executed"),)
-
-    buffer = io.BytesIO()
-    torch.save({"a": Evil()}, buffer)
-    demo.files["a.pt"] = buffer.getvalue()
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [a.pt]}}}}")
-    done = download(tmp_path, "tiny")
-    snapshot(done.check_error(3, "a.pt"))
-    assert {path.name for path in tmp_path.rglob("*")} & {"a.pt", "executed"} == set()
-
-
-def test_ctrl_c_keeps_what_has_arrived(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    demo.faults["tokenizer.json"] = [Fault("drip", 5000)]
-    running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-    part = tmp_path / "tiny" / ".tokenizer.json.part"
-    assert wait_until(lambda: part.exists() and part.stat().st_size >= 5000 and (tmp_path / "tiny" / "latest").exists())
-    start = time.monotonic()
-    running.process.send_signal(signal.SIGINT)
-    done = running.finish(timeout=20)
-    assert time.monotonic() - start < 2
-    done.check_error(130)
-    assert part.stat().st_size >= 5000
-    record = json.loads((tmp_path / "tiny" / "neoxrun.manifest.json").read_text(encoding="utf-8"))
-    assert list(record["files"]) == ["latest"], "what first arrived is recorded whatever comes after"
-    download(tmp_path, "tiny").check_success()
-    assert (tmp_path / "tiny" / "tokenizer.json").read_bytes() == demo.files["tokenizer.json"]
-    assert demo.gets("tokenizer.json")[-1].start >= 5000, "the rest only"
-
-
-def test_ctrl_c_while_a_server_is_silent(tmp_path: Path, snapshot: Snapshot) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(20)
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['http://127.0.0.1:{silent.getsockname()[1]}']}}}}")
-        running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-        asked, _ = silent.accept()
-        with asked:
-            time.sleep(0.2)
-            running.process.send_signal(signal.SIGINT)
-            snapshot(running.finish(timeout=20).check_error(130))
-
-
-def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path, snapshot: Snapshot) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
-    demo.faults["tokenizer.json"] = [Fault("stall", 5000)]
-    first = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-    try:
-        assert wait_until(lambda: (tmp_path / "tiny" / ".tokenizer.json.part").exists())
-        second = download(tmp_path, "tiny")
-        own_id = str(first.process.pid)
-        pid = {f"process {own_id}": "process PID"}
-        snapshot(second.check_error(4, own_id), replace=pid)
-        # Another model and a repair are refused before they change anything, the manifest above all.
-        record = manifest.Manifest({"latest": manifest.ManifestEntry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
-        before = manifest.write_manifest(record, tmp_path / "tiny").read_bytes()
-        for arguments in (("20B", "--mirror", NOWHERE, "--to", "tiny"), ("--repair", "tiny")):
-            snapshot(download(tmp_path, *arguments).check_error(4, own_id), arguments[0], replace=pid)
-        assert (tmp_path / "tiny" / MANIFEST_NAME).read_bytes() == before
-        assert not (tmp_path / "tiny" / "latest").exists()
-    finally:
-        first.process.send_signal(signal.SIGINT)
-        first.finish(timeout=20)
 
 
 WRONG_USAGE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
