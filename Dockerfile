@@ -22,7 +22,7 @@ ENV PATH=/opt/neoxrun/bin:$PATH \
 # The packages come before the sources: a change to neoxrun then builds again in seconds.
 WORKDIR /src
 COPY constraints.txt ./
-RUN pip install --constraint constraints.txt torch megatron-core lm-eval
+RUN pip install --constraint constraints.txt torch lm-eval
 COPY . ./
 RUN pip install --constraint constraints.txt . \
     && neoxrun --version

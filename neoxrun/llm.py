@@ -127,7 +127,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         params: SamplingParams | None = None,
         *,
         batch_size: int | None = None,
@@ -136,9 +136,9 @@ class LLM:
         """Continue each prompt.
 
         Args:
-            prompts: texts; an empty one is continued from nothing.
-            params: how to sample; None: the configuration's parameters. Prompt ``i`` has its own random stream,
-                made of ``params.seed`` and ``i``.
+            prompts: a text, or several; an empty one is continued from nothing.
+            params: how to sample, in place of all of the configuration's parameters; None: those. Prompt ``i`` has
+                its own random stream, made of ``params.seed`` and ``i``.
             batch_size: most prompts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
             truncate: side at which prompts too long for the context are cut; None makes them error records.
 
@@ -150,6 +150,7 @@ class LLM:
             DataError: a prompt is not valid Unicode.
         """
         session = self._session
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         params = params or session.settings.generation.sampling
         params = update_sampling(params, vars(params))
         for text in prompts:
@@ -222,8 +223,8 @@ class LLM:
         return ScoreRequest(tuple(whole[: len(before)]), tuple(whole[len(before) :]))
 
     def close(self) -> None:
-        """Leave the other processes, if there are any."""
-        meshes.disconnect_ranks()
+        """Give the cache's memory back, and leave the other processes, if there are any."""
+        self._session.close()
 
     def __enter__(self) -> LLM:
         return self

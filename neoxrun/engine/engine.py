@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.messages import Free, Instruction
+from neoxrun.engine.runner import Launched
 from neoxrun.engine.sampler import Sampled
-from neoxrun.engine.scheduler import FinishReason, Request, Scheduler
+from neoxrun.engine.scheduler import FinishReason, Planned, Request, Scheduler
+from neoxrun.engine.steps import Step
 
 
 @dataclass(frozen=True)
@@ -21,25 +23,22 @@ class TokenEvent:
 
 
 class Engine:
-    """Many requests at once, in the cache that ``Replica.start_engine`` has reserved for them.
+    """Many requests at once.
 
     Args:
-        execute: carries out an instruction on every rank of the replica; gives the sampled tokens.
-        slots: most sequences at a time.
-        length: most tokens of a sequence, prompt and output.
-        eos: the token that ends a document, or None.
+        scheduler: decides what each step computes.
+        launch: carries out a step on every rank of the replica.
+        ahead: steps that may be under way while the next one is planned, so that the device never waits for the host.
     """
 
-    def __init__(
-        self, execute: Callable[[Instruction], list[Sampled]], *, slots: int, length: int, eos: int | None
-    ) -> None:
-        self._execute = execute
-        self._scheduler = Scheduler(slots, length, eos)
+    def __init__(self, scheduler: Scheduler, launch: Callable[[Step], Launched], ahead: int = 0) -> None:
+        self._scheduler, self._launch, self._ahead = scheduler, launch, ahead
+        self._under_way: deque[tuple[Planned, Launched]] = deque()
 
     @property
     def free_slots(self) -> int:
         """How many more requests would start at once."""
-        return self._scheduler.free_slots
+        return self._scheduler.free
 
     def add(self, request_id: int, prompt: list[int], params: SamplingParams) -> None:
         """Queue a request.
@@ -52,27 +51,31 @@ class Engine:
         self._scheduler.add(Request(request_id, prompt, params))
 
     def step(self) -> list[TokenEvent]:
-        """One prefill or decode pass; an empty list when no request is left."""
-        instruction, requests = self._scheduler.next()
-        if instruction is None:
-            return []
-        events = []
-        for request, sampled in zip(requests, self._execute(instruction), strict=True):
-            request.output.append(sampled.token)
-            reason = self._scheduler.finish_reason(request)
-            events.append(TokenEvent(request.request_id, sampled, reason))
-        for event in events:
-            if event.finish_reason is not None:
-                self.cancel(event.request_id)
-        return events
+        """Compute until tokens are there, and give their events; none where no request is left."""
+        while True:
+            planned = self._scheduler.plan()
+            if planned is not None:
+                self._under_way.append((planned, self._launch(planned.step)))
+                if len(self._under_way) <= self._ahead:
+                    continue
+            if not self._under_way:
+                return []
+            if events := self._read(*self._under_way.popleft()):
+                return events
 
     def cancel(self, request_id: int) -> None:
         """Take a request out, whether it waits or runs; nothing happens where it has ended or never was."""
-        move = self._scheduler.remove(request_id)
-        if move is not None:
-            self._execute(move)
+        self._scheduler.cancel(request_id)
 
     def close(self) -> None:
-        """Drop every request and give the cache's memory back; the last call of an engine."""
+        """Drop every request; the last call of an engine. What it cached stays, for the next one."""
         self._scheduler.clear()
-        self._execute(Free())
+        while self._under_way:
+            self._under_way.popleft()[1].read()
+
+    def _read(self, planned: Planned, launched: Launched) -> list[TokenEvent]:
+        """The events of a step: of its sampled tokens, those whose requests had not ended meanwhile."""
+        sampled = launched.read()
+        by_request = dict(zip((request.request_id for request in planned.sampled), sampled, strict=True))
+        taken = self._scheduler.take(planned, [one.token for one in sampled])
+        return [TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken]

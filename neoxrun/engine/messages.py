@@ -1,104 +1,96 @@
-"""What the leader of a replica tells its other ranks to do. Every rank carries out the same messages in order."""
+"""What the leader of a replica tells its other ranks to do. Every rank carries out the same instructions in order."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.scoring import Row
+from neoxrun.engine.steps import Span, Step
 from neoxrun.parallel.mesh import Mesh
 
 
 @dataclass(frozen=True)
 class Reserve:
-    """Allocate the cache: at most ``slots`` sequences of at most ``length`` positions."""
+    """Allocate the cache, unless one is there that is large enough: ``rows`` sequences of at most ``length`` tokens."""
 
-    slots: int
+    rows: int
     length: int
 
 
 @dataclass(frozen=True)
-class Free:
-    """Give the cache's memory back."""
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """Take new sequences into slots ``first_slot``, ``first_slot + 1``, ... and sample each one's first token."""
-
-    first_slot: int
-    prompts: Sequence[Sequence[int]]
-    params: Sequence[SamplingParams]
-
-
-@dataclass(frozen=True)
-class Decode:
-    """One more token for the sequences in slots 0, 1, ...: the last token of each and its position."""
-
-    tokens: Sequence[int]
-    positions: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Move:
-    """Copy the first ``length`` positions of slot ``source`` over slot ``target``."""
-
-    source: int
-    target: int
-    length: int
+class FreeCache:
+    """Give the cache's memory back, for larger passes of scoring."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of given tokens; the cache stays as it is. See ``scoring`` for what a row is."""
+    """Log-probabilities of given tokens. See ``scoring`` for what a row is."""
 
     rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
 class ReleaseFollowers:
-    """The leader has no more messages for now: the other ranks return from ``Replica.follow``."""
+    """No more instructions: ``follow`` returns."""
 
 
-Instruction = Reserve | Free | Prefill | Decode | Move | Score
-"""What every rank of a replica carries out."""
-Message = Instruction | ReleaseFollowers
+Instruction = Reserve | FreeCache | Step | Score | ReleaseFollowers
 
 _INLINE = 64
+_FIELDS = 6  # numbers of a span
+_NONE = -1
 
 
 class Channel:
-    """Carries messages from the leader of a replica to its other ranks.
+    """Carries instructions from the leader of a replica to its other ranks.
 
-    A decode step of up to 64 sequences travels as one small tensor, since it is sent once a token; the rest are
-    pickled objects, between processes of the same program.
+    A step of up to 64 single tokens travels as one small tensor, since it is sent once a token; the rest are pickled
+    objects, between processes of the same program.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._buffer = torch.zeros(1 + 2 * _INLINE, dtype=torch.int64)
+        self._buffer = torch.zeros(1 + _FIELDS * _INLINE, dtype=torch.int64)
 
-    def send(self, message: Message) -> None:
+    def send(self, instruction: Instruction) -> None:
         """Tell the other ranks; nothing to do where there are none."""
         if self._mesh.replica_group is None:
             return
-        if isinstance(message, Decode) and len(message.tokens) <= _INLINE:
-            row = [len(message.tokens), *message.tokens, *message.positions]
-            self._buffer[: len(row)] = torch.tensor(row)
+        if isinstance(instruction, Step) and _is_small(instruction):
+            numbers = [number for span in instruction.spans for number in _encode(span)]
+            self._buffer[0] = len(instruction.spans)
+            self._buffer[1 : 1 + len(numbers)] = torch.tensor(numbers)
             self._mesh.broadcast(self._buffer)
             return
         self._buffer[0] = 0
         self._mesh.broadcast(self._buffer)
-        self._mesh.broadcast_object(message)
+        self._mesh.broadcast_object(instruction)
 
-    def receive(self) -> Message:
-        """Wait for the leader's next message."""
-        row = self._mesh.broadcast(self._buffer).tolist()
-        count = row[0]
+    def receive(self) -> Instruction:
+        """Wait for the leader's next instruction."""
+        count, *numbers = self._mesh.broadcast(self._buffer).tolist()
         if count:
-            return Decode(row[1 : 1 + count], row[1 + count : 1 + 2 * count])
-        message: Message = self._mesh.broadcast_object(None)
-        return message
+            return Step([_decode(numbers[_FIELDS * at : _FIELDS * (at + 1)]) for at in range(count)])
+        instruction: Instruction = self._mesh.broadcast_object(None)
+        return instruction
+
+
+def _is_small(step: Step) -> bool:
+    if step.admitted or len(step.spans) > _INLINE:
+        return False
+    return all(len(span.ids) < 2 and len(span.pages) < 2 for span in step.spans)
+
+
+def _encode(span: Span) -> tuple[int, ...]:
+    (draw,) = struct.unpack("<q", struct.pack("<d", span.draw))
+    return span.row, span.start, *(span.ids or (_NONE,)), *(span.pages or (_NONE,)), int(span.sampled), draw
+
+
+def _decode(numbers: Sequence[int]) -> Span:
+    row, start, token, page, sampled, bits = numbers
+    (draw,) = struct.unpack("<d", struct.pack("<q", bits))
+    return Span(row, start, () if token == _NONE else (token,), () if page == _NONE else (page,), bool(sampled), draw)

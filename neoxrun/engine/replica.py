@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.engine.engine import Engine
-from neoxrun.engine.messages import Channel, Instruction, ReleaseFollowers, Reserve, Score
-from neoxrun.engine.runner import Runner
-from neoxrun.engine.sampler import Sampled
+from neoxrun.engine.messages import Channel, FreeCache, ReleaseFollowers, Reserve, Score
+from neoxrun.engine.pages import Pages
+from neoxrun.engine.runner import Launched, Runner
+from neoxrun.engine.scheduler import Scheduler
 from neoxrun.engine.scoring import Row, Scored
+from neoxrun.engine.steps import Step
 from neoxrun.model.gpt_neox import Stage
 
 
@@ -20,6 +23,7 @@ class Replica:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._channel = Channel(runner.mesh)
+        self._pages: Pages | None = None
 
     @property
     def runner(self) -> Runner:
@@ -33,11 +37,13 @@ class Replica:
 
     @property
     def holds_cache(self) -> bool:
-        """Whether an engine is open, whose cache takes memory."""
-        return self._runner.holds_cache
+        """Whether the cache takes memory."""
+        return self._runner.cache is not None
 
     def start_engine(self, *, slots: int, length: int, eos: int | None) -> Engine:
         """An engine, on the leader. A replica has one at a time: close it before the next.
+
+        What earlier engines have computed of the beginning of prompts is used again.
 
         Args:
             slots: most sequences at a time; fewer where the cache does not fit.
@@ -47,8 +53,23 @@ class Replica:
         Raises:
             RankError: not even one sequence fits the memory.
         """
-        self._execute(Reserve(slots, length))
-        return Engine(self._execute, slots=self._runner.slots, length=length, eos=eos)
+        reserve = Reserve(slots, length)
+        self._channel.send(reserve)
+        before = self._runner.cache
+        self._runner.execute(reserve)
+        if self._pages is None or self._runner.cache is not before:
+            self._pages = Pages(self._runner.pages, self._runner.page_size)
+        length = min(length, self._pages.count * self._pages.size)
+        rows = min(slots, self._runner.rows)
+        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos)
+        return Engine(scheduler, self._launch, self._runner.ahead)
+
+    def free_cache(self) -> None:
+        """Give the cache's memory back, for larger passes of scoring; on the leader, when no engine is open."""
+        if self.holds_cache:
+            self._channel.send(FreeCache())
+            self._runner.execute(FreeCache())
+            self._pages = None
 
     def score(self, rows: list[Row]) -> list[Scored]:
         """The answers to all that the rows ask, in their order, in one pass; see ``scoring.passes``.
@@ -60,13 +81,15 @@ class Replica:
 
     def follow(self) -> None:
         """Carry out the leader's instructions until it releases its followers."""
-        while not isinstance(message := self._channel.receive(), ReleaseFollowers):
-            self._runner.execute(message)
+        while not isinstance(instruction := self._channel.receive(), ReleaseFollowers):
+            self._runner.execute(instruction)
 
     def release_followers(self) -> None:
         """Let the other ranks return from ``follow``; on the leader."""
         self._channel.send(ReleaseFollowers())
 
-    def _execute(self, instruction: Instruction) -> list[Sampled]:
-        self._channel.send(instruction)
-        return self._runner.execute(instruction)
+    def _launch(self, step: Step) -> Launched:
+        self._channel.send(step)
+        launched = self._runner.execute(step)
+        assert launched is not None
+        return launched

@@ -1,25 +1,52 @@
 """Carrying out instructions on one rank: forward through the stages, and sampling at the end of the last.
 
-Shapes: ``B`` sequences, ``T`` new tokens, ``H`` hidden.
+Shapes: ``T`` tokens, ``P`` outputs, ``H`` hidden, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from math import fsum
 
 import torch
 
 from neoxrun.config.limits import SCORED_ROWS
-from neoxrun.engine.messages import Decode, Free, Instruction, Move, Prefill, Reserve, Score
-from neoxrun.engine.sampler import Sampled, Sampler
+from neoxrun.engine.batches import Batcher
+from neoxrun.engine.graphs import DecodeGraphs
+from neoxrun.engine.messages import FreeCache, Instruction, ReleaseFollowers, Reserve, Score
+from neoxrun.engine.sampler import Choice, Sampled, Sampler
 from neoxrun.engine.scoring import Row, Scored, padded_width
+from neoxrun.engine.steps import Step
 from neoxrun.errors import RankError
-from neoxrun.model.attention import AttentionContext, Rows
+from neoxrun.model.batch import Batch
 from neoxrun.model.gpt_neox import Stage
+from neoxrun.model.kernels import triton_kernels
 from neoxrun.model.kv_cache import KVCache
-from neoxrun.planning.memory import kv_cache_bytes
+from neoxrun.model.tree import TreeAttention
+from neoxrun.planning.memory import MAX_BATCH, kv_cache_bytes
+
+_GPU_PAGE = 32  # positions
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step whose tokens are on their way.
+
+    Attributes:
+        choice: on the sampling rank, what it chooses; None elsewhere.
+        received: on the leader of several stages, the tokens that the sampling rank has sent.
+    """
+
+    choice: Choice | None
+    received: list[Sampled] | None = None
+
+    def read(self) -> list[Sampled]:
+        """On the leader, the tokens of the sampled spans, in their order. Waits for them."""
+        if self.received is not None:
+            return self.received
+        return [] if self.choice is None else self.choice.read()
 
 
 class Runner:
@@ -28,67 +55,70 @@ class Runner:
     Args:
         stage: this rank's share of the network, loaded.
         cache_bytes: most bytes that the key-value cache may take on this rank.
+        eager: capture no graphs.
+        page_size: positions of a page of the cache; None: 32 on a GPU, and on the CPU as long as a sequence may be.
+        ahead: steps that may be under way while the next one is planned; None: 1 on a GPU without pipeline stages, else
+            0.
+
+    Attributes:
+        cache: keys and values; None until they are needed.
+        batcher: makes batches of steps; None until the cache is there.
+        rows: most sequences at a time.
+        pages: of the cache, for sequences.
+        ahead: steps that may be under way while the next one is planned.
     """
 
-    def __init__(self, stage: Stage, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        cache_bytes: int,
+        *,
+        eager: bool = False,
+        page_size: int | None = None,
+        ahead: int | None = None,
+    ) -> None:
         self.stage = stage
         self.mesh = stage.mesh
         self.cache_bytes = cache_bytes
-        self._cache: KVCache | None = None
-        self._sampler = Sampler()
+        self.rows = self.pages = self._length = 0
+        self._eager, self._page_size = eager, page_size
+        on_gpu = stage.device.type == "cuda"
+        self.ahead = ahead if ahead is not None else int(on_gpu and stage.mesh.pp == 1)
+        self.cache: KVCache | None = None
+        self.batcher: Batcher | None = None
+        self._sampler: Sampler | None = None
+        self._graphs: DecodeGraphs | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.stage.device
+
+    @property
+    def page_size(self) -> int:
+        """Positions of a page."""
+        assert self.cache is not None, "Reserve comes first"
+        return self.cache.page_size
 
     @torch.inference_mode()
-    def execute(self, instruction: Instruction) -> list[Sampled]:
+    def execute(self, instruction: Instruction) -> Launched | None:
         """Carry out one instruction.
 
         Returns:
-            On the leader, for ``Prefill`` and ``Decode``, the next token of each sequence; else an empty list.
+            For a step, what is to be read of it.
         """
         match instruction:
-            case Prefill():
-                return self._prefill(instruction)
-            case Decode():
-                return self._decode(instruction)
-            case Move(source, target, length):
-                self._held().move(source, target, length)
-                if self.mesh.samples:
-                    self._sampler.move(source, target)
-            case Reserve(slots, length):
-                self._reserve(slots, length)
-            case Free():
-                self._cache = None
+            case Step():
+                return self._run(instruction)
+            case Reserve(rows, length):
+                self._reserve(rows, length)
             case Score(rows):
                 self.score(rows)
-        return []
-
-    @property
-    def holds_cache(self) -> bool:
-        """Whether the cache takes memory."""
-        return self._cache is not None
-
-    @property
-    def slots(self) -> int:
-        """Sequences that the cache holds, the same on every rank of the replica."""
-        return self._held().slots
-
-    def prefill_hidden(self, prompts: torch.Tensor, first_slot: int) -> torch.Tensor:
-        """Run whole sequences, ``[B, T]`` right-padded, through the stages: ``[B, T, H]`` on the last stage."""
-        batch, tokens = prompts.shape
-        positions = torch.arange(tokens, device=self.stage.device).expand(batch, tokens)
-        context = AttentionContext(self._held(), first_slot, positions, tokens, mask=None, prefill=True)
-        return self._forward(prompts, context)
-
-    def decode_hidden(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Run one token of each sequence in slots 0, 1, ... at its position: ``[B, 1, H]`` on the last stage."""
-        device = self.stage.device
-        ids = torch.tensor(tokens, device=device).unsqueeze(1)
-        at = torch.tensor(positions, device=device).unsqueeze(1)
-        length = max(positions) + 1
-        mask = None
-        if min(positions) + 1 < length:
-            mask = (torch.arange(length, device=device) <= at)[:, None, None, :]
-        context = AttentionContext(self._held(), 0, at, length, mask, prefill=False)
-        return self._forward(ids, context)
+            case FreeCache():
+                self.close()
+            case ReleaseFollowers():
+                pass
+        return None
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Scored]:
@@ -96,10 +126,9 @@ class Runner:
 
         Needs no cache, and leaves the one that there is as it is.
         """
-        device = self.stage.device
 
         def line(lists: Iterable[list[int]]) -> torch.Tensor:
-            return torch.tensor([value for one in lists for value in one], device=device)
+            return torch.tensor([value for one in lists for value in one], device=self.device)
 
         asked = [one for row in rows for one in row.asked]
         starts = list(accumulate((len(row.tokens) for row in rows), initial=0))
@@ -108,109 +137,138 @@ class Runner:
             for start, row in zip(starts, rows, strict=False)
             for indices, _ in row.asked
         )
-        context = AttentionContext(
-            None,
-            0,
-            positions=line(row.positions for row in rows).unsqueeze(0),
-            length=starts[-1],
-            mask=None,
-            prefill=True,
-            rows=self._padded(rows, starts),
-            wanted=wanted,
-        )
-        x = self._forward(line(row.tokens for row in rows).unsqueeze(0), context)
+        positions = line(row.positions for row in rows)
+        attention = self._tree(rows, starts, positions)
+        x = self.forward(Batch(line(row.tokens for row in rows), positions, attention, wanted))
         return self._answers(x, line(tokens for _, tokens in asked), [len(tokens) for _, tokens in asked])
 
-    def _padded(self, rows: Sequence[Row], starts: Sequence[int]) -> Rows:
-        """How attention sees rows that begin at the tokens ``starts``."""
-        device = self.stage.device
-        lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        columns = torch.arange(padded_width(rows), device=device)
-        present = columns < lengths[:, None]
-        padded = (torch.tensor(starts[:-1], device=device)[:, None] + columns).masked_fill(~present, 0)
-        mask = None
-        if any(min(row.ends) < len(row.tokens) for row in rows):
-            ends = torch.full_like(padded, len(columns))  # padding sees itself: a softmax of nothing is not a number
-            ends[present] = torch.tensor([end for row in rows for end in row.ends], device=device)
-            mask = ((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]))[:, None]
-        return Rows(padded, present.flatten().nonzero()[:, 0], mask, self.stage.cache_dtype)
+    def close(self) -> None:
+        """Give the cache's memory back, and the graphs, which must go before the process groups."""
+        self.cache = self.batcher = self._sampler = self._graphs = None
+        self.rows = self.pages = 0
 
-    def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
-        """``x``: ``[1, P, H]``, output of the last stage's layers before each of the targets ``[P]``.
+    def _run(self, step: Step) -> Launched:
+        assert self.batcher is not None, "Reserve comes first"
+        self.batcher.take_pages(step)
+        if self._sampler is not None:
+            for admission in step.admitted:
+                self._sampler.admit(admission.row, admission.prompt, admission.written, admission.params)
+        logits = self._logits(step)
+        sampled = [span for span in step.spans if span.sampled]
+        if not sampled:
+            return Launched(None)
+        rows = [span.row for span in sampled]
+        choice = None
+        if self._sampler is not None:
+            assert logits is not None
+            choice = self._sampler.choose(logits, rows, [span.draw for span in sampled])
+        if self.mesh.pp > 1:
+            received: list[Sampled] = self.mesh.sampler_to_leader(None if choice is None else choice.read())
+            return Launched(None, received)
+        if self.ahead:
+            tokens = (
+                choice.tokens if choice is not None else torch.empty(len(rows), dtype=torch.int64, device=self.device)
+            )
+            self.batcher.note(rows, self.mesh.broadcast_tokens(tokens))
+        return Launched(choice)
 
-        A request has ``counts`` of them, one after the other.
+    def _logits(self, step: Step) -> torch.Tensor | None:
+        """fp32 ``[P, V]`` of the sampled spans, on the sampling rank."""
+        assert self.batcher is not None
+        if self._graphs is not None and all(span.count == 1 and span.sampled for span in step.spans):
+            size = self._graphs.size_for(len(step.spans))
+            if size is not None:
+                local = self._graphs.replay(self.batcher.pack_singles(step.spans, size))[: len(step.spans)]
+                return self.stage.gather_logits(local)
+        x = self.forward(self.batcher.batch_of(step))
+        if not self.mesh.last_stage or not len(x):
+            return None
+        return self.stage.gather_logits(self.stage.head(x))
+
+    def _reserve(self, rows: int, length: int) -> None:
+        """Allocate the cache, unless the one that there is does.
+
+        On a GPU it takes all the memory that there is for it, once. On the CPU each row has a page of ``length``.
         """
-        logprobs: list[float] = []
-        likeliest: list[bool] = []
-        if self.mesh.last_stage:
-            for first in range(0, len(targets), SCORED_ROWS):
-                block = slice(first, first + SCORED_ROWS)
-                scored = self.stage.scores(x[0, block], targets[block])
-                if scored is not None:
-                    logprobs += scored[0].tolist()
-                    likeliest += scored[1].tolist()
-        answers: list[Scored] = []
-        if self.mesh.samples:
-            values = iter(zip(logprobs, likeliest, strict=True))
-            for count in counts:
-                found = list(islice(values, count))
-                answers.append(Scored(fsum(value for value, _ in found), all(best for _, best in found)))
-        received: list[Scored] = self.mesh.sampler_to_leader(answers)
-        return received if self.mesh.leads else []
-
-    def _reserve(self, slots: int, length: int) -> None:
-        config, mesh = self.stage.config, self.mesh
-        heads, layers = config.num_attention_heads // mesh.tp, len(self.stage.layers)
-        self._cache = None
-        per_slot = kv_cache_bytes(
-            config, layers=layers, tensor=mesh.tp, tokens=length, precision=self.stage.precisions.cache
+        stage, mesh = self.stage, self.mesh
+        on_gpu = self.device.type == "cuda"
+        if self.cache is not None and self.rows >= rows and (on_gpu or self._length >= length):
+            return
+        self.close()
+        if on_gpu:
+            rows, length = max(rows, MAX_BATCH["cuda"]), max(length, stage.config.max_context)
+        page, spare = (self._page_size or (_GPU_PAGE if on_gpu else length)), int(on_gpu)
+        layers = len(stage.layers)
+        page_bytes = kv_cache_bytes(
+            stage.config, layers=layers, tensor=mesh.tp, tokens=page, precision=stage.precisions.cache
         )
-        slots = mesh.minimum(min(slots, self.cache_bytes // per_slot))
-        if slots < 1:
+        pages = mesh.minimum(min(rows * -(-length // page), self.cache_bytes // page_bytes - spare))
+        if pages * page < length and (not on_gpu or pages < 1):
+            needed = page_bytes * -(-length // page)
             raise RankError(
                 f"out of memory: the key-value cache of one sequence of {length} tokens takes "
-                f"{per_slot / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
+                f"{needed / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
                 code="out_of_memory",
                 hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
             )
-        self._cache = KVCache(layers, slots, heads, length, config.head_dim, self.stage.device, self.stage.cache_dtype)
+        self.rows, self.pages, self._length = min(rows, pages), pages, length
+        heads = stage.config.num_attention_heads // mesh.tp
+        self.cache = KVCache(layers, pages + spare, heads, page, stage.config.head_dim, self.device, stage.cache_dtype)
+        self.batcher = Batcher(self.cache, stage.rotary, self.rows, length, self.device)
+        if mesh.samples:
+            self._sampler = Sampler(self.rows, stage.vocab_size, self.device)
+        if on_gpu and not self._eager and mesh.pp == 1 and triton_kernels(self.device) is not None:
+            self._graphs = DecodeGraphs(self._decode, self.batcher.packed_width, self.rows, self.device)
 
-    def _prefill(self, prefill: Prefill) -> list[Sampled]:
-        lengths = [len(prompt) for prompt in prefill.prompts]
-        longest = max(lengths)
-        # Padding comes after a prompt, where causal attention keeps it out of the prompt's results.
-        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prefill.prompts]
-        ids = torch.tensor(padded, device=self.stage.device)
-        x = self.prefill_hidden(ids, prefill.first_slot)
-        if self.mesh.samples:
-            for row, (length, params) in enumerate(zip(lengths, prefill.params, strict=True)):
-                self._sampler.admit(prefill.first_slot + row, ids[row, :length], params)
-        last = torch.tensor(lengths, device=x.device) - 1
-        return self._sample(x[torch.arange(len(last), device=x.device), last], prefill.first_slot)
+    def _decode(self, packed: torch.Tensor) -> torch.Tensor:
+        """One token of each of several sequences: this rank's part of the logits, ``[B, V / tp]``."""
+        assert self.batcher is not None
+        return self.stage.head(self.stage(self.batcher.batch_of_singles(packed)))
 
-    def _decode(self, decode: Decode) -> list[Sampled]:
-        return self._sample(self.decode_hidden(decode.tokens, decode.positions)[:, 0], first_slot=0)
-
-    def _forward(self, ids: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Run a batch through the stages: ``[P, H]`` on the last one, ``[T, H]`` on the others."""
         received = None
         if not self.mesh.first_stage:
-            shape = (*ids.shape, self.stage.config.hidden_size)
+            shape = (len(batch.ids), self.stage.config.hidden_size)
             received = self.mesh.receive_activations(shape, self.stage.compute_dtype)
-        x: torch.Tensor = self.stage(ids, received, context)
+        x: torch.Tensor = self.stage(batch, received)
         if not self.mesh.last_stage:
             self.mesh.send_activations(x)
         return x
 
-    def _sample(self, x: torch.Tensor, first_slot: int) -> list[Sampled]:
-        """``x``: ``[B, H]`` at the last token of each sequence."""
-        sampled: list[Sampled] = []
-        if self.mesh.last_stage:
-            logits = self.stage.logits(x)
-            if logits is not None:
-                sampled = self._sampler.sample(logits, first_slot)
-        received: list[Sampled] = self.mesh.sampler_to_leader(sampled)
-        return received if self.mesh.leads else []
+    def _tree(self, rows: Sequence[Row], starts: Sequence[int], positions: torch.Tensor) -> TreeAttention:
+        """Attention within rows that begin at the tokens ``starts``."""
+        lengths = torch.tensor([len(row.tokens) for row in rows], device=self.device)
+        columns = torch.arange(padded_width(rows), device=self.device)
+        present = columns < lengths[:, None]
+        padded = (torch.tensor(starts[:-1], device=self.device)[:, None] + columns).masked_fill(~present, 0)
+        mask = None
+        if any(min(row.ends) < len(row.tokens) for row in rows):
+            ends = torch.full_like(padded, len(columns))  # padding sees itself: a softmax of nothing is not a number
+            ends[present] = torch.tensor([end for row in rows for end in row.ends], device=self.device)
+            mask = ((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]))[:, None]
+        line = present.flatten().nonzero()[:, 0]
+        return TreeAttention(padded, line, mask, self.stage.rotary, positions, self.stage.cache_dtype)
 
-    def _held(self) -> KVCache:
-        assert self._cache is not None, "Reserve comes before any other message"
-        return self._cache
+    def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
+        """``x``: ``[P, H]``, output of the last stage before each of the targets ``[P]``.
+
+        A request has ``counts`` of them, one after the other.
+        """
+        logprobs: list[float] = []
+        best: list[bool] = []
+        if self.mesh.last_stage:
+            for first in range(0, len(targets), SCORED_ROWS):
+                block = slice(first, first + SCORED_ROWS)
+                scored = self.stage.scores(x[block], targets[block])
+                if scored is not None:
+                    logprobs += scored[0].tolist()
+                    best += scored[1].tolist()
+        answers: list[Scored] = []
+        if self.mesh.samples:
+            values = iter(zip(logprobs, best, strict=True))
+            for count in counts:
+                found = list(islice(values, count))
+                answers.append(Scored(fsum(value for value, _ in found), all(greedy for _, greedy in found)))
+        received: list[Scored] = self.mesh.sampler_to_leader(answers)
+        return received if self.mesh.leads else []

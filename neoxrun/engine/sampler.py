@@ -1,12 +1,15 @@
-"""Choosing the next token. Shapes: ``B`` sequences, ``V`` vocabulary.
+"""Choosing the next token of all sequences at once, on their device and without waiting for it.
 
-Each sequence is sampled alone and has a random stream of its own, so that its tokens do not depend on the others.
+The uniform number by which a token is chosen comes with the step, so that a choice depends on the sequence's own random
+stream and not on its neighbours.
+
+Shapes: ``B`` sequences of a step, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,136 +19,215 @@ from neoxrun.errors import RankError
 
 @dataclass(frozen=True)
 class Sampled:
-    """A chosen token, with its log-probability and those of the most likely tokens where they were requested."""
+    """A chosen token, and its log-probability and those of the most likely tokens where they were asked for."""
 
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass
-class _Slot:
-    params: SamplingParams
-    prompt: torch.Tensor
-    stream: random.Random
-    output: list[int] = field(default_factory=list)
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen in a step; on the device until ``read``.
 
+    Attributes:
+        tokens: int64 ``[B]``.
+        sound: bool, whether every row of the logits had a finite maximum.
+        asked: the rows whose log-probabilities are wanted, and how many of the most likely tokens' of each.
+        logprobs: of the chosen tokens, the values and the ids of the most likely ones, of the asked rows.
+    """
 
-class Sampler:
-    """Chooses tokens for the sequences in the slots."""
+    tokens: torch.Tensor
+    sound: torch.Tensor
+    asked: Sequence[tuple[int, int]] = ()
+    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
-    def __init__(self) -> None:
-        self._slots: dict[int, _Slot] = {}
-
-    def admit(self, slot: int, prompt: torch.Tensor, params: SamplingParams) -> None:
-        """Begin a new sequence in ``slot``; ``prompt`` is int64 ``[T]`` on the logits' device."""
-        self._slots[slot] = _Slot(params, prompt, random.Random(params.seed))
-
-    def move(self, source: int, target: int) -> None:
-        """Move the sequence in slot ``source`` to slot ``target``."""
-        self._slots[target] = self._slots.pop(source)
-
-    def sample(self, logits: torch.Tensor, first_slot: int) -> list[Sampled]:
-        """The next token of each sequence.
-
-        Args:
-            logits: fp32 ``[B, V]``, of the sequences in slots ``first_slot .. first_slot + B - 1``.
-            first_slot: slot of the first row.
+    def read(self) -> list[Sampled]:
+        """Wait for the device, and give each sequence's token.
 
         Raises:
-            RankError: a row holds NaN, or no finite number.
+            RankError: a row held NaN or nothing finite.
         """
-        slots = [self._slots[first_slot + row] for row in range(len(logits))]
-        choices = [
-            choose_token(adjust_logits(row, slot.params, slot.prompt, slot.output), slot.params, slot.stream)
-            if _is_special(slot.params)
-            else row.argmax()
-            for row, slot in zip(logits, slots, strict=True)
-        ]
-        tokens = torch.stack(choices)
-        finite = logits.amax(-1).isfinite().all()
-        *ids, sound = torch.cat((tokens, finite.view(1).to(tokens))).tolist()
+        *tokens, sound = torch.cat((self.tokens, self.sound.view(1).to(self.tokens))).tolist()
         if not sound:
             raise RankError(
                 "the model's output is not a number",
                 code="nonfinite_output",
                 hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
             )
-        results = []
-        for row, slot, token in zip(logits, slots, ids, strict=True):
-            slot.output.append(token)
-            results.append(_with_logprobs(row, token, slot.params.logprobs))
-        return results
+        sampled = [Sampled(token) for token in tokens]
+        if self.logprobs is not None:
+            chosen, values, ids = (tensor.tolist() for tensor in self.logprobs)
+            for index, (row, count) in enumerate(self.asked):
+                top = tuple(zip(ids[index][:count], values[index][:count], strict=True))
+                sampled[row] = Sampled(tokens[row], chosen[index], top)
+        return sampled
 
 
-def _is_special(params: SamplingParams) -> bool:
-    """Whether the choice may be another token than the one with the largest logit."""
-    return (
-        params.temperature > 0
-        or params.repetition_penalty != 1
-        or params.frequency_penalty != 0
-        or params.presence_penalty != 0
-        or bool(params.logit_bias)
+class Sampler:
+    """Chooses tokens for the sequences in the rows.
+
+    Args:
+        rows: how many rows there are.
+        vocab_size: ``V``.
+        device: of the logits.
+    """
+
+    def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
+        self._rows, self._vocab_size, self._device = rows, vocab_size, device
+        self._params: dict[int, SamplingParams] = {}
+        # Of all rows, made when the first sequence needs them.
+        self._seen: torch.Tensor | None = None  # bool [rows, V]: tokens of prompt and output
+        self._counts: torch.Tensor | None = None  # int32 [rows, V]: tokens of the output
+        self._bias: torch.Tensor | None = None  # fp32 [rows, V]
+
+    def admit(self, row: int, ids: Sequence[int], written: int, params: SamplingParams) -> None:
+        """A sequence enters ``row``; the last ``written`` of its tokens are output."""
+        self._params[row] = params
+        if params.repetition_penalty != 1:
+            self._seen = self._cleared(self._seen, row, torch.bool)
+            self._seen[row, self._indices(ids)] = True
+        if params.frequency_penalty or params.presence_penalty:
+            self._counts = self._cleared(self._counts, row, torch.int32)
+            output = self._indices(ids[len(ids) - written :])
+            self._counts[row].index_add_(0, output, torch.ones_like(output, dtype=torch.int32))
+        if params.logit_bias:
+            self._bias = self._cleared(self._bias, row, torch.float32)
+            amounts = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=self._device)
+            self._bias[row, self._indices(list(params.logit_bias))] = amounts
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[int], draws: Sequence[float]) -> Choice:
+        """The next token of each sequence.
+
+        Args:
+            logits: fp32 ``[B, V]``.
+            rows: of the ``B`` sequences.
+            draws: a uniform number for each of them.
+        """
+        params = [self._params[row] for row in rows]
+        highest, tokens = logits.max(-1)
+        adjusted = [index for index, own in enumerate(params) if _is_adjusted(own)]
+        sampled = [index for index, own in enumerate(params) if own.temperature > 0]
+        if special := sorted({*adjusted, *sampled}):
+            scores = logits if len(special) == len(rows) else logits[self._indices(special)]
+            if adjusted:
+                scores = self._adjust(scores, [rows[index] for index in special], [params[index] for index in special])
+            best = scores.argmax(-1)
+            drawn = [at for at, index in enumerate(special) if params[index].temperature > 0]
+            if drawn:
+                own = [special[at] for at in drawn]
+                picked = self._draw(
+                    scores[self._indices(drawn)], [params[index] for index in own], [draws[index] for index in own]
+                )
+                best[self._indices(drawn)] = picked
+            tokens[self._indices(special)] = best
+        self._note(tokens, rows, params)
+        asked = [(index, own.logprobs) for index, own in enumerate(params) if own.logprobs is not None]
+        logprobs = None
+        if asked:
+            # Of the model itself: before penalties, temperature and filters.
+            which = self._indices([index for index, _ in asked])
+            wide = logits[which].log_softmax(-1)
+            values, ids = wide.topk(min(max(count for _, count in asked), self._vocab_size))
+            logprobs = wide.gather(-1, tokens[which][:, None])[:, 0], values, ids
+        return Choice(tokens, highest.isfinite().all(), asked, logprobs)
+
+    def _adjust(self, logits: torch.Tensor, rows: Sequence[int], params: Sequence[SamplingParams]) -> torch.Tensor:
+        """Penalties and biases.
+
+        The repetition penalty is Keskar et al.'s (CTRL, 2019), over prompt and output; frequency and presence penalties
+        are subtracted for tokens of the output only.
+        """
+        which = self._indices(rows)
+        if self._seen is not None:
+            penalty = self._column([own.repetition_penalty for own in params])
+            punished = torch.where(logits > 0, logits / penalty, logits * penalty)
+            logits = torch.where(self._seen[which] & (penalty != 1), punished, logits)
+        if self._counts is not None:
+            counts = self._counts[which]
+            frequency = self._column([own.frequency_penalty for own in params])
+            presence = self._column([own.presence_penalty for own in params])
+            logits = logits - torch.where(counts > 0, frequency * counts + presence, 0.0)
+        if self._bias is not None:
+            has = self._column([float(bool(own.logit_bias)) for own in params])
+            logits = logits + torch.where(has > 0, self._bias[which], 0.0)
+        return logits
+
+    def _draw(self, logits: torch.Tensor, params: Sequence[SamplingParams], draws: Sequence[float]) -> torch.Tensor:
+        """A token of each row by inversion: one uniform number against the cumulative probabilities, in fp64.
+
+        So the same number gives the same token where logits differ only by rounding (other splits, other batches). As
+        in GPT-NeoX, top-k is applied before top-p, and top-p keeps the first token that reaches the limit.
+        """
+        logits = logits.double()
+        # The largest first becomes 0: divided by a temperature next to nothing it would overflow.
+        logits = logits - logits.amax(-1, keepdim=True)
+        logits = logits / self._column([own.temperature for own in params], torch.float64)
+        width = self._vocab_size
+        kept = [own.top_k or (width if 0 < own.top_p < 1 else 0) for own in params]
+        picked = torch.empty(len(params), dtype=torch.int64, device=self._device)
+        groups: dict[str, list[int]] = {}
+        for index, count in enumerate(kept):
+            # Sorting the whole vocabulary takes far longer than finding its top, so the two are kept apart.
+            groups.setdefault("all" if not count else "sorted" if count >= width else "top", []).append(index)
+        for name, members in groups.items():
+            which = self._indices(members)
+            own = [params[index] for index in members]
+            point = self._column([draws[index] for index in members], torch.float64)
+            if name == "all":
+                picked[which] = self._invert(logits[which].softmax(-1), own, point)
+                continue
+            most = min(max(kept[index] for index in members), width)
+            values, ids = logits[which].topk(most)
+            limit = self._column([kept[index] for index in members], torch.int64)
+            values = values.masked_fill(torch.arange(most, device=self._device) >= limit, -torch.inf)
+            probabilities = values.softmax(-1)
+            top_p = self._column([one.top_p if 0 < one.top_p < 1 else 2.0 for one in own], torch.float64)
+            before = probabilities.cumsum(-1) - probabilities
+            index_in = self._invert(probabilities.masked_fill(before > top_p, 0), own, point)
+            picked[which] = ids.gather(-1, index_in[:, None])[:, 0]
+        return picked
+
+    def _invert(
+        self, probabilities: torch.Tensor, params: Sequence[SamplingParams], point: torch.Tensor
+    ) -> torch.Tensor:
+        """Where in each row ``[B, K]`` the cumulative probabilities pass ``point`` ``[B, 1]`` of their sum."""
+        if any(own.min_p for own in params):
+            least = self._column([own.min_p for own in params], torch.float64)
+            least = least * probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < least, 0)
+        cumulative = probabilities.cumsum(-1)
+        index = torch.searchsorted(cumulative, cumulative[:, -1:] * point, right=True)
+        # Rounding can put the point beyond the last token: the last one with a probability is meant.
+        count = torch.arange(probabilities.shape[-1], device=self._device)
+        last = torch.where(probabilities > 0, count, 0).amax(-1, keepdim=True)
+        return torch.minimum(index, last)[:, 0]
+
+    def _note(self, tokens: torch.Tensor, rows: Sequence[int], params: Sequence[SamplingParams]) -> None:
+        """Remember what was written, for penalties."""
+        if self._seen is not None:
+            members = [index for index, own in enumerate(params) if own.repetition_penalty != 1]
+            self._seen[self._indices([rows[index] for index in members]), tokens[self._indices(members)]] = True
+        if self._counts is not None:
+            members = [index for index, own in enumerate(params) if own.frequency_penalty or own.presence_penalty]
+            which = self._indices([rows[index] for index in members]), tokens[self._indices(members)]
+            self._counts[which] += 1
+
+    def _cleared(self, store: torch.Tensor | None, row: int, dtype: torch.dtype) -> torch.Tensor:
+        if store is None:
+            return torch.zeros((self._rows, self._vocab_size), dtype=dtype, device=self._device)
+        store[row] = 0
+        return store
+
+    def _indices(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
+
+    def _column(self, values: Sequence[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)[:, None]
+
+
+def _is_adjusted(params: SamplingParams) -> bool:
+    """Whether the scores are not the model's own."""
+    return bool(
+        params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty or params.logit_bias
     )
-
-
-def _with_logprobs(logits: torch.Tensor, token: int, top: int | None) -> Sampled:
-    """The token with the log-probabilities of the model itself, before penalties, temperature and filters."""
-    if top is None:
-        return Sampled(token)
-    logprobs = logits.log_softmax(-1)
-    values, ids = logprobs.topk(min(top, len(logprobs)))
-    return Sampled(token, float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
-
-
-def adjust_logits(
-    logits: torch.Tensor, params: SamplingParams, prompt: torch.Tensor, output: list[int]
-) -> torch.Tensor:
-    """A copy of one row ``[V]`` with penalties and biases applied.
-
-    The repetition penalty is that of Keskar et al. (CTRL, 2019), over prompt and output. Frequency and presence
-    penalties count only tokens of the output.
-    """
-    logits = logits.clone()
-    written = torch.tensor(output, dtype=torch.int64, device=logits.device)
-    if params.repetition_penalty != 1:
-        seen = torch.unique(torch.cat((prompt, written)))
-        scores = logits[seen]
-        penalty = params.repetition_penalty
-        logits[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
-    if output and (params.frequency_penalty or params.presence_penalty):
-        ids, counts = torch.unique(written, return_counts=True)
-        logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
-    for token, bias in params.logit_bias.items():
-        logits[token] += bias
-    return logits
-
-
-def choose_token(logits: torch.Tensor, params: SamplingParams, stream: random.Random) -> torch.Tensor:
-    """One token of one row ``[V]``, as an int64 scalar tensor.
-
-    Sampling is by inversion: one uniform number is looked up in the cumulative probabilities in fp64. So the same seed
-    gives the same token where logits differ only by rounding (other splits, other batches). As in GPT-NeoX, top-k is
-    applied before top-p, and top-p keeps the token that reaches the limit.
-    """
-    if params.temperature == 0:
-        return logits.argmax()
-    logits = logits.double()
-    # The largest becomes 0 first: divided by a tiny temperature it would overflow.
-    logits = (logits - logits.max()) / params.temperature
-    ids = None
-    if params.top_k or 0 < params.top_p < 1:
-        width = min(params.top_k or len(logits), len(logits))
-        logits, ids = logits.topk(width)
-    probabilities = logits.softmax(-1)
-    if 0 < params.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before > params.top_p, 0)
-    if params.min_p:
-        probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
-    cumulative = probabilities.cumsum(-1)
-    index = torch.searchsorted(cumulative, cumulative[-1:] * stream.random(), right=True)
-    # Rounding can lead beyond the last token that has a probability, which is then the one.
-    last = probabilities.nonzero()[-1]
-    index = torch.minimum(index, last)[0]
-    return index if ids is None else ids[index]

@@ -71,6 +71,11 @@ class Session:
             eos=self.tokenizer.eod,
         )
 
+    def close(self) -> None:
+        """Give the cache's memory back, and leave the other ranks."""
+        self.replica.runner.close()  # its graphs hold collectives of the groups
+        meshes.disconnect_ranks()
+
     def scoring_budget(self) -> int:
         """Most tokens of a pass that only scores, on every rank.
 

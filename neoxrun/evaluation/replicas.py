@@ -181,4 +181,5 @@ class Replicas:
                 for answer in answers
                 if answer.finish_reason is not None
             ]
-        engine.close()  # scoring has its memory again
+        engine.close()
+        session.replica.free_cache()  # scoring has its memory again

@@ -83,7 +83,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
-    meshes.disconnect_ranks()
+    session.close()
 
 
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:

@@ -1,10 +1,10 @@
 """The GPT-NeoX network (Black et al., GPT-NeoX-20B, 2022): one pipeline stage of it, on one tensor-parallel rank.
 
-A pass begins in ``Stage.forward``, which runs the stage's layers; each ``Layer`` adds ``Attention`` and ``MLP`` to the
-residual stream. On the last stage ``Stage.logits`` or ``Stage.scores`` follows.
+A pass begins in ``Stage.forward``, which runs the stage's layers; each ``Layer`` adds ``SelfAttention`` and ``MLP`` to
+the residual stream. On the last stage ``head`` and ``gather_logits``, or ``scores``, follow.
 
-Shapes: ``B`` batch, ``T`` new tokens, ``H`` hidden, ``N`` this rank's heads, ``D`` head dim, ``V`` vocabulary.
-Submodules have the names of the checkpoint's tensors, so that the loader needs no table of the network.
+Shapes: ``T`` tokens, ``P`` of them with an output, ``H`` hidden, ``N`` this rank's heads, ``D`` head dim, ``V``
+vocabulary. Submodules have the names of the checkpoint's tensors, so that the loader needs no table of the network.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from torch import nn
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
-from neoxrun.model.attention import AttentionContext, attend, narrow_to_wanted
+from neoxrun.model.attention import Attention
+from neoxrun.model.batch import Batch
 from neoxrun.model.dtypes import DTYPES
+from neoxrun.model.kernels import forked
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
-from neoxrun.model.norms import build_norm
-from neoxrun.model.rotary import Rotary, rotary_tables
+from neoxrun.model.norms import add_and_normalize, build_norm
+from neoxrun.model.rotary import RotaryTables, rotary_tables
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
 
 
 def _select(x: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
-    """The tokens ``wanted`` of ``x`` ``[B, T, H]``; None: all."""
-    return x if wanted is None else x[:, wanted]
+    """The tokens ``wanted`` of ``x`` ``[T, H]``; None: all."""
+    return x if wanted is None else x[wanted]
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention: ``[B, T, H] -> [B, T, H]``, this rank's part of a sum over the tensor-parallel ranks.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention: ``[T, H] -> [T, H]``, this rank's part of a sum over the tensor-parallel ranks.
 
     Args:
         config: the network.
@@ -46,17 +48,16 @@ class Attention(nn.Module):
         self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias=bias)
         self.dense = RowParallelLinear(mesh, hidden, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
 
-    def forward(self, x: torch.Tensor, rotary: Rotary, context: AttentionContext) -> torch.Tensor:
-        """``x``: ``[B, T, H]``, normed. Returns the tokens that are wanted, of a pass over rows."""
-        batch, tokens, _ = x.shape
-        # The rows of query_key_value are [q | k | v] head by head.
-        qkv = self.query_key_value(x).view(batch, tokens, self.heads, 3, -1)
-        out: torch.Tensor = self.dense(attend(qkv, rotary, self.index, context))
+    def forward(self, x: torch.Tensor, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
+        """``[T, H] -> [T, H]``, or as many tokens as are wanted."""
+        # Rows of query_key_value are [q | k | v] head by head.
+        qkv = self.query_key_value(x).view(len(x), self.heads, 3, -1)
+        out: torch.Tensor = self.dense(attention.attend(self.index, qkv, wanted))
         return out
 
 
 class MLP(nn.Module):
-    """The feed-forward network: ``[B, T, H] -> [B, T, H]``, this rank's part of a sum as in ``Attention``."""
+    """The feed-forward network: ``[T, H] -> [T, H]``, this rank's part of a sum as in ``SelfAttention``."""
 
     def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class MLP(nn.Module):
         self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x``: ``[B, T, H]``, normed."""
+        """``x``: ``[T, H]``, normed."""
         out: torch.Tensor = self.dense_4h_to_h(self.dense_h_to_4h(x))
         return out
 
@@ -85,31 +86,46 @@ class Layer(nn.Module):
         self.tied = config.gpt_j_residual and config.gpt_j_tied
         if not self.tied:
             self.post_attention_layernorm = build_norm(config)
-        self.attention = Attention(config, mesh, index)
+        self.attention = SelfAttention(config, mesh, index)
         self.mlp = MLP(config, mesh)
 
     def forward(
-        self, x: torch.Tensor, rotary: Rotary, context: AttentionContext, wanted: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: torch.Tensor,
+        parts: tuple[torch.Tensor, ...],
+        attention: Attention,
+        wanted: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run the layer.
 
         Args:
-            x: ``[B, T, H]``, the same on every tensor-parallel rank.
-            rotary: the rotary tables at the tokens' positions.
-            context: the pass. Where ``wanted`` is given, its attention returns only these tokens.
-            wanted: int64, indices of the tokens whose outputs are needed; None: all.
+            x: ``[T, H]``, the same on every tensor-parallel rank.
+            parts: of ``[T, H]``, what the layer before adds to ``x``.
+            attention: the pass's.
+            wanted: int64, the tokens whose outputs are wanted. None: all.
 
         Returns:
-            ``[B, T, H]``, or ``[B, len(wanted), H]``.
+            The residual stream, of as many tokens as are wanted, and what is to be added to it.
         """
-        normed = self.input_layernorm(x)
-        attended = self.attention(normed, rotary, context)
-        x = _select(x, wanted)
         if not self.parallel_residual:
-            x = x + self.mesh.all_reduce(attended)
-            return x + self.mesh.all_reduce(self.mlp(self.post_attention_layernorm(x)))
-        fed = self.mlp(_select(normed, wanted) if self.tied else self.post_attention_layernorm(x))
-        return x + self.mesh.all_reduce(attended + fed)
+            x, (normed,) = add_and_normalize(x, parts, (self.input_layernorm,))
+            attended = self.mesh.all_reduce(self.attention(normed, attention, wanted))
+            x, (normed,) = add_and_normalize(_select(x, wanted), (attended,), (self.post_attention_layernorm,))
+            return x, (self.mesh.all_reduce(self.mlp(normed)),)
+        if self.tied:
+            x, (normed,) = add_and_normalize(x, parts, (self.input_layernorm,))
+            second = normed
+        else:
+            x, (normed, second) = add_and_normalize(x, parts, (self.input_layernorm, self.post_attention_layernorm))
+        # The two branches do not depend on each other.
+        with forked(x.device) as join:
+            fed = self.mlp(_select(second, wanted))
+        attended = self.attention(normed, attention, wanted)
+        join()
+        x = _select(x, wanted)
+        if self.mesh.tp == 1:
+            return x, (attended, fed)
+        return x, (self.mesh.all_reduce(attended + fed),)
 
 
 class Stage(nn.Module):
@@ -143,9 +159,9 @@ class Stage(nn.Module):
                 self.final_linear = ColumnParallelLinear(
                     mesh, config.hidden_size, mesh.tp * self._vocab_rows, bias=False
                 )
-        self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.rotary: RotaryTables | None = None
         if config.pos_emb == "rotary":
-            self._rotary = rotary_tables(config, config.max_context, device, self.compute_dtype)
+            self.rotary = rotary_tables(config, config.max_context, device, self.compute_dtype)
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -166,52 +182,44 @@ class Stage(nn.Module):
     def _vocab_rows(self) -> int:
         return -(-self.vocab_size // self.mesh.tp)
 
-    def forward(self, ids: torch.Tensor, x: torch.Tensor | None, context: AttentionContext) -> torch.Tensor:
+    def forward(self, batch: Batch, received: torch.Tensor | None = None) -> torch.Tensor:
         """Run this stage's layers.
 
         Args:
-            ids: int64 ``[B, T]``, token ids; used by the first stage only.
-            x: ``[B, T, H]`` from the previous stage; None on the first.
-            context: positions, and the cache or the rows.
+            batch: the pass; ids are read by the first stage only.
+            received: ``[T, H]`` from the previous stage; None on the first.
 
         Returns:
-            ``[B, T, H]`` for the next stage; on the last stage for ``logits`` or ``scores``, and of the tokens that
-            ``context.wanted`` names only.
+            ``[T, H]`` for the next stage; on the last ``[P, H]`` after the final norm, for ``logits`` and ``scores``.
         """
-        if x is None:
-            x = self.word_embeddings(ids)
+        if received is None:
+            x: torch.Tensor = self.word_embeddings(batch.ids)
             if self.config.pos_emb == "learned":
-                x = x + self.position_embeddings[context.positions]
-        rotary = self._rotary_at(context)
-        for index, layer in enumerate(self.layers):
-            if self.mesh.last_stage and index == len(self.layers) - 1:
-                x = layer(x, rotary, narrow_to_wanted(context), context.wanted)
-            else:
-                x = layer(x, rotary, context)
-        return x
-
-    def _rotary_at(self, context: AttentionContext) -> Rotary:
-        """The rotary tables at the positions of a pass, in a shape that fits attention's queries and keys.
-
-        ``[B, T, 1, 1, R]`` with a cache, ``[B, 1, W, R]`` over rows; None where the network has no rotary embedding.
-        """
-        if self._rotary is None:
-            return None
-        if context.rows is None:
-            cos, sin = (table[context.positions][:, :, None, None] for table in self._rotary)
+                x = x + self.position_embeddings[batch.positions]
         else:
-            positions = context.positions[0][context.rows.padded]
-            cos, sin = (table[positions][:, None].to(context.rows.dtype) for table in self._rotary)
-        return cos, sin
+            x = received
+        parts: tuple[torch.Tensor, ...] = ()
+        for index, layer in enumerate(self.layers):
+            last = self.mesh.last_stage and index == len(self.layers) - 1
+            x, parts = layer(x, parts, batch.attention, batch.outputs if last else None)
+        if self.mesh.last_stage:
+            _, (normed,) = add_and_normalize(x, parts, (self.norm,))
+            return normed
+        return x + (parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Logits of the next token, fp32 ``[..., V]``, on the sampling rank; None on the others.
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of this rank's part of the vocabulary: ``[P, H] -> [P, V / tp]``, of the last stage's output."""
+        logits: torch.Tensor = self.word_embeddings.logits(x) if self.config.tie_embeddings else self.final_linear(x)
+        return logits
+
+    def gather_logits(self, local: torch.Tensor) -> torch.Tensor | None:
+        """Logits of the next token, fp32 ``[P, V]``, on the sampling rank; None on the others.
 
         Args:
-            x: ``[..., H]``, output of the last stage's layers at the positions to predict from.
+            local: ``[P, V / tp]``, as ``head`` returns them.
         """
-        scores = self.mesh.gather_last_dim(self._head(x))
-        return None if scores is None else scores[..., : self.vocab_size].float()
+        logits = self.mesh.gather_last_dim(local)
+        return None if logits is None else logits[:, : self.vocab_size].float()
 
     def scores(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Log-probabilities of ``targets`` over the (padded) vocabulary, on the sampling rank; None on the others.
@@ -219,14 +227,14 @@ class Stage(nn.Module):
         Only four numbers per position are sent between the ranks, not the logits.
 
         Args:
-            x: ``[P, H]``, output of the last stage's layers at ``P`` positions.
+            x: ``[P, H]``, output of the last stage.
             targets: int64 ``[P]``.
 
         Returns:
             The log-probabilities, fp32 ``[P]``, and whether each target is the most likely token, bool ``[P]``.
         """
         rows = vocab_shard(self.vocab_size, self.mesh.tp, self.mesh.tp_rank)
-        logits = self._head(x).float()
+        logits = self.head(x).float()
         # So a shard that is all padding still has a finite maximum.
         logits[:, max(0, self.vocab_size - rows.start) :] = torch.finfo(logits.dtype).min
         best = logits.argmax(-1, keepdim=True)
@@ -243,12 +251,6 @@ class Stage(nn.Module):
         top, total, own, best = parts.view(-1, self.mesh.tp, 4).unbind(-1)
         winner = top.argmax(-1, keepdim=True)
         return own.amax(-1) - total.logsumexp(-1), best.gather(-1, winner)[:, 0] == targets
-
-    def _head(self, x: torch.Tensor) -> torch.Tensor:
-        """The final norm, and logits of this rank's part of the vocabulary: ``[..., H] -> [..., V / tp]``."""
-        x = self.norm(x)
-        logits: torch.Tensor = self.word_embeddings.logits(x) if self.config.tie_embeddings else self.final_linear(x)
-        return logits
 
     def targets(self) -> dict[TensorKey, tuple[int, ...]]:
         """The shapes of this stage's parameters, by their keys in a checkpoint."""

@@ -1,6 +1,6 @@
-"""The key-value cache: one slot per running sequence, allocated once.
+"""The key-value cache: pages of consecutive positions, allocated once.
 
-Shapes: ``L`` this stage's layers, ``N`` this rank's heads, ``S`` positions of a slot, ``D`` head dim.
+Shapes: ``L`` this stage's layers, ``N`` this rank's heads, ``P`` positions of a page, ``D`` head dim.
 """
 
 from __future__ import annotations
@@ -9,31 +9,24 @@ import torch
 
 
 class KVCache:
-    """Keys and values of ``slots`` sequences, ``[L, slots, N, S, D]`` each."""
+    """Keys and values, ``[L, pages, N, P, D]`` each."""
 
     def __init__(
         self,
         layers: int,
-        slots: int,
+        pages: int,
         heads: int,
-        length: int,
+        page_size: int,
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.slots = slots
-        self.length = length
-        shape = (layers, slots, heads, length, head_dim)
-        # Zeros, since masked positions must hold finite numbers too.
+        self.pages, self.page_size = pages, page_size
+        shape = (layers, pages, heads, page_size, head_dim)
+        # Zeros, since a masked position must still hold a finite number.
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
 
-    def layer(self, layer: int, first_slot: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of one layer's keys and values in ``count`` slots, ``[count, N, S, D]`` each."""
-        slots = slice(first_slot, first_slot + count)
-        return self._keys[layer, slots], self._values[layer, slots]
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of a slot over another."""
-        for store in (self._keys, self._values):
-            store[:, target, :, :length] = store[:, source, :, :length]
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer's keys and values, ``[pages, N, P, D]``."""
+        return self._keys[layer], self._values[layer]

@@ -6,13 +6,11 @@ import torch
 
 from neoxrun.config.settings import ModelConfig
 
-Rotary = tuple[torch.Tensor, torch.Tensor] | None
-"""Cosines and sines at the positions of one pass; None where the network has no rotary embedding."""
+RotaryTables = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines, ``[positions, R]`` each."""
 
 
-def rotary_tables(
-    config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_tables(config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype) -> RotaryTables:
     """The tables for ``rotate_``: cosines and sines of the angles at each position, ``[length, R]`` each.
 
     ``R = int(head_dim * rotary_pct)``. The angles are ``position * base ** (-2i / R)`` in fp32, repeated for the two

@@ -1,7 +1,6 @@
 """Process groups, and the few collectives that inference needs.
 
-Groups come from megatron-core's ``parallel_state`` (rank order: tensor parallel fastest, then replicas, then
-pipeline stages, as in GPT-NeoX). megatron-core takes seconds to import, so a single rank never imports it.
+Rank order is that of GPT-NeoX: tensor parallel fastest, then replicas, then pipeline stages.
 
 On CUDA every group has two backends, NCCL for GPU tensors and gloo for CPU tensors; on the CPU only gloo is used.
 """
@@ -10,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import socket
 import struct
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -26,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from neoxrun.errors import UsageError
+from neoxrun.parallel.partition import rank_at
 from neoxrun.terminal.log import log, waiting
 
 # An interactive session may leave the other ranks waiting for hours. A dead rank is noticed by the program that started
@@ -66,7 +63,7 @@ class Mesh:
 
     def rank_at(self, tp_rank: int, stage: int) -> int:
         """Global rank at these coordinates in this rank's replica."""
-        return tp_rank + self.tp * (self.replica + self.replicas * stage)
+        return rank_at(self.tp, self.replicas, tp_rank, self.replica, stage)
 
     @property
     def first_stage(self) -> bool:
@@ -129,6 +126,12 @@ class Mesh:
         if self.replica_group is not None:
             dist.broadcast(x, self.rank_at(0, 0), group=self.replica_group)
         return x
+
+    def broadcast_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Send the sampling rank's ``tokens`` to every rank of its replica, on their devices, in place."""
+        if self.replica_group is not None:
+            dist.broadcast(tokens, self.rank_at(0, self.pp - 1), group=self.replica_group)
+        return tokens
 
     def broadcast_object(self, value: Any) -> Any:
         """Send the leader's object to every rank of its replica."""
@@ -204,47 +207,39 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):
         store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
-    # On a host with a CUDA compiler and no GPU, a CUDA build of torch warns of that when megatron-core is imported.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _nothing_compiled():
-        # Four warnings about optional training kernels.
-        warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex.*")
-        from megatron.core import parallel_state
-
-    minutes = int(_TIMEOUT.total_seconds()) // 60
-    parallel_state.initialize_model_parallel(tp, pp, distributed_timeout_minutes=minutes)
+    tp_rank, replica, stage = rank % tp, rank // tp % replicas, rank // (tp * replicas)
     return Mesh(
         tp=tp,
         pp=pp,
         replicas=replicas,
-        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-        stage=parallel_state.get_pipeline_model_parallel_rank(),
-        replica=parallel_state.get_data_parallel_rank(),
+        tp_rank=tp_rank,
+        stage=stage,
+        replica=replica,
         device=device,
-        tp_group=parallel_state.get_tensor_model_parallel_group(),
-        replica_group=parallel_state.get_model_parallel_group(),
+        tp_group=_group_of(rank, [[first + at for at in range(tp)] for first in range(0, world, tp)]),
+        replica_group=_group_of(
+            rank,
+            [
+                [rank_at(tp, replicas, at, number, part) for part in range(pp) for at in range(tp)]
+                for number in range(replicas)
+            ],
+        ),
         store=PrefixStore("neoxrun", store),
     )
+
+
+def _group_of(rank: int, members: list[list[int]]) -> dist.ProcessGroup | None:
+    """The group that ``rank`` is in, of groups that have these members; all ranks make all of them together."""
+    if len(members) == 1:
+        return dist.group.WORLD
+    groups: list[dist.ProcessGroup] = [dist.new_group(ranks, timeout=_TIMEOUT) for ranks in members]
+    return next(group for group, ranks in zip(groups, members, strict=True) if rank in ranks)
 
 
 def disconnect_ranks() -> None:
     """Leave the process groups."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _nothing_compiled() -> Iterator[None]:
-    """Turn ``torch.compile`` off while megatron-core is imported, which passes it training kernels not used here.
-
-    That alone would load the compiler, which costs seconds and a hundred megabytes in every rank.
-    """
-    compiler = torch.compile
-    torch.compile = lambda function: function  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.compile = compiler
 
 
 def _choose_interface() -> None:

@@ -203,7 +203,7 @@ def check(answer: Answer, right: Expected) -> None:
 
 def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], close: float) -> None:
     """Continuations that were scored together, also in trees of tokens, against logits of the prompts."""
-    assert len(answer.scored_between) > max(map(new_tokens, range(len(prompts))))
+    assert len(answer.scored_between) >= max(map(new_tokens, range(len(prompts))))
     for given in (answer.scored, answer.scored_in_trees, *answer.scored_between):
         for prompt, whole, scored in zip(prompts, right, given, strict=True):
             targets = torch.tensor(prompt[SCORED_FROM:])

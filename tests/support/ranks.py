@@ -23,6 +23,7 @@ from neoxrun.engine.messages import Reserve
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.scoring import Row, Scored, ScoreRequest, pack_rows
+from neoxrun.engine.steps import Admission, Span, Step
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
@@ -93,29 +94,40 @@ def load_stage(case: Case, mesh: Mesh) -> Stage:
     return stage
 
 
-def _teacher_forced(runner: Runner, prompts: list[list[int]]) -> list[Tensor]:
+def teacher_forced(runner: Runner, prompts: list[list[int]]) -> list[Tensor]:
     """Logits ``[T, V]`` of each prompt on the sampling rank, the last DECODED ones from decode steps."""
-    runner.execute(Reserve(len(prompts), max(map(len, prompts))))
     starts = [prompt[:-DECODED] for prompt in prompts]
-    rows = _prefilled(runner, starts)
+    rows = prefilled(runner, starts)
     for step in range(DECODED):
-        places = [len(start) + step for start in starts]
-        tokens = [prompt[place] for prompt, place in zip(prompts, places, strict=True)]
-        hidden = runner.decode_hidden(tokens, places)
-        rows = [torch.cat((row, new)) for row, new in zip(rows, _logits(runner, hidden, len(rows)), strict=True)]
+        spans = [
+            Span(row, len(start) + step, (prompt[len(start) + step],))
+            for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True))
+        ]
+        rows = [torch.cat((row, new)) for row, new in zip(rows, _logits(runner, Step(spans)), strict=True)]
     return rows
 
 
-def _prefilled(runner: Runner, prompts: list[list[int]]) -> list[Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts])
-    rows = _logits(runner, runner.prefill_hidden(ids, 0), len(prompts))
-    return [row[: len(prompt)] for row, prompt in zip(rows, prompts, strict=True)]
+def prefilled(runner: Runner, prompts: list[list[int]]) -> list[Tensor]:
+    """Logits ``[T, V]`` of each prompt on the sampling rank, all from one step."""
+    runner.execute(Reserve(len(prompts), 64))
+    admitted = [Admission(row, prompt, 0, SamplingParams(), ()) for row, prompt in enumerate(prompts)]
+    per_row = -(-64 // runner.page_size)
+    spans = [
+        Span(row, 0, tuple(prompt), tuple(range(row * per_row, (row + 1) * per_row)))
+        for row, prompt in enumerate(prompts)
+    ]
+    return _logits(runner, Step(spans, admitted))
 
 
-def _logits(runner: Runner, hidden: Tensor, count: int) -> list[Tensor]:
-    scores = runner.stage.logits(hidden) if runner.mesh.last_stage else None
-    return [torch.empty(0, 0)] * count if scores is None else list(scores)
+def _logits(runner: Runner, step: Step) -> list[Tensor]:
+    """Logits of all tokens of each span, on the sampling rank."""
+    assert runner.batcher is not None
+    runner.batcher.take_pages(step)
+    hidden = runner.forward(dataclasses.replace(runner.batcher.batch_of(step), outputs=None))
+    scores = runner.stage.gather_logits(runner.stage.head(hidden)) if runner.mesh.last_stage else None
+    if scores is None:
+        return [torch.empty(0, 0)] * len(step.spans)
+    return list(scores.split([span.count for span in step.spans]))
 
 
 def run_engine(
@@ -181,10 +193,9 @@ class Scoring:
 @torch.inference_mode()
 def run(case: Case, mesh: Mesh) -> Answer:
     runner = Runner(load_stage(case, mesh), cache_bytes=2**30)
-    runner.execute(Reserve(len(case.prompts), max(map(len, case.prompts))))
-    whole = _prefilled(runner, case.prompts)
-    cached = _teacher_forced(runner, case.prompts)
-    alone = _teacher_forced(runner, case.prompts[:1])
+    whole = prefilled(runner, case.prompts)
+    cached = teacher_forced(runner, case.prompts)
+    alone = teacher_forced(runner, case.prompts[:1])
     replica = Replica(runner)
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
     slots = len(case.prompts) - 1

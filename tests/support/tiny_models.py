@@ -39,7 +39,9 @@ def successor(follow: Callable[[int], int], rows: int, length: int, *, cache_byt
     return _replica(rows, length, words, torch.zeros(length, _WIDTH), directions, cache_bytes)
 
 
-def random_replica(rows: int, length: int) -> Replica:
+def random_replica(
+    rows: int, length: int, *, cache_bytes: int = 2**30, page_size: int | None = None, ahead: int | None = None
+) -> Replica:
     """Every token depends on all before it."""
     stage = Stage(
         tiny(seq_length=length, max_position_embeddings=length),
@@ -51,7 +53,7 @@ def random_replica(rows: int, length: int) -> Replica:
     generator = torch.Generator().manual_seed(0)
     for key, shape in stage.targets().items():
         stage.assign(key, torch.randn(shape, generator=generator))
-    return Replica(Runner(stage, cache_bytes=2**30))
+    return Replica(Runner(stage, cache_bytes, page_size=page_size, ahead=ahead))
 
 
 def _directions(rows: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ def test_one_process(right: list[dict[str, Any]]) -> None:
     assert [record["context"] for record in right] == TEXTS
     with LLM("demo", device="cpu") as llm:
         assert llm.generate([]) == []
+        assert [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS[0], PARAMS)] == right[:1]
         for size in (1, 2):
             records = llm.generate(TEXTS, PARAMS, batch_size=size)
             assert [plain(json.loads(record.to_json())) for record in records] == right

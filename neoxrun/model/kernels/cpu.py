@@ -44,6 +44,9 @@ def linear(
         fused = ("none", "") if activation is None else ("gelu", _APPROXIMATE[activation])
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused[0], [], fused[1])
         return y
+    if activation == "tanh" and bias is not None and x.is_cuda and x.dim() == 2 and hasattr(torch, "_addmm_activation"):
+        # cuBLAS does the two in one kernel.
+        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     y = F.linear(x, weight, bias)
     return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])
 

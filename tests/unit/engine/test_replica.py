@@ -52,16 +52,19 @@ def test_scores_between_the_steps_of_an_engine(
     assert all(one == scores for one in found)
 
 
-def test_a_closed_engine_gives_its_memory_back() -> None:
+def test_the_cache_stays_until_it_is_given_back() -> None:
     replica = random_replica(ROWS, LENGTH)
     assert not replica.holds_cache
     engine = replica.start_engine(slots=2, length=LENGTH, eos=None)
     assert replica.holds_cache
     engine.close()
+    cache = replica.runner.cache
+    replica.start_engine(slots=1, length=8, eos=None).close()
+    assert replica.runner.cache is cache, "a smaller engine needs no other"
+    replica.start_engine(slots=3, length=8, eos=None).close()
+    assert replica.runner.rows == 3
+    replica.free_cache()
     assert not replica.holds_cache
-    replica.start_engine(slots=1, length=LENGTH, eos=None)
-    replica.start_engine(slots=3, length=8, eos=None)
-    assert replica.runner.slots == 3, "the next engine has its own cache"
 
 
 def test_followers_carry_out_instructions_until_they_are_released() -> None:
@@ -76,5 +79,5 @@ def test_followers_carry_out_instructions_until_they_are_released() -> None:
 
     replica._channel = Given()
     replica.follow()
-    assert replica.runner.slots == 2
+    assert replica.runner.rows == 2
     assert messages == [Reserve(1, 4)], "what comes later is for the next call"

@@ -6,6 +6,7 @@ import collections
 import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.sampler import Sampler, adjust_logits, choose_token
+from neoxrun.engine.sampler import Sampled, Sampler
 from neoxrun.errors import RankError
 
-NO_TOKENS = torch.zeros(0, dtype=torch.int64)
+CPU = torch.device("cpu")
 
 
 @st.composite
@@ -63,11 +64,27 @@ class Ladder(random.Random):
         return next(self._numbers)
 
 
-def sampler(*requests: tuple[SamplingParams, list[int]]) -> Sampler:
-    made = Sampler()
-    for slot, (params, prompt) in enumerate(requests):
-        made.admit(slot, torch.tensor(prompt), params)
-    return made
+class Requests:
+    """Requests in the rows of a sampler, in the order in which they are given, each with its own stream."""
+
+    def __init__(self, vocab_size: int, *requests: tuple[SamplingParams, list[int]], rows: int | None = None) -> None:
+        self._sampler = Sampler(rows or len(requests), vocab_size, CPU)
+        self._params = [params for params, _ in requests]
+        self._streams = [random.Random(params.seed) for params in self._params]
+        for row, (params, prompt) in enumerate(requests):
+            self._sampler.admit(row, prompt, 0, params)
+
+    def sample(self, logits: torch.Tensor, rows: Sequence[int] | None = None) -> list[Sampled]:
+        rows = range(len(logits)) if rows is None else rows
+        draws = [self._streams[row].random() if self._params[row].temperature > 0 else 0.0 for row in rows]
+        return self._sampler.choose(logits, rows, draws).read()
+
+
+def chosen(logits: torch.Tensor, params: SamplingParams, point: float) -> int:
+    """The token of one row by a given uniform number."""
+    sampler = Sampler(1, len(logits), CPU)
+    sampler.admit(0, [0], 0, params)
+    return int(sampler.choose(logits[None], [0], [point]).tokens)
 
 
 @given(
@@ -85,7 +102,7 @@ def test_tokens_come_as_often_as_the_parameters_say(logits: list[float], params:
     steps = 100
     stream = Ladder(steps)
     row = torch.tensor(logits, dtype=torch.float64)
-    counts = collections.Counter(int(choose_token(row, params, stream)) for _ in range(steps))
+    counts = collections.Counter(chosen(row, params, stream.random()) for _ in range(steps))
     for token, chance in enumerate(right):
         assert abs(counts[token] - steps * chance) <= 1 + 1e-9, f"token {token} has probability {chance}"
         assert chance or not counts[token], f"token {token} was filtered out"
@@ -99,22 +116,21 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[in
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     stream = Ladder(200)
     params = SamplingParams(temperature=1, top_p=top_p)
-    assert {int(choose_token(logits, params, stream)) for _ in range(200)} == kept
+    assert {chosen(logits, params, stream.random()) for _ in range(200)} == kept
 
 
 @pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53])
-def test_a_token_that_was_filtered_out_is_never_chosen(drawn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_was_filtered_out_is_never_chosen(drawn: float) -> None:
     """Not even by the smallest and the largest number that a stream gives."""
-    monkeypatch.setattr(random.Random, "random", lambda self: drawn)
     params = SamplingParams(temperature=1, min_p=0.5)
-    assert int(choose_token(torch.tensor([-9.0, 1.0, -9.0]), params, random.Random())) == 1
+    assert chosen(torch.tensor([-9.0, 1.0, -9.0]), params, drawn) == 1
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1), warmth=st.floats(1e-320, 1e6))
 def test_top_k_of_one_is_the_likeliest(logits: list[float], seed: int, warmth: float) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, top_k=1, seed=seed), [0])
-    assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
+    assert Requests(len(logits), request).sample(torch.tensor([logits]))[0].token == best
 
 
 @given(logits=rows(), seed=st.integers(0, 2**63 - 1))
@@ -122,7 +138,7 @@ def test_top_k_of_one_is_the_likeliest(logits: list[float], seed: int, warmth: f
 def test_hardly_any_temperature_is_greedy(logits: list[float], seed: int, warmth: float) -> None:
     best = max(range(len(logits)), key=logits.__getitem__)
     request = (SamplingParams(temperature=warmth, seed=seed), [0])
-    assert sampler(request).sample(torch.tensor([logits]), 0)[0].token == best
+    assert Requests(len(logits), request).sample(torch.tensor([logits]))[0].token == best
 
 
 def test_a_stream_is_uniform_and_its_own() -> None:
@@ -130,8 +146,8 @@ def test_a_stream_is_uniform_and_its_own() -> None:
     logits = torch.randn(10, generator=torch.Generator().manual_seed(0))
     count = 1500
     params = [SamplingParams(temperature=1, seed=seed) for seed in (5, 5, 6)]
-    made = sampler(*((own, [0]) for own in params))
-    tokens = [[s.token for s in made.sample(logits.expand(3, -1), 0)] for _ in range(count)]
+    made = Requests(10, *((own, [0]) for own in params))
+    tokens = [[s.token for s in made.sample(logits.expand(3, -1))] for _ in range(count)]
     first, twin, other = zip(*tokens, strict=True)
     assert first == twin, "the same seed gives the same tokens"
     assert sum(a == b for a, b in zip(first, other, strict=True)) < count / 2, "another seed gives others"
@@ -168,24 +184,26 @@ def test_penalties_and_biases(
     params = SamplingParams(
         repetition_penalty=repetition, frequency_penalty=frequency, presence_penalty=presence, logit_bias=bias
     )
-    given_logits = torch.tensor(logits, dtype=torch.float64)
+    sampler = Sampler(2, len(logits), CPU)
+    sampler.admit(1, prompt + output, len(output), params)
+    given_logits = torch.tensor([logits], dtype=torch.float64)
     untouched = given_logits.clone()
-    assert adjust_logits(given_logits, params, torch.tensor(prompt), output).tolist() == pytest.approx(right, abs=1e-5)
+    assert sampler._adjust(given_logits, [1], [params])[0].tolist() == pytest.approx(right, abs=1e-4)
     assert torch.equal(given_logits, untouched)
 
 
 def test_penalties_follow_the_output_and_hold_for_greedy_too() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0, -5.0]])
-    made = sampler((SamplingParams(frequency_penalty=1.5), [0]))
+    made = Requests(4, (SamplingParams(frequency_penalty=1.5), [0]))
     # 3 2 1, then 1.5 2 1, then 1.5 0.5 1, then 0 0.5 1, then 0 0.5 -0.5
-    assert [made.sample(logits, 0)[0].token for _ in range(5)] == [0, 1, 0, 2, 1]
-    assert sampler((SamplingParams(repetition_penalty=2.0), [0])).sample(logits, 0)[0].token == 1
-    assert sampler((SamplingParams(logit_bias={3: 9}), [0])).sample(logits, 0)[0].token == 3
+    assert [made.sample(logits)[0].token for _ in range(5)] == [0, 1, 0, 2, 1]
+    assert Requests(4, (SamplingParams(repetition_penalty=2.0), [0])).sample(logits)[0].token == 1
+    assert Requests(4, (SamplingParams(logit_bias={3: 9}), [0])).sample(logits)[0].token == 3
 
 
 @given(st.data())
 def test_a_request_does_not_see_its_neighbours(data: st.DataObject) -> None:
-    """Requests in one batch, moved between slots on the way, get the tokens that each gets alone."""
+    """Requests in one batch, in any order and with others at each step, get the tokens that each gets alone."""
     kinds = st.builds(
         SamplingParams,
         temperature=st.sampled_from([0.0, 0.7, 2.0]),
@@ -202,16 +220,15 @@ def test_a_request_does_not_see_its_neighbours(data: st.DataObject) -> None:
     logits = 2 * torch.randn(steps, len(requests), 8, generator=generator)
     alone = []
     for number, request in enumerate(requests):
-        made = sampler(request)
-        alone.append([made.sample(logits[step, number : number + 1], 0)[0] for step in range(steps)])
-    together = sampler(*requests)
-    order = list(range(len(requests)))
+        made = Requests(8, request)
+        alone.append([made.sample(logits[step, number : number + 1])[0] for step in range(steps)])
+    together = Requests(8, *requests, rows=9)
     for step in range(steps):
-        sampled = together.sample(logits[step, order], 0)
-        assert sampled == [alone[number][step] for number in order]
-        if step == 1:  # the first one ends, the last one moves into its slot
-            together.move(len(order) - 1, 0)
-            order[0] = order.pop()
+        order = data.draw(st.permutations(range(len(requests) - step % 2)))  # the last one rests now and then
+        if step % 2:
+            alone[-1].insert(step, alone[-1][step])
+            logits[step + 1 :, -1] = logits[step:-1, -1].clone()
+        assert together.sample(logits[step, order], order) == [alone[number][step] for number in order]
 
 
 @pytest.mark.parametrize("top", [0, 1, 3, 100])
@@ -219,7 +236,7 @@ def test_a_request_does_not_see_its_neighbours(data: st.DataObject) -> None:
 def test_log_probabilities_are_the_models_own(top: int, warmth: float) -> None:
     row = torch.randn(6, generator=torch.Generator().manual_seed(1))
     params = SamplingParams(temperature=warmth, logprobs=top, logit_bias={2: 5.0}, top_k=2)
-    (sampled,) = sampler((params, [0])).sample(row[None], 0)
+    (sampled,) = Requests(6, (params, [0])).sample(row[None])
     right = [float(value) - math.log(sum(math.exp(float(other)) for other in row)) for value in row]
     assert sampled.logprob == pytest.approx(right[sampled.token], abs=1e-5)
     best = sorted(range(6), key=lambda token: -right[token])[:top]
@@ -240,7 +257,7 @@ def test_log_probabilities_are_the_models_own(top: int, warmth: float) -> None:
 def test_what_is_not_a_number_is_an_error(bad: list[float], params: SamplingParams) -> None:
     """It must never become a token: overflow in fp16 would go unseen."""
     rows = torch.tensor([[0.0, 1.0, 2.0], bad])
-    made = sampler((SamplingParams(), [0]), (params, [0]))
+    made = Requests(3, (SamplingParams(), [0]), (params, [0]))
     with pytest.raises(RankError, match="not a number") as caught:
-        made.sample(rows, 0)
+        made.sample(rows)
     assert "--dtype" in (caught.value.hint or "")

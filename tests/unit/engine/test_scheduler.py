@@ -1,176 +1,166 @@
-"""The scheduler, driven through its messages with a plain record of what each cache slot holds."""
+"""Scheduler and pages together, against a device that only remembers what was written where."""
 
 from __future__ import annotations
 
-import dataclasses
+import os
+import random
+from collections import deque
+from dataclasses import dataclass, field
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.messages import Decode, Move, Prefill
-from neoxrun.engine.scheduler import Request, Scheduler
+from neoxrun.engine.pages import Pages
+from neoxrun.engine.scheduler import Planned, Request, Scheduler
+from neoxrun.engine.steps import Step
 
 EOS = 0
-OTHER = 1
+STEPS = int(os.environ.get("NEOXRUN_SCHEDULER_STEPS", "100000"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What will happen to one request."""
-
-    prompt: int
-    maximum_tokens: int
-    eos_after: int
-    ignore_eos: bool
-    dropped_after: int | None
+def next_token(ids: tuple[int, ...]) -> int:
+    """The token after ``ids``: few are the end, and none depends on anything else."""
+    return random.Random(hash(ids)).choice([EOS, 1, 1, 2, 2, 3, 3, 3, 3, 3])
 
 
-plans = st.builds(
-    Plan,
-    prompt=st.integers(1, 12) | st.integers(1000, 4500),
-    maximum_tokens=st.integers(1, 8),
-    eos_after=st.integers(1, 10),
-    ignore_eos=st.booleans(),
-    dropped_after=st.none() | st.integers(0, 4),
-)
-
-
-def right_end(plan: Plan, room: int) -> tuple[int, str]:
-    """After how many tokens a request ends, and why."""
-    ends = [(plan.maximum_tokens, 1, "length"), (room, 2, "context")]
-    if not plan.ignore_eos:
-        ends.append((plan.eos_after, 0, "stop"))
-    if plan.dropped_after is not None:
-        ends.append((plan.dropped_after, 3, "dropped"))
-    count, _, reason = min(ends)
-    return count, reason
-
-
-class Machine:
-    """Carries out the scheduler's messages on lists instead of tensors."""
-
-    def __init__(self, scheduler: Scheduler, slots: int, tokens: dict[int, list[int]]) -> None:
-        self.scheduler, self.slots, self.tokens = scheduler, slots, tokens
-        self.cache: dict[int, list[int]] = {}
-        self.owners: list[int] = []
-        self.admitted: list[int] = []
-
-    def prefill(self, message: Prefill, requests: list[Request]) -> None:
-        assert message.first_slot == len(self.owners), "new sequences join at the end"
-        lengths = [len(prompt) for prompt in message.prompts]
-        assert len(lengths) == 1 or max(lengths) * len(lengths) <= PREFILL_TOKENS
-        for request, prompt in zip(requests, message.prompts, strict=True):
-            self.admitted.append(request.request_id)
-            self.cache[len(self.owners)] = list(prompt)
-            self.owners.append(request.request_id)
-        assert len(self.owners) <= self.slots
-
-    def decode(self, message: Decode, requests: list[Request]) -> None:
-        assert [request.request_id for request in requests] == self.owners, "all run, in the order of slots"
-        for slot, (token, position) in enumerate(zip(message.tokens, message.positions, strict=True)):
-            assert position == len(self.cache[slot]), "the new token comes after what the cache holds"
-            self.cache[slot].append(token)
-            assert self.cache[slot] == self.tokens[self.owners[slot]], "the slot holds its own sequence"
-
-    def remove(self, request_id: int) -> None:
-        move = self.scheduler.remove(request_id)
-        if request_id not in self.owners:
-            assert move is None, "what waits has no slot"
-            return
-        slot, last = self.owners.index(request_id), len(self.owners) - 1
-        assert (move is None) == (slot == last)
-        if move is not None:
-            assert (move.source, move.target) == (last, slot), "the last slot fills the gap"
-            self.cache[slot] = self.cache[last][: move.length]
-            self.owners[slot] = self.owners[last]
-        self.owners.pop()
-        assert self.scheduler.remove(request_id) is None, "what is gone is not there a second time"
-
-
-@given(
-    requests=st.lists(plans, min_size=1, max_size=12),
-    slots=st.integers(1, 5),
-    later=st.integers(0, 6),
-    length=st.sampled_from([14, 20, 4600]),
-)
-def test_every_request_runs_once_to_its_own_end(requests: list[Plan], slots: int, later: int, length: int) -> None:
-    """``later``: how many requests come only while others run."""
-    requests = [dataclasses.replace(plan, prompt=min(plan.prompt, length - 1)) for plan in requests]
-    scheduler = Scheduler(slots, length, EOS)
-    tokens = {number: [OTHER + number] * plan.prompt for number, plan in enumerate(requests)}
-    machine = Machine(scheduler, slots, tokens)
-    ended: dict[int, tuple[int, str]] = {}
-
-    def add(number: int) -> None:
-        free = scheduler.free_slots
-        params = SamplingParams(maximum_tokens=requests[number].maximum_tokens, ignore_eos=requests[number].ignore_eos)
-        scheduler.add(Request(number, list(tokens[number]), params))
-        assert scheduler.free_slots == free - 1
-
-    def drop_if_due(number: int, made: int) -> None:
-        if number not in ended and requests[number].dropped_after == made:
-            ended[number] = (made, "dropped")
-            machine.remove(number)
-
-    waiting = list(range(len(requests)))
-    for number in waiting[: max(1, len(requests) - later)]:
-        add(number)
-        drop_if_due(number, 0)
-    del waiting[: max(1, len(requests) - later)]
-    while True:
-        message, running = scheduler.next()
-        if message is None and not waiting:
+def whole_answer(prompt: list[int], most: int, length: int) -> list[int]:
+    output: list[int] = []
+    while len(output) < most and len(prompt) + len(output) < length:
+        output.append(next_token((*prompt, *output)))
+        if output[-1] == EOS:
             break
-        if isinstance(message, Prefill):
-            machine.prefill(message, running)
-        elif isinstance(message, Decode):
-            machine.decode(message, running)
-        for request in running:
-            number = request.request_id
-            made = len(request.output) + 1
-            token = EOS if made == requests[number].eos_after else OTHER
-            request.output.append(token)
-            tokens[number].append(token)
-            reason = scheduler.finish_reason(request)
-            if reason is not None:
-                assert number not in ended
-                ended[number] = (made, reason)
-                machine.remove(number)
-            else:
-                drop_if_due(number, made)
-        assert scheduler.free_slots <= slots - len(machine.owners)
-        if waiting:
-            add(waiting[0])
-            drop_if_due(waiting.pop(0), 0)
-    right = {n: right_end(plan, length - plan.prompt) for n, plan in enumerate(requests)}
-    assert ended == right
-    assert scheduler.free_slots == slots
-    assert machine.admitted == sorted(machine.admitted), "first come, first served"
+    return output
 
 
-def test_prefill_passes_are_as_full_as_they_may_be() -> None:
-    scheduler = Scheduler(slots=6, length=5000, eos=None)
-    for number, prompt in enumerate([1500, 1000, 1300, 4900, 10, 20, 30]):
-        scheduler.add(Request(number, [OTHER] * prompt, SamplingParams()))
-    passes = []
-    for _ in range(4):
-        message, running = scheduler.next()
-        for request in running:
-            request.output.append(OTHER)
-        passes.append((type(message), [request.request_id for request in running]))
-    # Three times 1500 are too many; a prompt that is too long for any pass has one for itself; six slots.
-    assert passes == [
-        (Prefill, [0, 1]),
-        (Prefill, [2]),
-        (Prefill, [3]),
-        (Prefill, [4, 5]),
-    ]
-    assert scheduler.free_slots == -1
-    assert scheduler.remove(0) == Move(source=5, target=0, length=21)
-    assert scheduler.next()[1][0].request_id == 6
-    assert scheduler.remove(99) is None, "it never was there"
-    scheduler.clear()
-    assert scheduler.next() == (None, [])
-    assert scheduler.free_slots == 6
+@dataclass
+class Device:
+    """Tables and pages as a rank keeps them; each position of a page holds a token and its position."""
+
+    size: int
+    tables: dict[int, list[int]] = field(default_factory=dict)
+    cache: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    newest: dict[int, int] = field(default_factory=dict)
+
+    def run(self, step: Step) -> list[int]:
+        """Write all spans, then let each sampled one look at everything before it."""
+        for admission in step.admitted:
+            self.tables[admission.row] = list(admission.pages)
+        assert len({span.row for span in step.spans}) == len(step.spans), "a row is in a step once"
+        for span in step.spans:
+            table = self.tables[span.row]
+            table += span.pages
+            assert len(table) * self.size < span.start + span.count + self.size, "more than a page is reserved"
+            for position, token in enumerate(span.ids or [self.newest[span.row]], start=span.start):
+                self.cache[table[position // self.size], position % self.size] = (position, token)
+        tokens = []
+        for span in step.spans:
+            table = self.tables[span.row]
+            seen = [self.cache[table[at // self.size], at % self.size] for at in range(span.start + span.count)]
+            assert [position for position, _ in seen] == list(range(span.start + span.count))
+            if span.sampled:
+                tokens.append(next_token(tuple(token for _, token in seen)))
+                self.newest[span.row] = tokens[-1]
+        return tokens
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("rows", "length", "budget", "pages", "size"),
+    [(4, 24, 8, 9, 4), (8, 40, 16, 14, 4), (3, 16, 64, 16, 1), (6, 32, 12, 6, 32), (16, 24, 40, 1000, 3)],
+)
+def test_every_request_gets_its_own_tokens(
+    ahead: int, rows: int, length: int, budget: int, pages: int, size: int
+) -> None:
+    chance = random.Random(f"{ahead} {rows} {pages}")
+    book = Pages(pages, size)
+    scheduler = Scheduler(rows, length, budget, book, EOS)
+    device = Device(size)
+    under_way: deque[tuple[Planned, list[int]]] = deque()
+    expected: dict[int, list[int]] = {}
+    got: dict[int, list[int]] = {}
+    cancelled: set[int] = set()
+    beginnings = [[chance.choice([1, 2, 3]) for _ in range(length - 2)] for _ in range(3)]
+    added = 0
+    steps = STEPS // 15
+    for number in range(steps):
+        if number < steps - 200 and chance.random() < 0.4:
+            prompt = [*chance.choice(beginnings)[: chance.randint(1, length - 2)], chance.choice([1, 2, 3])]
+            params = SamplingParams(maximum_tokens=chance.choice([1, 2, 5, 30]), temperature=chance.choice([0.0, 1.0]))
+            scheduler.add(Request(added, prompt, params))
+            expected[added] = whole_answer(prompt, params.maximum_tokens, length)
+            got[added] = []
+            added += 1
+        if added and chance.random() < 0.05:
+            victim = chance.randrange(max(0, added - 12), added)
+            scheduler.cancel(victim)
+            if expected[victim] != got[victim]:
+                cancelled.add(victim)
+        planned = scheduler.plan()
+        if planned is not None:
+            under_way.append((planned, device.run(planned.step)))
+            assert sum(span.count for span in planned.step.spans) <= budget
+        if under_way and (planned is None or len(under_way) > ahead):
+            done, tokens = under_way.popleft()
+            for request, token, reason in scheduler.take(done, tokens):
+                got[request.request_id].append(token)
+                if reason is not None:
+                    assert got[request.request_id] == expected[request.request_id]
+    while scheduler.busy or under_way:
+        planned = scheduler.plan()
+        if planned is not None:
+            under_way.append((planned, device.run(planned.step)))
+        done, tokens = under_way.popleft()
+        for request, token, _ in scheduler.take(done, tokens):
+            got[request.request_id].append(token)
+    assert added > 100
+    for number, tokens in expected.items():
+        if number in cancelled:
+            assert got[number] == tokens[: len(got[number])]
+        else:
+            assert got[number] == tokens
+    assert book.available == pages, "a page is lost"
+    assert scheduler.free == rows
+
+
+def test_samples_of_one_prompt_compute_it_once() -> None:
+    book = Pages(1000, 16)
+    scheduler = Scheduler(64, 2048, 2048, book, EOS)
+    device = Device(16)
+    prompt = [1 + (n % 3) for n in range(1500)]
+    for number in range(64):
+        scheduler.add(Request(number, prompt, SamplingParams(maximum_tokens=2, seed=number)))
+    computed = 0
+    while scheduler.busy:
+        planned = scheduler.plan()
+        assert planned is not None
+        computed += sum(span.count for span in planned.step.spans if span.count > 1)
+        scheduler.take(planned, device.run(planned.step))
+    assert computed <= 1500 + 64 * 16
+
+
+def test_a_later_request_takes_what_an_earlier_one_computed() -> None:
+    book = Pages(20, 4)
+    scheduler = Scheduler(2, 40, 40, book, EOS)
+    device = Device(4)
+    for number, prompt in enumerate(([1] * 18, [1] * 18 + [2] * 3)):
+        scheduler.add(Request(number, prompt, SamplingParams(maximum_tokens=1)))
+        planned = scheduler.plan()
+        assert planned is not None
+        [span] = planned.step.spans
+        assert span.start == (0, 16)[number]
+        scheduler.take(planned, device.run(planned.step))
+        assert not scheduler.busy
+
+
+def test_cancel_is_idempotent() -> None:
+    scheduler = Scheduler(1, 8, 8, Pages(2, 4), EOS)
+    for number in range(3):
+        scheduler.add(Request(number, [1], SamplingParams(maximum_tokens=4)))
+    planned = scheduler.plan()
+    assert planned is not None
+    for number in (0, 2, 2, 0, 7):
+        scheduler.cancel(number)
+    assert scheduler.take(planned, [1]) == []
+    scheduler.cancel(1)
+    assert not scheduler.busy
+    assert scheduler.free == 1

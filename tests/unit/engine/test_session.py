@@ -33,16 +33,18 @@ def test_an_engine_is_as_large_as_its_work(requests: int, batch_size: int | None
 def test_no_sequence_is_longer_than_the_context(length: int, reserved: int) -> None:
     opened = session()
     opened.start_engine(requests=1, length=length)
-    cache = opened.replica.runner._cache
+    cache = opened.replica.runner.cache
     assert cache is not None
-    assert cache.length == reserved
+    assert cache.page_size == reserved
 
 
 @pytest.mark.parametrize(("most", "with_cache"), [(8 * PREFILL_TOKENS, PREFILL_TOKENS), (1024, 1024)])
-def test_scoring_has_less_memory_while_an_engine_is_open(most: int, with_cache: int) -> None:
+def test_scoring_has_less_memory_while_there_is_a_cache(most: int, with_cache: int) -> None:
     opened = session(most)
     assert opened.scoring_budget() == most
     engine = opened.start_engine(requests=1, length=8)
     assert opened.scoring_budget() == with_cache
     engine.close()
+    assert opened.scoring_budget() == with_cache
+    opened.replica.free_cache()
     assert opened.scoring_budget() == most

@@ -13,6 +13,7 @@ from neoxrun.config.settings import ModelConfig
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.runner import Runner
 from neoxrun.engine.scoring import ScoreRequest, pack_rows
+from neoxrun.engine.steps import Span, Step
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from neoxrun.parallel.mesh import single_rank_mesh
@@ -102,7 +103,10 @@ def test_each_precision_is_used_where_it_belongs() -> None:
     assert {parameter.dtype for parameter in stage.parameters()} == {torch.bfloat16}
     runner = Runner(stage, 2**20)
     runner.execute(Reserve(2, 8))
-    assert runner._held().layer(0, 0, 2)[0].dtype == torch.float32
+    assert runner.cache is not None
+    assert runner.cache.layer(0)[0].dtype == torch.float32
+    assert runner.batcher is not None
     with torch.inference_mode():
-        assert runner.prefill_hidden(torch.tensor([[1, 2, 3]]), 0).dtype == torch.bfloat16
-        assert runner.decode_hidden([4], [3]).dtype == torch.bfloat16
+        for span in (Span(0, 0, (1, 2, 3), (0,), sampled=True), Span(0, 3, (4,), sampled=True)):
+            runner.batcher.take_pages(Step([span]))
+            assert runner.forward(runner.batcher.batch_of(Step([span]))).dtype == torch.bfloat16

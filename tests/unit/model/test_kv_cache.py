@@ -1,4 +1,4 @@
-"""The cache's slots, and the numbers in them."""
+"""The cache's pages."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ from neoxrun.model.kv_cache import KVCache
 from support.tiny_models import CPU
 
 
-def test_a_move_copies_one_slot_and_no_other() -> None:
-    cache = KVCache(layers=2, slots=3, heads=2, length=5, head_dim=4, device=CPU, dtype=torch.float32)
-    for layer in range(2):
-        for number, store in enumerate(cache.layer(layer, 0, 3)):
-            assert store.shape == (3, 2, 5, 4)
-            assert not store.any(), "masked positions must hold finite numbers"
-            store.copy_(torch.arange(store.numel()).view(store.shape) + 1000 * layer + 500 * number)
-    before = [[store.clone() for store in cache.layer(layer, 0, 3)] for layer in range(2)]
-    cache.move(source=2, target=0, length=3)
-    for layer in range(2):
-        for store, old in zip(cache.layer(layer, 0, 3), before[layer], strict=True):
-            assert torch.equal(store[0, :, :3], old[2, :, :3])
-            assert torch.equal(store[0, :, 3:], old[0, :, 3:])
-            assert torch.equal(store[1:], old[1:])
-    keys, values = cache.layer(1, first_slot=1, count=2)
-    assert torch.equal(keys, before[1][0][1:])
-    assert torch.equal(values, before[1][1][1:])
+def test_each_layer_has_its_own_keys_and_values() -> None:
+    cache = KVCache(layers=2, pages=3, heads=2, page_size=5, head_dim=4, device=CPU, dtype=torch.float32)
+    assert (cache.pages, cache.page_size) == (3, 5)
+    stores = [store for layer in range(2) for store in cache.layer(layer)]
+    for number, store in enumerate(stores):
+        assert store.shape == (3, 2, 5, 4)
+        assert not store.any(), "masked positions must hold finite numbers"
+        store.fill_(1 + number)
+    assert [int(store.unique()) for store in stores] == [1, 2, 3, 4]

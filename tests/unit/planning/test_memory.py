@@ -47,7 +47,7 @@ def test_cache_bytes_are_those_of_the_cache(precision: Precision) -> None:
 
     model = settings_for(3, 32, 4).model
     cache = KVCache(2, 5, 4 // 2, 7, 8, torch.device("meta"), DTYPES[precision])
-    held = sum(store.nbytes for layer in range(2) for store in cache.layer(layer, 0, 5))
+    held = sum(store.nbytes for layer in range(2) for store in cache.layer(layer))
     assert kv_cache_bytes(model, layers=2, tensor=2, tokens=5 * 7, precision=precision) == held
 
 
