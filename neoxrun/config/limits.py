@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 PREFILL_TOKENS: Final = 4096
-"""Most tokens, padding included, of one prefill pass of several prompts; sizes the workspace."""
+"""Most tokens of one step, of prompts and outputs together; sizes the workspace."""
 
 LOGIT_ROWS: Final = 256
-"""Most positions whose logits exist at one time."""
+"""Positions whose logits the workspace has room for."""
 
 SCORED_ROWS: Final = 128
 """The same where nothing is sampled: smaller blocks stay in a CPU's caches."""

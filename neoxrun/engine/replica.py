@@ -55,9 +55,9 @@ class Replica:
         """
         reserve = Reserve(slots, length)
         self._channel.send(reserve)
-        before = self._runner.cache
+        before = self._runner.caches  # not the cache, which would live on while the next is allocated
         self._runner.execute(reserve)
-        if self._pages is None or self._runner.cache is not before:
+        if self._pages is None or self._runner.caches != before:
             self._pages = Pages(self._runner.pages, self._runner.page_size)
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)

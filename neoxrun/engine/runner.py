@@ -65,6 +65,7 @@ class Runner:
         batcher: makes batches of steps; None until the cache is there.
         rows: most sequences at a time.
         pages: of the cache, for sequences.
+        caches: how many caches there have been.
         ahead: steps that may be under way while the next one is planned.
     """
 
@@ -80,7 +81,8 @@ class Runner:
         self.stage = stage
         self.mesh = stage.mesh
         self.cache_bytes = cache_bytes
-        self.rows = self.pages = self._length = 0
+        self.rows = self.pages = self.caches = 0
+        self._reserved = Reserve(0, 0)
         self._eager, self._page_size = eager, page_size
         on_gpu = stage.device.type == "cuda"
         self.ahead = ahead if ahead is not None else int(on_gpu and stage.mesh.pp == 1)
@@ -189,12 +191,16 @@ class Runner:
         """Allocate the cache, unless the one that there is does.
 
         On a GPU it takes all the memory that there is for it, once. On the CPU each row has a page of ``length``.
+
+        Raises:
+            RankError: one sequence of ``length`` tokens does not fit; on all ranks, since they agree on the pages.
         """
         stage, mesh = self.stage, self.mesh
         on_gpu = self.device.type == "cuda"
-        if self.cache is not None and self.rows >= rows and (on_gpu or self._length >= length):
+        if self.cache is not None and self._reserved.rows >= rows and self._reserved.length >= length:
             return
         self.close()
+        wanted = length
         if on_gpu:
             rows, length = max(rows, MAX_BATCH["cuda"]), max(length, stage.config.max_context)
         page, spare = (self._page_size or (_GPU_PAGE if on_gpu else length)), int(on_gpu)
@@ -203,15 +209,16 @@ class Runner:
             stage.config, layers=layers, tensor=mesh.tp, tokens=page, precision=stage.precisions.cache
         )
         pages = mesh.minimum(min(rows * -(-length // page), self.cache_bytes // page_bytes - spare))
-        if pages * page < length and (not on_gpu or pages < 1):
-            needed = page_bytes * -(-length // page)
+        if pages * page < wanted:
+            needed = page_bytes * -(-wanted // page)
             raise RankError(
-                f"out of memory: the key-value cache of one sequence of {length} tokens takes "
+                f"out of memory: the key-value cache of one sequence of {wanted} tokens takes "
                 f"{needed / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
                 code="out_of_memory",
                 hint="Shorten the prompts or lower --maximum-tokens, or use more devices.",
             )
-        self.rows, self.pages, self._length = min(rows, pages), pages, length
+        self.rows, self.pages, self.caches = min(rows, pages), pages, self.caches + 1
+        self._reserved = Reserve(rows, min(length, pages * page))
         heads = stage.config.num_attention_heads // mesh.tp
         self.cache = KVCache(layers, pages + spare, heads, page, stage.config.head_dim, self.device, stage.cache_dtype)
         self.batcher = Batcher(self.cache, stage.rotary, self.rows, length, self.device)

@@ -16,6 +16,8 @@ import torch
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import RankError
 
+_DRAWN_ROWS = 64  # drawn together: some tables of fp64 [rows, V] exist meanwhile
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -114,12 +116,12 @@ class Sampler:
                 scores = self._adjust(scores, [rows[index] for index in special], [params[index] for index in special])
             best = scores.argmax(-1)
             drawn = [at for at, index in enumerate(special) if params[index].temperature > 0]
-            if drawn:
-                own = [special[at] for at in drawn]
-                picked = self._draw(
-                    scores[self._indices(drawn)], [params[index] for index in own], [draws[index] for index in own]
+            for first in range(0, len(drawn), _DRAWN_ROWS):
+                block = drawn[first : first + _DRAWN_ROWS]
+                own, which = [special[at] for at in block], self._indices(block)
+                best[which] = self._draw(
+                    scores[which], [params[index] for index in own], [draws[index] for index in own]
                 )
-                best[self._indices(drawn)] = picked
             tokens[self._indices(special)] = best
         self._note(tokens, rows, params)
         asked = [(index, own.logprobs) for index, own in enumerate(params) if own.logprobs is not None]

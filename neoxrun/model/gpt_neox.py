@@ -190,7 +190,7 @@ class Stage(nn.Module):
             received: ``[T, H]`` from the previous stage; None on the first.
 
         Returns:
-            ``[T, H]`` for the next stage; on the last ``[P, H]`` after the final norm, for ``logits`` and ``scores``.
+            ``[T, H]`` for the next stage; on the last ``[P, H]`` after the final norm, for ``head`` and ``scores``.
         """
         if received is None:
             x: torch.Tensor = self.word_embeddings(batch.ids)

@@ -1,4 +1,4 @@
-"""Attention over a paged key-value cache on a GPU, by the kernels of ``kernels.fused``.
+"""Attention over a paged key-value cache on a GPU, by the kernels of ``kernels.paged``.
 
 Shapes: ``T`` tokens, ``B`` of them single ones, ``N`` this rank's heads, ``D`` head dim.
 """

@@ -195,13 +195,11 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != tp * pp * replicas:
         raise ValueError(f"{world} ranks were started for tp {tp} x pp {pp} x replicas {replicas}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Triton launches on the current device, whatever the tensors' is
     if world == 1:
         return single_rank_mesh(device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
-    else:
-        backend = "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     _choose_interface()
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):

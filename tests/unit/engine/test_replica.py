@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.engine import runner
 from neoxrun.engine.messages import ReleaseFollowers, Reserve, Score
 from neoxrun.engine.scoring import Scored
 from support.ranks import Scoring, run_engine
@@ -65,6 +69,21 @@ def test_the_cache_stays_until_it_is_given_back() -> None:
     assert replica.runner.rows == 3
     replica.free_cache()
     assert not replica.holds_cache
+
+
+def test_a_cache_is_gone_before_a_larger_one_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = random_replica(ROWS, LENGTH)
+    replica.start_engine(slots=1, length=8, eos=None).close()
+    before = weakref.ref(replica.runner.cache)
+    allocate = runner.KVCache
+
+    def allocate_alone(*sizes: Any) -> runner.KVCache:
+        assert before() is None, "both take memory"
+        return allocate(*sizes)
+
+    monkeypatch.setattr(runner, "KVCache", allocate_alone)
+    replica.start_engine(slots=2, length=8, eos=None).close()
+    assert replica.runner.rows == 2
 
 
 def test_followers_carry_out_instructions_until_they_are_released() -> None:
