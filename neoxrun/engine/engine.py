@@ -28,7 +28,7 @@ class Engine:
     Args:
         scheduler: decides what each step computes.
         launch: carries out a step on every rank of the replica.
-        ahead: steps that may be under way while the next one is planned, so that the device waits little for the host.
+        ahead: steps that may be under way while the next one is planned, so that the device does not wait for the host.
     """
 
     def __init__(self, scheduler: Scheduler, launch: Callable[[Step], Launched], ahead: int = 0) -> None:

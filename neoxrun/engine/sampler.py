@@ -30,19 +30,21 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen in a step; on the device until ``read``.
+    """What was chosen in a step, on its way to the host.
 
     Attributes:
-        tokens: int64 ``[B]``.
-        sound: bool, whether every row of the logits had a finite maximum.
+        tokens: int64 ``[B]``, on the device.
+        copied: on the host, int64 ``[B + 1]``: the tokens, and whether every row of the logits had a finite maximum.
         asked: the rows whose log-probabilities are wanted, and how many of the most likely tokens' of each.
-        logprobs: of the chosen tokens, the values and the ids of the most likely ones, of the asked rows.
+        logprobs: on the host, of the chosen tokens, the values and the ids of the most likely ones, of the asked rows.
+        arrived: what tells of the copies' arrival, so that reading does not wait for later steps; None on the CPU.
     """
 
     tokens: torch.Tensor
-    sound: torch.Tensor
-    asked: Sequence[tuple[int, int]] = ()
-    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    copied: torch.Tensor
+    asked: Sequence[tuple[int, int]]
+    logprobs: list[torch.Tensor]
+    arrived: torch.cuda.Event | None
 
     def read(self) -> list[Sampled]:
         """Wait for the device, and give each sequence's token.
@@ -50,7 +52,9 @@ class Choice:
         Raises:
             RankError: a row held NaN or nothing finite.
         """
-        *tokens, sound = torch.cat((self.tokens, self.sound.view(1).to(self.tokens))).tolist()
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        *tokens, sound = self.copied.tolist()
         if not sound:
             raise RankError(
                 "the model's output is not a number",
@@ -58,7 +62,7 @@ class Choice:
                 hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
             )
         sampled = [Sampled(token) for token in tokens]
-        if self.logprobs is not None:
+        if self.asked:
             chosen, values, ids = (tensor.tolist() for tensor in self.logprobs)
             for index, (row, count) in enumerate(self.asked):
                 top = tuple(zip(ids[index][:count], values[index][:count], strict=True))
@@ -125,14 +129,20 @@ class Sampler:
             tokens[self._indices(special)] = best
         self._note(tokens, rows, params)
         asked = [(index, own.logprobs) for index, own in enumerate(params) if own.logprobs is not None]
-        logprobs = None
+        logprobs: list[torch.Tensor] = []
         if asked:
             # Of the model itself: before penalties, temperature and filters.
             which = self._indices([index for index, _ in asked])
             wide = logits[which].log_softmax(-1)
             values, ids = wide.topk(min(max(count for _, count in asked), self._vocab_size))
-            logprobs = wide.gather(-1, tokens[which][:, None])[:, 0], values, ids
-        return Choice(tokens, highest.isfinite().all(), asked, logprobs)
+            logprobs = [wide.gather(-1, tokens[which][:, None])[:, 0], values, ids]
+        sound = highest.isfinite().all().view(1).to(tokens)
+        copied, *logprobs = (one.to("cpu", non_blocking=True) for one in (torch.cat((tokens, sound)), *logprobs))
+        arrived = None
+        if self._device.type == "cuda":
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(torch.cuda.current_stream(self._device))
+        return Choice(tokens, copied, asked, logprobs, arrived)
 
     def _adjust(self, logits: torch.Tensor, rows: Sequence[int], params: Sequence[SamplingParams]) -> torch.Tensor:
         """Penalties and biases.
