@@ -1,4 +1,4 @@
-"""The network at every split, cached and not, in batches and alone, against computations that are not ours.
+"""The network at every split, cached and not, in batches and alone, against computations that are not neoxrun's.
 
 Hugging Face's network where it has the options, a plain one (reference.py) where it has not, and the stored
 answers of GPT-NeoX itself. A split's ranks are started once for all cases.
@@ -23,7 +23,7 @@ from neoxrun.model.dtypes import DTYPES
 from support.checkpoints import REFERENCE_CHECKPOINTS, fixture_config, join, random_model, raw_shards, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
-from support.ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
+from support.ranks import SCORED_FROM, Answer, Case, new_tokens, run_on_split
 from support.reference import Weights, greedy, logits
 
 SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
@@ -161,7 +161,7 @@ class Suite:
 
     def answer(self, split: tuple[int, int], name: str) -> Answer:
         if split not in self._answers:
-            self._answers[split] = answers_of(self.cases, *split, self.folder)
+            self._answers[split] = run_on_split(self.cases, *split, self.folder)
         return self._answers[split][name]
 
 
@@ -175,13 +175,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     return Suite(tmp_path_factory.mktemp("splits"))
 
 
-def distance(ours: list[Tensor], right: list[Tensor]) -> float:
+def distance(measured: list[Tensor], right: list[Tensor]) -> float:
     """Largest difference over all prompts; the files of tp 2 have a row of padding, the split adds none."""
-    for mine, theirs in zip(ours, right, strict=True):
-        assert len(mine) == len(theirs), "one row a token"
-        assert mine.shape[1] - theirs.shape[1] in (0, theirs.shape[1] % 2), "one column a word"
+    for row, expected in zip(measured, right, strict=True):
+        assert len(row) == len(expected), "one row a token"
+        assert row.shape[1] - expected.shape[1] in (0, expected.shape[1] % 2), "one column a word"
     return max(
-        float((mine[:, : theirs.shape[1]] - theirs).abs().max()) for mine, theirs in zip(ours, right, strict=True)
+        float((row[:, : expected.shape[1]] - expected).abs().max())
+        for row, expected in zip(measured, right, strict=True)
     )
 
 
@@ -209,11 +210,11 @@ def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], 
             targets = torch.tensor(prompt[SCORED_FROM:])
             before = whole[SCORED_FROM - 1 : -1]
             sums = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
-            ours = torch.tensor([one.logprob for one in scored])
-            assert ((ours - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
+            measured = torch.tensor([one.logprob for one in scored])
+            assert ((measured - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
             if close == CLOSE:
-                likeliest = (before.argmax(-1) == targets).cumprod(0).bool()
-                assert [one.greedy for one in scored] == likeliest.tolist()
+                most_likely = (before.argmax(-1) == targets).cumprod(0).bool()
+                assert [one.greedy for one in scored] == most_likely.tolist()
 
 
 def split_name(split: tuple[int, int]) -> str:
@@ -243,7 +244,7 @@ def test_a_single_layer_is_the_first_and_the_last(tmp_path: Path) -> None:
     config = dataclasses.replace(BASE, num_layers=1)
     weights = lively_weights(config)
     save_layer_files(weights, tmp_path, tp=2, config=config, tag="global_step1")
-    answer = answers_of({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
+    answer = run_on_split({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
     check(answer, expected_of_reference(config, [weights], prompts(ROWS)))
     check_scores(answer, prompts(ROWS), answer.whole, CLOSE)
 
@@ -265,7 +266,7 @@ def test_gpt_neox_agrees(suite: Suite, split: tuple[int, int], name: str) -> Non
 @splits
 @pytest.mark.parametrize("name", LOW)
 def test_half_precision_is_as_exact_as_hugging_face(suite: Suite, split: tuple[int, int], name: str) -> None:
-    """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
+    """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded elsewhere."""
     model = hugging_face(suite.cases[name].config)
     right = suite.expected[name]
     allowed = 2 * distance(expected_of_hugging_face(model, DTYPES[name]).logits, right.logits)

@@ -53,7 +53,7 @@ def fetch_one(file: RemoteFile, folder: Path, options: HttpOptions = IMPATIENT, 
     return arrival
 
 
-def arrives(server: FaultyServer, folder: Path, file: RemoteFile | None = None, **more: Any) -> None:
+def fetch_and_check(server: FaultyServer, folder: Path, file: RemoteFile | None = None, **more: Any) -> None:
     """Fetch ONE, and check everything that is said of it and everything that is left."""
     arrival = fetch_one(file or remote(server, ONE), folder, **more)
     data = server.files[ONE]

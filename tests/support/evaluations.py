@@ -16,6 +16,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from support.command import Result, neoxrun
 from support.hub_access import without_hub
 from support.paths import FIXTURES
+from support.task_data import write_lines
 from support.tokenizer_files import write_20b_tokenizer
 
 LIMIT = int(os.environ.get("NEOXRUN_EVALUATE_LIMIT", "24"))  # documents of a task; 9999 for all of LAMBADA and PIQA
@@ -119,8 +120,8 @@ def write_model(folder: Path, data: Path) -> EvaluatedModel:
     tasks = folder / "tasks"
     tasks.mkdir()
     documents = _documents(network, tokenizer, (FIXTURES / "shakespeare.txt").read_text())
-    _write_lines(tasks / "test.jsonl", documents[:12])
-    _write_lines(tasks / "train.jsonl", documents[12:])
+    write_lines(tasks / "test.jsonl", *documents[:12])
+    write_lines(tasks / "train.jsonl", *documents[12:])
     files = {"test": str(tasks / "test.jsonl"), "train": str(tasks / "train.jsonl")}
     for name, task in _TASKS.items():
         common = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
@@ -141,10 +142,6 @@ def _documents(network: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, 
             answer = text[start + 40 : start + 60].rstrip()
         documents.append({"question": question, "answer": answer, "story": text[start : start + 60 * (number + 1)]})
     return documents
-
-
-def _write_lines(path: Path, documents: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
 
 
 def results_of(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from neoxrun.config import neox_keys
 from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import ConfigError, NeoxrunError, UsageError
-from support.configurations import SMALL, write
+from support.configurations import SMALL, write_config
 
 # The shapes that GPT-NeoX's own files come in: JSON with comments, both spellings of keys, Python's True,
 # numbers that YAML 1.1 takes for text, nested blocks and commas before closing brackets.
@@ -44,7 +44,7 @@ RELEASED = """
 
 def test_a_released_configuration_is_read_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = load_settings([write(tmp_path, RELEASED)])
+    found = load_settings([write_config(tmp_path, RELEASED)])
     assert found.model == ModelConfig(
         num_layers=4,
         hidden_size=128,
@@ -80,7 +80,7 @@ def test_defaults_are_gpt_neox_s(small: str) -> None:
 
 
 def test_later_files_then_set_then_flags_win(tmp_path: Path, small: str) -> None:
-    later = write(tmp_path, "num-layers: 3\nload: one\nseq_length: 16", "later.yml")
+    later = write_config(tmp_path, "num-layers: 3\nload: one\nseq_length: 16", "later.yml")
     assert load_settings([small, later]).model.num_layers == 3
     assert load_settings([later, small]).model.num_layers == 2
     found = load_settings(
@@ -257,7 +257,7 @@ def test_paths_are_looked_for_beside_the_file_and_in_the_working_directory(
     for folder in (beside, here):
         folder.mkdir()
     monkeypatch.chdir(here)
-    source = write(beside, {**SMALL, "load": ".", "vocab_file": "tokenizer.json", "merge_file": "merges.txt"})
+    source = write_config(beside, {**SMALL, "load": ".", "vocab_file": "tokenizer.json", "merge_file": "merges.txt"})
 
     nothing = load_settings([source])
     assert nothing.tokenizer.vocab_file == here / "tokenizer.json"
@@ -285,7 +285,7 @@ def test_shipped_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("configs").mkdir()
     Path("pythia-160m").mkdir()  # a folder of weights does not hide the name
     assert load_settings(["pythia-160m"]).sources == (shipped,)
-    own = write(tmp_path / "configs", SMALL, "pythia-160m.yml")
+    own = write_config(tmp_path / "configs", SMALL, "pythia-160m.yml")
     assert load_settings(["configs/pythia-160m.yml"]).sources == (Path(own).relative_to(tmp_path),)
     assert load_settings(["configs/pythia-160m"]).model.num_layers == 2
 
@@ -345,12 +345,12 @@ def test_neither_the_split_into_files_nor_the_spelling_matters(
 ) -> None:
     options = {**SMALL, **data.draw(st.fixed_dictionaries({}, optional=VALUES))}
     folder = tmp_path_factory.mktemp("split")
-    whole = write(folder, options, "whole.yml")
+    whole = write_config(folder, options, "whole.yml")
     parts: list[dict[str, object]] = [{}, {}, {}]
     for name in data.draw(st.permutations(list(options))):
         spelled = "".join(data.draw(st.sampled_from("-_")) if c == "_" else c for c in name)
         parts[data.draw(st.integers(0, 2))][spelled] = options[name]
-    sources = [write(folder, part, f"{number}.yml") for number, part in enumerate(parts)]
+    sources = [write_config(folder, part, f"{number}.yml") for number, part in enumerate(parts)]
 
     def anywhere(found: Settings) -> Settings:
         return replace(found, sources=())
@@ -375,6 +375,6 @@ LINES = st.builds(
 def test_any_text_gives_settings_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "fuzz.yml").write_bytes(text.encode("utf-8", "replace"))
-    base = write(folder, SMALL, "base.yml")
+    base = write_config(folder, SMALL, "base.yml")
     with contextlib.suppress(NeoxrunError):
         load_settings([base, str(folder / "fuzz.yml")])

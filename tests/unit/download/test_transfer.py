@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neoxrun.download.remote import RemoteFile, part_path, state_path
 from neoxrun.errors import DataError, NetworkError
-from support.downloads import IMPATIENT, ONE, ONE_DATA, arrives, data_of, digest, fetch_one, names_in, remote
+from support.downloads import IMPATIENT, ONE, ONE_DATA, data_of, digest, fetch_and_check, fetch_one, names_in, remote
 from support.faulty_server import Fault, FaultyServer
 
 
@@ -55,7 +55,7 @@ label = "{0.kind}-{0.number}".format
 @pytest.mark.parametrize("fault", CHEAP, ids=label)
 def test_cheap_faults_cost_no_byte(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     server.faults[ONE] = [Fault("cut", 50_000), fault, Fault("cut", 60_000)]
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     assert server.sent(ONE) == len(ONE_DATA)
 
 
@@ -63,7 +63,7 @@ def test_cheap_faults_cost_no_byte(server: FaultyServer, tmp_path: Path, fault: 
 def test_dear_faults_cost_the_file_once(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     server.changed = lambda name, data: data  # Another mark, the same bytes: the checksum still holds.
     server.faults[ONE] = [Fault("cut", 50_000), fault]
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     assert len(ONE_DATA) <= server.sent(ONE) <= 2 * len(ONE_DATA)
 
 
@@ -75,13 +75,13 @@ UNSEEN = [Fault("corrupt", 1000), Fault("length", -10)]
 def test_nothing_known_of_the_file(server: FaultyServer, tmp_path: Path, fault: Fault) -> None:
     """Neither size nor checksum: all but what only a checksum shows is found."""
     server.faults[ONE] = [Fault("cut", 100_000), fault, Fault("cut", 150_000)]
-    arrives(server, tmp_path, remote(server, ONE, size=False, sha256=False))
+    fetch_and_check(server, tmp_path, remote(server, ONE, size=False, sha256=False))
 
 
 def test_drip_is_given_up(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[ONE] = [Fault("drip", 1000)]
     options = replace(IMPATIENT, stall_timeout=0.5, least_speed=3000)
-    arrives(server, tmp_path, options=options)
+    fetch_and_check(server, tmp_path, options=options)
     assert len(server.gets(ONE)) == 2
     assert server.sent(ONE) <= len(ONE_DATA) + 20
 
@@ -91,7 +91,7 @@ def test_file_changes_between_two_tries(server: FaultyServer, tmp_path: Path) ->
     old = server.files[ONE]
     server.changed = lambda name, data: bytes(byte ^ 255 for byte in data[:-100])
     server.faults[ONE] = [Fault("cut", 200_000), Fault("change")]
-    arrives(server, tmp_path, RemoteFile(ONE, (server.link(ONE),)))
+    fetch_and_check(server, tmp_path, RemoteFile(ONE, (server.link(ONE),)))
     assert server.files[ONE][:1000] != old[:1000]
 
 
@@ -100,12 +100,12 @@ def test_server_that_ignores_the_condition(server: FaultyServer, tmp_path: Path)
     server.deaf = True
     server.changed = lambda name, data: bytes(byte ^ 255 for byte in data)
     server.faults[ONE] = [Fault("cut", 200_000), Fault("change")]
-    arrives(server, tmp_path, RemoteFile(ONE, (server.link(ONE),)))
+    fetch_and_check(server, tmp_path, RemoteFile(ONE, (server.link(ONE),)))
 
 
 def test_short_file_in_whole_chunks(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[ONE] = [Fault("chunked", 100)]
-    arrives(server, tmp_path, remote(server, ONE, sha256=False))
+    fetch_and_check(server, tmp_path, remote(server, ONE, sha256=False))
     assert server.sent(ONE) == len(ONE_DATA)
 
 
@@ -116,7 +116,7 @@ def test_unmarked_file_starts_over(server: FaultyServer, tmp_path: Path) -> None
     part_path(path).write_bytes(b"x" * 1000)
     state = {"url": server.link(ONE), "length": len(ONE_DATA), "etag": None, "last_modified": None, "sha256": None}
     state_path(path).write_text(json.dumps(state))
-    arrives(server, tmp_path, remote(server, ONE, sha256=False))
+    fetch_and_check(server, tmp_path, remote(server, ONE, sha256=False))
     assert "Range" not in server.gets(ONE)[0].headers
 
 
@@ -128,7 +128,7 @@ def test_resumes_in_another_run(server: FaultyServer, tmp_path: Path) -> None:
     assert "100000 bytes" in (caught.value.hint or "")
     assert names_in(tmp_path) == {"layers/.one.bin.part", "layers/.one.bin.part.json"}
     server.faults[ONE] = []
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     last = server.gets(ONE)[-1]
     assert last.headers["Range"] == "bytes=100000-"
     assert last.headers["If-Range"] == server.etag(ONE)
@@ -142,7 +142,7 @@ def test_part_without_a_sound_state_is_worth_nothing(server: FaultyServer, tmp_p
     part_path(path).write_bytes(b"junk" * 1000)
     if state is not None:
         state_path(path).write_text(state, encoding="latin-1")
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
 
 
 def test_whole_part_needs_no_request(server: FaultyServer, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_whole_part_needs_no_request(server: FaultyServer, tmp_path: Path) -> No
     part_path(path).write_bytes(ONE_DATA)
     state = {"url": server.link(ONE), "length": len(ONE_DATA), "etag": '"x"', "last_modified": None, "sha256": None}
     state_path(path).write_text(json.dumps(state))
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     assert server.gets(ONE) == []
 
 
@@ -162,7 +162,7 @@ def test_part_longer_than_the_file_starts_over(server: FaultyServer, tmp_path: P
     part_path(path).write_bytes(ONE_DATA + b"more")
     state = {"url": server.link(ONE), "length": len(ONE_DATA), "etag": server.etag(ONE)}
     state_path(path).write_text(json.dumps(state | {"last_modified": None, "sha256": None}))
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
 
 
 def test_part_is_no_way_out_of_the_folder(server: FaultyServer, tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ def test_any_order_of_faults(
         server.faults[ONE] = list(plan)
         options = replace(IMPATIENT, tries=40, few_tries=40, backoff=0.0)
         file = remote(server, ONE) if known else RemoteFile(ONE, (server.link(ONE),))
-        arrives(server, folder, file, options=options)
+        fetch_and_check(server, folder, file, options=options)

@@ -10,7 +10,7 @@ import pytest
 
 from neoxrun.download.remote import RemoteFile, corrupt_path, part_path, state_path
 from neoxrun.errors import CheckpointError, NetworkError
-from support.downloads import IMPATIENT, ONE, ONE_DATA, arrives, data_of, digest, fetch_one, names_in, remote
+from support.downloads import IMPATIENT, ONE, ONE_DATA, data_of, digest, fetch_and_check, fetch_one, names_in, remote
 from support.faulty_server import Fault, FaultyServer
 
 
@@ -21,7 +21,7 @@ def server() -> Iterator[FaultyServer]:
 
 
 def test_file_that_is_there_is_not_fetched(server: FaultyServer, tmp_path: Path) -> None:
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     # What a process leaves that is killed just after it has given the file its name.
     for leftover in (part_path, state_path, corrupt_path):
         leftover(tmp_path / ONE).write_text("{}")
@@ -36,7 +36,7 @@ def test_file_that_is_there_is_not_fetched(server: FaultyServer, tmp_path: Path)
 def test_wrong_file_that_is_there_is_replaced(server: FaultyServer, tmp_path: Path, wrong: bytes) -> None:
     (tmp_path / ONE).parent.mkdir()
     (tmp_path / ONE).write_bytes(wrong)
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
 
 
 def test_wrong_file_that_cannot_be_replaced_is_never_used(server: FaultyServer, tmp_path: Path) -> None:
@@ -58,11 +58,11 @@ def test_what_arrives_wrong_does_not_overwrite_what_was_there(server: FaultyServ
             fetch_one(file, tmp_path)
     left = {path.name.removeprefix("one.bin"): path.read_bytes() for path in (tmp_path / "layers").iterdir()}
     assert left == {".replaced.corrupt": b"first", ".replaced1.corrupt": b"second", ".corrupt": ONE_DATA}
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
 
 
 def test_a_checksum_that_is_right_says_more_than_a_size(server: FaultyServer, tmp_path: Path) -> None:
-    arrives(server, tmp_path)
+    fetch_and_check(server, tmp_path)
     assert fetch_one(replace(remote(server, ONE), size=9), tmp_path).url is None
 
 
@@ -81,7 +81,7 @@ def test_wrong_checksum_is_set_aside(server: FaultyServer, tmp_path: Path) -> No
 def test_next_mirror_after_a_wrong_checksum(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({ONE: data_of(len(ONE_DATA), 1)}) as bad:
         file = remote(server, ONE)
-        arrives(server, tmp_path, replace(file, urls=(bad.link(ONE), *file.urls)))
+        fetch_and_check(server, tmp_path, replace(file, urls=(bad.link(ONE), *file.urls)))
         assert len(bad.gets(ONE)) == 2
 
 
@@ -95,7 +95,7 @@ def test_check_refuses_then_accepts(server: FaultyServer, tmp_path: Path) -> Non
         if path.read_bytes() != ONE_DATA:
             raise CheckpointError("a bad member", code="damaged_file", where=str(path))
 
-    arrives(server, tmp_path, remote(server, ONE, sha256=False), check=check)
+    fetch_and_check(server, tmp_path, remote(server, ONE, sha256=False), check=check)
     assert seen == [part_path(tmp_path / ONE)] * 2
 
     def refuse(file: RemoteFile, path: Path) -> None:
@@ -111,14 +111,14 @@ def test_mirrors_in_order_and_one_continues_where_the_other_broke_off(server: Fa
     with FaultyServer({ONE: ONE_DATA}) as first:
         first.faults[ONE] = [Fault("cut", 120_000), Fault("status", 404)]
         file = remote(server, ONE)
-        arrives(server, tmp_path, replace(file, urls=(first.link(ONE), *file.urls)))
+        fetch_and_check(server, tmp_path, replace(file, urls=(first.link(ONE), *file.urls)))
         assert first.sent(ONE) + server.sent(ONE) == len(ONE_DATA)
 
 
 def test_mirrors_with_different_files_are_not_mixed(server: FaultyServer, tmp_path: Path) -> None:
     with FaultyServer({ONE: data_of(len(ONE_DATA), 1)}) as first:
         first.faults[ONE] = [Fault("cut", 120_000), Fault("status", 404)]
-        arrives(server, tmp_path, RemoteFile(ONE, (first.link(ONE), server.link(ONE))))
+        fetch_and_check(server, tmp_path, RemoteFile(ONE, (first.link(ONE), server.link(ONE))))
 
 
 def test_every_mirror_is_named_when_none_gives_it(server: FaultyServer, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_what_no_second_try_can_mend(server: FaultyServer, tmp_path: Path, fault
 def test_more_bytes_than_announced(server: FaultyServer, tmp_path: Path) -> None:
     """A checksum tells whether the file is among them; without one nothing of them is kept."""
     server.faults[ONE] = [Fault("cut", 100_000), Fault("overflow", 10)]
-    arrives(server, tmp_path / "known")
+    fetch_and_check(server, tmp_path / "known")
     assert server.sent(ONE) <= len(ONE_DATA) + 10
     server.faults[ONE] = [Fault("overflow", 10)]
     with pytest.raises(NetworkError, match="more than") as caught:
@@ -184,7 +184,7 @@ def test_web_pages_are_left_after_a_few_tries(server: FaultyServer, tmp_path: Pa
         portal.faults[ONE] = [Fault("html"), Fault("masked-html"), Fault("html")]
         file = remote(server, ONE)
         file = replace(file, urls=(portal.link(ONE), *file.urls))
-        arrives(server, tmp_path, file, options=replace(IMPATIENT, tries=50))
+        fetch_and_check(server, tmp_path, file, options=replace(IMPATIENT, tries=50))
         assert len(portal.gets(ONE)) == 3
 
 
@@ -194,7 +194,7 @@ def test_end_that_cannot_be_told_from_a_cut_is_refused(server: FaultyServer, tmp
         fetch_one(remote(server, ONE, size=False, sha256=False), tmp_path)
     assert caught.value.code == "failed_download"
     server.faults[ONE] = [Fault("endless")]
-    arrives(server, tmp_path, remote(server, ONE, size=False))
+    fetch_and_check(server, tmp_path, remote(server, ONE, size=False))
 
 
 def test_page_is_a_page_where_a_page_is_wanted(tmp_path: Path) -> None:
