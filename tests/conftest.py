@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         collected.setdefault(snapshots_of(item.path), set()).add(item.name)
     single_tests = any("::" in argument for argument in config.args)
     config.stash[COLLECTED] = {} if single_tests else collected
+
+
+def pytest_collection_finish() -> None:
+    """Leave out what is imported by now from the search for garbage, which took a tenth of the unit tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

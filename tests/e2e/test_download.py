@@ -7,90 +7,35 @@ import io
 import json
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
 import pytest
-import torch
 from pyarrow import parquet
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
-from neoxrun.download import manifest, models_file
-from neoxrun.download.remote import MANIFEST_NAME
-from support.command import Result, Running
-from support.faulty_server import PAGE, Fault, FaultyServer, wait_until
+from neoxrun.terminal.words import human_bytes
+from support.command import Running
+from support.download_command import NOWHERE, download, environment, own_models, read_tree, weights
+from support.faulty_server import PAGE, Fault, FaultyServer
 from support.hub_server import HubRepository, HubServer
 from support.paths import DEMO, ROOT
+from support.snapshots import Snapshot
 from support.task_data import OWN, write_hub_form
-
-NOWHERE = "http://127.0.0.1:9"
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """Nothing of the user's own, and no way to the public hub."""
-    return {
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_DATA_HOME": str(home / "share"),
-        "HF_HOME": str(home / "hf"),
-        "HF_TOKEN": "",
-        "HF_ENDPOINT": NOWHERE,
-        **dict.fromkeys(PROXIES, ""),
-        **more,
-    }
-
-
-def download(folder: Path, *arguments: object, timeout: float = 60, **more: str) -> Result:
-    return Running("download", *arguments, cwd=folder, env=environment(folder, **more)).finish(timeout=timeout)
-
-
-def weights(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    torch.manual_seed(seed)
-    torch.save({"input_layernorm.weight": torch.randn(500).half()}, buffer)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def tree_20b() -> dict[str, bytes]:
-    """95 small files with the names of the slim weights."""
-    names = [file.name for file in models_file.load_catalog().models["20B"].files]
-    tokenizer = (DEMO / "tokenizer.json").read_bytes()
-    return {name: weights(at) if name.endswith(".pt") else tokenizer for at, name in enumerate(names)}
-
-
-@pytest.fixture
-def demo() -> Iterator[FaultyServer]:
-    """The demo model, on a web server with a listing."""
-    files = {path.relative_to(DEMO).as_posix(): path.read_bytes() for path in DEMO.rglob("*") if path.is_file()}
-    with FaultyServer(files) as server:
-        yield server
-
-
-def own_models(home: Path, text: str) -> None:
-    path = home / "config" / "neoxrun" / "models.yml"
-    path.parent.mkdir(parents=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_without_arguments_20b_lands_where_its_configuration_looks(
-    tree_20b: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree_20b: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot
 ) -> None:
     with FaultyServer(tree_20b) as server:
         done = download(tmp_path, "--mirror", server.url).check_success()
     assert done.out == ""
-    assert "95 files complete in 20B_checkpoints: 95 downloaded" in done.err
-    assert done.err.splitlines()[-1] == "next: neoxrun generate 20B --prompt 'Once upon a time'"
+    assert "95 files" in done.err
+    assert "neoxrun generate 20B" in done.err.splitlines()[-1]
+    snapshot(done, replace={human_bytes(sum(map(len, tree_20b.values())) + len("global_step150000")): "SIZE"})
     folder = tmp_path / "20B_checkpoints"
     arrived = read_tree(folder)
     record = json.loads(arrived.pop("neoxrun.manifest.json"))
@@ -105,14 +50,16 @@ def test_without_arguments_20b_lands_where_its_configuration_looks(
     assert (found.tag, found.source_tp, len(found.files)) == ("global_step150000", 2, 94)
 
 
-def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], config: {ROOT / 'configs' / 'demo.yml'}}}}}")
-    layer = next(name for name in demo.files if "layer_03" in name)
-    demo.faults["tokenizer.json"] = [Fault("cut", 100), Fault("status", 503)]
-    demo.faults[layer] = [Fault("corrupt", 20_000), Fault("html")]  # only its own checksum can tell the first
+def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(
+        tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], config: {ROOT / 'configs' / 'demo.yml'}}}}}"
+    )
+    layer = next(name for name in demo_server.files if "layer_03" in name)
+    demo_server.faults["tokenizer.json"] = [Fault("cut", 100), Fault("status", 503)]
+    demo_server.faults[layer] = [Fault("corrupt", 20_000), Fault("html")]  # only its own checksum can tell the first
     done = download(tmp_path, "tiny").check_success()
     assert {**read_tree(tmp_path / "tiny"), "neoxrun.manifest.json": b""} == {
-        **demo.files,
+        **demo_server.files,
         "neoxrun.manifest.json": b"",
     }
     command = re.search(r"^next: neoxrun (.+)$", done.err, re.MULTILINE)
@@ -125,41 +72,45 @@ def test_a_model_of_ones_own_by_its_listing_runs_at_once(demo: FaultyServer, tmp
 
 
 @pytest.mark.parametrize(
-    ("page", "count"), [("<html>Welcome to captive portal</html>", 0), ("<html><a href='help.html'>help</a></html>", 1)]
+    ("page", "count"),
+    [("<html>Welcome to captive portal</html>", 0), ("<html><a href='help.html'>help</a></html>", 1)],
+    ids=["portal", "help"],
 )
-def test_a_page_that_lists_no_weights_is_no_model(page: str, count: int, demo: FaultyServer, tmp_path: Path) -> None:
+def test_a_page_that_lists_no_weights_is_no_model(
+    page: str, count: int, demo_server: FaultyServer, tmp_path: Path, snapshot: Snapshot
+) -> None:
     with FaultyServer({}) as portal:
         portal.listings[""] = page
         own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}']}}}}")
         done = download(tmp_path, "tiny")
-        done.check_error(4, f"the page of tiny lists no weights ({count} file", "login page", where=portal.url)
+        snapshot(done.check_error(4, "tiny", f"{count} file", where=portal.url))
         assert not (tmp_path / "tiny").exists()
         shutil.rmtree(tmp_path / "config")
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo.url}']}}}}")
+        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{portal.url}', '{demo_server.url}']}}}}")
         download(tmp_path, "tiny").check_success()
 
 
-def test_a_second_time_fetches_nothing_and_json_says_so(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
+def test_a_second_time_fetches_nothing_and_json_says_so(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest, tokenizer.json]}}}}")
     first = json.loads(download(tmp_path, "tiny", "--json").check_success().out)
     assert (first["fetched_files"], first["name"], first["folder"]) == (2, "tiny", "tiny")
     second = json.loads(download(tmp_path, "tiny", "--json", "-q").check_success().out)
     assert (second["fetched_files"], second["fetched_bytes"]) == (0, 0)
     assert [file["sha256"] for file in second["files"]] == [file["sha256"] for file in first["files"]]
-    assert len(demo.gets("tokenizer.json")) == 1
+    assert len(demo_server.gets("tokenizer.json")) == 1
 
 
-def test_dry_run_and_list_write_nothing(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    size = len(demo.files["latest"]) + len(demo.files["tokenizer.json"])
+def test_dry_run_and_list_write_nothing(demo_server: FaultyServer, tmp_path: Path) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest, tokenizer.json]}}}}")
+    size = len(demo_server.files["latest"]) + len(demo_server.files["tokenizer.json"])
     plan = json.loads(download(tmp_path, "tiny", "--dry-run", "--json").check_success().out)
     assert plan["size"] == size
     assert [(file["name"], file["here"]) for file in plan["files"]] == [("latest", "no"), ("tokenizer.json", "no")]
     text = download(tmp_path, "tiny", "--dry-run").check_success().out
     assert "2 files" in text
-    assert demo.link("latest") in text
+    assert demo_server.link("latest") in text
     assert not (tmp_path / "tiny").exists()
-    assert not any(request.method == "GET" for request in demo.requests)
+    assert not any(request.method == "GET" for request in demo_server.requests)
     listed = download(tmp_path, "--list").check_success()
     assert listed.err == ""
     for name in ("20B", "pythia-160m", "tiny", "lambada", "polyglot-ko-1.3b"):
@@ -190,13 +141,13 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
     download(tmp_path, "--verify", folder).check_success()
 
 
-def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
+def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path, snapshot: Snapshot) -> None:
     done = download(tmp_path, "pythia-410m", "--revision", "step14300", HF_ENDPOINT=hub.url)
-    done.check_error(4, "has no revision step14300", "Did you mean step143000")
+    snapshot(done.check_error(4, "step14300", "step143000"))
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path) -> None:
+def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path, snapshot: Snapshot) -> None:
     name, ending = kind.split(".")
     shards = [f"{name}-0000{number}-of-00002.{ending}" for number in (1, 2)]
     shard = (8).to_bytes(8, "little") + b"{}      " if ending == "safetensors" else weights(1)
@@ -204,11 +155,11 @@ def test_a_shard_that_the_index_names_and_nobody_has(kind: str, tmp_path: Path) 
     files = {f"{kind}.index.json": index, shards[0]: shard}
     with HubServer({"me/mine": HubRepository({"main": files, "whole": {**files, shards[1]: shard}}, lfs=())}) as server:
         done = download(tmp_path, "me/mine", HF_ENDPOINT=server.url)
-        done.check_error(3, f"names 1 file that me/mine does not have: {shards[1]}")
-        assert "complete in" not in done.err
+        snapshot(done.check_error(3, "1 file", "me/mine", shards[1]), "fetched")
         verdict = download(tmp_path, "--verify", "mine")
-        verdict.check_error(3, "1 file is missing or wrong", out=f"{shards[1]}  it is missing\n")
-        download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3, "no source is recorded")
+        assert verdict.out.startswith(f"{shards[1]} ")
+        snapshot(verdict.check_error(3, "1 file", out=verdict.out), "verified")
+        snapshot(download(tmp_path, "--repair", "mine", HF_ENDPOINT=server.url).check_error(3), "repaired")
         whole = ("me/mine", "--revision", "whole", "--to", "mine")
         download(tmp_path, *whole, HF_ENDPOINT=server.url).check_success()
     download(tmp_path, "--verify", "mine").check_success()
@@ -269,106 +220,16 @@ def test_task_data_goes_where_evaluate_looks(tmp_path: Path) -> None:
     assert (folder / OWN).exists()
 
 
-def test_verify_says_what_is_wrong_and_repair_fetches_just_that(tree_20b: dict[str, bytes], tmp_path: Path) -> None:
-    folder = tmp_path / "20B_checkpoints"
-    step = "global_step150000"
-    with FaultyServer(tree_20b) as server:
-        download(tmp_path, "--mirror", server.url).check_success()
-        whole = tree_20b[f"{step}/layer_02-model_00-model_states.pt"]
-        (folder / step / "layer_02-model_00-model_states.pt").write_bytes(whole[:-300])
-        (folder / step / "layer_03-model_00-model_states.pt").write_bytes(PAGE)
-        other = bytearray(tree_20b[f"{step}/layer_04-model_00-model_states.pt"])
-        other[len(other) // 2] ^= 1
-        (folder / step / "layer_04-model_00-model_states.pt").write_bytes(other)
-        # Whole in itself, but not the one that arrived.
-        (folder / step / "layer_05-model_00-model_states.pt").write_bytes(whole)
-        (folder / step / "layer_06-model_00-model_states.pt").unlink()
-        (folder / "latest").unlink()
-        bad = [f"{step}/layer_0{layer}-model_00-model_states.pt" for layer in range(2, 7)]
-        verdict = download(tmp_path, "--verify", folder)
-        lines = {line.split()[0]: line for line in verdict.out.splitlines()}
-        assert list(lines) == [*bad, "latest"]
-        assert "bytes instead of" in lines[bad[0]]
-        assert "SHA-256" in lines[bad[3]]
-        assert "missing" in lines[bad[4]]
-        verdict.check_error(3, "6 files are missing or wrong", f"--repair {folder}", out=verdict.out)
-        server.settle()
-        before = len(server.requests)
-        repaired = json.loads(download(tmp_path, "--repair", folder, "--json").check_success().out)
-        assert repaired["repaired"] == [*bad, "latest"]
-        assert sorted({request.path for request in server.requests[before:] if request.method == "GET"}) == bad
-    assert read_tree(folder).items() >= tree_20b.items()
-    assert json.loads(download(tmp_path, "--verify", folder, "--json").check_success().out)["wrong"] == {}
-
-
-def test_a_folder_that_somebody_else_filled_is_checked_without_any_checksum(tmp_path: Path) -> None:
-    shutil.copytree(DEMO, tmp_path / "demo")
-    # Of a training run: no loader of weights opens it.
-    (tmp_path / "demo" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"DeepSpeed's own")
-    done = download(tmp_path, "--verify", "demo").check_success()
-    assert "no checksum is recorded" in done.err
-    path = next((tmp_path / "demo").rglob("layer_03*"))
-    path.write_bytes(path.read_bytes()[:-1])
-    download(tmp_path, "--verify", "demo", "-q").check_error(
-        3, path.name, out=f"{path.relative_to(tmp_path / 'demo')}  {path.name} is damaged or was cut short\n"
-    )
-    download(tmp_path, "--repair", "demo", "-q").check_error(3, "no source is recorded", "--to demo")
-
-
-def test_repair_leaves_the_users_own_files_alone(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    own = {"notes.json": b"not JSON", "link.pt": b"mine"}
-    for name, content in {**own, "tokenizer.json": b"{}"}.items():
-        (tmp_path / "tiny" / name).write_bytes(content)
-    done = download(tmp_path, "--repair", "tiny")
-    done.check_error(3, "2 files are missing or wrong and not repaired", "link.pt, notes.json")
-    assert "1 file repaired: tokenizer.json" in done.err
-    arrived = read_tree(tmp_path / "tiny")
-    del arrived["neoxrun.manifest.json"]
-    assert arrived == {**own, **{name: demo.files[name] for name in ("latest", "tokenizer.json")}}
-    assert json.loads(download(tmp_path, "--repair", "tiny", "--json").out)["repaired"] == []
-
-
-def test_the_users_checksums_decide(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    sums = "".join(f"{hashlib.sha256(demo.files[name]).hexdigest()}  {name}\n" for name in ("latest", "tokenizer.json"))
-    (tmp_path / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    download(tmp_path, "tiny", "--manifest", "SHA256SUMS", "-q").check_success()
-    shutil.rmtree(tmp_path / "tiny")
-    demo.files["latest"] = b"global_step9999"
-    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
-    assert done.code == 3, done.err
-    assert "the checksum of latest is wrong" in done.err
-    assert not (tmp_path / "tiny" / "latest").exists()
-    assert (tmp_path / "tiny" / "latest.corrupt").read_bytes() == b"global_step9999"
-
-
-def test_a_manifest_of_something_else_is_refused(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    (tmp_path / "SHA256SUMS").write_text(f"{'ab' * 32}  tiny/latest\n", encoding="utf-8")
-    done = download(tmp_path, "tiny", "--manifest", "SHA256SUMS")
-    done.check_error(4, "names none of the files", "It names tiny/latest, and the first file is latest")
-    assert not (tmp_path / "tiny").exists()
-
-
-def test_a_folders_manifest_without_files_may_go(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    (tmp_path / "tiny").mkdir()
-    path = tmp_path / "tiny" / MANIFEST_NAME
-    path.write_text('{"format": 1}', encoding="utf-8")
-    download(tmp_path, "tiny").check_error(4, "it has no `files`", "Delete it", where=f"tiny/{MANIFEST_NAME}")
-    path.unlink()
-    download(tmp_path, "tiny").check_success()
-    assert path.exists()
-
-
-@pytest.mark.parametrize("fault", [Fault("status", 404), Fault("redirect", text="file:///etc/passwd")])
-def test_what_another_try_would_not_change(fault: Fault, demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest]}}}}")
-    demo.faults["latest"] = [fault] * 9
+@pytest.mark.parametrize(
+    "fault", [Fault("status", 404), Fault("redirect", text="file:///etc/passwd")], ids=["status", "redirect"]
+)
+def test_what_another_try_would_not_change(
+    fault: Fault, demo_server: FaultyServer, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo_server.url}'], files: [latest]}}}}")
+    demo_server.faults["latest"] = [fault] * 9
     done = download(tmp_path, "tiny")
-    done.check_error(4, "latest cannot be fetched", "name another source with --mirror")
+    snapshot(done.check_error(4, "latest", "--mirror"))
     assert "again later" not in done.err
 
 
@@ -379,141 +240,40 @@ def test_more_messages_say_what_was_no_hub(tmp_path: Path) -> None:
     assert re.search(r"127\.0\.0\.1: \w+Error: ", done.err), done.err
 
 
-def test_what_first_arrived_is_what_must_arrive_again(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    (tmp_path / "tiny" / "latest").unlink()
-    first, longer = demo.files["latest"], b"something that is longer"
-    for other, code, said in (
-        (longer, 4, f"the server has {len(longer)} bytes instead of {len(first)}"),
-        (first[::-1], 3, "the checksum of latest is wrong"),
-    ):
-        demo.files["latest"] = other
-        done = download(tmp_path, "tiny", "-q")
-        assert done.code == code, done.err
-        assert said in done.err
-        assert not (tmp_path / "tiny" / "latest").exists()
+WRONG_USAGE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("pythia-160",), ("'pythia-160'", "pythia-160m")),
+    (("--tasks", "lambda"), ("'lambda'",)),
+    (("20B", "--tasks", "piqa"), ("MODEL", "--tasks")),
+    (("--list", "--verify", "x"), ("--list", "--verify")),
+    (("20B", "--revision", "step1", "--mirror", NOWHERE), ("20B", "revision")),
+    (("--verify", "x", "--to", "y"), ("--to", "--verify")),
+    (("--mirror", "ftp://host/"), ("ftp://host/",)),
+    (("--jobs", "0"), ("--jobs", "1")),
+    (("--verify", "a", "--repair", "b"), ("--verify", "--repair")),
+    *(
+        (("--mirror", NOWHERE, option, ""), (option, "empty"))
+        for option in ("--verify", "--repair", "--to", "--manifest", "--ca-bundle", "--revision")
+    ),
+    (("", "--mirror", NOWHERE), ("MODEL", "empty")),
+    (("--ca-bundle", "none.pem", "--mirror", NOWHERE), ("--ca-bundle", "none.pem")),
+]
 
 
-def test_a_mirror_that_was_cut_costs_no_good_file(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
-    download(tmp_path, "tiny", "-q").check_success()
-    whole = demo.files["tokenizer.json"]
-    demo.files["tokenizer.json"] = whole[:3000]
-    download(tmp_path, "tiny", "-q").check_success()
-    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("tok*")} == {"tokenizer.json": whole}
-
-
-def test_a_mirror_that_was_cut_does_not_say_how_long_the_file_is(demo: FaultyServer, tmp_path: Path) -> None:
-    whole = weights(1)
-    with FaultyServer({"a.pt": whole[:2000]}) as cut:
-        demo.files["a.pt"] = whole
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{cut.url}', '{demo.url}'], files: [a.pt]}}}}")
-        assert json.loads(download(tmp_path, "tiny", "--dry-run", "--json").check_success().out)["size"] == 2000
-        download(tmp_path, "tiny").check_success()
-    assert (tmp_path / "tiny" / "a.pt").read_bytes() == whole
-
-
-def test_a_file_with_code_in_it_is_refused(demo: FaultyServer, tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (Path("executed"),)
-
-    buffer = io.BytesIO()
-    torch.save({"a": Evil()}, buffer)
-    demo.files["a.pt"] = buffer.getvalue()
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [a.pt]}}}}")
-    done = download(tmp_path, "tiny")
-    assert done.code == 3, done.err
-    assert "a.pt asks to run" in done.err
-    assert {path.name for path in tmp_path.rglob("*")} & {"a.pt", "executed"} == set()
-
-
-def test_ctrl_c_keeps_what_has_arrived(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [latest, tokenizer.json]}}}}")
-    demo.faults["tokenizer.json"] = [Fault("drip", 5000)]
-    running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-    part = tmp_path / "tiny" / ".tokenizer.json.part"
-    assert wait_until(lambda: part.exists() and part.stat().st_size >= 5000 and (tmp_path / "tiny" / "latest").exists())
-    start = time.monotonic()
-    running.process.send_signal(signal.SIGINT)
-    done = running.finish(timeout=20)
-    assert time.monotonic() - start < 2
-    done.check_error(130, "interrupted")
-    assert part.stat().st_size >= 5000
-    record = json.loads((tmp_path / "tiny" / "neoxrun.manifest.json").read_text(encoding="utf-8"))
-    assert list(record["files"]) == ["latest"], "what first arrived is recorded whatever comes after"
-    download(tmp_path, "tiny").check_success()
-    assert (tmp_path / "tiny" / "tokenizer.json").read_bytes() == demo.files["tokenizer.json"]
-    assert demo.gets("tokenizer.json")[-1].start >= 5000, "the rest only"
-
-
-def test_ctrl_c_while_a_server_is_silent(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(20)
-        own_models(tmp_path, f"models: {{tiny: {{mirrors: ['http://127.0.0.1:{silent.getsockname()[1]}']}}}}")
-        running = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-        asked, _ = silent.accept()
-        with asked:
-            time.sleep(0.2)
-            running.process.send_signal(signal.SIGINT)
-            running.finish(timeout=20).check_error(130, "interrupted", "What has arrived is kept")
-
-
-def test_two_at_a_time_do_not_fight(demo: FaultyServer, tmp_path: Path) -> None:
-    own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{demo.url}'], files: [tokenizer.json]}}}}")
-    demo.faults["tokenizer.json"] = [Fault("stall", 5000)]
-    first = Running("download", "tiny", cwd=tmp_path, env=environment(tmp_path))
-    try:
-        assert wait_until(lambda: (tmp_path / "tiny" / ".tokenizer.json.part").exists())
-        second = download(tmp_path, "tiny")
-        second.check_error(4, "another neoxrun", str(first.process.pid))
-        # Another model and a repair are refused before they change anything, the manifest above all.
-        record = manifest.Manifest({"latest": manifest.ManifestEntry(1, "0" * 64)}, "tiny", mirrors=(demo.url,))
-        before = manifest.write_manifest(record, tmp_path / "tiny").read_bytes()
-        for arguments in (("20B", "--mirror", NOWHERE, "--to", "tiny"), ("--repair", "tiny")):
-            download(tmp_path, *arguments).check_error(4, "another neoxrun")
-        assert (tmp_path / "tiny" / MANIFEST_NAME).read_bytes() == before
-        assert not (tmp_path / "tiny" / "latest").exists()
-    finally:
-        first.process.send_signal(signal.SIGINT)
-        first.finish(timeout=20)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("pythia-160",), "there is no model 'pythia-160'"),
-        (("--tasks", "lambda"), "there is no task 'lambda' with data"),
-        (("20B", "--tasks", "piqa"), "MODEL and --tasks cannot be combined"),
-        (("--list", "--verify", "x"), "--list and --verify cannot be combined"),
-        (("20B", "--revision", "step1", "--mirror", NOWHERE), "20B has no revisions"),
-        (("--verify", "x", "--to", "y"), "--to cannot be combined with --verify"),
-        (("--mirror", "ftp://host/"), "is not a mirror"),
-        (("--jobs", "0"), "not a whole number of 1 or more"),
-        (("--verify", "a", "--repair", "b"), "not allowed with"),
-        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--verify", "--repair", "--to", "--manifest")),
-        *((("--mirror", NOWHERE, option, ""), "is empty") for option in ("--ca-bundle", "--revision")),
-        (("", "--mirror", NOWHERE), "MODEL is empty"),
-        (("--ca-bundle", "none.pem", "--mirror", NOWHERE), "certificates"),
-    ],
-)
-def test_wrong_usage(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    download(tmp_path, *arguments).check_error(2, message)
+@pytest.mark.parametrize(("arguments", "facts"), WRONG_USAGE, ids=[" ".join(case[0]) for case in WRONG_USAGE])
+def test_wrong_usage(arguments: tuple[str, ...], facts: tuple[str, ...], tmp_path: Path, snapshot: Snapshot) -> None:
+    snapshot(download(tmp_path, *arguments).check_error(2, *facts))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_and_no_folder(tmp_path: Path) -> None:
+def test_no_server_and_no_folder(tmp_path: Path, snapshot: Snapshot) -> None:
     own_models(tmp_path, f"models: {{tiny: {{mirrors: ['{NOWHERE}'], files: [a.pt]}}}}")
-    done = download(tmp_path, "tiny")
-    assert done.code == 4
-    assert "127.0.0.1 refuses connections" in done.err
-    download(tmp_path, "pythia-14m").check_error(4, "127.0.0.1 cannot be reached", "HF_ENDPOINT")
-    download(tmp_path, "--verify", "none").check_error(4, "there is no folder none")
+    snapshot(download(tmp_path, "tiny").check_error(4, NOWHERE), "no server")
+    snapshot(download(tmp_path, "pythia-14m").check_error(4, "127.0.0.1", "HF_ENDPOINT"), "no hub")
+    snapshot(download(tmp_path, "--verify", "none").check_error(4, "none"), "no folder")
     (tmp_path / "empty").mkdir()
-    download(tmp_path, "--verify", "empty").check_error(4, "nothing to check")
+    snapshot(download(tmp_path, "--verify", "empty").check_error(4, "empty"), "nothing in it")
     (tmp_path / "file").touch()
-    assert download(tmp_path, "tiny", "--to", "file").code == 4
+    snapshot(download(tmp_path, "tiny", "--to", "file").check_error(4, "file"), "a file")
 
 
 def test_missing_weights_name_the_command(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A download in a process of its own: one a folder, Ctrl-C, SIGKILL, memory, and what it shows on a terminal."""
+"""A download in its own process: one a folder, Ctrl-C, SIGKILL, memory, a full disk, and what a terminal shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from neoxrun.download.fetch import fetch_files, folder_lock
 from neoxrun.download.remote import LOCK_NAME
 from neoxrun.errors import DataError
-from support.downloads import IMPATIENT, NAMES, check_arrived, names_in, remote, server_of_ten
+from support.downloads import IMPATIENT, NAMES, check_arrived, fetch_one, names_in, remote, server_of_ten
 from support.faulty_server import Fault, FaultyServer, wait_until
 
 # A process of its own, which a signal may end: FOLDER JOBS NAME=URL ...
@@ -168,3 +170,22 @@ def test_quiet_is_silent(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[NAMES[0]] = [Fault("cut", 10)]
     done = subprocess.run(command(server, tmp_path, verbosity=-1), capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_full_disk(server: FaultyServer, tmp_path: Path) -> None:
+    """A real refusal of the kernel's: the process may not write files beyond 100,000 bytes."""
+    largest = NAMES[-1]
+    program = command(server, tmp_path)
+    program[4:] = ["1", "-1", f"one.bin={server.link(largest)}"]
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 4, done.stderr
+    assert "the file system does not allow files of this size" in done.stderr
+    assert (tmp_path / ".one.bin.part").stat().st_size == 100_000
+    fetch_one(replace(remote(server, largest), name="one.bin"), tmp_path)
+    assert server.gets(largest)[-1].start == 100_000

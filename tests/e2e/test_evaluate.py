@@ -13,6 +13,7 @@ from support.colours import BROKEN, DOCUMENTS, write_json, write_tasks
 from support.command import Running, neoxrun
 from support.evaluations import results_of
 from support.paths import DEMO
+from support.snapshots import Snapshot
 
 RANDOM = ["pythia-14m", "--random-weights", "--tokenizer", DEMO / "tokenizer.json"]
 
@@ -78,7 +79,7 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     ("arguments", "says"),
     [("config=demo,foo=1", "foo"), ("config=demo,tp=x", "x is not"), ("config=demo,tp=2", "torchrun")],
 )
-def test_wrong_model_args(arguments: str, says: str, tasks: Path) -> None:
+def test_wrong_model_args(arguments: str, says: str, tasks: Path, snapshot: Snapshot) -> None:
     asked = ["--model_args", arguments, "--tasks", "colours", "--include_path", tasks]
     result = Running(*asked, command=LM_EVAL).finish()
     assert result.code == 2, result.err
@@ -87,18 +88,20 @@ def test_wrong_model_args(arguments: str, says: str, tasks: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path) -> None:
+def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path, snapshot: Snapshot) -> None:
     done = neoxrun("evaluate", *RANDOM, "--tasks", name, "--include-path", tasks)
     done.check_error(4, name, *BROKEN[name][1:])
+    if name != "broken_metric":  # of which lm-eval has to say more, as its version is
+        snapshot(done)
     assert "the weights are random" not in done.err
 
 
-def test_a_task_that_fails_later_is_named(tasks: Path) -> None:
+def test_a_task_that_fails_later_is_named(tasks: Path, snapshot: Snapshot) -> None:
     task = yaml.safe_load((tasks / "colours.yaml").read_text())
     metrics = [{"metric": "acc", "aggregation": "nope", "higher_is_better": True}]
     (tasks / "late.yaml").write_text(yaml.safe_dump(task | {"task": "late", "metric_list": metrics}))
     done = neoxrun("evaluate", *RANDOM, "--tasks", "late", "--include-path", tasks)
-    done.check_error(4, "lm-eval cannot evaluate late", "metric_list")
+    snapshot(done.check_error(4, "late", "metric_list"))
 
 
 def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from neoxrun.launch.job import Job
 from support.command import Running, answers_of, neoxrun, records_of, running, wait_for
+from support.snapshots import Snapshot
 
 PROMPTS = [f"def function_{number}(value):" for number in range(24)]
 # Greedy, so that runs can be compared, and one prompt after the other, so that records come one by one.
@@ -35,7 +36,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     """The answers of a run that nothing interrupts."""
     path = tmp_path_factory.mktemp("whole") / "prompts.txt"
     path.write_text("\n".join(PROMPTS) + "\n")
@@ -53,14 +54,14 @@ def started(command: Running, output: Path, records: int = 2) -> None:
     wait_for(enough, 60, lambda: "no records came")
 
 
-def check_kept(output: Path, whole_run: list[tuple]) -> None:
+def check_kept(output: Path, whole_run: list[tuple[Any, ...]]) -> None:
     """What is there is whole and right, and not everything."""
     kept = answers_of(records_of(output))
     assert 0 < len(kept) < len(whole_run)
     assert set(kept) <= set(whole_run)
 
 
-def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
+def check_resumed(prompts: Path, output: Path, whole_run: list[tuple[Any, ...]]) -> None:
     """--resume, at one rank and in large batches, makes it what an uninterrupted run gives."""
     before = output.read_bytes()
     fast = [word for word in SLOWLY if word not in ("--batch-size", "1")]
@@ -71,7 +72,7 @@ def check_resumed(prompts: Path, output: Path, whole_run: list[tuple]) -> None:
 
 @pytest.mark.parametrize("split", SPLITS, ids=" ".join)
 def test_ctrl_c_while_generating(
-    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]], snapshot: Snapshot
 ) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
@@ -79,7 +80,7 @@ def test_ctrl_c_while_generating(
         command.interrupt()
         result = command.finish(timeout=10)
         command.check_all_gone()
-    result.check_error(130, "interrupted", "--resume")
+    snapshot(result.check_error(130, "--resume"))
     check_kept(output, whole_run)
     if split == SPLITS[-1]:
         check_resumed(prompts, output, whole_run)
@@ -95,18 +96,22 @@ def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Pat
         command.interrupt()
         result = command.finish(timeout=10)
         command.check_all_gone()
-    result.check_error(130, "interrupted")
+    result.check_error(130)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_is_killed(rank: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
+def test_a_rank_is_killed(
+    rank: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]], snapshot: Snapshot
+) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
         started(command, output)
-        os.kill(command.rank(rank), signal.SIGKILL)
+        process = command.rank(rank)
+        os.kill(process, signal.SIGKILL)
         result = command.finish(timeout=10)
         command.check_all_gone()
-    result.check_error(5, f"rank {rank} on {socket.gethostname()}", "killed by SIGKILL", "memory", "--resume")
+    result.check_error(5, f"rank {rank}", socket.gethostname(), "SIGKILL", "memory", "--resume")
+    snapshot(result, replace={f"process {process}": "process PID"})
     check_kept(output, whole_run)
     if rank == 1:
         check_resumed(prompts, output, whole_run)

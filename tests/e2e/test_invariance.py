@@ -111,14 +111,14 @@ def test_there_is_something_to_get_wrong(right: Path) -> None:
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
-def test_other_batches_and_splits(prompts: Path, right: Path, tmp_path: Path, arguments: tuple[int | str, ...]) -> None:
+def test_other_batches_and_splits(prompts: Path, right: Path, tmp_path: Path, arguments: tuple[object, ...]) -> None:
     generate(prompts, tmp_path / "out.jsonl", *arguments)
     check_same(answers(tmp_path / "out.jsonl"), answers(right))
 
 
 @pytest.mark.parametrize(("kept", "split"), [(0, ("--tp", 1)), (9, ("--tp", 1, "--pp", 2))])
 def test_resume_at_another_split(
-    prompts: Path, right: Path, tmp_path: Path, kept: int, split: tuple[int | str, ...]
+    prompts: Path, right: Path, tmp_path: Path, kept: int, split: tuple[object, ...]
 ) -> None:
     """Cut in the middle of a line, as a kill leaves it; what was whole stays as it is."""
     lines = right.read_bytes().splitlines(keepends=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.command import neoxrun, records_of
+from support.snapshots import Snapshot
 
 WORK = ("generate", "demo", "-i", "-", "--tp", "1", "--maximum-tokens", "2", "-q")
 
@@ -20,19 +21,20 @@ def test_stdout_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("split", ["1", "2"])
-def test_resume_tries_errors_again(split: str, tmp_path: Path) -> None:
+def test_resume_tries_errors_again(split: str, tmp_path: Path, snapshot: Snapshot) -> None:
     """Here with --truncate; answers that are there stay, and with them the rights and the name of the file."""
     file, link = tmp_path / "out.jsonl", tmp_path / "link"
     link.symlink_to(file)
     work = ("generate", "demo", "-i", "-", "--tp", split, "--maximum-tokens", "2", "-o", link)
     prompts = "import os\n" + "x = 1; " * 600 + "\nclass Queue:\n"
-    neoxrun(*work, stdin=prompts).check_error(4, "1 of 3 prompts could not be answered", "--resume")
+    snapshot(neoxrun(*work, stdin=prompts).check_error(4, "1 of 3", "--resume"), "first")
     reasons = {record["id"]: record["finish_reason"] for record in records_of(file)}
     assert reasons == {0: "length", 1: "error", 2: "length"}
     file.chmod(0o640)
     answered = [line for line in file.read_text().splitlines() if '"error"' not in line]
     result = neoxrun(*work, "--resume", "--truncate", "left", stdin=prompts).check_success()
     assert "\n1 answer, " in result.err
+    snapshot(result, "again")
     *kept, new = file.read_text().splitlines()
     assert kept == answered
     assert json.loads(new)["id"] == 1
@@ -42,17 +44,19 @@ def test_resume_tries_errors_again(split: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl"]
 
 
-def test_replacing_records_is_said(tmp_path: Path) -> None:
+def test_replacing_records_is_said(tmp_path: Path, snapshot: Snapshot) -> None:
     file = tmp_path / "out.jsonl"
     file.write_text("one\ntwo\n")
     result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
-    assert result.err == f"warning: {file} is replaced; it had 2 lines, which --resume would have kept\n"
+    assert all(fact in result.err for fact in (str(file), "2 lines", "--resume"))
+    snapshot(result)
     assert [record["id"] for record in records_of(file)] == [0]
     assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
 
 
-def test_a_prompt_alone_that_is_too_long() -> None:
-    neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600).check_error(4, "1 of 1 prompt could not be answered")
+def test_a_prompt_alone_that_is_too_long(snapshot: Snapshot) -> None:
+    result = neoxrun(*WORK[:2], *WORK[4:], "--prompt", "x = 1; " * 600)
+    snapshot(result.check_error(4, "1 of 1"), replace={"x = 1; " * 600: "x = 1; x = 1; ..."})
 
 
 def test_output_into_a_named_pipe(tmp_path: Path) -> None:
@@ -66,11 +70,12 @@ def test_output_into_a_named_pipe(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"])
-def test_resume_leaves_a_foreign_file_as_it_is(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"important words, no newline", b"\x00\xff\x93 bytes"], ids=["text", "bytes"])
+def test_resume_leaves_a_foreign_file_as_it_is(content: bytes, tmp_path: Path, snapshot: Snapshot) -> None:
     path = tmp_path / "precious.txt"
     path.write_bytes(content)
-    neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n").check_error(4, "not an output record")
+    result = neoxrun(*WORK, "-o", path, "--resume", stdin="import os\n")
+    snapshot(result.check_error(4, where=str(path)))
     assert path.read_bytes() == content
 
 
@@ -85,20 +90,20 @@ def test_streams_that_are_closed_and_not_needed(closed: tuple[int, ...], tmp_pat
     assert [record["id"] for record in records_of(tmp_path / "in.txt.output.jsonl")] == [0]
 
 
-CLOSED = {
-    "help": (1, ("--help",), "standard output is closed"),
-    "plan": (1, ("plan", "demo"), "standard output is closed"),
-    "text": (1, ("generate", "demo", "--prompt", "import os"), "standard output is closed"),
-    "dialogue": (1, ("generate", "demo", "--interactive"), "standard output is closed"),
-    "prompts": (0, ("generate", "demo", "-i", "-"), "no prompts in standard input"),
+CLOSED: dict[str, tuple[int, tuple[str, ...], str]] = {
+    "help": (1, ("--help",), "standard output"),
+    "plan": (1, ("plan", "demo"), "standard output"),
+    "text": (1, ("generate", "demo", "--prompt", "import os"), "standard output"),
+    "dialogue": (1, ("generate", "demo", "--interactive"), "standard output"),
+    "prompts": (0, ("generate", "demo", "-i", "-"), "standard input"),
 }
 
 
 @pytest.mark.parametrize("case", CLOSED)
-def test_stream_that_is_closed_and_needed(case: str, tmp_path: Path) -> None:
-    number, arguments, says = CLOSED[case]
+def test_stream_that_is_closed_and_needed(case: str, tmp_path: Path, snapshot: Snapshot) -> None:
+    number, arguments, stream = CLOSED[case]
     result = neoxrun(*arguments, preexec=lambda: os.close(number), env={"TMPDIR": str(tmp_path)})
-    result.check_error(4, says)
+    snapshot(result.check_error(4, stream))
     assert not list(tmp_path.iterdir())
 
 
@@ -108,5 +113,5 @@ def test_help_into_a_full_device() -> None:
 
 
 @pytest.mark.parametrize("flag", ["-i", "-o"])
-def test_empty_file_name(flag: str) -> None:
-    neoxrun("generate", "demo", flag, "").check_error(2, "need the name of a file")
+def test_empty_file_name(flag: str, snapshot: Snapshot) -> None:
+    snapshot(neoxrun("generate", "demo", flag, "").check_error(2, "-i", "-o"))

@@ -16,7 +16,7 @@ from support.ranks import torchrun
 
 
 @pytest.fixture(scope="module")
-def right() -> list[dict]:
+def right() -> list[dict[str, Any]]:
     with LLM("demo", device="cpu") as llm:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 

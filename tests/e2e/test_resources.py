@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from support.command import NEOXRUN, neoxrun, records_of, running
+from support.snapshots import Snapshot
 
 # Records of about ten kilobytes, one after the other.
 LARGE = ["--maximum-tokens", "20", "--logprobs", "20", "--temperature", "0", "--batch-size", "1"]
@@ -31,15 +32,15 @@ def at_most(limit: int, size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(limit, (size, size))
 
 
-def test_full_device(prompts: Path) -> None:
+def test_full_device(prompts: Path, snapshot: Snapshot) -> None:
     result = neoxrun("generate", "demo", "-i", prompts, "-o", "/dev/full", "--tp", "1", *LARGE)
-    result.check_error(4, "/dev/full cannot be written: No space left on device", "-o")
+    snapshot(result.check_error(4, "/dev/full", "No space left on device", "-o"))
 
 
-def test_stdout_into_a_full_device(prompts: Path) -> None:
+def test_stdout_into_a_full_device(prompts: Path, snapshot: Snapshot) -> None:
     with Path("/dev/full").open("w") as full:
         result = neoxrun("generate", "demo", "-i", prompts, "-o", "-", "--tp", "1", *LARGE, stdout=full.fileno())
-    result.check_error(4, "standard output cannot be written: No space left on device")
+    snapshot(result.check_error(4, "standard output", "No space left on device"))
 
 
 def test_disk_full_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:
@@ -55,14 +56,14 @@ def test_disk_full_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_file_size_limit_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:
+def test_file_size_limit_keeps_whole_records(prompts: Path, tmp_path: Path, snapshot: Snapshot) -> None:
     output = tmp_path / "out"
     result = neoxrun(
         *("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *LARGE),
         preexec=at_most(resource.RLIMIT_FSIZE, 25_000),
         env={"PYTHONDONTWRITEBYTECODE": "1"},
     )
-    result.check_error(4, f"{output} cannot be written: File too large", "--resume")
+    snapshot(result.check_error(4, str(output), "File too large", "--resume"))
     assert 0 < len(records_of(output)) < 8
 
 
@@ -80,13 +81,13 @@ def test_reader_of_stdout_leaves(prompts: Path) -> None:
 
 
 @CPU_BUILD
-def test_no_memory_for_the_weights() -> None:
+def test_no_memory_for_the_weights(snapshot: Snapshot) -> None:
     result = neoxrun(
         *("generate", "demo", "--random-weights", "--prompt", "x", "--tp", "1", "-q", "--device", "cpu"),
         *("--set", "num_layers=12", "--set", "hidden_size=2048", "--set", "num_attention_heads=16"),
         preexec=at_most(resource.RLIMIT_AS, 1024**3),
     )
-    result.check_error(5, "out of memory on rank 0, which asked for 50 MB more", "neoxrun plan")
+    snapshot(result.check_error(5, "out of memory", "rank 0", "50 MB", "neoxrun plan"))
 
 
 @CPU_BUILD
@@ -115,7 +116,7 @@ def test_no_room_for_temporary_files(tmp_path: Path) -> None:
         env={"TMPDIR": str(tmp_path)},
         preexec=at_most(resource.RLIMIT_FSIZE, 0),
     )
-    result.check_error(4, "temporary files cannot be written", "TMPDIR")
+    result.check_error(4, "temporary files", "TMPDIR")
     assert not list(tmp_path.iterdir())
 
 

@@ -72,6 +72,10 @@ def test_sections_of_tests_that_are_gone_go(module: Path) -> None:
         ("at 1.2 MB/s and 3 kB/s", "at 9 GB/s and 4.5 B/s"),
         ("http://127.0.0.1:40123/a", "http://127.0.0.1:5000/a"),
         ("process 7654321", "process 45"),
+        (
+            "error: interrupted",
+            "loaded 0.5 GB in 3 s\nwarning: waiting for all 2 ranks\n1 answer, 2 tokens\nerror: interrupted",
+        ),
     ],
 )
 def test_what_differs_from_run_to_run_is_no_difference(module: Path, said: str, also: str) -> None:

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from support.paths import ROOT
-from support.task_data import write, write_hub_form
+from support.task_data import write_hub_form, write_lines
 
 # Every call for a socket that reaches out is written down.
 WATCH = """
@@ -190,7 +190,7 @@ def test_what_datasets_has_cached_needs_no_hub(tmp_path: Path) -> None:
         text = info.read_text().replace('"dataset_name": "json"', '"dataset_name": "lambada_openai"')
         info.write_text(text.replace(f'"config_name": "{made["test"].info.config_name}"', '"config_name": "default"'))
     """
-    write(tmp_path / "a.jsonl", {"text": "a b"}, {"text": "c d"})
+    write_lines(tmp_path / "a.jsonl", {"text": "a b"}, {"text": "c d"})
     done = run_alone(program, tmp_path)
     assert done.returncode == 0, done.stderr
     done = run_alone(

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -27,6 +27,11 @@ from neoxrun.errors import RankError
 from neoxrun.parallel.mesh import single_rank_mesh
 from support.paths import DEMO, FIXTURES
 from support.ranks import prefilled, teacher_forced
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
+
+    Twin = tuple[Settings, GPTNeoXForCausalLM]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible")
 
@@ -66,7 +71,7 @@ def test_reference_logits(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Twin:
     """A random Hugging Face model and its GPT-NeoX layer files at tensor parallel 2."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -95,7 +100,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_parity_with_transformers(twin: Any, dtype: str) -> None:
+def test_parity_with_transformers(twin: Twin, dtype: str) -> None:
     settings, model = twin
     model = model.to("cpu", torch.float32)
     ids = torch.randint(2, 2000, (4, 40), generator=torch.Generator().manual_seed(4))
@@ -108,7 +113,7 @@ def test_parity_with_transformers(twin: Any, dtype: str) -> None:
         assert difference < TOLERANCE[dtype]
 
 
-def test_greedy_tokens_of_unequal_prompts(twin: Any) -> None:
+def test_greedy_tokens_of_unequal_prompts(twin: Twin) -> None:
     settings, model = twin
     model = model.to(GPU, torch.float32)
     generator = torch.Generator().manual_seed(5)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neoxrun.download import models_file
 from neoxrun.evaluation import data
-from support.task_data import objects
+from support.hub_access import without_hub
+from support.task_data import read_objects
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in this process asks the hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+def no_hub() -> Iterator[None]:
+    with without_hub():
+        yield
 
 
 def test_published_files(shared: Path) -> None:
@@ -24,11 +25,11 @@ def test_published_files(shared: Path) -> None:
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
     assert len(lambada.eval_docs) == 5153
-    assert list(lambada.eval_docs) == objects(shared / "data" / "lambada" / "lambada_test.jsonl")
+    assert list(lambada.eval_docs) == read_objects(shared / "data" / "lambada" / "lambada_test.jsonl")
     assert lambada.eval_docs[0]["text"].startswith("In my palm is a clear stone")
     assert lambada.doc_to_target(lambada.eval_docs[0]) == " signs"
 
-    questions = objects(shared / "data" / "piqa" / "valid.jsonl")
+    questions = read_objects(shared / "data" / "piqa" / "valid.jsonl")
     labels = (shared / "data" / "piqa" / "valid-labels.lst").read_text().split()
     assert len(piqa.eval_docs) == 1838
     assert list(piqa.eval_docs) == [

@@ -1,4 +1,4 @@
-"""The network at every split, cached and not, in batches and alone, against computations that are not ours.
+"""The network at every split, cached and not, in batches and alone, against computations that are not neoxrun's.
 
 Hugging Face's network where it has the options, a plain one (reference.py) where it has not, and the stored
 answers of GPT-NeoX itself. A split's ranks are started once for all cases.
@@ -23,22 +23,22 @@ from neoxrun.model.dtypes import DTYPES
 from support.checkpoints import REFERENCE_CHECKPOINTS, fixture_config, join, random_model, raw_shards, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
-from support.ranks import SCORED_FROM, Answer, Case, answers_of, new_tokens
-from support.reference import greedy, logits
+from support.ranks import SCORED_FROM, Answer, Case, new_tokens, run_on_split
+from support.reference import Weights, greedy, logits
 
 SPLITS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]
 CLOSE = 1e-4
 ROWS = 101  # divides over no split
 BASE = tiny(num_layers=3, hidden_size=32, intermediate_size=128, seq_length=32, max_position_embeddings=32)
 
-HUGGING_FACE: dict[str, dict[str, object]] = {
+HUGGING_FACE: dict[str, dict[str, Any]] = {
     "parallel-tanh": {"rotary_pct": 0.25},
     "parallel-erf": {"gelu": "erf", "rotary_pct": 1.0},
     "sequential-tanh": {"gpt_j_residual": False, "rotary_pct": 1.0},
     "sequential-erf": {"gpt_j_residual": False, "gelu": "erf", "rotary_pct": 0.25},
     "tied-embeddings": {"tie_embeddings": True},
 }
-OTHER: dict[str, dict[str, object]] = {
+OTHER: dict[str, dict[str, Any]] = {
     "learned-positions": {"pos_emb": "learned", "tie_embeddings": True, "gpt_j_residual": False},
     "no-positions": {"pos_emb": "none"},
     "tied-norms": {"gpt_j_tied": True},
@@ -106,14 +106,14 @@ def expected_of_hugging_face(model: GPTNeoXForCausalLM, dtype: torch.dtype = tor
     return Expected(scores, texts)
 
 
-def expected_of_reference(config: ModelConfig, shards: list, ids: list[list[int]]) -> Expected:
+def expected_of_reference(config: ModelConfig, shards: list[Weights], ids: list[list[int]]) -> Expected:
     return Expected(
         [logits(config, shards, prompt) for prompt in ids],
         [greedy(config, shards, prompt, new_tokens(number)) for number, prompt in enumerate(ids)],
     )
 
 
-def lively_weights(config: ModelConfig, rows: int = ROWS) -> dict[TensorKey, torch.Tensor]:
+def lively_weights(config: ModelConfig, rows: int = ROWS) -> dict[TensorKey, Tensor]:
     generator = torch.Generator().manual_seed(13)
     return {key: lively(key.name, tensor, generator) for key, tensor in random_model(config, rows).items()}
 
@@ -161,7 +161,7 @@ class Suite:
 
     def answer(self, split: tuple[int, int], name: str) -> Answer:
         if split not in self._answers:
-            self._answers[split] = answers_of(self.cases, *split, self.folder)
+            self._answers[split] = run_on_split(self.cases, *split, self.folder)
         return self._answers[split][name]
 
 
@@ -175,13 +175,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     return Suite(tmp_path_factory.mktemp("splits"))
 
 
-def distance(ours: list[Tensor], right: list[Tensor]) -> float:
+def distance(measured: list[Tensor], right: list[Tensor]) -> float:
     """Largest difference over all prompts; the files of tp 2 have a row of padding, the split adds none."""
-    for mine, theirs in zip(ours, right, strict=True):
-        assert len(mine) == len(theirs), "one row a token"
-        assert mine.shape[1] - theirs.shape[1] in (0, theirs.shape[1] % 2), "one column a word"
+    for row, expected in zip(measured, right, strict=True):
+        assert len(row) == len(expected), "one row a token"
+        assert row.shape[1] - expected.shape[1] in (0, expected.shape[1] % 2), "one column a word"
     return max(
-        float((mine[:, : theirs.shape[1]] - theirs).abs().max()) for mine, theirs in zip(ours, right, strict=True)
+        float((row[:, : expected.shape[1]] - expected).abs().max())
+        for row, expected in zip(measured, right, strict=True)
     )
 
 
@@ -209,8 +210,8 @@ def check_scores(answer: Answer, prompts: list[list[int]], right: list[Tensor], 
             targets = torch.tensor(prompt[SCORED_FROM:])
             before = whole[SCORED_FROM - 1 : -1]
             sums = before.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cumsum(0)
-            ours = torch.tensor([one.logprob for one in scored])
-            assert ((ours - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
+            measured = torch.tensor([one.logprob for one in scored])
+            assert ((measured - sums).abs() / torch.arange(1, len(targets) + 1)).max() < close
             if close == CLOSE:
                 most_likely = (before.argmax(-1) == targets).cumprod(0).bool()
                 assert [one.greedy for one in scored] == most_likely.tolist()
@@ -225,7 +226,7 @@ splits = pytest.mark.parametrize("split", SPLITS, ids=split_name)
 
 @splits
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *(f"{name}-hf" for name in HUGGING_FACE)])
-def test_hugging_face_agrees(suite: Suite, split: tuple[int, ...], name: str) -> None:
+def test_hugging_face_agrees(suite: Suite, split: tuple[int, int], name: str) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
@@ -233,7 +234,7 @@ def test_hugging_face_agrees(suite: Suite, split: tuple[int, ...], name: str) ->
 
 @splits
 @pytest.mark.parametrize("name", OTHER)
-def test_the_plain_reference_agrees(suite: Suite, split: tuple[int, ...], name: str) -> None:
+def test_the_plain_reference_agrees(suite: Suite, split: tuple[int, int], name: str) -> None:
     answer = suite.answer(split, name)
     check(answer, suite.expected[name])
     check_scores(answer, suite.cases[name].prompts, answer.whole, CLOSE)
@@ -243,7 +244,7 @@ def test_a_single_layer_is_the_first_and_the_last(tmp_path: Path) -> None:
     config = dataclasses.replace(BASE, num_layers=1)
     weights = lively_weights(config)
     save_layer_files(weights, tmp_path, tp=2, config=config, tag="global_step1")
-    answer = answers_of({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
+    answer = run_on_split({"one": Case(config, tmp_path, prompts(ROWS))}, 1, 1, tmp_path)["one"]
     check(answer, expected_of_reference(config, [weights], prompts(ROWS)))
     check_scores(answer, prompts(ROWS), answer.whole, CLOSE)
 
@@ -264,8 +265,8 @@ def test_gpt_neox_agrees(suite: Suite, split: tuple[int, int], name: str) -> Non
 
 @splits
 @pytest.mark.parametrize("name", LOW)
-def test_half_precision_is_as_exact_as_hugging_face(suite: Suite, split: tuple[int, ...], name: str) -> None:
-    """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded at other places."""
+def test_half_precision_is_as_exact_as_hugging_face(suite: Suite, split: tuple[int, int], name: str) -> None:
+    """Twice Hugging Face's own rounding error: sums over ranks and stages are rounded elsewhere."""
     model = hugging_face(suite.cases[name].config)
     right = suite.expected[name]
     allowed = 2 * distance(expected_of_hugging_face(model, DTYPES[name]).logits, right.logits)

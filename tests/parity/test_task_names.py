@@ -12,12 +12,12 @@ def test_names_are_all_of_lm_evals() -> None:
     import lm_eval.tasks
 
     catalog = TaskCatalog()
-    theirs = lm_eval.tasks.TaskManager().task_index
-    assert catalog.names == sorted(theirs)
+    index = lm_eval.tasks.TaskManager().task_index
+    assert catalog.names == sorted(index)
     selection = catalog.select(catalog.names)
-    for name, entry in theirs.items():
-        ours = selection.known[name]
-        assert (ours.kind == "tag") == (entry.kind.name == "TAG")
-        assert (ours.kind == "group") == (entry.kind.name == "GROUP")
-        assert ours.path == entry.yaml_path
-        assert entry.kind.name != "TAG" or set(ours.tasks) == entry.tags
+    for name, entry in index.items():
+        found = selection.known[name]
+        assert (found.kind == "tag") == (entry.kind.name == "TAG")
+        assert (found.kind == "group") == (entry.kind.name == "GROUP")
+        assert found.path == entry.yaml_path
+        assert entry.kind.name != "TAG" or set(found.tasks) == entry.tags

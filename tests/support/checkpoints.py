@@ -171,3 +171,11 @@ def refusal(folder: Path, config: ModelConfig = TINY, tp: int = 1) -> str:
     with pytest.raises(CheckpointError) as caught:
         load_all(folder, config, tp)
     return caught.value.render()
+
+
+def assert_same_tensors(
+    actual: Mapping[TensorKey, Tensor], expected: Mapping[TensorKey, Tensor], **tolerance: float
+) -> None:
+    assert actual.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)

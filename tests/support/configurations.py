@@ -14,7 +14,7 @@ SMALL = {
 }
 
 
-def write(folder: Path, text: str | dict[str, object], name: str = "model.yml") -> str:
+def write_config(folder: Path, text: str | dict[str, object], name: str = "model.yml") -> str:
     path = folder / name
     path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
     return str(path)

@@ -34,6 +34,10 @@ def check_arrived(server: FaultyServer, folder: Path) -> None:
         assert (folder / name).read_bytes() == data
 
 
+ONE = "layers/one.bin"
+ONE_DATA = data_of(300_000)
+
+
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -47,6 +51,15 @@ def remote(server: FaultyServer, name: str, *, size: bool = True, sha256: bool =
 def fetch_one(file: RemoteFile, folder: Path, options: HttpOptions = IMPATIENT, **more: Any) -> Arrival:
     (arrival,) = fetch_files([file], folder, jobs=1, options=options, show=False, **more)
     return arrival
+
+
+def fetch_and_check(server: FaultyServer, folder: Path, file: RemoteFile | None = None, **more: Any) -> None:
+    """Fetch ONE, and check everything that is said of it and everything that is left."""
+    arrival = fetch_one(file or remote(server, ONE), folder, **more)
+    data = server.files[ONE]
+    assert (folder / ONE).read_bytes() == data
+    assert (arrival.size, arrival.sha256, arrival.path) == (len(data), digest(data), folder / ONE)
+    assert names_in(folder) == {ONE}
 
 
 def names_in(folder: Path) -> set[str]:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from support.command import Result, neoxrun
+from support.hub_access import without_hub
 from support.paths import FIXTURES
+from support.task_data import write_lines
 from support.tokenizer_files import write_20b_tokenizer
 
 LIMIT = int(os.environ.get("NEOXRUN_EVALUATE_LIMIT", "24"))  # documents of a task; 9999 for all of LAMBADA and PIQA
@@ -117,8 +120,8 @@ def write_model(folder: Path, data: Path) -> EvaluatedModel:
     tasks = folder / "tasks"
     tasks.mkdir()
     documents = _documents(network, tokenizer, (FIXTURES / "shakespeare.txt").read_text())
-    _write_lines(tasks / "test.jsonl", documents[:12])
-    _write_lines(tasks / "train.jsonl", documents[12:])
+    write_lines(tasks / "test.jsonl", *documents[:12])
+    write_lines(tasks / "train.jsonl", *documents[12:])
     files = {"test": str(tasks / "test.jsonl"), "train": str(tasks / "train.jsonl")}
     for name, task in _TASKS.items():
         common = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
@@ -141,10 +144,6 @@ def _documents(network: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, 
     return documents
 
 
-def _write_lines(path: Path, documents: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
-
-
 def results_of(folder: Path) -> dict[str, Any]:
     """The one results file below a folder."""
     (path,) = folder.glob("*/results_*.json")
@@ -162,20 +161,21 @@ def responses_of(folder: Path) -> dict[str, list[list[Any]]]:
 
 def reference_results(model: EvaluatedModel, tasks: list[str]) -> dict[str, Any]:
     """lm-eval's own results with its ``hf`` model, one request at a time."""
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    with without_hub(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISABLE_MULTIPROC", "1")
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
 
-    from neoxrun.evaluation.data import prepare_tasks
+        from neoxrun.evaluation.data import prepare_tasks
 
-    prepared = prepare_tasks(tasks, model.data, include_path=model.tasks)
-    return simple_evaluate(
-        model=HFLM(pretrained=str(model.folder), device="cpu", dtype="float32", batch_size=1),
-        tasks=list(prepared.task_dict["tasks"].values()),
-        task_manager=TaskManager(include_defaults=False),
-        limit=LIMIT,
-        bootstrap_iters=100,
-        log_samples=True,
-    )
+        prepared = prepare_tasks(tasks, model.data, include_path=model.tasks)
+        results: dict[str, Any] = simple_evaluate(
+            model=HFLM(pretrained=str(model.folder), device="cpu", dtype="float32", batch_size=1),
+            tasks=list(prepared.task_dict["tasks"].values()),
+            task_manager=TaskManager(include_defaults=False),
+            limit=LIMIT,
+            bootstrap_iters=100,
+            log_samples=True,
+        )
+    return results

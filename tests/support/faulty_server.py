@@ -6,6 +6,8 @@
 
 Each GET of a file takes the first fault of its list; without one the file is served as it should be. ``server.draw``
 may be set to a function that draws one instead.
+
+All of it is in one file because benchmarks/download_storm.py loads that file by its path.
 """
 
 from __future__ import annotations
@@ -156,6 +158,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would cost 40 ms an answer
     server: _Server
     timeout = 30
 

@@ -235,7 +235,7 @@ def torchrun(*arguments: object, ranks: int) -> None:
     )
 
 
-def answers_of(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[str, Answer]:
+def run_on_split(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict[str, Answer]:
     """What the cases give at ``tp`` x ``pp``; one start of the ranks for all."""
     if tp * pp == 1:
         return {name: run(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}

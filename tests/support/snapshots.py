@@ -26,6 +26,10 @@ _VOLATILE = [
     (re.compile(r"\b\d+(\.\d+)? ?[kMG]?B/s\b"), "N B/s"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}\b"), "PORT"),
 ]
+# How far the work is: which of these lines come, and when, differs too.
+_PROGRESS = re.compile(
+    r"^(?:(?:\[rank \d+\] )?(?:warning: )?waiting for |loaded |scoring: |\d+ answers?, ).*\n", re.MULTILINE
+)
 # Python's argparse puts them in quotes or not, as its version is.
 _CHOICES = re.compile(r"\(choose from .*?\)")
 
@@ -40,11 +44,14 @@ class Snapshots:
 
     def __init__(self, *, write: bool, temporary: Path) -> None:
         self._write = write
-        self._paths = {f"{sys.prefix}/": "VENV/", f"{ROOT}/": "REPOSITORY/", socket.gethostname(): "HOST"}
+        names = {sys.prefix: "VENV", str(ROOT): "REPOSITORY", socket.gethostname(): "HOST"}
+        self._names = [(re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])"), word) for name, word in names.items()]
         self._temporary = re.compile(re.escape(str(temporary)) + r"/[\w.-]+")
         self._held: dict[Path, dict[str, str]] = {}
 
-    def check(self, path: Path, name: str, result: Result, replace: Mapping[str, str]) -> None:
+    def check(
+        self, path: Path, name: str, result: Result, replace: Mapping[str, str], *, progress: bool, output: bool
+    ) -> None:
         """Compare what a command said with the section ``name`` of a file, or write it.
 
         Args:
@@ -52,10 +59,13 @@ class Snapshots:
             name: of the test, and of the command within it.
             result: how the command ended.
             replace: texts that differ from run to run, and what stands for each.
+            progress: whether the lines that say how far the work is are compared, too.
+            output: whether standard output is compared.
         """
+        err = result.err if progress else _PROGRESS.sub("", result.err)
         said = f"$ {result.command}\nexit code {result.code}\n"
-        said += f"--- standard output\n{result.out}" if result.out else ""
-        said += f"--- standard error\n{result.err}" if result.err else ""
+        said += f"--- standard output\n{result.out}" if result.out and output else ""
+        said += f"--- standard error\n{err}" if err else ""
         said = self._normal(said, replace)
         if path not in self._held:
             self._held[path] = read_sections(path)
@@ -83,9 +93,7 @@ class Snapshots:
         for old, new in replace.items():
             text = text.replace(old, new)
         text = self._temporary.sub("TMP", text)
-        for old, new in self._paths.items():
-            text = text.replace(old, new)
-        for pattern, new in _VOLATILE:
+        for pattern, new in [*self._names, *_VOLATILE]:
             text = pattern.sub(new, text)
         text = _CHOICES.sub(lambda choices: choices[0].replace("'", ""), text)
         return text.rstrip() + "\n"
@@ -97,9 +105,17 @@ class Snapshot:
     def __init__(self, snapshots: Snapshots, module: Path, test: str) -> None:
         self._snapshots, self._path, self._test = snapshots, snapshots_of(module), test
 
-    def __call__(self, result: Result, name: str = "", replace: Mapping[str, str] | None = None) -> None:
+    def __call__(
+        self,
+        result: Result,
+        name: str = "",
+        *,
+        replace: Mapping[str, str] | None = None,
+        progress: bool = False,
+        output: bool = True,
+    ) -> None:
         section = f"{self._test} > {name}" if name else self._test
-        self._snapshots.check(self._path, section, result, replace or {})
+        self._snapshots.check(self._path, section, result, replace or {}, progress=progress, output=output)
 
 
 def snapshots_of(module: Path) -> Path:

@@ -43,28 +43,28 @@ def piqa_documents() -> list[dict[str, Any]]:
 
 def write_hub_form(folder: Path) -> Path:
     """A data folder with the stand-ins for LAMBADA and PIQA, named as the hub names its data sets and splits."""
-    write(folder / OWN, *lambada_documents())
-    write(folder / "baber/piqa/validation.jsonl", *piqa_documents())
+    write_lines(folder / OWN, *lambada_documents())
+    write_lines(folder / "baber/piqa/validation.jsonl", *piqa_documents())
     return folder
 
 
 def write_published_form(folder: Path) -> Path:
     """A data folder with the stand-ins for LAMBADA and PIQA, in the files that their authors published."""
-    write(folder / "lambada/lambada_test.jsonl", *lambada_documents())
+    write_lines(folder / "lambada/lambada_test.jsonl", *lambada_documents())
     questions = piqa_documents()
-    write(folder / "piqa/valid-labels.lst", *[str(question.pop("label")) for question in questions])
-    write(folder / "piqa/valid.jsonl", *questions)
+    write_lines(folder / "piqa/valid-labels.lst", *[str(question.pop("label")) for question in questions])
+    write_lines(folder / "piqa/valid.jsonl", *questions)
     return folder
 
 
-def write(path: Path, *lines: object) -> Path:
+def write_lines(path: Path, *lines: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     return path
 
 
-def objects(path: Path) -> list[dict[str, Any]]:
+def read_objects(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -113,7 +113,8 @@ def trees() -> dict[str, ast.Module]:
     return found
 
 
-def imported(tree: ast.AST) -> set[str]:
+@cache
+def imported(tree: ast.AST) -> frozenset[str]:
     """Everything that a piece of a module imports: modules of ours by short name, others by package."""
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -124,7 +125,9 @@ def imported(tree: ast.AST) -> set[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 names.add(whole if whole.removeprefix("neoxrun.") in trees() else str(node.module))
-    return {name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names}
+    return frozenset(
+        name.removeprefix("neoxrun.") if name.startswith("neoxrun.") else name.split(".")[0] for name in names
+    )
 
 
 def late(tree: ast.Module) -> set[str]:

@@ -8,7 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -23,17 +23,20 @@ HAS_DEFAULT = {NeoxrunError, errors.Interrupted, errors.ReaderGone}
 ALL_CODES = [code for codes in CODES.values() for code in codes]
 
 
-def raise_sites() -> Iterator[tuple[str, type[NeoxrunError], ast.expr | None]]:
+@cache
+def raise_sites() -> list[tuple[str, type[NeoxrunError], ast.expr | None]]:
     """Every place in neoxrun where an error is built: file and line, its class, and its ``code=``."""
+    found = []
     for path in sorted((ROOT / "neoxrun").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES:
                 code = next((word.value for word in node.keywords if word.arg == "code"), None)
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", CLASSES[node.func.id], code
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", CLASSES[node.func.id], code))
+    return found
 
 
 def test_every_code_at_a_raise_site_is_one_of_its_exit_code() -> None:
-    sites = list(raise_sites())
+    sites = raise_sites()
     assert len(sites) > 200
     for where, kind, code in sites:
         if code is None:

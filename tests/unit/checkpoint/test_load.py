@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
@@ -19,8 +18,8 @@ from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
 from support.checkpoints import (
-    REFERENCE_CHECKPOINTS,
     TINY,
+    assert_same_tensors,
     fixture_config,
     join,
     load_all,
@@ -31,30 +30,6 @@ from support.checkpoints import (
     tiny,
 )
 from support.paths import FIXTURES
-
-
-def assert_same(actual: Mapping[TensorKey, Tensor], expected: Mapping[TensorKey, Tensor], **tolerance: float) -> None:
-    assert actual.keys() == expected.keys()
-    for key, tensor in expected.items():
-        torch.testing.assert_close(actual[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
-
-
-@pytest.mark.parametrize("name", REFERENCE_CHECKPOINTS)
-@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (1, 3), (2, 2), (4, 1)])
-def test_reference_checkpoints_at_any_split(name: str, tp: int, pp: int) -> None:
-    folder = FIXTURES / name
-    config = fixture_config(folder)
-    shards = raw_shards(folder)
-    ranks = load_all(folder, config, tp, pp=pp)
-    if tp == len(shards):
-        for rank, shard in zip(ranks, shards, strict=True):
-            assert_same(rank, shard, rtol=0, atol=0)  # each rank's own norms and biases, bit for bit
-    else:
-        for rank in ranks[1:]:
-            norms = {key for key in rank if "norm" in key.name}
-            assert all(torch.equal(rank[key], ranks[0][key]) for key in norms), "merged norms are the same on all ranks"
-        expected = join(shards, parallel_residual=config.gpt_j_residual)
-        assert_same(join(ranks, parallel_residual=config.gpt_j_residual), expected, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,7 +114,7 @@ def test_dtype_is_converted_and_progress_adds_up(tmp_path: Path) -> None:
     steps: list[int] = []
     loaded = load_rank(find_checkpoint(tmp_path, TINY), TINY, 1, 0, dtype=torch.bfloat16, progress=steps.append)
     assert sum(steps) == sum(math.prod(tensor.shape) * 2 for tensor in model.values())
-    assert_same(loaded, {key: tensor.bfloat16() for key, tensor in model.items()}, rtol=0, atol=0)
+    assert_same_tensors(loaded, {key: tensor.bfloat16() for key, tensor in model.items()}, rtol=0, atol=0)
 
 
 def test_ignored_and_unused_tensors(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import types
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -114,7 +115,7 @@ def test_guide_has_every_option() -> None:
     assert documented <= {name for action in options for name in action.option_strings}
 
 
-def without_wandb() -> Any:
+def without_wandb() -> Callable[..., ModuleSpec | None]:
     from importlib.util import find_spec
 
     return lambda name, *rest: None if name == "wandb" else find_spec(name, *rest)

@@ -9,6 +9,7 @@ import pytest
 
 from neoxrun.cli import main
 from neoxrun.commands.plan import render, to_json
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
 from support.plans import planned
 
@@ -50,7 +51,7 @@ def test_the_command_refuses(
 
 
 @pytest.mark.parametrize(("devices", "kind"), [("8x24GB", "cuda"), ("256GB", "cpu")])
-def test_table_is_aligned_and_ends_with_the_reason(devices: str, kind: str) -> None:
+def test_table_is_aligned_and_ends_with_the_reason(devices: str, kind: DeviceKind) -> None:
     plan = planned("20B", devices, kind)
     text = render(plan, "20B")
     lines = text.splitlines()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.config.precisions import Precisions, precisions_for, preferred_precisions
+from neoxrun.config.precisions import DeviceKind, Precisions, precisions_for, preferred_precisions
+from neoxrun.config.settings import Precision
 
 
 def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
@@ -22,7 +23,7 @@ def test_half_precision_is_cached_in_fp32_on_the_cpu_only() -> None:
     ],
 )
 def test_a_request_decides_then_the_configuration_on_a_gpu(
-    requested: str | None, kind: str, weights: list[str]
+    requested: Precision | None, kind: DeviceKind, weights: list[Precision]
 ) -> None:
     preferred = preferred_precisions(requested, "fp16", kind)
     assert list(preferred) == [precisions_for(precision, kind) for precision in weights]

@@ -173,10 +173,10 @@ def test_room_counts_what_is_there(server: FaultyServer, tmp_path: Path, monkeyp
 def test_plain_lines_where_there_is_no_terminal(
     server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neoxrun.terminal.progress._LINE_SECONDS", 0.3)
+    monkeypatch.setattr("neoxrun.terminal.progress._LINE_SECONDS", 0.1)
     caplog.set_level(logging.INFO, logger="neoxrun")
     server.faults[NAMES[3]] = [Fault("cut", 100), Fault("stall", 200)]
-    options = replace(IMPATIENT, stall_timeout=1.0)
+    options = replace(IMPATIENT, stall_timeout=0.5)
     fetch_files([remote(server, name) for name in NAMES], tmp_path, jobs=2, options=options, show=True)
     lines = [record.getMessage() for record in caplog.records]
     line = r"\d+ of 10 files, [\d.]+.?B of [\d.]+kB, [\d.]+.?B/s(, .+ left)?"

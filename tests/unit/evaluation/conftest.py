@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import pytest
 
 from neoxrun.evaluation import published_data
 from neoxrun.evaluation.catalog import TaskCatalog
+from support.hub_access import without_hub
 from support.task_data import STAND_INS, write_published_form
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Nothing in this process asks the hub; tests of the network use processes of their own."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "no cache"))
+    with without_hub():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import catalog as catalog_module
 from neoxrun.evaluation.catalog import TaskCatalog, TaskName
-from support.task_data import write
+from support.task_data import write_lines
 
 
 def test_names_tags_groups_and_globs(catalog: TaskCatalog) -> None:
@@ -42,12 +42,12 @@ def test_wrong_task_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist") as caught:
         TaskCatalog(tmp_path / "typo").match(["piqa"])
     assert caught.value.code == "invalid_value"
-    path = write(tmp_path / "own.yaml", "task: own", "tag: [one")
+    path = write_lines(tmp_path / "own.yaml", "task: own", "tag: [one")
     with pytest.raises(DataError, match="not valid YAML") as caught:
         TaskCatalog(tmp_path).match(["piqa"])
     assert caught.value.code == "bad_task"
     assert caught.value.where.startswith(str(path))
-    write(path, "task: own", "include: missing.yaml")
+    write_lines(path, "task: own", "include: missing.yaml")
     with pytest.raises(DataError, match=r"missing.yaml cannot be read") as caught:
         TaskCatalog(tmp_path).match(["piqa"])
     assert caught.value.code == "unreadable_file"

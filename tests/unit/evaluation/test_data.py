@@ -13,19 +13,19 @@ from pyarrow import parquet
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import data
 from neoxrun.evaluation.catalog import TaskCatalog
-from support.task_data import OWN, STAND_INS, objects, own_task, write
+from support.task_data import OWN, STAND_INS, own_task, read_objects, write_lines
 
 
 def test_published_files(published: Path) -> None:
     prepared = data.prepare_tasks(["lambada_openai", "piqa"], published)
     lambada, piqa = (prepared.task_dict["tasks"][name] for name in ("lambada_openai", "piqa"))
 
-    texts = objects(published / "lambada" / "lambada_test.jsonl")
+    texts = read_objects(published / "lambada" / "lambada_test.jsonl")
     assert len(lambada.eval_docs) == STAND_INS
     assert list(lambada.eval_docs) == texts
     assert lambada.doc_to_target(lambada.eval_docs[0]) == " " + texts[0]["text"].split()[-1]
 
-    questions = objects(published / "piqa" / "valid.jsonl")
+    questions = read_objects(published / "piqa" / "valid.jsonl")
     labels = (published / "piqa" / "valid-labels.lst").read_text().split()
     assert len(piqa.eval_docs) == STAND_INS
     assert list(piqa.eval_docs) == [
@@ -65,7 +65,7 @@ def test_configuration_is_lm_evals_own(published: Path, monkeypatch: pytest.Monk
 
 def test_plain_text_lambada(tmp_path: Path) -> None:
     lines = [f"the {number}th text\u2028with a word {number}" for number in range(5153)]
-    write(tmp_path / "lambada" / "lambada_test_plain_text.txt", *lines)
+    write_lines(tmp_path / "lambada" / "lambada_test_plain_text.txt", *lines)
     prepared = data.prepare_tasks(["lambada_standard"], tmp_path)
     task = prepared.task_dict["tasks"]["lambada_standard"]
     assert [document["text"] for document in task.eval_docs] == lines
@@ -100,7 +100,7 @@ def test_the_data_folder_may_be_the_working_folder(
 
 
 def test_values_of_two_types(tmp_path: Path) -> None:
-    path = write(tmp_path / OWN, {"text": "a b"}, {"text": 5})
+    path = write_lines(tmp_path / OWN, {"text": "a b"}, {"text": 5})
     with pytest.raises(DataError) as caught:
         data.prepare_tasks(["lambada_openai"], tmp_path)
     assert caught.value.code == "bad_data"
@@ -108,7 +108,7 @@ def test_values_of_two_types(tmp_path: Path) -> None:
 
 
 def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
-    write(tmp_path / "baber/piqa/validation.jsonl", {"question": "a"})
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", {"question": "a"})
     with pytest.raises(DataError, match="lm-eval cannot build the task piqa") as caught:
         data.prepare_tasks(["piqa"], tmp_path)
     assert caught.value.code == "bad_task"
@@ -116,11 +116,11 @@ def test_fields_that_the_task_does_not_know(tmp_path: Path) -> None:
 
 def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> None:
     shutil.copytree(published / "piqa", tmp_path / "piqa")
-    write(
+    write_lines(
         tmp_path / "piqa" / "train.jsonl",
         *[{"goal": f"example {n}", "sol1": "one", "sol2": "two"} for n in range(16113)],
     )
-    write(tmp_path / "piqa" / "train-labels.lst", *["1"] * 16113)
+    write_lines(tmp_path / "piqa" / "train-labels.lst", *["1"] * 16113)
     prepared = data.prepare_tasks(["piqa"], tmp_path, num_fewshot=2)
     task = prepared.task_dict["tasks"]["piqa"]
     assert task.config.num_fewshot == 2
@@ -131,8 +131,8 @@ def test_examples_from_the_training_split(published: Path, tmp_path: Path) -> No
 
 
 def test_a_task_that_says_no_examples_has_none(tmp_path: Path) -> None:
-    write(tmp_path / "tasks" / "mine.yaml", *own_task("mine", "num_fewshot: 0"))
-    write(tmp_path / "me" / "words" / "test.jsonl", {"text": "a b"})
+    write_lines(tmp_path / "tasks" / "mine.yaml", *own_task("mine", "num_fewshot: 0"))
+    write_lines(tmp_path / "me" / "words" / "test.jsonl", {"text": "a b"})
     prepared = data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks", num_fewshot=3)
     assert prepared.task_dict["tasks"]["mine"].config.num_fewshot == 0
 
@@ -142,10 +142,10 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     import lm_eval.tasks
 
     tasks = tmp_path / "tasks"
-    write(tasks / "base.txt", *own_task("base")[1:])
-    write(tasks / "a.yaml", "include: base.txt", '"task": own_a', "tag:", "  - own_tag", "dataset_name: first")
-    write(tasks / "b.yaml", "include: base.txt", "task: own_b", "tag: own_tag", "dataset_name: second")
-    write(
+    write_lines(tasks / "base.txt", *own_task("base")[1:])
+    write_lines(tasks / "a.yaml", "include: base.txt", '"task": own_a', "tag:", "  - own_tag", "dataset_name: first")
+    write_lines(tasks / "b.yaml", "include: base.txt", "task: own_b", "tag: own_tag", "dataset_name: second")
+    write_lines(
         tasks / "group.yaml",
         "group: own_group",
         "task:",
@@ -156,7 +156,7 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
         "aggregate_metric_list: [{metric: acc}]",
     )
     for number, name in enumerate(("first", "second", "third")):
-        write(tmp_path / "me" / "words" / name / "test.jsonl", *[{"text": f"{name} b"}] * (number + 1))
+        write_lines(tmp_path / "me" / "words" / name / "test.jsonl", *[{"text": f"{name} b"}] * (number + 1))
     prepared = data.prepare_tasks(["own_group"], tmp_path, include_path=tasks)
     built = prepared.task_dict["tasks"]
     assert {name: len(task.eval_docs) for name, task in built.items()} == {

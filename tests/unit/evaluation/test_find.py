@@ -9,12 +9,12 @@ import pytest
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import data, hub
-from support.task_data import write
+from support.task_data import write_lines
 
 
 def test_tasks_whose_own_files_are_there_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "own.jsonl", {"text": "a b"})
-    write(
+    write_lines(tmp_path / "own.jsonl", {"text": "a b"})
+    write_lines(
         tmp_path / "tasks" / "own.yaml",
         "task: own",
         "dataset_path: json",
@@ -77,7 +77,7 @@ def test_examples_are_never_drawn_from_the_scored_split(published: Path) -> None
 @pytest.mark.parametrize("line", ["dataset_kwargs: abc", "fewshot_config: abc"])
 def test_values_of_other_types_in_task_files(line: str, tmp_path: Path) -> None:
     lines = ["task: own", "tag: 5", "dataset_path: own/set", "test_split: test", "num_fewshot: 1", line]
-    write(tmp_path / "own.yaml", *lines)
+    write_lines(tmp_path / "own.yaml", *lines)
     with pytest.raises(DataError, match="own has a value that lm-eval does not accept") as caught:
         data.find_tasks(["own"], tmp_path, include_path=tmp_path)
     assert caught.value.code == "bad_task"
@@ -85,8 +85,8 @@ def test_values_of_other_types_in_task_files(line: str, tmp_path: Path) -> None:
 
 
 def test_a_group_in_itself(tmp_path: Path) -> None:
-    path = write(tmp_path / "one.yaml", "group: one", "task: [two]")
-    write(tmp_path / "two.yaml", "group: two", "task: [one]")
+    path = write_lines(tmp_path / "one.yaml", "group: one", "task: [two]")
+    write_lines(tmp_path / "two.yaml", "group: two", "task: [one]")
     with pytest.raises(DataError, match="one contains itself") as caught:
         data.find_tasks(["one"], tmp_path, include_path=tmp_path)
     assert caught.value.code == "bad_task"

@@ -12,7 +12,7 @@ import pytest
 from neoxrun.errors import DataError
 from neoxrun.evaluation import data, local_data
 from neoxrun.evaluation.published_data import DatasetName
-from support.task_data import LAMBADA, OWN, PIQA, PLAIN, STAND_INS, write
+from support.task_data import LAMBADA, OWN, PIQA, PLAIN, STAND_INS, write_lines
 
 
 @pytest.mark.parametrize("folder", ["", "piqa", "baber/piqa"])
@@ -33,7 +33,7 @@ def test_own_file_wins_and_says_whether_it_is_the_published_one(folder: str, pub
     assert [(file.path, file.published) for file in local_data.read_split(LAMBADA, "test", tmp_path).files] == [
         (own, True)
     ]
-    write(own, {"text": "my own"})
+    write_lines(own, {"text": "my own"})
     split = local_data.read_split(LAMBADA, "test", tmp_path)
     assert (split.documents, split.files[0].published) == ([{"text": "my own"}], None)
 
@@ -109,8 +109,8 @@ LABELS = {
 @pytest.mark.parametrize("case", LABELS)
 def test_labels(case: str, tmp_path: Path) -> None:
     labels, says, line = LABELS[case]
-    write(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
-    path = write(tmp_path / "piqa" / "train-labels.lst", *labels)
+    write_lines(tmp_path / "piqa" / "train.jsonl", *[QUESTION] * 3)
+    path = write_lines(tmp_path / "piqa" / "train-labels.lst", *labels)
     with pytest.raises(DataError) as caught:
         local_data.read_split(PIQA, "train", tmp_path)
     assert says in caught.value.message

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
 from neoxrun.generation.generator import TextGenerator
+from neoxrun.generation.options import Truncate
 from neoxrun.generation.prompts import Prompt
 from neoxrun.generation.records import Record
 from support.tiny_models import demo_tokenizer, reciter, successor
@@ -150,14 +151,14 @@ def generator(length: int, *, slots: int = 2, rows: int = SIZE) -> TextGenerator
 
 
 def encoded(
-    prompts: list[Prompt], length: int, *, truncate: str | None = None, rows: int = SIZE
+    prompts: list[Prompt], length: int, *, truncate: Truncate | None = None, rows: int = SIZE
 ) -> list[EncodedPrompt]:
     return PromptEncoder(TOKENIZER, vocab_size=rows, max_context=length, truncate=truncate).encode(prompts)
 
 
 def answer(
-    prompts: list[Prompt], length: int, *, slots: int = 2, truncate: str | None = None, rows: int = SIZE
-) -> dict:
+    prompts: list[Prompt], length: int, *, slots: int = 2, truncate: Truncate | None = None, rows: int = SIZE
+) -> dict[int | str, Record]:
     texts = generator(length, slots=slots, rows=rows)
     steps = texts.run(encoded(prompts, length, truncate=truncate, rows=rows))
     return {record.id: record for records in steps for record in records}
@@ -168,7 +169,7 @@ def answer(
     # Room for the answer, but at least half the context is left to the prompt.
     [("left", 5, 15), ("right", 5, 15), ("left", 18, 10), ("right", 99, 10), ("left", 1, 19)],
 )
-def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate: str, maximum: int, keep: int) -> None:
+def test_a_prompt_that_is_too_long_is_cut_when_asked(truncate: Truncate, maximum: int, keep: int) -> None:
     prompt = TOKENIZER.encode(TEXT)
     params = SamplingParams(maximum_tokens=maximum, logprobs=0)
     record = answer([Prompt("x", None, TEXT, params)], 20, truncate=truncate)["x"]
@@ -226,7 +227,9 @@ def test_records_of_prompts_that_cannot_be_answered_come_with_the_next_step() ->
     slots=st.integers(1, 4),
     stop=st.sampled_from([(), ("e",)]),
 )
-def test_many_prompts_are_answered_as_each_alone(lengths: list[int], slots: int, stop: list[str]) -> None:
+def test_many_prompts_are_answered_as_each_alone(
+    lengths: list[tuple[int, int]], slots: int, stop: tuple[str, ...]
+) -> None:
     """Slots fall free and fill again; stop strings end requests that the engine would go on with."""
     prompts = [
         Prompt(n, None, TEXT[n : n + size], SamplingParams(maximum_tokens=count, logprobs=0, stop=stop))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.choose import choose_cpu, choose_gpus
@@ -102,7 +103,7 @@ RULES = [
 
 @pytest.mark.parametrize(("name", "devices", "kind", "cores", "flags", "rule"), RULES)
 def test_the_rule_that_decided(
-    name: str, devices: str, kind: str, cores: int, flags: dict[str, Any], rule: SplitRule
+    name: str, devices: str, kind: DeviceKind, cores: int, flags: dict[str, Any], rule: SplitRule
 ) -> None:
     decision = planned(name, devices, kind, cores, **flags).decision
     seen = len(parse_devices(devices)) if kind == "cuda" else cores

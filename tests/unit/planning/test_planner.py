@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from neoxrun.config.precisions import precisions_for
-from neoxrun.config.settings import Settings
+from neoxrun.config.precisions import DeviceKind, precisions_for
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.decision import ContextShortened, GpuLeftOut
 from neoxrun.planning.devices import Device
@@ -64,7 +64,7 @@ def test_a_plan_is_a_value() -> None:
 
 @pytest.mark.parametrize("dtype", [None, "fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_precisions_are_decided_in_one_module(kind: str, dtype: str | None) -> None:
+def test_precisions_are_decided_in_one_module(kind: DeviceKind, dtype: Precision | None) -> None:
     plan = planned("pythia-160m", "80GB", kind, dtype=dtype)
     assert plan.dtype == (dtype or {"cuda": "fp16", "cpu": "fp32"}[kind])
     assert plan.precisions == precisions_for(plan.dtype, kind)

@@ -1,8 +1,7 @@
-"""Tokenizer files: GPT-2's give what transformers gives, and files that are not tokenizers are refused."""
+"""Tokenizer files: those that are not tokenizers, or do not fit the configuration, are refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,39 +10,9 @@ from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError, NeoxrunError
 from neoxrun.tokenizer import load_tokenizer, vocabulary_size
 from support import paths
-from support.tokenizer_files import streamed
+from support.tokenizer_files import write_gpt2_files
 
 DEMO = paths.DEMO / "tokenizer.json"
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """vocab.json and merges.txt with the demo tokenizer's words, <|endoftext|> last as in GPT-2."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    model = json.loads(DEMO.read_text(encoding="utf-8"))["model"]
-    words = [word for word in sorted(model["vocab"], key=model["vocab"].get) if not word.startswith("<|")]
-    vocabulary = {word: i for i, word in enumerate([*words, "<|endoftext|>"])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    return folder
-
-
-def test_gpt2_files_encode_as_in_transformers(gpt2: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    reference = transformers.GPT2TokenizerFast.from_pretrained(gpt2)
-    files = (gpt2 / "vocab.json", gpt2 / "merges.txt")
-    loaded = load_tokenizer(TokenizerConfig("GPT2BPETokenizer", *files))
-    for text in ("def f(x):\n    return 'é😀'", " a  b ", "x<|endoftext|>y", "#version of #this"):
-        ids = loaded.encode(text)
-        assert ids == reference.encode(text)
-        assert loaded.decode(ids) == text == "".join(streamed(loaded, ids))
-    size = len(json.loads(files[0].read_text(encoding="utf-8")))
-    assert (loaded.vocab_size, loaded.eod) == (size, size - 1)
-    folder = TokenizerConfig("HFGPT2Tokenizer", gpt2, None)
-    for other in (TokenizerConfig("gpt2bpetokenizer", *files), folder):
-        assert vocabulary_size(other) == load_tokenizer(other).vocab_size
-    assert load_tokenizer(folder).vocab_size == size + 1, "GPT-NeoX adds <|padding|> to this type"
 
 
 CONTENT = DEMO.read_bytes()
@@ -84,7 +53,8 @@ def test_a_tokenizer_file_that_is_something_else(content: bytes | None, message:
             vocabulary_size(found)
 
 
-def test_a_tokenizer_that_the_configuration_does_not_fit(gpt2: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_the_configuration_does_not_fit(tmp_path: Path) -> None:
+    gpt2 = write_gpt2_files(tmp_path)
     vocab, merges, missing = gpt2 / "vocab.json", gpt2 / "merges.txt", tmp_path / "none"
     table: list[tuple[TokenizerConfig, type[NeoxrunError], str]] = [
         (TokenizerConfig("SPMTokenizer", DEMO, None), ConfigError, "SPMTokenizer is not supported"),
