@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder to keep the models in (a temporary one)")
     args = parser.parse_args()
     device = torch.device(args.device)
-    print(f"{_machine(device)}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end="")
+    print(f"{machine(device)}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end="")
     print(f"neoxrun {neoxrun.__version__}; {PROMPT_TOKENS} prompt and {args.tokens} new tokens")
     print("| shape | dtype | batch | neoxrun tok/s | transformers tok/s | ratio | floor tok/s | of the floor |")
     print("|---|---|---|---|---|---|---|---|")
@@ -134,7 +134,8 @@ def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
     return matrix.numel() * dtype.itemsize / best
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """The processor or the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decode import _machine
+from decode import machine
 from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
@@ -142,7 +142,7 @@ def _report(args: argparse.Namespace, rounds: list[tuple[float, dict[str, dict[s
     last = [rounds[-1][1][name]["scores"] for name in names[:2]]
     apart = max(abs(score - other) for score, other in zip(*last, strict=True))
     print(
-        f"{_machine(torch.device(args.device))}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end=""
+        f"{machine(torch.device(args.device))}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end=""
     )
     print(
         f"neoxrun {neoxrun.__version__}; {args.shape} {args.dtype}, {len(rounds)} rounds of {count} requests; ", end=""

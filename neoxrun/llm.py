@@ -34,6 +34,7 @@ from neoxrun.generation.prompts import expand_prompt
 from neoxrun.generation.records import Record
 from neoxrun.model.dtypes import device_kind
 from neoxrun.parallel import mesh as meshes
+from neoxrun.planning.devices import cpu_device
 from neoxrun.terminal.words import check_unicode
 
 _T = TypeVar("_T")
@@ -89,7 +90,8 @@ class LLM:
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
         tp, pp: tensor-parallel size and pipeline stages; their product is the number of processes.
         device: ``cuda`` or ``cpu``; None uses a GPU if there is one.
-        dtype: number format; None: the configuration's on a GPU, fp32 on the CPU.
+        dtype: number format; None: the configuration's on a GPU. On the CPU, bf16 where the processor has instructions
+            for it and the configuration does not say fp32, else fp32.
         random_weights: build the model without a checkpoint.
 
     Raises:
@@ -116,7 +118,9 @@ class LLM:
         chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
         settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
-        precisions = preferred_precisions(dtype, settings.precision, device_kind(chosen))[0]
+        precisions = preferred_precisions(
+            dtype, settings.precision, device_kind(chosen), native_bf16=cpu_device().native_bf16
+        )[0]
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
 

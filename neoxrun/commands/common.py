@@ -63,7 +63,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument(
         "--dtype",
         choices=("fp32", "fp16", "bf16"),
-        help="Number format. Default: the configuration's on a GPU; fp32, or bf16 where that does not fit, on the CPU.",
+        help="Number format. Default: the configuration's on a GPU; on the CPU bf16 where the processor has "
+        "instructions for it and the configuration does not say fp32, else fp32, or bf16 where fp32 does not fit.",
     )
     ranks.add_argument("--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan.")
     ranks.add_argument("--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan.")
@@ -153,9 +154,22 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
 
 
 def plan_from_args(
-    args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None
+    args: argparse.Namespace,
+    settings: Settings,
+    found: list[Device],
+    batch_size: int | None = None,
+    *,
+    exact: bool = False,
 ) -> Plan:
-    """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
+    """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started.
+
+    Args:
+        args: the command line.
+        settings: the configuration.
+        found: the devices of one host.
+        batch_size: most sequences at a time; None: what fits.
+        exact: prefer fp32 on a CPU.
+    """
     if args.nnodes > 1 and not args.rdzv_endpoint:
         raise UsageError(
             "--nnodes needs --rdzv-endpoint",
@@ -179,6 +193,7 @@ def plan_from_args(
         pp=args.pp,
         replicas=args.replicas,
         dtype=args.dtype,
+        exact=exact,
         batch_size=batch_size,
         nnodes=nnodes,
         world_size=world.size if world else None,

@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         _check_output(args)
         references = _references(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size, exact=True)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:

@@ -38,18 +38,25 @@ def precisions_for(precision: Precision, kind: DeviceKind) -> Precisions:
 
 
 def preferred_precisions(
-    requested: Precision | None, configured: Precision, kind: DeviceKind
+    requested: Precision | None, configured: Precision, kind: DeviceKind, *, native_bf16: bool = False
 ) -> tuple[Precisions, ...]:
     """The formats in which a model may run, the best first; each of the others is for when those before it do not fit.
 
-    A request decides. Otherwise a GPU uses what the configuration says; a CPU uses fp32, or bf16 for half the bytes.
+    A request decides. Otherwise a GPU uses what the configuration says. A CPU with instructions for bf16 uses bf16 for
+    a model in 16 bits: it is three to four times as fast as fp32. Any other model, and any other CPU, uses fp32, or
+    bf16 for half the bytes.
 
     Args:
         requested: by a flag or an argument; None: neither is given.
         configured: what the configuration says.
         kind: the kind of device.
+        native_bf16: a CPU has instructions for bf16, and results need not be exact.
     """
     if requested is not None:
         return (precisions_for(requested, kind),)
-    choices: tuple[Precision, ...] = (configured,) if kind == "cuda" else ("fp32", "bf16")
+    choices: tuple[Precision, ...] = ("fp32", "bf16")
+    if kind == "cuda":
+        choices = (configured,)
+    elif native_bf16 and configured != "fp32":
+        choices = ("bf16",)
     return tuple(precisions_for(precision, kind) for precision in choices)

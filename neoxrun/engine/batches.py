@@ -10,13 +10,13 @@ from itertools import accumulate
 
 import torch
 
-from neoxrun.engine.steps import Span, Step
+from neoxrun.engine.steps import Admission, Span, Step
 from neoxrun.model.attention import Attention
 from neoxrun.model.batch import Batch
 from neoxrun.model.kernels import triton_kernels
 from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.paged_cuda import CHUNK_ROWS, Chunks, PagedCudaAttention, Singles
-from neoxrun.model.paged_torch import CachedSpan, PagedTorchAttention
+from neoxrun.model.paged_torch import CachedSpan, Copied, PagedTorchAttention
 from neoxrun.model.rotary import RotaryTables
 
 _UNREAD = -1  # in place of an id: the token that the row's last step chose
@@ -68,7 +68,9 @@ class Batcher:
                 ends.append(end - 1)
         outputs = None if len(ends) == end else self._on_device(ends)
         if triton_kernels(self._device) is None:
-            attention: Attention = PagedTorchAttention(self._cache, self._tables, positions, self._cached(spans))
+            copied = [self._copied(admission) for admission in step.admitted if admission.copied is not None]
+            cached = self._cached(spans)
+            attention: Attention = PagedTorchAttention(self._cache, self._tables, positions, cached, copied)
         else:
             attention = self._paged_cuda(spans, positions)
         return Batch(self._ids(spans), positions, attention, outputs)
@@ -119,6 +121,11 @@ class Batcher:
             found.append(CachedSpan(first, span.count, span.start, pages))
             first += span.count
         return found
+
+    def _copied(self, admission: Admission) -> Copied:
+        assert admission.copied is not None
+        source, count = admission.copied
+        return Copied(source, int(self._pages[admission.row, 0]), count)
 
     def _paged_cuda(self, spans: Sequence[Span], positions: torch.Tensor) -> Attention:
         size = self._cache.page_size

@@ -58,7 +58,7 @@ class Replica:
         before = self._runner.caches  # not the cache, which would live on while the next is allocated
         self._runner.execute(reserve)
         if self._pages is None or self._runner.caches != before:
-            self._pages = Pages(self._runner.pages, self._runner.page_size)
+            self._pages = Pages(self._runner.pages, self._runner.page_size, self._runner.block)
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)
         scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos)

@@ -28,6 +28,7 @@ from neoxrun.model.tree import TreeAttention
 from neoxrun.planning.memory import MAX_BATCH, kv_cache_bytes
 
 _GPU_PAGE = 32  # positions
+_BLOCK = 16  # positions: copying fewer takes as long as computing them
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Runner:
         batcher: makes batches of steps; None until the cache is there.
         rows: most sequences at a time.
         pages: of the cache, for sequences.
+        block: positions that sequences share, see ``Pages``.
         caches: how many caches there have been.
         ahead: steps that may be under way while the next one is planned.
     """
@@ -81,7 +83,7 @@ class Runner:
         self.stage = stage
         self.mesh = stage.mesh
         self.cache_bytes = cache_bytes
-        self.rows = self.pages = self.caches = 0
+        self.rows = self.pages = self.block = self.caches = 0
         self._reserved = Reserve(0, 0)
         self._eager, self._page_size = eager, page_size
         on_gpu = stage.device.type == "cuda"
@@ -132,6 +134,7 @@ class Runner:
         def line(lists: Iterable[list[int]]) -> torch.Tensor:
             return torch.tensor([value for one in lists for value in one], device=self.device)
 
+        self.stage.pack()
         asked = [one for row in rows for one in row.asked]
         starts = list(accumulate((len(row.tokens) for row in rows), initial=0))
         wanted = line(
@@ -201,6 +204,8 @@ class Runner:
             return
         self.close()
         wanted = length
+        if rows > 1:
+            stage.pack()
         if on_gpu:
             rows, length = max(rows, MAX_BATCH["cuda"]), max(length, stage.config.max_context)
         page, spare = (self._page_size or (_GPU_PAGE if on_gpu else length)), int(on_gpu)
@@ -219,6 +224,7 @@ class Runner:
             )
         self.rows, self.pages, self.caches = min(rows, pages), pages, self.caches + 1
         self._reserved = Reserve(rows, min(length, pages * page))
+        self.block = min(_BLOCK, page) if page >= length and not on_gpu else page
         heads = stage.config.num_attention_heads // mesh.tp
         self.cache = KVCache(layers, pages + spare, heads, page, stage.config.head_dim, self.device, stage.cache_dtype)
         self.batcher = Batcher(self.cache, stage.rotary, self.rows, length, self.device)

@@ -34,8 +34,8 @@ class Request:
         computed: positions whose keys and values are cached, or will be when the planned steps are done.
         row: in the tables; None while it waits.
         pages: that it has.
-        published: how many of its pages others can find.
-        link: of the last of these.
+        published: how many of its positions others can find.
+        link: of the last block of these.
         ended: whether it has ended or was cancelled.
     """
 
@@ -145,6 +145,7 @@ class Scheduler:
         """The next step; None where nothing can be computed before tokens are read."""
         planned: list[tuple[Request, Span]] = []
         admitted: list[Admission] = []
+        copied: list[int] = []  # pages whose contents must stay until the step is done
         # Chunks of prompts share what single tokens leave of the budget.
         left = self._budget - sum(request.missing == 1 for request in self._running)
         crowded = False
@@ -165,6 +166,9 @@ class Scheduler:
             admitted.append(admission)
             planned.append((request, span))
             left -= span.count
+            if admission.copied is not None:
+                copied.append(admission.copied[0])
+        self._pages.release(copied)
         if not planned:
             return None
         planned.sort(key=lambda pair: pair[1].count > 1)  # stable: single tokens first
@@ -194,15 +198,16 @@ class Scheduler:
             return None
         request = self._waiting[0]
         ids = request.ids
-        pages, link = self._pages.match(ids)
-        if -(-len(ids) // self._pages.size) - len(pages) > self._pages.available:
-            self._pages.release(pages)
+        found = self._pages.match(ids)
+        if -(-len(ids) // self._pages.size) - len(found.pages) > self._pages.available:
+            self._pages.release([*found.pages, *([] if found.source is None else [found.source])])
             return None
         self._waiting.popleft()
         self._running.append(request)
-        request.row, request.pages, request.link = self._free_rows.popleft(), pages, link
-        request.published, request.computed = len(pages), len(pages) * self._pages.size
-        return Admission(request.row, ids, len(request.output), request.params, tuple(pages))
+        request.row, request.pages, request.computed = self._free_rows.popleft(), list(found.pages), found.positions
+        request.published, request.link = 0, ROOT
+        copied = None if found.source is None else (found.source, found.positions)
+        return Admission(request.row, ids, len(request.output), request.params, found.pages, copied)
 
     def _span(self, request: Request, most: int) -> Span | None:
         """The next tokens of a running request, ``most`` at the most; None where there is no page for them."""
@@ -231,19 +236,19 @@ class Scheduler:
         return Span(request.row, start, ids, tuple(taken), sampled, draw)
 
     def _publish(self, request: Request) -> None:
-        """Let others find the pages that are full of known tokens."""
-        size = self._pages.size
-        full = min(request.computed, len(request.prompt) + len(request.output)) // size
-        while request.published < full:
-            page = request.published
-            ids = request.ids_from(page * size, size)
-            request.link = self._pages.publish(request.pages[page], request.link, ids)
-            request.published += 1
+        """Let others find the blocks that are full of known tokens."""
+        known = min(request.computed, len(request.prompt) + len(request.output))
+        size, block = self._pages.size, self._pages.block
+        while request.published + block <= known:
+            page = request.pages[request.published // size]
+            ids = request.ids_from(request.published, block)
+            request.link = self._pages.publish(page, request.link, ids)
+            request.published += block
 
     def _put_back(self, request: Request) -> None:
         """Take a running request's row and pages; it waits in front of the others and is computed again."""
         self._leave(request)
-        request.computed, request.published, request.link = 0, 0, ROOT
+        request.computed = 0
         self._waiting.appendleft(request)
 
     def _leave(self, request: Request) -> None:

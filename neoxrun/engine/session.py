@@ -125,7 +125,6 @@ def open_session(
             stage = _random(settings, mesh, precisions, tokenizer)
         else:
             stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
-        stage.pack()
         cache_bytes = _cache_bytes(mesh, stage)
         session = Session(
             settings,

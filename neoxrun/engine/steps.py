@@ -44,6 +44,8 @@ class Admission:
         written: how many of the ids at the end of ``prompt`` are the sequence's own output.
         params: how to sample.
         pages: pages that hold the first positions.
+        copied: a page, and how many of its first positions are to be copied into the row's first page, once all of the
+            step's own keys and values are stored; in the order of the admissions, since one may copy from another.
     """
 
     row: int
@@ -51,6 +53,7 @@ class Admission:
     written: int
     params: SamplingParams
     pages: Sequence[int]
+    copied: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

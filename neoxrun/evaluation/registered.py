@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any, cast, get_args
 
+import torch
 from lm_eval.api.registry import register_model
 
 from neoxrun.config.settings import Precision
@@ -77,6 +78,8 @@ class RegisteredLM(NeoxLM):
             )
         if dtype not in (None, *get_args(Precision)):
             raise UsageError(f"dtype={dtype} is not one of {', '.join(get_args(Precision))}", code="invalid_value")
+        if dtype is None and (device == "cpu" or not torch.cuda.is_available()):
+            dtype = "fp32"  # results are exact, unless something else is asked for
         most = int(str(batch_size)) if str(batch_size).isdigit() else 1
         llm = LLM(
             config,

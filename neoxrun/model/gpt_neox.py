@@ -262,7 +262,7 @@ class Stage(nn.Module):
         setattr(self.get_submodule(path), name, frozen(tensor))
 
     def pack(self) -> None:
-        """Convert the linear layers' weights to the layout of their fastest kernel, once all are loaded."""
+        """Convert the linear layers' weights, once, to the layout that is the fastest for several tokens."""
         for module in self.modules():
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.pack()

@@ -21,7 +21,7 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.pages, self.page_size = pages, page_size
+        self.pages, self.page_size, self.dtype = pages, page_size, dtype
         shape = (layers, pages, heads, page_size, head_dim)
         # Zeros, since a masked position must still hold a finite number.
         self._keys = torch.zeros(shape, dtype=dtype, device=device)

@@ -34,10 +34,13 @@ class _Linear(nn.Module):
         super().__init__()
         self.weight = unfilled(outputs, inputs)
         self.bias = unfilled(outputs) if bias else None
+        self._packed = False
 
     def pack(self) -> None:
-        """Convert the weight to the layout of its fastest kernel, once it is loaded."""
-        self.weight = frozen(pack_weight(self.weight.data))
+        """Convert the weight, once it is loaded, to the layout that is the fastest for several tokens."""
+        if not self._packed:
+            self.weight = frozen(pack_weight(self.weight.data))
+            self._packed = True
 
 
 class ColumnParallelLinear(_Linear):
@@ -87,4 +90,4 @@ class VocabParallelEmbedding(nn.Module):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """The tied head: logits of this rank's rows, ``[..., H] -> [..., V / tp]``."""
-        return F.linear(x, self.weight)
+        return linear(x, self.weight, None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,9 @@ import torch.nn.functional as F
 from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.rotary import RotaryTables, rotate_
 
-_FULL = 0.5  # single tokens attend together where at least so much of what is read for them is theirs
+# A call of the attention kernel takes as long as reading so many positions: sequences of unequal length share one as
+# long as what is read in vain is less.
+_CALL_POSITIONS = 70
 
 
 @dataclass(frozen=True)
@@ -43,27 +44,43 @@ class CachedSpan:
         return self.start + self.count
 
 
+@dataclass(frozen=True)
+class Copied:
+    """The first positions of a page, copied to another once the pass has stored its own keys and values."""
+
+    source: int
+    page: int
+    positions: int
+
+
 class PagedTorchAttention:
-    """Attention of one pass.
+    """Attention of one pass. Queries, keys and values meet in the type of the cache.
 
     Args:
         cache: this rank's.
         tables: rotary tables; None where there is no rotary embedding.
         positions: int64 ``[T]``, of each token in its sequence.
         spans: what the batch consists of, in order.
+        copied: what is copied within the cache, in order.
     """
 
     def __init__(
-        self, cache: KVCache, tables: RotaryTables | None, positions: torch.Tensor, spans: Sequence[CachedSpan]
+        self,
+        cache: KVCache,
+        tables: RotaryTables | None,
+        positions: torch.Tensor,
+        spans: Sequence[CachedSpan],
+        copied: Sequence[Copied] = (),
     ) -> None:
-        self._cache, self._rotary = cache, None
+        self._cache, self._copied, self._rotary = cache, copied, None
         if tables is not None:
-            cos, sin = (table[positions][:, None, None] for table in tables)
+            cos, sin = (table[positions][:, None, None].to(cache.dtype) for table in tables)
             self._rotary = cos, sin
-        size = cache.page_size
+        size, device = cache.page_size, positions.device
         pages = [span.pages[at // size] for span in spans for at in range(span.start, span.length)]
         offsets = [at % size for span in spans for at in range(span.start, span.length)]
-        device = positions.device
+        # Plain numbers where there is one token: a slice is stored faster than by an index.
+        self._at = (pages[0], offsets[0]) if len(pages) == 1 else None
         self._pages, self._offsets = torch.tensor(pages, device=device), torch.tensor(offsets, device=device)
         singles = [span for span in spans if span.count == 1 and span.length <= size]
         self._groups = [_Group(group, device) for group in _consecutive(singles)]
@@ -72,12 +89,21 @@ class PagedTorchAttention:
 
     def attend(self, layer: int, qkv: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """As ``Attention.attend`` says."""
+        keys, values = self._cache.layer(layer)
+        dtype, qkv = qkv.dtype, qkv.to(keys.dtype)
         if self._rotary is not None:
             rotate_(qkv[:, :, :2], *self._rotary)
         q, k, v = qkv.unbind(2)
-        keys, values = self._cache.layer(layer)
-        keys[self._pages, :, self._offsets] = k.to(keys.dtype)
-        values[self._pages, :, self._offsets] = v.to(values.dtype)
+        if self._at is not None:
+            page, offset = self._at
+            keys[page, :, offset], values[page, :, offset] = k[0], v[0]
+        else:
+            keys[self._pages, :, self._offsets] = k
+            values[self._pages, :, self._offsets] = v
+        for copied in self._copied:
+            block = slice(copied.positions)
+            keys[copied.page, :, block] = keys[copied.source, :, block]
+            values[copied.page, :, block] = values[copied.source, :, block]
         out = torch.empty_like(q)
         for group in self._groups:
             out[group.tokens] = group.attend(q[group.tokens], keys, values)
@@ -87,7 +113,7 @@ class PagedTorchAttention:
                 out[block] = _causal(q[block], k[block], v[block])
             else:
                 out[block] = _to_cached(q[block], span, _gathered(keys, span), _gathered(values, span))
-        out = out.flatten(1)
+        out = out.flatten(1).to(dtype)
         return out if wanted is None else out[wanted]
 
 
@@ -107,24 +133,23 @@ class _Group:
         """``q``: ``[B, N, D]``; ``keys``, ``values``: ``[pages, N, P, D]``. Returns ``[B, N, D]``."""
         pages = slice(self._first_page, self._first_page + len(self.spans))
         k, v = keys[pages, :, : self._length], values[pages, :, : self._length]
-        out = F.scaled_dot_product_attention(q[:, :, None].to(k.dtype), k, v, attn_mask=self._mask)
-        return out[:, :, 0].to(q.dtype)
+        return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=self._mask)[:, :, 0]
 
 
 def _consecutive(singles: Sequence[CachedSpan]) -> Iterator[list[CachedSpan]]:
     """Groups of two and more whose pages lie one after the other and whose lengths are not too different."""
-    ordered = sorted(singles, key=lambda span: span.pages[0])
     group: list[CachedSpan] = []
-    for before, span in pairwise([None, *ordered, None]):
-        longest = max((one.length for one in (*group, span) if one is not None), default=0)
-        total = sum(one.length for one in (*group, span) if one is not None)
-        follows = before is not None and span is not None and span.pages[0] == before.pages[0] + 1
-        if group and not (follows and total >= _FULL * longest * (len(group) + 1)):
+    longest = 0
+    for span in sorted(singles, key=lambda span: span.pages[0]):
+        wasted = abs(span.length - longest) * (1 if span.length < longest else len(group))
+        if group and (span.pages[0] != group[-1].pages[0] + 1 or wasted > _CALL_POSITIONS):
             if len(group) > 1:
                 yield group
-            group = []
-        if span is not None:
-            group.append(span)
+            group, longest = [], 0
+        group.append(span)
+        longest = max(longest, span.length)
+    if len(group) > 1:
+        yield group
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -139,10 +164,8 @@ def _to_cached(q: torch.Tensor, span: CachedSpan, k: torch.Tensor, v: torch.Tens
     if span.count > 1:
         positions = torch.arange(span.length, device=q.device)
         mask = positions <= positions[span.start :, None]
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1).unsqueeze(0).to(k.dtype), k.unsqueeze(0), v.unsqueeze(0), attn_mask=mask
-    )
-    return out[0].transpose(0, 1).to(q.dtype)
+    q = q.transpose(0, 1).unsqueeze(0)
+    return F.scaled_dot_product_attention(q, k.unsqueeze(0), v.unsqueeze(0), attn_mask=mask)[0].transpose(0, 1)
 
 
 def _gathered(store: torch.Tensor, span: CachedSpan) -> torch.Tensor:

@@ -103,7 +103,8 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
     splits, cause = _cpu_splits(model, host.cores, requested)
     if not splits:
         return SizesRefused(Misfit.UNEVEN, requested, "cpu", 1, nearest=None)
-    preferred = preferred_precisions(requested.dtype, settings.precision, "cpu")
+    native_bf16 = host.native_bf16 and not requested.exact
+    preferred = preferred_precisions(requested.dtype, settings.precision, "cpu", native_bf16=native_bf16)
     candidates = [
         (sizing, split, sizing.tokens(split, usable_bytes(host.free_bytes) // _host_ranks(split, requested)))
         for precisions in preferred

@@ -102,6 +102,19 @@ class SizeChanged:
 
 
 @dataclass(frozen=True)
+class PrecisionLowered:
+    """On the CPU: bf16, which no flag asks for.
+
+    Attributes:
+        configured: the configuration's number format.
+        native: the CPU has instructions for bf16; else fp32 does not fit.
+    """
+
+    configured: Precision
+    native: bool
+
+
+@dataclass(frozen=True)
 class ContextShortened:
     """The context that was wanted does not fit."""
 
@@ -125,7 +138,16 @@ class VocabularyAssumed:
     rows: int
 
 
-Note = GpuLeftOut | GpusNotUsed | CoresShared | SizeChanged | ContextShortened | BatchReduced | VocabularyAssumed
+Note = (
+    GpuLeftOut
+    | GpusNotUsed
+    | CoresShared
+    | SizeChanged
+    | PrecisionLowered
+    | ContextShortened
+    | BatchReduced
+    | VocabularyAssumed
+)
 
 
 class Misfit(Enum):

@@ -27,6 +27,7 @@ class Device:
         total_bytes: its memory.
         free_bytes: how much of it is free.
         cores: cores this process may use (``cpu`` only); 0 where that is not known.
+        native_bf16: the CPU has instructions for bf16; False where that is not known.
     """
 
     kind: DeviceKind
@@ -35,6 +36,7 @@ class Device:
     total_bytes: int
     free_bytes: int
     cores: int = 0
+    native_bf16: bool = False
 
 
 def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
@@ -182,8 +184,15 @@ def cpu_device(root: Path = _ROOT) -> Device:
         quota = _cpu_quota(group)
         if quota is not None:
             cores = min(cores, max(1, int(quota)))
-    model = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo") or "", re.MULTILINE)
-    return Device("cpu", 0, model[1].strip() if model else "CPU", total, free, cores)
+    cpuinfo = _read(root / "proc/cpuinfo") or ""
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return Device("cpu", 0, model[1].strip() if model else "CPU", total, free, cores, _has_bf16(cpuinfo))
+
+
+def _has_bf16(cpuinfo: str) -> bool:
+    """Whether the processor has instructions for bf16: AVX-512 or AMX on x86, the extension of that name on Arm."""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split())
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from neoxrun.planning.decision import (
     MemoryRefused,
     Misfit,
     Note,
+    PrecisionLowered,
     Refusal,
     SizeChanged,
     SizesRefused,
@@ -100,6 +101,9 @@ def _note(plan: Plan, note: Note) -> str:
             return f"{note.ranks} ranks share {counted(note.cores, 'core')}: expect them to be slow"
         case SizeChanged():
             return f"{note.key}: {note.configured} -> {note.planned}, {_cause(plan, note)}"
+        case PrecisionLowered():
+            why = "which this CPU computes natively" if note.native else "as fp32 does not fit"
+            return f"precision: {note.configured} -> bf16, {why}" + ("; --dtype fp32 is exact" if note.native else "")
         case ContextShortened():
             return f"context: {note.wanted} -> {note.fits}, what fits"
         case BatchReduced():

@@ -9,7 +9,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.parallel.partition import rank_at
 from neoxrun.planning.choose import Choice, choose_cpu, choose_gpus
-from neoxrun.planning.decision import BatchReduced, ContextShortened, Note, VocabularyAssumed
+from neoxrun.planning.decision import BatchReduced, ContextShortened, Note, PrecisionLowered, VocabularyAssumed
 from neoxrun.planning.devices import Device
 from neoxrun.planning.explain import explain_refusal
 from neoxrun.planning.memory import MAX_BATCH, host_peak_bytes, kv_cache_bytes, model_parameters, prefill_tokens
@@ -75,13 +75,15 @@ def make_plan(
     context = min(sizing.context, choice.tokens)
     batch = min(requested.batch_size or MAX_BATCH[sizing.kind], choice.tokens // context)
     notes: list[Note] = [*choice.notes]
+    precisions = sizing.precisions
+    if sizing.kind == "cpu" and requested.dtype is None and precisions.weights == "bf16" != settings.precision:
+        notes.append(PrecisionLowered(settings.precision, native=choice.decision.precision_too_large is None))
     if context < sizing.context:
         notes.append(ContextShortened(sizing.context, context))
     if requested.batch_size and batch < requested.batch_size:
         notes.append(BatchReduced(requested.batch_size, batch, context))
     if vocab_assumed:
         notes.append(VocabularyAssumed(vocab_size))
-    precisions = sizing.precisions
     return Plan(
         tp=split.tp,
         pp=split.pp,

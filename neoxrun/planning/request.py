@@ -18,6 +18,7 @@ class Requested:
         pp: pipeline stages.
         replicas: replicas of the model.
         dtype: number format of weights and activations.
+        exact: without ``dtype``, prefer fp32 on a CPU, whatever is fastest there.
         batch_size: sequences that one replica works on at a time, at most.
         context: longest sequence, prompt and answer together.
         nnodes: hosts, all with the same devices.
@@ -28,6 +29,7 @@ class Requested:
     pp: int | None = None
     replicas: int | None = None
     dtype: Precision | None = None
+    exact: bool = False
     batch_size: int | None = None
     context: int | None = None
     nnodes: int = 1

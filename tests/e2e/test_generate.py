@@ -15,7 +15,7 @@ from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
 from support.snapshots import Snapshot
 
-ONE = ("--tp", "1")
+ONE = ("--tp", "1", "--dtype", "fp32")
 FIELDS = ["id", "context", "text", "length", "finished", "finish_reason", "message", "code", "duration_seconds"]
 
 

@@ -83,7 +83,7 @@ def test_dialogue_at_a_terminal(tp: str) -> None:
 
 def test_dialogue_through_pipes() -> None:
     """No prompt signs where nobody types; --prompt-end lets a prompt have several lines; a last one needs no end."""
-    short = ("--tp", "1", "-q", "--temperature", "0", "--maximum-tokens", "5")
+    short = ("--tp", "1", "--dtype", "fp32", "-q", "--temperature", "0", "--maximum-tokens", "5")
     text = "import os\nimport sys\n;;\n\n;;\nclass Queue:;;import re;;def f("
     result = neoxrun("generate", "demo", "--interactive", *short, "--prompt-end", ";;", stdin=text).check_success()
     assert result.err == ""

@@ -24,7 +24,7 @@ from support.snapshots import Snapshot
 
 PROMPTS = [f"def function_{number}(value):" for number in range(24)]
 # Greedy, so that runs can be compared, and one prompt after the other, so that records come one by one.
-SLOWLY = ["--temperature", "0", "--maximum-tokens", "60", "--ignore-eos", "--batch-size", "1"]
+SLOWLY = ["--temperature", "0", "--maximum-tokens", "60", "--ignore-eos", "--dtype", "fp32", "--batch-size", "1"]
 SPLITS = [("--tp", "1"), ("--tp", "2"), ("--tp", "1", "--replicas", "2")]
 
 

@@ -25,7 +25,7 @@ def test_resume_tries_errors_again(split: str, tmp_path: Path, snapshot: Snapsho
     """Here with --truncate; answers that are there stay, and with them the rights and the name of the file."""
     file, link = tmp_path / "out.jsonl", tmp_path / "link"
     link.symlink_to(file)
-    work = ("generate", "demo", "-i", "-", "--tp", split, "--maximum-tokens", "2", "-o", link)
+    work = ("generate", "demo", "-i", "-", "--tp", split, "--dtype", "fp32", "--maximum-tokens", "2", "-o", link)
     prompts = "import os\n" + "x = 1; " * 600 + "\nclass Queue:\n"
     snapshot(neoxrun(*work, stdin=prompts).check_error(4, "1 of 3", "--resume"), "first")
     reasons = {record["id"]: record["finish_reason"] for record in records_of(file)}

@@ -17,7 +17,7 @@ from support.ranks import torchrun
 
 @pytest.fixture(scope="module")
 def right() -> list[dict[str, Any]]:
-    with LLM("demo", device="cpu") as llm:
+    with LLM("demo", device="cpu", dtype="fp32") as llm:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 
 
@@ -25,7 +25,7 @@ def test_the_command_gives_the_same(right: list[dict[str, Any]], tmp_path: Path)
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
     flags = ("--temperature", 0.9, "--top-p", 0.95, "--maximum-tokens", 12, "--logprobs", 1)
-    flags += ("--repetition-penalty", 1, "--tp", 1)
+    flags += ("--repetition-penalty", 1, "--tp", 1, "--dtype", "fp32")
     neoxrun("generate", "demo", "-i", prompts, "-o", output, *flags).check_success()
     found = sorted(records_of(output), key=lambda record: record["id"])
     assert [plain(record) for record in found] == right

@@ -17,7 +17,21 @@ from support.command import NEOXRUN, Result, Running, answers_of, neoxrun, runni
 from support.paths import DEMO
 from support.snapshots import Snapshot
 
-WORK = ("generate", "demo", "-i", "-", "-o", "-", "--temperature", "0", "--maximum-tokens", "6", "-q")
+WORK = (
+    "generate",
+    "demo",
+    "-i",
+    "-",
+    "-o",
+    "-",
+    "--temperature",
+    "0",
+    "--maximum-tokens",
+    "6",
+    "--dtype",
+    "fp32",
+    "-q",
+)
 PROMPTS = "".join(f"def function_{number}(value):\n" for number in range(4))
 TORCHRUN = [str(NEOXRUN.parent / "torchrun"), "--nproc-per-node", "2", "-m", "neoxrun"]
 
@@ -178,7 +192,7 @@ def test_two_hosts(hosts: list[str], alone: list[tuple[Any, ...]]) -> None:
 def test_waiting_for_the_other_host_is_said(number: int, snapshot: Snapshot) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     where = ("--nnodes", "2", "--node-rank", number, "--rdzv-endpoint", endpoint)
-    with running("generate", "demo", "--prompt", "import os", "--tp", "2", *where) as command:
+    with running("generate", "demo", "--prompt", "import os", "--tp", "2", "--dtype", "fp32", *where) as command:
         said = command.process.stderr.readline().decode()
         assert endpoint in said
         command.interrupt()

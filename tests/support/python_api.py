@@ -20,7 +20,7 @@ def plain(record: dict) -> dict:
 
 def main() -> None:
     tp, pp, folder = sys.argv[1:]
-    with LLM("demo", tp=int(tp), pp=int(pp), device="cpu") as llm:
+    with LLM("demo", tp=int(tp), pp=int(pp), device="cpu", dtype="fp32") as llm:
         for run in range(2):
             records = llm.generate(TEXTS, PARAMS, batch_size=3)
             path = Path(folder) / f"run-{run}-rank-{os.environ['RANK']}.jsonl"

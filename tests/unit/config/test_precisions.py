@@ -27,3 +27,19 @@ def test_a_request_decides_then_the_configuration_on_a_gpu(
 ) -> None:
     preferred = preferred_precisions(requested, "fp16", kind)
     assert list(preferred) == [precisions_for(precision, kind) for precision in weights]
+
+
+@pytest.mark.parametrize(
+    ("requested", "configured", "weights"),
+    [
+        (None, "fp16", ["bf16"]),
+        (None, "bf16", ["bf16"]),
+        (None, "fp32", ["fp32", "bf16"]),
+        ("fp32", "fp16", ["fp32"]),
+    ],
+)
+def test_a_cpu_with_bf16_uses_it_for_models_in_16_bits(
+    requested: Precision | None, configured: Precision, weights: list[Precision]
+) -> None:
+    preferred = preferred_precisions(requested, configured, "cpu", native_bf16=True)
+    assert list(preferred) == [precisions_for(precision, "cpu") for precision in weights]

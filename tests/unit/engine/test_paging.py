@@ -58,6 +58,13 @@ def computed_by(replica: Replica, prompts: list[list[int]]) -> int:
     return sum(counts)
 
 
+def test_what_prompts_share_is_copied_where_a_page_is_a_sequence() -> None:
+    replica = random_replica(ROWS, LENGTH)
+    replica.start_engine(slots=5, length=LENGTH, eos=None).close()
+    assert computed_by(replica, [BEGINNING] * 5) == 17 + 4 * 1
+    assert computed_by(replica, [[*BEGINNING, 9, 8]]) == 3
+
+
 def test_what_prompts_share_is_computed_once() -> None:
     replica = random_replica(ROWS, LENGTH, page_size=4)
     replica.start_engine(slots=5, length=LENGTH, eos=None).close()  # the cache is large enough from now on

@@ -52,6 +52,12 @@ class Device:
             assert len(table) * self.size < span.start + span.count + self.size, "more than a page is reserved"
             for position, token in enumerate(span.ids or [self.newest[span.row]], start=span.start):
                 self.cache[table[position // self.size], position % self.size] = (position, token)
+        for admission in step.admitted:
+            if admission.copied is not None:
+                source, count = admission.copied
+                assert not admission.pages
+                for at in range(count):
+                    self.cache[self.tables[admission.row][0], at] = self.cache[source, at]
         tokens = []
         for span in step.spans:
             table = self.tables[span.row]
@@ -65,14 +71,24 @@ class Device:
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("rows", "length", "budget", "pages", "size"),
-    [(4, 24, 8, 9, 4), (8, 40, 16, 14, 4), (3, 16, 64, 16, 1), (6, 32, 12, 6, 32), (16, 24, 40, 1000, 3)],
+    ("rows", "length", "budget", "pages", "size", "block"),
+    [
+        (4, 24, 8, 9, 4, 4),
+        (8, 40, 16, 14, 4, 4),
+        (3, 16, 64, 16, 1, 1),
+        (6, 32, 12, 6, 32, 32),
+        (16, 24, 40, 1000, 3, 3),
+        (6, 32, 12, 6, 32, 4),
+        (5, 24, 60, 5, 40, 1),
+        (1, 32, 40, 1, 32, 4),
+        (4, 24, 30, 12, 24, 3),
+    ],
 )
 def test_every_request_gets_its_own_tokens(
-    ahead: int, rows: int, length: int, budget: int, pages: int, size: int
+    ahead: int, rows: int, length: int, budget: int, pages: int, size: int, block: int
 ) -> None:
     chance = random.Random(f"{ahead} {rows} {pages}")
-    book = Pages(pages, size)
+    book = Pages(pages, size, block)
     scheduler = Scheduler(rows, length, budget, book, EOS)
     device = Device(size)
     under_way: deque[tuple[Planned, list[int]]] = deque()
@@ -81,7 +97,7 @@ def test_every_request_gets_its_own_tokens(
     cancelled: set[int] = set()
     beginnings = [[chance.choice([1, 2, 3]) for _ in range(length - 2)] for _ in range(3)]
     added = 0
-    steps = STEPS // 15
+    steps = STEPS // 27
     for number in range(steps):
         if number < steps - 200 and chance.random() < 0.4:
             prompt = [*chance.choice(beginnings)[: chance.randint(1, length - 2)], chance.choice([1, 2, 3])]
@@ -122,10 +138,11 @@ def test_every_request_gets_its_own_tokens(
     assert scheduler.free == rows
 
 
-def test_samples_of_one_prompt_compute_it_once() -> None:
-    book = Pages(1000, 16)
+@pytest.mark.parametrize(("pages", "size", "block"), [(1000, 16, 16), (64, 2048, 16)])
+def test_samples_of_one_prompt_compute_it_once(pages: int, size: int, block: int) -> None:
+    book = Pages(pages, size, block)
     scheduler = Scheduler(64, 2048, 2048, book, EOS)
-    device = Device(16)
+    device = Device(size)
     prompt = [1 + (n % 3) for n in range(1500)]
     for number in range(64):
         scheduler.add(Request(number, prompt, SamplingParams(maximum_tokens=2, seed=number)))
@@ -150,6 +167,44 @@ def test_a_later_request_takes_what_an_earlier_one_computed() -> None:
         assert span.start == (0, 16)[number]
         scheduler.take(planned, device.run(planned.step))
         assert not scheduler.busy
+
+
+def test_a_page_is_taken_over_where_there_is_no_other_to_copy_to() -> None:
+    book = Pages(1, 40, 4)
+    scheduler = Scheduler(1, 40, 40, book, EOS)
+    device = Device(40)
+    for prompt, start in (([1] * 18, 0), ([1] * 18 + [2] * 3, 16), ([1] * 9, 8), ([1] * 18, 8), ([2] * 9, 0)):
+        scheduler.add(Request(0, prompt, SamplingParams(maximum_tokens=1)))
+        planned = scheduler.plan()
+        assert planned is not None
+        [span] = planned.step.spans
+        [admission] = planned.step.admitted
+        assert span.start == start, "later blocks of the page are forgotten where it was taken over"
+        assert admission.copied is None
+        scheduler.take(planned, device.run(planned.step))
+
+
+def test_what_is_copied_stays_until_the_step_is_done() -> None:
+    """The page that others copy from is the first one that would be taken for new contents."""
+    book = Pages(3, 40, 4)
+    scheduler = Scheduler(3, 40, 200, book, EOS)
+    device = Device(40)
+
+    def run(*prompts: list[int]) -> list[int]:
+        for number, prompt in enumerate(prompts):
+            scheduler.add(Request(number, prompt, SamplingParams(maximum_tokens=1)))
+        starts = []
+        while scheduler.busy:
+            planned = scheduler.plan()
+            assert planned is not None
+            starts += [span.start for span in sorted(planned.step.spans, key=lambda span: span.row)]
+            scheduler.take(planned, device.run(planned.step))
+        return starts
+
+    assert run([1] * 18) == [0]
+    assert run([2] * 9, [3] * 9) == [0, 0]
+    assert sorted(run([1] * 17 + [2], [4] * 9, [5] * 9)) == [0, 0, 16]
+    assert book.available == 3
 
 
 def test_cancel_is_idempotent() -> None:

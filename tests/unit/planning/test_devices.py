@@ -210,6 +210,23 @@ def test_cores_are_those_that_may_be_used(tmp_path: Path, cgroup: str, files: di
     assert cpu_device(machine(tmp_path, cgroup, files)).cores == min(allowed, most)
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "native"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("Features\t: fp asimd sha512\n", False),
+        ("model name\t: bf16\n", False),
+    ],
+)
+def test_processors_with_bf16(tmp_path: Path, cpuinfo: str, native: bool) -> None:
+    root = machine(tmp_path, "0::/\n", {})
+    (root / "proc/cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}\n")
+    assert cpu_device(root).native_bf16 is native
+
+
 def test_this_host() -> None:
     device = cpu_device()
     assert 0 < device.free_bytes <= device.total_bytes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from neoxrun.errors import UsageError
+from neoxrun.planning.devices import Device, parse_devices
 from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from support.plans import planned
@@ -90,6 +92,18 @@ def test_notes_say_what_differs_from_the_configuration() -> None:
     assert any("4 ranks share 2 cores" in note for note in notes("20B", "256GB", "cpu", 2, tp=4))
 
 
+def test_bf16_on_a_cpu_is_said_with_its_reason() -> None:
+    native = [replace(device, native_bf16=True) for device in parse_devices("256GB", "cpu")]
+    said = "precision: fp16 -> bf16, which this CPU computes natively; --dtype fp32 is exact"
+    assert planned("20B", native).dtype == "bf16"
+    assert said in notes("20B", native)
+    for quiet in ({"dtype": "bf16"}, {"dtype": "fp32"}, {"exact": True}):
+        assert not any("precision" in note for note in notes("20B", native, **quiet))
+    assert planned("20B", native, exact=True).dtype == "fp32"
+    assert "precision: fp16 -> bf16, as fp32 does not fit" in notes("20B", "64GB", "cpu", 1)
+    assert not any("precision" in note for note in notes("20B", "256GB", "cpu", 1))
+
+
 def test_a_flag_for_one_size_is_why_the_other_is_one_on_the_cpu() -> None:
     found = notes("20B", "256GB", "cpu", 2, pp=2)
     assert "model_parallel_size: 2 -> 1, as --pp 2 is given without --tp" in found
@@ -160,6 +174,6 @@ def test_reasons(case: str) -> None:
     assert explain_reason(planned(*where, **flags)) == expected
 
 
-def notes(name: str, devices: str, kind: str = "cuda", cores: int = 0, **flags: object) -> list[str]:
+def notes(name: str, devices: str | list[Device], kind: str = "cuda", cores: int = 0, **flags: object) -> list[str]:
     plan: Plan = planned(name, devices, kind, cores, **flags)
     return explain_notes(plan)
