@@ -54,6 +54,10 @@ def run_job(job: Job) -> NoReturn:
         # The ranks of a host share its cores, and a container may have fewer of them than torch would see.
         cores = cpu_device().cores // (ranks // plan.nnodes)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+        if "OMP_WAIT_POLICY" not in environment:
+            # How often a thread looks for its next piece of work before it sleeps. GNU's default is milliseconds,
+            # which takes the cores away from the other threads where they are not free.
+            environment.setdefault("GOMP_SPINCOUNT", "3000")
     if job.verbosity < 1:
         # c10d warns of host names that it cannot look up, and of other things that do not matter here.
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.planning.devices import cpu_device
 from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from support.command import answers_of, neoxrun, records_of
 from support.paths import DEMO
@@ -36,6 +37,8 @@ def test_text_file_and_the_default_output(split: tuple[str, ...], tmp_path: Path
     result = neoxrun("generate", "configs/demo.yml", "-i", source, "--maximum-tokens", "6", *split).check_success()
     assert result.out == ""
     lines = result.err.splitlines()
+    if cpu_device().native_bf16:
+        assert lines.pop(0) == "precision: fp16 -> bf16, which this CPU computes natively; --dtype fp32 is exact"
     assert lines[0].startswith("loaded 0.")
     assert re.match(r"2 \w+, 12 tokens in [\d.]+ s", lines[1])
     assert lines[1].endswith(f", in {tmp_path / 'prompts.txt.output.jsonl'}")

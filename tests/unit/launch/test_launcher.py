@@ -119,6 +119,15 @@ def test_ranks_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert started(two)[1]["OMP_NUM_THREADS"] == "5", "what the user has set is kept"
 
 
+def test_waiting_threads_give_their_cores_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = job(kind="cpu", tp=1, pp=1, replicas=1)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert started(on_cpu)[1]["GOMP_SPINCOUNT"] == "3000"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in started(on_cpu)[1], "what the user has set is kept"
+
+
 def test_torchs_own_log_is_shown_with_verbose_alone() -> None:
     assert started(job())[1]["TORCH_CPP_LOG_LEVEL"] == "ERROR"
     assert "TORCH_CPP_LOG_LEVEL" not in started(job(verbosity=1))[1]

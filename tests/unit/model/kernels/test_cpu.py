@@ -33,6 +33,22 @@ def test_packed_weights(gelu: Gelu, dtype: torch.dtype, tokens: int, biased: boo
         assert (found - exact).abs().max() <= 1.1 * (plain - exact).abs().max() + 1e-6
 
 
+@pytest.mark.parametrize("gelu", [None, "erf", "tanh"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_one_token_with_weights_that_are_not_packed(gelu: Gelu | None, biased: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 64), torch.randn(96, 64) / 8, torch.randn(96)
+    x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16() if biased else None
+    right = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    if gelu is not None:
+        right = F.gelu(right, approximate={"erf": "none", "tanh": "tanh"}[gelu])
+    enabled = torch.backends.mkldnn.enabled
+    found = linear(x, weight, bias, gelu)
+    assert torch.backends.mkldnn.enabled == enabled
+    assert found.dtype == torch.bfloat16
+    assert (found - right).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * right.abs().max()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("length", [1, 40, 330])  # both kernels
 @pytest.mark.parametrize("masked", [True, False])
