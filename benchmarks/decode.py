@@ -4,7 +4,8 @@
 
 For each case it prints the tokens per second of both (median of the rounds), the median of the rounds' ratios, and the
 floor: a decode step reads every weight once, so it takes at least the bytes of the weights divided by the memory
-bandwidth, which is measured here with a matrix-vector product of one large matrix in the same type.
+bandwidth, which is measured here: on a GPU with a matrix-vector product of one large matrix in the same type, on a CPU
+with a sum of as many bytes, since products in some types do not keep up with the memory there.
 """
 
 from __future__ import annotations
@@ -122,14 +123,16 @@ def _weight_bytes(folder: Path, dtype: str) -> int:
 
 
 def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
-    """Bytes per second of a matrix-vector product with a matrix of 512 MB."""
+    """Bytes per second that are read of a matrix of 512 MB."""
+    if device.type == "cpu":
+        dtype = torch.float32
     rows = 2**29 // dtype.itemsize // 4096
     matrix = torch.ones(rows, 4096, dtype=dtype, device=device)
     vector = torch.ones(1, 4096, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):
         start = time.perf_counter()
-        (vector @ matrix.t()).sum().item()
+        (matrix.sum() if device.type == "cpu" else (vector @ matrix.t()).sum()).item()
         best = min(best, time.perf_counter() - start)
     return matrix.numel() * dtype.itemsize / best
 
