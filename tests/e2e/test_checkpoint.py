@@ -16,7 +16,7 @@ from support.paths import DEMO
 from support.snapshots import Snapshot
 
 SHARD = "layer_03-model_01-model_states.pt"
-PROMPT = ("--prompt", "import os", "--maximum-tokens", "2")
+PROMPT = ("--prompt", "import os", "--maximum-tokens", "2", "--dtype", "fp32")
 
 
 class Malicious:

@@ -15,7 +15,7 @@ from support.command import NEOXRUN, neoxrun, records_of, running
 from support.snapshots import Snapshot
 
 # Records of about ten kilobytes, one after the other.
-LARGE = ["--maximum-tokens", "20", "--logprobs", "20", "--temperature", "0", "--batch-size", "1"]
+LARGE = ["--dtype", "fp32", "--maximum-tokens", "20", "--logprobs", "20", "--temperature", "0", "--batch-size", "1"]
 
 # The limits below are of address space, of which a CUDA build's libraries take gigabytes by themselves.
 CPU_BUILD = pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is a CUDA build")
@@ -83,7 +83,20 @@ def test_reader_of_stdout_leaves(prompts: Path) -> None:
 @CPU_BUILD
 def test_no_memory_for_the_weights(snapshot: Snapshot) -> None:
     result = neoxrun(
-        *("generate", "demo", "--random-weights", "--prompt", "x", "--tp", "1", "-q", "--device", "cpu"),
+        *(
+            "generate",
+            "demo",
+            "--random-weights",
+            "--prompt",
+            "x",
+            "--tp",
+            "1",
+            "-q",
+            "--device",
+            "cpu",
+            "--dtype",
+            "fp32",
+        ),
         *("--set", "num_layers=12", "--set", "hidden_size=2048", "--set", "num_attention_heads=16"),
         preexec=at_most(resource.RLIMIT_AS, 1024**3),
     )

@@ -90,7 +90,11 @@ WORLDS: dict[str, tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]] = {
     "no number": ({"RANK": "zero", "WORLD_SIZE": "2"}, (), ("RANK", "'zero'")),
     "no such rank": ({"RANK": "2", "WORLD_SIZE": "2"}, (), ("rank 2 of 2",)),
     "no rank of the host": ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "0"}, (), ("1 of 0",)),
-    "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "high"}, ("--tp", "2"), ("MASTER_PORT", "'high'")),
+    "no port": (
+        {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "high"},
+        ("--tp", "2", "--dtype", "fp32"),
+        ("MASTER_PORT", "'high'"),
+    ),
     "Slurm without its number": ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (), ("SLURM_LOCALID",)),
 }
 
