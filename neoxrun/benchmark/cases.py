@@ -78,11 +78,11 @@ def cases_for(kind: DeviceKind, context: int, fits: Callable[[int], int]) -> lis
 
     Args:
         kind: of the device.
-        context: most tokens of a sequence, at least 8.
+        context: most tokens of a sequence.
         fits: how many sequences of a length fit at a time.
     """
     sizes = _SIZES[kind]
-    prompt = min(_PROMPT, context // 4)
+    prompt = max(1, min(_PROMPT, context // 4))
     new = min(sizes.new, context - prompt)
     most = fits(prompt + new)
     batches = sorted({batch for batch in _BATCHES if batch <= most} | {most})

@@ -1,9 +1,10 @@
-"""Running a case on an engine, and its rate."""
+"""Running a case on an engine, its rate, and the median of several."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 from neoxrun.benchmark.cases import Case
 from neoxrun.config.sampling import SamplingParams
@@ -13,18 +14,17 @@ _SECONDS = 2.0
 _ROUNDS = 5
 
 
-def measure_rate(engine: Engine, case: Case, vocab_size: int) -> float:
-    """Tokens a second of a case: the median of as many rounds as fit two seconds, at least one and at most five.
+def median_rate(answer: Callable[[int], float]) -> float:
+    """The median of as many rounds as fit two seconds, at least one and at most five.
 
     Args:
-        engine: with room for the case.
-        case: what is answered, with other prompts in each round, since the engine remembers how prompts begin.
-        vocab_size: prompts consist of ids below it.
+        answer: carries out a round with the prompts of a seed, and returns its tokens a second. Every round has other
+            prompts, since an engine remembers how prompts begin.
     """
     rates: list[float] = []
     end = time.perf_counter() + _SECONDS
     while not rates or (len(rates) < _ROUNDS and time.perf_counter() < end):
-        rates.append(answer_case(engine, case, case.draw(vocab_size, seed=len(rates) + 1)))
+        rates.append(answer(len(rates) + 1))
     return statistics.median(rates)
 
 

@@ -15,9 +15,9 @@ import torch
 from neoxrun.benchmark.cases import Case, warm_up
 from neoxrun.benchmark.floors import Shape
 from neoxrun.benchmark.machine import synchronize
-from neoxrun.config.precisions import DeviceKind
+from neoxrun.benchmark.measure import median_rate
 from neoxrun.errors import classify
-from neoxrun.model.dtypes import DTYPES, device_kind
+from neoxrun.model.dtypes import DTYPES
 
 _MOST_TOGETHER = 64  # prompts of the mixed set; half as many after each time that memory runs out
 
@@ -58,19 +58,15 @@ def measure_reference(network: Any, case: Case, vocab_size: int, device: torch.d
 
     Args:
         network: see ``build_transformers``.
-        case: what is answered: the prompts of the first round of ``measure.measure_rate``.
+        case: what is answered, with the prompts that neoxrun was given.
         vocab_size: prompts consist of ids below it.
         device: of the network.
     """
-    kind: DeviceKind = device_kind(device)
     together = _MOST_TOGETHER if case.what == "mixed" else case.batch
     least = together if case.what == "decode" else 1
     while together >= least:
         try:
-            answer = _answer_decode if case.what == "decode" else _answer_groups
-            short = warm_up(case, "cpu" if kind == "cpu" or case.what != "decode" else kind)
-            answer(network, short, short.draw(vocab_size, seed=0), together, device)
-            return answer(network, case, case.draw(vocab_size, seed=1), together, device)
+            return _measure(network, case, vocab_size, together, device)
         except (RuntimeError, MemoryError) as error:
             if classify(error).code != "out_of_memory":
                 raise
@@ -80,9 +76,18 @@ def measure_reference(network: Any, case: Case, vocab_size: int, device: torch.d
     return None
 
 
-def _answer_decode(
-    network: Any, case: Case, prompts: Sequence[list[int]], together: int, device: torch.device
-) -> float:
+def _measure(network: Any, case: Case, vocab_size: int, together: int, device: torch.device) -> float:
+    def answer(part: Case, seed: int) -> float:
+        prompts = part.draw(vocab_size, seed)
+        if case.what == "decode":
+            return _answer_decode(network, part, prompts, device)
+        return _answer_groups(network, part, prompts, together, device)
+
+    answer(warm_up(case, "cpu"), 0)  # on a GPU too, since no graphs are captured
+    return median_rate(lambda seed: answer(case, seed))
+
+
+def _answer_decode(network: Any, case: Case, prompts: Sequence[list[int]], device: torch.device) -> float:
     """New tokens a second after the first of each sequence."""
     first: list[float] = []
 

@@ -16,7 +16,7 @@ import torch
 from neoxrun.benchmark import machine
 from neoxrun.benchmark.cases import Case, cases_for, longest_sequence, warm_up
 from neoxrun.benchmark.floors import Hardware, Shape, decode_step, floor_of, whole_case
-from neoxrun.benchmark.measure import answer_case, measure_rate
+from neoxrun.benchmark.measure import answer_case, median_rate
 from neoxrun.benchmark.options import BenchOptions
 from neoxrun.benchmark.plot import draw_report
 from neoxrun.benchmark.reading import cached_share, reading_rate
@@ -151,7 +151,7 @@ def _result(session: Session, engine: Engine, case: Case, shape: Shape, hardware
     device = session.mesh.device
     short = warm_up(case, device_kind(device))
     answer_case(engine, short, short.draw(shape.vocab_size, seed=0))
-    rate = measure_rate(engine, case, shape.vocab_size)
+    rate = median_rate(lambda seed: answer_case(engine, case, case.draw(shape.vocab_size, seed)))
     if case.what == "decode":
         count, effort = case.batch, decode_step(case)
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from neoxrun.benchmark import measure
 from neoxrun.benchmark.cases import Case
-from neoxrun.benchmark.measure import answer_case, measure_rate
+from neoxrun.benchmark.measure import answer_case, median_rate
 from support.tiny_models import random_replica
 
 Events = list[tuple[int, str | None]]
@@ -62,19 +62,22 @@ def test_answers_of_one_token_have_no_steady_part(monkeypatch: pytest.MonkeyPatc
     assert answer_case(engine, Case("decode", (2,), (1,)), [[5, 6]]) == 1 / 2.0  # type: ignore[arg-type]
 
 
-def test_every_round_has_other_prompts_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = [(0.1, 1), (0.4, 2), (0.2, 3), (0.1, 4), (0.1, 5), (0.1, 6)]
-    engine = Scripted(monkeypatch, [step for seconds, _ in rounds for step in ((seconds, [(0, "length")]), (0.0, []))])
-    rate = measure_rate(engine, Case("mixed", (3,), (1,)), 1000)  # type: ignore[arg-type]
-    assert rate == pytest.approx(10), "the median of 10, 2.5, 5, 10, 10"
-    prompts = [prompt for _, prompt, *_ in engine.added]
-    assert len(prompts) == 5
-    assert len({tuple(prompt) for prompt in prompts}) == 5
+@pytest.mark.parametrize(
+    ("seconds", "median"),
+    [([0.1, 0.4, 0.2, 0.1, 0.1, 0.5], 10), ([2.5, 0.1], 0.4), ([1.0, 1.5, 9.0], (1 + 1 / 1.5) / 2)],
+    ids=["five rounds at the most", "a slow case once", "two seconds"],
+)
+def test_the_median_of_the_rounds(seconds: list[float], median: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seeds = [50.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
 
+    def answer(seed: int) -> float:
+        seeds.append(seed)
+        now[0] += seconds[seed - 1]
+        return 1 / seconds[seed - 1]
 
-def test_a_slow_case_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Scripted(monkeypatch, [(2.5, [(0, "length")]), (0.0, []), (2.5, [(0, "length")])])
-    assert measure_rate(engine, Case("mixed", (3,), (1,)), 1000) == 1 / 2.5  # type: ignore[arg-type]
+    assert median_rate(answer) == pytest.approx(median)
+    assert seeds == list(range(1, len(seconds))) if len(seconds) > 2 else seeds == [1]
 
 
 def test_a_real_engine() -> None:
