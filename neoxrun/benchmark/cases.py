@@ -107,10 +107,11 @@ def _mixed(sizes: _Sizes, context: int) -> Case:
 def warm_up(case: Case, kind: DeviceKind) -> Case:
     """What to run before a case, unmeasured.
 
-    On a GPU the mixed set is run whole: each number of sequences that occurs in it has a graph to be captured.
+    On a GPU each number of sequences that occurs has a graph to be captured. So the batches are those of the case, and
+    the mixed set is run whole.
     """
     if case.what == "mixed" and kind == "cuda":
         return case
-    count = case.batch if case.what == "decode" else min(case.batch, 4)
+    count = case.batch if case.what == "decode" and kind == "cuda" else min(case.batch, 4)
     new = tuple(min(tokens, _WARM_UP) for tokens in case.new[:count])
     return Case(case.what, case.prompts[:count], new)

@@ -58,8 +58,9 @@ def test_what_a_case_is_counted_in() -> None:
     assert Case("mixed", (5, 6), (3, 4)).counted == 7
 
 
-def test_warm_up_has_the_batch_of_decoding_and_on_a_gpu_all_of_the_mixed_set() -> None:
+def test_warm_up_has_on_a_gpu_every_batch_that_will_occur() -> None:
     decode, mixed = Case("decode", (32,) * 16, (96,) * 16), Case("mixed", (20,) * 256, (99,) * 256)
-    assert warm_up(decode, "cpu") == Case("decode", (32,) * 16, (8,) * 16)
+    assert warm_up(decode, "cuda") == Case("decode", (32,) * 16, (8,) * 16)
+    assert warm_up(decode, "cpu") == Case("decode", (32,) * 4, (8,) * 4)
     assert warm_up(mixed, "cuda") == mixed
     assert warm_up(mixed, "cpu") == Case("mixed", (20,) * 4, (8,) * 4)
