@@ -45,15 +45,20 @@ def test_json(tp: int) -> None:
     assert result.err.splitlines()[-1].startswith("measured in ")
 
 
-def test_table_and_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is optional: pip install 'neoxrun[plot]'")
-    plot = tmp_path / "demo.png"
-    result = neoxrun("bench", "demo", "--device", "cpu", "--random-weights", "--plot", plot).check_success()
+def test_the_table() -> None:
+    result = neoxrun("bench", "demo", "--device", "cpu", "--random-weights").check_success()
     lines = result.out.splitlines()
     assert lines[0] == "demo: 3,456,000 parameters in fp32, random weights"
     assert [line.split(",")[0] for line in lines if "%" in line] == [what for what, _ in CASES]
     assert lines[-1].startswith("peak memory of rank 0: ")
+
+
+def test_the_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is optional: pip install 'neoxrun[plot]'")
+    plot = tmp_path / "demo.png"
+    result = neoxrun("bench", "demo", "--device", "cpu", "--eager", "--plot", plot).check_success()
     assert plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert result.out.splitlines()[1].startswith("tensor parallel 1 x pipeline 1, eager, on ")
     assert result.err.splitlines()[-1] == f"plot: {plot}"
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 
 def measured(*arguments: object, gpus: str = "0") -> dict[str, Any]:
     words = ("bench", "pythia-410m", "--random-weights", "--device", "cuda", "--json", *arguments)
-    report = json.loads(neoxrun(*words, env={"CUDA_VISIBLE_DEVICES": gpus}).check_success().out)
+    report = json.loads(neoxrun(*words, env={"CUDA_VISIBLE_DEVICES": gpus}, timeout=250).check_success().out)
     print(json.dumps(report, indent=2))
     return report
 
@@ -27,6 +27,7 @@ def rates(report: dict[str, Any]) -> dict[tuple[str, int], float]:
     return {(case["what"], case["batch"]): case["tokens_per_second"] for case in cases}
 
 
+@pytest.mark.timeout(600)
 def test_graphs_make_one_sequence_faster() -> None:
     with_graphs, eager = measured(), measured("--eager")
     assert (with_graphs["eager"], eager["eager"]) == (False, True)

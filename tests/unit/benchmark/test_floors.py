@@ -23,7 +23,7 @@ BIG = load_settings(["20B"]).model
 
 @pytest.mark.parametrize(("tp", "gigabytes"), [(1, 40.5), (2, 20.2)])
 def test_bytes_of_the_20b(tp: int, gigabytes: float) -> None:
-    """The measured figures of docs/performance.md."""
+    """As docs/performance.md has them."""
     assert read_bytes(Shape(BIG, 50432, "fp16", tp)) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
