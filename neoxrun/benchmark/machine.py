@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from neoxrun.benchmark.floors import Hardware
+from neoxrun.engine.allocator import return_freed_memory
 from neoxrun.engine.session import peak_host_bytes
 from neoxrun.model.kernels.cpu import linear, pack_weight
 from neoxrun.planning.devices import cpu_device
@@ -35,9 +36,11 @@ def measure_hardware(device: torch.device, dtype: torch.dtype) -> Hardware:
 
 
 def _give_back(device: torch.device) -> None:
-    """Give the memory that torch keeps for later back to the device."""
+    """Give back the memory that torch, or the C library, keeps for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        return_freed_memory()
 
 
 def _copy_rate(device: torch.device) -> float:

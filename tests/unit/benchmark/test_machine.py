@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,3 +33,20 @@ def test_peak_memory_is_that_since_the_reset() -> None:
     assert raised - before > 2**27
     reset_peak(CPU)
     assert peak_bytes(CPU) < raised
+
+
+def test_what_is_measured_with_does_not_count_as_memory() -> None:
+    """In a process that keeps what it frees, as ranks do."""
+    program = """
+import torch
+from neoxrun.benchmark.machine import measure_hardware, peak_bytes, reset_peak
+from neoxrun.engine.allocator import keep_freed_memory
+keep_freed_memory()
+cpu = torch.device("cpu")
+measure_hardware(cpu, torch.float32)
+before = peak_bytes(cpu)
+reset_peak(cpu)
+print(before - peak_bytes(cpu))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > machine._COPIED["cpu"], "two such tensors were held"
