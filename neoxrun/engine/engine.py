@@ -11,6 +11,7 @@ from neoxrun.engine.runner import Launched
 from neoxrun.engine.sampler import Sampled
 from neoxrun.engine.scheduler import FinishReason, Planned, Request, Scheduler
 from neoxrun.engine.steps import Step
+from neoxrun.errors import RankError
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Engine:
         self._scheduler.add(Request(request_id, prompt, params))
 
     def step(self) -> list[TokenEvent]:
-        """Compute until tokens are there, and give their events; none where no request is left."""
+        """Compute until tokens are there, and give their events; none where no request is left.
+
+        Raises:
+            RankError: the network gave a request NaN, or nothing finite.
+        """
         while True:
             planned = self._scheduler.plan()
             if planned is not None:
@@ -78,4 +83,13 @@ class Engine:
         sampled = launched.read()
         by_request = dict(zip((request.request_id for request in planned.sampled), sampled, strict=True))
         taken = self._scheduler.take(planned, [one.token for one in sampled])
+        events = [
+            TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken
+        ]
+        if not all(event.sampled.finite for event in events):
+            raise RankError(
+                "the model's output is not a number",
+                code="nonfinite_output",
+                hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
+            )
         return [TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken]

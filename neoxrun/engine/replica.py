@@ -61,7 +61,8 @@ class Replica:
             self._pages = Pages(self._runner.pages, self._runner.page_size)
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)
-        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos)
+        groups = self._runner.mesh.pp
+        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos, groups=groups)
         return Engine(scheduler, self._launch, self._runner.ahead)
 
     def free_cache(self) -> None:

@@ -5,7 +5,7 @@ Shapes: ``T`` tokens, ``P`` outputs, ``H`` hidden, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from math import fsum
@@ -15,7 +15,7 @@ import torch
 from neoxrun.config.limits import SCORED_ROWS
 from neoxrun.engine.batches import Batcher
 from neoxrun.engine.graphs import DecodeGraphs
-from neoxrun.engine.messages import FreeCache, Instruction, ReleaseFollowers, Reserve, Score
+from neoxrun.engine.messages import TOKENS, FreeCache, Instruction, ReleaseFollowers, Reserve, Score
 from neoxrun.engine.sampler import Choice, Sampled, Sampler
 from neoxrun.engine.scoring import Row, Scored, padded_width
 from neoxrun.engine.steps import Step
@@ -25,6 +25,7 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.kernels import agree_on_kernels
 from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.tree import TreeAttention
+from neoxrun.parallel.mail import Mail
 from neoxrun.planning.memory import MAX_BATCH, kv_cache_bytes
 
 _GPU_PAGE = 32  # positions
@@ -36,16 +37,16 @@ class Launched:
 
     Attributes:
         choice: on the sampling rank, what it chooses; None elsewhere.
-        received: on the leader of several stages, the tokens that the sampling rank has sent.
+        receive: on the leader of several stages, waits for the tokens that the sampling rank sends.
     """
 
     choice: Choice | None
-    received: list[Sampled] | None = None
+    receive: Callable[[], list[Sampled]] | None = None
 
     def read(self) -> list[Sampled]:
         """On the leader, the tokens of the sampled spans, in their order. Waits for them."""
-        if self.received is not None:
-            return self.received
+        if self.receive is not None:
+            return self.receive()
         return [] if self.choice is None else self.choice.read()
 
 
@@ -57,8 +58,8 @@ class Runner:
         cache_bytes: most bytes that the key-value cache may take on this rank.
         eager: capture no graphs.
         page_size: positions of a page of the cache; None: 32 on a GPU, and on the CPU as long as a sequence may be.
-        ahead: steps that may be under way while the next one is planned; None: 1 on a GPU without pipeline stages, else
-            0.
+        ahead: steps that may be under way while the next one is planned; None: as many as there are later pipeline
+            stages, and without stages 1 on a GPU and 0 on the CPU.
 
     Attributes:
         cache: keys and values; None until they are needed.
@@ -85,7 +86,11 @@ class Runner:
         self._reserved = Reserve(0, 0)
         self._eager, self._page_size = eager, page_size
         on_gpu = stage.device.type == "cuda"
-        self.ahead = ahead if ahead is not None else int(on_gpu and stage.mesh.pp == 1)
+        self.ahead = ahead if ahead is not None else stage.mesh.pp - 1 or int(on_gpu)
+        self._tokens: Mail | None = None
+        if stage.mesh.pp > 1:
+            assert stage.mesh.replica_group is not None
+            self._tokens = Mail(stage.mesh.replica_group, TOKENS, most=4 * stage.mesh.pp)
         self.cache: KVCache | None = None
         self.batcher: Batcher | None = None
         self._sampler: Sampler | None = None
@@ -164,9 +169,11 @@ class Runner:
         if self._sampler is not None:
             assert logits is not None
             choice = self._sampler.choose(logits, rows, [span.draw for span in sampled])
-        if self.mesh.pp > 1:
-            received: list[Sampled] = self.mesh.sampler_to_leader(None if choice is None else choice.read())
-            return Launched(None, received)
+        if (mail := self._tokens) is not None:
+            leader, sampling = self.mesh.rank_at(0, 0), self.mesh.rank_at(0, self.mesh.pp - 1)
+            if choice is not None:
+                mail.send(choice.read(), [leader])
+            return Launched(None, lambda: mail.receive(sampling))
         if self.ahead:
             tokens = (
                 choice.tokens if choice is not None else torch.empty(len(rows), dtype=torch.int64, device=self.device)

@@ -9,21 +9,27 @@ Shapes: ``B`` sequences of a step, ``V`` vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.errors import RankError
 
 _DRAWN_ROWS = 64  # drawn together: some tables of fp64 [rows, V] exist meanwhile
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A chosen token, and its log-probability and those of the most likely tokens where they were asked for."""
+    """A chosen token.
+
+    Attributes:
+        token: its id.
+        finite: whether there was a number to choose by; otherwise the token means nothing.
+        logprob, top: its log-probability and those of the most likely tokens, where they were asked for.
+    """
 
     token: int
+    finite: bool = True
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
 
@@ -34,7 +40,7 @@ class Choice:
 
     Attributes:
         tokens: int64 ``[B]``, on the device.
-        copied: on the host, int64 ``[B + 1]``: the tokens, and whether every row of the logits had a finite maximum.
+        copied: on the host, int64 ``[2, B]``: the tokens, and whether each row of the logits had a finite maximum.
         asked: the rows whose log-probabilities are wanted, and how many of the most likely tokens' of each.
         logprobs: on the host, of the chosen tokens, the values and the ids of the most likely ones, of the asked rows.
         arrived: what tells of the copies' arrival, so that reading does not wait for later steps; None on the CPU.
@@ -47,26 +53,16 @@ class Choice:
     arrived: torch.cuda.Event | None
 
     def read(self) -> list[Sampled]:
-        """Wait for the device, and give each sequence's token.
-
-        Raises:
-            RankError: a row held NaN or nothing finite.
-        """
+        """Wait for the device, and give each sequence's token."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        *tokens, sound = self.copied.tolist()
-        if not sound:
-            raise RankError(
-                "the model's output is not a number",
-                code="nonfinite_output",
-                hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
-            )
-        sampled = [Sampled(token) for token in tokens]
+        tokens, finite = self.copied.tolist()
+        sampled = [Sampled(token, bool(sound)) for token, sound in zip(tokens, finite, strict=True)]
         if self.asked:
             chosen, values, ids = (tensor.tolist() for tensor in self.logprobs)
             for index, (row, count) in enumerate(self.asked):
                 top = tuple(zip(ids[index][:count], values[index][:count], strict=True))
-                sampled[row] = Sampled(tokens[row], chosen[index], top)
+                sampled[row] = replace(sampled[row], logprob=chosen[index], top=top)
         return sampled
 
 
@@ -136,8 +132,8 @@ class Sampler:
             wide = logits[which].log_softmax(-1)
             values, ids = wide.topk(min(max(count for _, count in asked), self._vocab_size))
             logprobs = [wide.gather(-1, tokens[which][:, None])[:, 0], values, ids]
-        sound = highest.isfinite().all().view(1).to(tokens)
-        copied, *logprobs = (one.to("cpu", non_blocking=True) for one in (torch.cat((tokens, sound)), *logprobs))
+        both = torch.stack((tokens, highest.isfinite().to(tokens)))
+        copied, *logprobs = (one.to("cpu", non_blocking=True) for one in (both, *logprobs))
         arrived = None
         if self._device.type == "cuda":
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -3,7 +3,8 @@
 A step takes one token of every sequence that is past its prompt, and fills what is left of the token budget with chunks
 of prompts, in the order in which they came. Steps may be planned before the tokens of the one before are known: such a
 token is fed back on the device, and a sequence that turns out to have ended has one token too many computed, which is
-dropped.
+dropped. Between pipeline stages tokens travel by way of the leader: there the sequences are divided into as many groups
+as there are stages, each of which has one group's step under way.
 """
 
 from __future__ import annotations
@@ -95,13 +96,15 @@ class Scheduler:
         budget: most tokens of a step; at least ``rows``.
         pages: of the cache; enough for one sequence of ``length``.
         eos: the token that ends a document, or None.
+        groups: of sequences. With more than one, a step takes a group's single tokens at the most, and each of them
+            when the one before it is known.
     """
 
-    def __init__(self, rows: int, length: int, budget: int, pages: Pages, eos: int | None) -> None:
+    def __init__(self, rows: int, length: int, budget: int, pages: Pages, eos: int | None, *, groups: int = 1) -> None:
         assert budget >= rows, "every sequence takes a token of each step"
         assert pages.count * pages.size >= length, "one sequence must fit by itself"
         self.length = length
-        self._budget, self._pages, self._eos = budget, pages, eos
+        self._budget, self._pages, self._eos, self._groups = budget, pages, eos, groups
         self._free_rows = deque(range(rows))
         self._rows = rows
         self._waiting: deque[Request] = deque()
@@ -147,6 +150,7 @@ class Scheduler:
         admitted: list[Admission] = []
         # Chunks of prompts share what single tokens leave of the budget.
         left = self._budget - sum(request.missing == 1 for request in self._running)
+        singles = -(-len(self._running) // self._groups)
         crowded = False
         # In the order of arrival: only later requests, which are not planned yet, are put back to make room.
         for request in list(self._running):
@@ -156,8 +160,9 @@ class Scheduler:
                 if left > 0 and (span := self._span(request, left)) is not None:
                     planned.append((request, span))
                     left -= span.count
-            elif self._may_continue(request) and (span := self._span(request, 1)) is not None:
+            elif singles > 0 and self._may_continue(request) and (span := self._span(request, 1)) is not None:
                 planned.append((request, span))
+                singles -= 1
         while left > 0 and not crowded and (admission := self._admit()) is not None:
             request = self._running[-1]
             span = self._span(request, left)
@@ -254,7 +259,9 @@ class Scheduler:
         request.row, request.pages = None, []
 
     def _may_continue(self, request: Request) -> bool:
-        """Whether another token is to be chosen, as far as numbers tell."""
+        """Whether another token is to be chosen now, as far as numbers tell."""
+        if self._groups > 1 and request.unread:
+            return False
         tokens = len(request.output) + request.unread
         return tokens < request.params.maximum_tokens and request.length < self.length
 

@@ -85,6 +85,12 @@ class Mesh:
         """Whether this rank samples the replica's tokens: the first rank of the last stage."""
         return self.tp_rank == 0 and self.last_stage
 
+    @property
+    def other_ranks(self) -> list[int]:
+        """Global ranks of this rank's replica without its own."""
+        ranks = [self.rank_at(tp_rank, stage) for stage in range(self.pp) for tp_rank in range(self.tp)]
+        return [rank for rank in ranks if rank != self.rank]
+
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum ``x`` over the tensor-parallel ranks, in place where possible. ``x`` must be contiguous."""
         if self.tp == 1:

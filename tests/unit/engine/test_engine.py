@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
+from neoxrun.engine.pages import Pages
+from neoxrun.engine.runner import Launched
+from neoxrun.engine.sampler import Sampled
+from neoxrun.engine.scheduler import Scheduler
 from neoxrun.errors import RankError
 from support.ranks import run_engine
 from support.tiny_models import random_replica, successor
@@ -130,3 +135,29 @@ def test_a_closed_engine_has_no_requests() -> None:
     engine.cancel(0)
     assert engine.step() == []
     assert engine.free_slots == 2
+
+
+def test_what_is_not_a_number_ends_the_run() -> None:
+    replica = random_replica(ROWS, LENGTH)
+    replica.stage.final_linear.weight.fill_(torch.nan)
+    engine = replica.start_engine(slots=1, length=LENGTH, eos=None)
+    engine.add(0, [1], SamplingParams(maximum_tokens=2))
+    with pytest.raises(RankError, match="not a number") as caught:
+        engine.step()
+    assert caught.value.code == "nonfinite_output"
+    assert "--dtype" in (caught.value.hint or "")
+
+
+def test_a_token_too_many_may_be_anything() -> None:
+    """It was computed before its request was known to have ended."""
+    answers = [[Sampled(7)], [Sampled(0, finite=False)]]
+    engine = Engine(
+        Scheduler(1, 16, 16, Pages(4, 4), eos=7),
+        lambda step: Launched(None, lambda: answers.pop(0)),
+        ahead=1,
+    )
+    engine.add(0, [1, 2], SamplingParams(maximum_tokens=5))
+    (event,) = engine.step()
+    assert event.finish_reason == "stop"
+    assert engine.step() == []
+    assert answers == [], "the step under way was read, too"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.sampler import Sampled, Sampler
-from neoxrun.errors import RankError
 
 CPU = torch.device("cpu")
 
@@ -254,10 +253,8 @@ def test_log_probabilities_are_the_models_own(top: int, warmth: float) -> None:
     ],
     ids=["greedy", "sampled", "biased"],
 )
-def test_what_is_not_a_number_is_an_error(bad: list[float], params: SamplingParams) -> None:
+def test_what_is_not_a_number_is_noted(bad: list[float], params: SamplingParams) -> None:
     """It must never become a token: overflow in fp16 would go unseen."""
     rows = torch.tensor([[0.0, 1.0, 2.0], bad])
     made = Requests(3, (SamplingParams(), [0]), (params, [0]))
-    with pytest.raises(RankError, match="not a number") as caught:
-        made.sample(rows)
-    assert "--dtype" in (caught.value.hint or "")
+    assert [sampled.finite for sampled in made.sample(rows)] == [True, False]

@@ -63,17 +63,17 @@ class Device:
         return tokens
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 2])
+@pytest.mark.parametrize(("ahead", "groups"), [(0, 1), (1, 1), (2, 1), (1, 2), (2, 3)])
 @pytest.mark.parametrize(
     ("rows", "length", "budget", "pages", "size"),
     [(4, 24, 8, 9, 4), (8, 40, 16, 14, 4), (3, 16, 64, 16, 1), (6, 32, 12, 6, 32), (16, 24, 40, 1000, 3)],
 )
 def test_every_request_gets_its_own_tokens(
-    ahead: int, rows: int, length: int, budget: int, pages: int, size: int
+    ahead: int, groups: int, rows: int, length: int, budget: int, pages: int, size: int
 ) -> None:
-    chance = random.Random(f"{ahead} {rows} {pages}")
+    chance = random.Random(f"{ahead} {groups} {rows} {pages}")
     book = Pages(pages, size)
-    scheduler = Scheduler(rows, length, budget, book, EOS)
+    scheduler = Scheduler(rows, length, budget, book, EOS, groups=groups)
     device = Device(size)
     under_way: deque[tuple[Planned, list[int]]] = deque()
     expected: dict[int, list[int]] = {}
@@ -81,7 +81,7 @@ def test_every_request_gets_its_own_tokens(
     cancelled: set[int] = set()
     beginnings = [[chance.choice([1, 2, 3]) for _ in range(length - 2)] for _ in range(3)]
     added = 0
-    steps = STEPS // 15
+    steps = STEPS // 25
     for number in range(steps):
         if number < steps - 200 and chance.random() < 0.4:
             prompt = [*chance.choice(beginnings)[: chance.randint(1, length - 2)], chance.choice([1, 2, 3])]
@@ -99,6 +99,8 @@ def test_every_request_gets_its_own_tokens(
         if planned is not None:
             under_way.append((planned, device.run(planned.step)))
             assert sum(span.count for span in planned.step.spans) <= budget
+            if groups > 1:
+                assert all(span.ids for span in planned.step.spans), "no token is fed back between stages"
         if under_way and (planned is None or len(under_way) > ahead):
             done, tokens = under_way.popleft()
             for request, token, reason in scheduler.take(done, tokens):
@@ -120,6 +122,28 @@ def test_every_request_gets_its_own_tokens(
             assert got[number] == tokens
     assert book.available == pages, "a page is lost"
     assert scheduler.free == rows
+
+
+def test_groups_take_turns() -> None:
+    """With two groups each step has half of the sequences, and the other half can be planned meanwhile."""
+    scheduler = Scheduler(4, 64, 64, Pages(100, 4), EOS, groups=2)
+    for number in range(4):
+        scheduler.add(Request(number, [1, 2], SamplingParams(maximum_tokens=50)))
+    first = scheduler.plan()
+    assert first is not None
+    assert scheduler.plan() is None, "all prompts are in the first step"
+    scheduler.take(first, [3] * 4)
+    under_way = [scheduler.plan(), scheduler.plan()]
+    rows = [sorted(span.row for span in planned.step.spans) for planned in under_way if planned is not None]
+    assert [len(one) for one in rows] == [2, 2]
+    assert {*rows[0], *rows[1]} == {0, 1, 2, 3}
+    assert scheduler.plan() is None
+    for _ in range(5):
+        done = under_way.pop(0)
+        assert done is not None
+        scheduler.take(done, [3] * 2)
+        under_way.append(scheduler.plan())
+        assert [span.row for span in under_way[-1].step.spans] == [span.row for span in done.step.spans]
 
 
 def test_samples_of_one_prompt_compute_it_once() -> None:
