@@ -96,7 +96,10 @@ def whole_case(case: Case, rows: int) -> Effort:
 
 
 def read_bytes(shape: Shape) -> int:
-    """Bytes of weights that one rank of each stage reads in a step, added up: stages compute one after the other.
+    """Bytes of weights that one rank of each stage reads in a step, added up.
+
+    A token passes the stages one after the other. Groups of sequences that are in different stages at the same time
+    change nothing: each group is smaller by as much as there are more of them, and each reads all weights.
 
     Of the embeddings a step reads a row for each token. A tied word embedding is also the head, and read whole.
     """
