@@ -1,10 +1,10 @@
 """The GPT-NeoX network (Black et al., GPT-NeoX-20B, 2022): one pipeline stage of it, on one tensor-parallel rank.
 
-A pass begins in ``Stage.forward``, which runs the stage's layers; each ``Layer`` adds ``SelfAttention`` and ``MLP`` to
-the residual stream. On the last stage ``head`` and ``gather_logits``, or ``scores``, follow.
+A pass begins in ``Stage.forward``, which runs the stage's layers. On the last stage ``head`` and ``gather_logits``, or
+``scores``, follow.
 
-Shapes: ``T`` tokens, ``P`` of them with an output, ``H`` hidden, ``N`` this rank's heads, ``D`` head dim, ``V``
-vocabulary. Submodules have the names of the checkpoint's tensors, so that the loader needs no table of the network.
+Shapes: ``T`` tokens, ``P`` of them with an output, ``H`` hidden, ``V`` vocabulary. Submodules have the names of the
+checkpoint's tensors, so that the loader needs no table of the network.
 """
 
 from __future__ import annotations
@@ -15,117 +15,15 @@ from torch import nn
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
-from neoxrun.model.attention import Attention
 from neoxrun.model.batch import Batch
 from neoxrun.model.dtypes import DTYPES
-from neoxrun.model.kernels import forked
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, frozen, unfilled
-from neoxrun.model.norms import add_and_normalize, add_parts, build_norm
+from neoxrun.model.norms import build_norm
+from neoxrun.model.residual import ResidualStream
 from neoxrun.model.rotary import RotaryTables, rotary_tables
+from neoxrun.model.transformer_layer import Layer
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
-
-
-def _select(x: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
-    """The tokens ``wanted`` of ``x`` ``[T, H]``; None: all."""
-    return x if wanted is None else x[wanted]
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention: ``[T, H] -> [T, H]``, this rank's part of a sum over the tensor-parallel ranks.
-
-    Args:
-        config: the network.
-        mesh: this rank's coordinates.
-        index: index of the layer in this stage, and so in its cache.
-    """
-
-    def __init__(self, config: ModelConfig, mesh: Mesh, index: int) -> None:
-        super().__init__()
-        hidden, bias = config.hidden_size, config.use_bias_in_attn_linear
-        self.index = index
-        self.heads = config.num_attention_heads // mesh.tp
-        self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias=bias)
-        self.dense = RowParallelLinear(mesh, hidden, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
-
-    def forward(self, x: torch.Tensor, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
-        """``[T, H] -> [T, H]``, or as many tokens as are wanted."""
-        # Rows of query_key_value are [q | k | v] head by head.
-        qkv = self.query_key_value(x).view(len(x), self.heads, 3, -1)
-        out: torch.Tensor = self.dense(attention.attend(self.index, qkv, wanted))
-        return out
-
-
-class MLP(nn.Module):
-    """The feed-forward network: ``[T, H] -> [T, H]``, this rank's part of a sum as in ``SelfAttention``."""
-
-    def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
-        super().__init__()
-        hidden, wide, bias = config.hidden_size, config.intermediate_size, config.use_bias_in_mlp
-        self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias=bias, activation=config.gelu)
-        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x``: ``[T, H]``, normed."""
-        out: torch.Tensor = self.dense_4h_to_h(self.dense_h_to_4h(x))
-        return out
-
-
-class Layer(nn.Module):
-    """A transformer layer, with GPT-J's parallel residual (one all-reduce) or the sequential one (two).
-
-    Parallel: ``x + attention(norm1(x)) + mlp(norm2(x))``. Sequential: ``y = x + attention(norm1(x))``, then
-    ``y + mlp(norm2(y))``. With ``gpt_j_tied`` the parallel residual's ``norm2`` is ``norm1``.
-    """
-
-    def __init__(self, config: ModelConfig, mesh: Mesh, index: int) -> None:
-        super().__init__()
-        self.mesh = mesh
-        self.parallel_residual = config.gpt_j_residual
-        self.input_layernorm = build_norm(config)
-        self.tied = config.gpt_j_residual and config.gpt_j_tied
-        if not self.tied:
-            self.post_attention_layernorm = build_norm(config)
-        self.attention = SelfAttention(config, mesh, index)
-        self.mlp = MLP(config, mesh)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        parts: tuple[torch.Tensor, ...],
-        attention: Attention,
-        wanted: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run the layer.
-
-        Args:
-            x: ``[T, H]``, the same on every tensor-parallel rank.
-            parts: of ``[T, H]``, what the layer before adds to ``x``.
-            attention: the pass's.
-            wanted: int64, the tokens whose outputs are wanted. None: all.
-
-        Returns:
-            The residual stream, of as many tokens as are wanted, and what is to be added to it.
-        """
-        if not self.parallel_residual:
-            x, (normed,) = add_and_normalize(x, parts, (self.input_layernorm,))
-            attended = self.mesh.all_reduce(self.attention(normed, attention, wanted))
-            x, (normed,) = add_and_normalize(_select(x, wanted), (attended,), (self.post_attention_layernorm,))
-            return x, (self.mesh.all_reduce(self.mlp(normed)),)
-        if self.tied:
-            x, (normed,) = add_and_normalize(x, parts, (self.input_layernorm,))
-            second = normed
-        else:
-            x, (normed, second) = add_and_normalize(x, parts, (self.input_layernorm, self.post_attention_layernorm))
-        # The two branches do not depend on each other.
-        with forked(x.device) as join:
-            fed = self.mlp(_select(second, wanted))
-        attended = self.attention(normed, attention, wanted)
-        join()
-        x = _select(x, wanted)
-        if self.mesh.tp == 1:
-            return x, (attended, fed)
-        return x, (self.mesh.all_reduce(attended + fed),)
 
 
 class Stage(nn.Module):
@@ -147,7 +45,8 @@ class Stage(nn.Module):
         self.device, self.precisions = device, precisions
         layers = stage_layers(config.num_layers, mesh.pp, mesh.stage)
         self.first_layer = layers.start
-        self.layers = nn.ModuleList(Layer(config, mesh, index) for index in range(len(layers)))
+        self.residual = ResidualStream(mesh)
+        self.layers = nn.ModuleList(Layer(config, mesh, index, self.residual) for index in range(len(layers)))
         if mesh.first_stage or (mesh.last_stage and config.tie_embeddings):
             self.word_embeddings = VocabParallelEmbedding(mesh, vocab_size, config.hidden_size)
         if mesh.first_stage and config.pos_emb == "learned":
@@ -203,9 +102,9 @@ class Stage(nn.Module):
             last = self.mesh.last_stage and index == len(self.layers) - 1
             x, parts = layer(x, parts, batch.attention, batch.outputs if last else None)
         if self.mesh.last_stage:
-            _, (normed,) = add_and_normalize(x, parts, (self.norm,))
+            _, (normed,) = self.residual.add_and_normalize(x, parts, (self.norm,))
             return normed
-        return add_parts(x, parts)
+        return self.residual.add(x, parts)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of this rank's part of the vocabulary: ``[P, H] -> [P, V / tp]``, of the last stage's output."""
@@ -266,6 +165,14 @@ class Stage(nn.Module):
         for module in self.modules():
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.pack()
+
+    def connect_peers(self) -> None:
+        """Let kernels read the memory of the other tensor-parallel ranks, where it can be reached; on a GPU.
+
+        Every rank of the replica calls it.
+        """
+        if self.mesh.tp > 1:
+            self.residual.connect(self.config.hidden_size, self.compute_dtype)
 
     def randomize(self, seed: int) -> None:
         """Fill every parameter with small random numbers (norms with ones), for measuring sizes and speed only."""

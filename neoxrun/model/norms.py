@@ -1,7 +1,4 @@
-"""The two normalizations of GPT-NeoX models, and the residual stream between them.
-
-Shapes: ``T`` tokens, ``H`` hidden.
-"""
+"""The two normalizations of GPT-NeoX models, over the last dim ``H``."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from neoxrun.config.settings import ModelConfig
-from neoxrun.model.kernels import triton_kernels
 from neoxrun.model.layers import unfilled
 
 
@@ -50,34 +46,3 @@ def build_norm(config: ModelConfig) -> Norm:
     """A norm of the configuration's kind, without storage."""
     kind = LayerNorm if config.norm == "layernorm" else RMSNorm
     return kind(config.hidden_size, config.norm_epsilon)
-
-
-def add_and_normalize(
-    x: torch.Tensor, parts: tuple[torch.Tensor, ...], norms: tuple[Norm, ...]
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Add to the residual stream what a layer gives, and normalize the sum: one kernel where there is one.
-
-    Args:
-        x: ``[T, H]``.
-        parts: at most two of ``[T, H]``; the sum is ``x`` plus the sum of the parts.
-        norms: one, or two of the same kind.
-
-    Returns:
-        The sum, and each norm of it.
-    """
-    fused = triton_kernels(x.device)
-    if fused is not None:
-        weights = tuple(
-            (norm.weight, norm.bias) if isinstance(norm, LayerNorm) else (norm.scale, None) for norm in norms
-        )
-        found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] = fused.add_norms(x, parts, weights, norms[0].epsilon)
-        return found
-    x = add_parts(x, parts)
-    return x, tuple(norm(x) for norm in norms)
-
-
-def add_parts(x: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The sum of ``add_and_normalize``: the parts are added to each other first."""
-    if not parts:
-        return x
-    return x + (parts[0] if len(parts) == 1 else parts[0] + parts[1])

@@ -9,17 +9,36 @@ from types import ModuleType
 
 import torch
 
+from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal.log import log
 
+_withheld: set[torch.device] = set()
 
-@cache
+
 def triton_kernels(device: torch.device) -> ModuleType | None:
     """The fused kernels of a GPU; None on other devices, and where Triton cannot compile: torch's own serve then.
 
     Triton compiles when a kernel first runs, for which it needs a C compiler and Python's headers.
     """
-    if device.type != "cuda":
-        return None
+    return None if device.type != "cuda" or device in _withheld else _compiled(device)
+
+
+def agree_on_kernels(mesh: Mesh) -> bool:
+    """Whether all ranks of a replica have the fused kernels; otherwise none uses them. All ranks call it.
+
+    What they do together depends on it: graphs, and kernels that wait for each other.
+    """
+    own = triton_kernels(mesh.device) is not None
+    if mesh.minimum(own):
+        return True
+    if own:
+        log.warning("another rank cannot compile the GPU kernels, and slower ones are used here, too")
+        _withheld.add(mesh.device)
+    return False
+
+
+@cache
+def _compiled(device: torch.device) -> ModuleType | None:
     try:
         from neoxrun.model.kernels import fused
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from neoxrun.model.kernels.paged import attend_many, attend_one
+from neoxrun.parallel.peers import PeerMemory
 
 __all__ = ["add_norms", "attend_many", "attend_one", "rotate_store"]
 
@@ -21,18 +22,70 @@ __all__ = ["add_norms", "attend_many", "attend_one", "rotate_store"]
 
 
 @triton.jit
+def _sum_over_ranks(
+    own, peers_ptr, uses_ptr, row, column, inside, width, rows, flags_at,
+    RANK: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    """The sum of all ranks' ``own``, in fp32 and in the order of the ranks, so that all have the same bits.
+
+    Each rank writes its row into the other ranks' buffers, and then their flags. The two halves of a buffer take turns:
+    a rank writes one again only after it has seen the flag of a later row, which its owner sets when it has read it.
+    """
+    use = tl.load(uses_ptr + row) + 1
+    half = (use & 1).to(tl.int64) * RANKS
+    table = rows.to(tl.int64) * width
+    at = row.to(tl.int64) * width + column
+    for rank in tl.static_range(RANKS):
+        if rank != RANK:
+            theirs = tl.load(peers_ptr + rank).to(tl.pointer_type(own.dtype))
+            tl.store(theirs + (half + RANK) * table + at, own, mask=inside)
+    tl.debug_barrier()  # all of the row is written before the flags are
+    for rank in tl.static_range(RANKS):
+        if rank != RANK:
+            flags = (tl.load(peers_ptr + rank) + flags_at).to(tl.pointer_type(tl.int32))
+            tl.atomic_xchg(flags + RANK * rows + row, use, sem="release", scope="sys")
+    mine = tl.load(peers_ptr + RANK)
+    total = tl.zeros_like(own).to(tl.float32)
+    for rank in tl.static_range(RANKS):
+        if rank == RANK:
+            total += own.to(tl.float32)
+        else:
+            flag = (mine + flags_at).to(tl.pointer_type(tl.int32)) + rank * rows + row
+            while tl.atomic_add(flag, 0, sem="acquire", scope="sys") - use < 0:
+                pass
+            arrived = mine.to(tl.pointer_type(own.dtype)) + (half + rank) * table + at
+            total += tl.load(arrived, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)  # not from the L1
+    tl.store(uses_ptr + row, use)
+    return total
+
+
+@triton.jit
 def _add_norms(
     x_ptr, first_ptr, second_ptr, sum_ptr, out1_ptr, out2_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, width, epsilon,
-    PARTS: tl.constexpr, NORMS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
+    peers_ptr, uses_ptr, peer_rows, flags_at,
+    PARTS: tl.constexpr, NORMS: tl.constexpr, RMS: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * width
+    number = tl.program_id(0)
+    row = number.to(tl.int64) * width
     column = tl.arange(0, BLOCK)
     inside = column < width
     x = tl.load(x_ptr + row + column, mask=inside, other=0.0).to(tl.float32)
-    if PARTS > 0:
-        x += tl.load(first_ptr + row + column, mask=inside, other=0.0).to(tl.float32)
-    if PARTS > 1:
-        x += tl.load(second_ptr + row + column, mask=inside, other=0.0).to(tl.float32)
+    w1 = tl.load(w1_ptr + column, mask=inside, other=0.0)
+    b1 = tl.load(b1_ptr + column, mask=inside, other=0.0)
+    w2 = tl.load(w2_ptr + column, mask=inside, other=0.0)
+    b2 = tl.load(b2_ptr + column, mask=inside, other=0.0)
+    if RANKS > 1:
+        own = tl.load(first_ptr + row + column, mask=inside, other=0.0)
+        if PARTS > 1:
+            second = tl.load(second_ptr + row + column, mask=inside, other=0.0)
+            own = (own.to(tl.float32) + second.to(tl.float32)).to(own.dtype)
+        x += _sum_over_ranks(own, peers_ptr, uses_ptr, number, column, inside, width, peer_rows, flags_at, RANK, RANKS)
+    else:
+        if PARTS > 0:
+            x += tl.load(first_ptr + row + column, mask=inside, other=0.0).to(tl.float32)
+        if PARTS > 1:
+            x += tl.load(second_ptr + row + column, mask=inside, other=0.0).to(tl.float32)
     if PARTS > 0:
         rounded = x.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + row + column, rounded, mask=inside)
@@ -42,14 +95,14 @@ def _add_norms(
     else:
         centred = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
     scaled = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + epsilon)
-    y = scaled * tl.load(w1_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    y = scaled * w1.to(tl.float32)
     if not RMS:
-        y += tl.load(b1_ptr + column, mask=inside, other=0.0).to(tl.float32)
+        y += b1.to(tl.float32)
     tl.store(out1_ptr + row + column, y.to(out1_ptr.dtype.element_ty), mask=inside)
     if NORMS > 1:
-        y = scaled * tl.load(w2_ptr + column, mask=inside, other=0.0).to(tl.float32)
+        y = scaled * w2.to(tl.float32)
         if not RMS:
-            y += tl.load(b2_ptr + column, mask=inside, other=0.0).to(tl.float32)
+            y += b2.to(tl.float32)
         tl.store(out2_ptr + row + column, y.to(out2_ptr.dtype.element_ty), mask=inside)
 
 
@@ -58,14 +111,17 @@ def add_norms(
     parts: tuple[torch.Tensor, ...],
     norms: tuple[tuple[torch.Tensor, torch.Tensor | None], ...],
     epsilon: float,
+    peers: PeerMemory | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """The residual stream plus what a layer adds to it, and one or two norms of the sum.
 
     Args:
         x: ``[T, H]``.
-        parts: at most two of ``[T, H]``.
+        parts: at most two of ``[T, H]``; with ``peers`` at least one.
         norms: weight and bias ``[H]`` of each; without a bias it is root-mean-square normalization.
         epsilon: of the norms.
+        peers: the other ranks, whose parts are added, too, in the same call on each of them; None: there is nothing to
+            add.
 
     Returns:
         The sum (``x`` itself where there are no parts), and each of its norms.
@@ -76,9 +132,11 @@ def add_norms(
     first, second = (*parts, x, x)[:2]
     (w1, b1), (w2, b2) = (*norms, norms[0])[:2]
     block = triton.next_power_of_2(width)
+    exchange = (x, x, 0, 0) if peers is None else (peers.addresses, peers.uses, peers.rows, peers.flags_at)
     _add_norms[(tokens,)](
         x, first, second, total, outs[0], outs[-1], w1, b1 if b1 is not None else w1, w2, b2 if b2 is not None else w2,
-        width, epsilon, PARTS=len(parts), NORMS=len(norms), RMS=b1 is None, BLOCK=block,
+        width, epsilon, *exchange, PARTS=len(parts), NORMS=len(norms), RMS=b1 is None,
+        RANK=peers.rank if peers is not None else 0, RANKS=peers.ranks if peers is not None else 1, BLOCK=block,
         num_warps=min(16, max(1, block // 256)),
     )  # fmt: skip
     return total, outs

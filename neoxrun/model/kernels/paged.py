@@ -15,7 +15,8 @@ import triton.language as tl
 SPLIT_KEYS = 256
 """Keys that one program of the decode kernel goes through."""
 
-_DECODE_KEYS = 64  # keys of one step of that loop
+_DECODE_KEYS = 32  # keys of one step of that loop
+_NO_SCORE = -1e30  # below every score; finite, so that the difference of two is a number
 
 
 # --- attention of single tokens -------------------------------------------------------------------------------------
@@ -23,8 +24,9 @@ _DECODE_KEYS = 64  # keys of one step of that loop
 
 @triton.jit
 def _decode(
-    q_ptr, keys_ptr, values_ptr, pages_ptr, lengths_ptr, out_ptr, parts_ptr, sums_ptr, heads, most_pages, scale,
-    D: tl.constexpr, P: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,  # noqa: E501
+    q_ptr, keys_ptr, values_ptr, pages_ptr, lengths_ptr, out_ptr, parts_ptr, sums_ptr, heads, splits, most_pages,
+    scale, D: tl.constexpr, P: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    NONE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -38,37 +40,44 @@ def _decode(
     inside = dim < D
     lane = (row * heads + head).to(tl.int64)
     q = tl.load(q_ptr + lane * D + dim, mask=inside, other=0.0).to(tl.float32) * scale
-    best = -float("inf")
-    total = 0.0
-    out = tl.zeros([WIDE], tl.float32)
+    # Each of the BLOCK lanes has a softmax of its own, of every BLOCK-th key. They meet after the loop, so that nothing
+    # in it waits for other warps.
+    best = tl.full([BLOCK], NONE, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    out = tl.zeros([BLOCK, WIDE], tl.float32)
     for start in range(first, last, BLOCK):
         key = start + tl.arange(0, BLOCK)
         seen = key < last
         page = tl.load(pages_ptr + row * most_pages + key // P, mask=seen, other=0).to(tl.int64)
         at = ((page * heads + head) * P + key % P)[:, None] * D + dim[None, :]
         mask = seen[:, None] & inside[None, :]
-        k = tl.load(keys_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        v = tl.load(values_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        scores = tl.where(seen, tl.sum(k * q[None, :], 1), -float("inf"))
-        highest = tl.maximum(best, tl.max(scores, 0))
-        weights = tl.exp(scores - highest)
+        # Converted only when both are on their way: otherwise the values are asked for when the keys have come.
+        k = tl.load(keys_ptr + at, mask=mask, other=0.0)
+        v = tl.load(values_ptr + at, mask=mask, other=0.0)
+        scores = tl.where(seen, tl.sum(k.to(tl.float32) * q[None, :], 1), NONE)
+        highest = tl.maximum(best, scores)
+        weights = tl.where(seen, tl.exp(scores - highest), 0.0)
         shrink = tl.exp(best - highest)
-        total = total * shrink + tl.sum(weights, 0)
-        out = out * shrink + tl.sum(weights[:, None] * v, 0)
+        total = total * shrink + weights
+        out = out * shrink[:, None] + weights[:, None] * v.to(tl.float32)
         best = highest
+    top = tl.max(best, 0)
+    weights = tl.exp(best - top)
+    sum_of_weights = tl.sum(total * weights, 0)
+    result = tl.sum(out * weights[:, None], 0)
     if length <= SPLIT:
-        tl.store(out_ptr + lane * D + dim, (out / total).to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + lane * D + dim, (result / sum_of_weights).to(out_ptr.dtype.element_ty), mask=inside)
     else:
-        part = lane * SPLITS + split
-        tl.store(parts_ptr + part * D + dim, out, mask=inside)
-        tl.store(sums_ptr + part * 2, best)
-        tl.store(sums_ptr + part * 2 + 1, total)
+        part = lane * splits + split
+        tl.store(parts_ptr + part * D + dim, result, mask=inside)
+        tl.store(sums_ptr + part * 2, top)
+        tl.store(sums_ptr + part * 2 + 1, sum_of_weights)
 
 
 @triton.jit
 def _merge(
-    parts_ptr, sums_ptr, lengths_ptr, out_ptr, heads,
-    D: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr, MANY: tl.constexpr, WIDE: tl.constexpr,
+    parts_ptr, sums_ptr, lengths_ptr, out_ptr, heads, splits,
+    D: tl.constexpr, SPLIT: tl.constexpr, MANY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     length = tl.load(lengths_ptr + row)
@@ -79,7 +88,7 @@ def _merge(
     there = split * SPLIT < length
     dim = tl.arange(0, WIDE)
     inside = dim < D
-    part = lane * SPLITS + split
+    part = lane * splits + split
     best = tl.load(sums_ptr + part * 2, mask=there, other=-float("inf"))
     weight = tl.exp(best - tl.max(best, 0))
     total = tl.sum(weight * tl.load(sums_ptr + part * 2 + 1, mask=there, other=0.0), 0)
@@ -113,13 +122,14 @@ def attend_one(
     sums = torch.empty((rows, heads, splits, 2), dtype=torch.float32, device=q.device)
     wide = triton.next_power_of_2(dim)
     _decode[(rows, heads, splits)](
-        q, keys, values, pages, lengths, out, parts, sums, heads, pages.stride(0), dim**-0.5,
-        D=dim, P=keys.shape[2], SPLIT=SPLIT_KEYS, SPLITS=splits, BLOCK=_DECODE_KEYS, WIDE=wide, num_warps=4,
+        q, keys, values, pages, lengths, out, parts, sums, heads, splits, pages.stride(0), dim**-0.5,
+        D=dim, P=keys.shape[2], SPLIT=SPLIT_KEYS, BLOCK=_DECODE_KEYS, WIDE=wide, NONE=_NO_SCORE,
+        num_warps=4,
     )  # fmt: skip
     if splits > 1:
         _merge[(rows, heads)](
-            parts, sums, lengths, out, heads,
-            D=dim, SPLIT=SPLIT_KEYS, SPLITS=splits, MANY=triton.next_power_of_2(splits), WIDE=wide, num_warps=4,
+            parts, sums, lengths, out, heads, splits,
+            D=dim, SPLIT=SPLIT_KEYS, MANY=triton.next_power_of_2(splits), WIDE=wide, num_warps=4,
         )  # fmt: skip
 
 
@@ -192,7 +202,7 @@ def attend_many(
         tile_rows: tokens of one program.
     """
     _, heads, dim = q.shape
-    wide = triton.next_power_of_2(dim)
+    wide = max(16, triton.next_power_of_2(dim))  # the least that tl.dot takes
     _prefill[(len(tiles), heads)](
         q, keys, values, pages, tiles, starts, counts, befores, out, heads, pages.stride(0), dim**-0.5,
         D=dim, P=keys.shape[2], ROWS=tile_rows, BLOCK=64 if wide <= 128 else 32, WIDE=wide,
