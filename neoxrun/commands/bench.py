@@ -17,8 +17,10 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
+from neoxrun.planning.request import TYPICAL_PROMPTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot)
     settings = common.settings_from_args(args)
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args))
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), TYPICAL_PROMPTS)
     if args.compare is not None:
         check_comparison(settings.model, plan.world_size)
     if args.random_weights and plan.vocab_assumed:
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if common.is_first(args):
         for note in explain_notes(plan):
             log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
     launcher.run_job(
         Job(
             "bench",
