@@ -17,7 +17,7 @@ from neoxrun.planning import devices
 from neoxrun.planning.devices import Device
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
-from neoxrun.planning.request import Requested
+from neoxrun.planning.request import Requested, Work
 from neoxrun.terminal.log import log
 from neoxrun.tokenizer import load_tokenizer
 
@@ -100,6 +100,16 @@ def add_random_weights(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_eager(parser: argparse._ActionsContainer) -> None:
+    """``--eager``, for the commands that run the model."""
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="Capture no CUDA graphs: steps are slower, and the first ones start sooner. Of use for a few short "
+        "answers, to save the memory of the graphs, and to find out whether graphs are the cause of a problem.",
+    )
+
+
 def add_seed(parser: argparse._ActionsContainer) -> None:
     """``--seed``, for the commands whose random streams start from the configuration's seed."""
     parser.add_argument(
@@ -157,6 +167,7 @@ def plan_from_args(
     args: argparse.Namespace,
     settings: Settings,
     found: list[Device],
+    work: Work,
     batch_size: int | None = None,
     *,
     exact: bool = False,
@@ -166,8 +177,9 @@ def plan_from_args(
     Args:
         args: the command line.
         settings: the configuration.
-        found: the devices of one host.
-        batch_size: most sequences at a time; None: what fits.
+        found: the devices.
+        work: what is to be done; the same for every process of a job, each of which plans for itself.
+        batch_size: most sequences at a time in each replica; None: what fits.
         exact: prefer fp32 on a CPU.
     """
     if args.nnodes > 1 and not args.rdzv_endpoint:
@@ -197,6 +209,7 @@ def plan_from_args(
         batch_size=batch_size,
         nnodes=nnodes,
         world_size=world.size if world else None,
+        work=work,
     )
     vocab_size, assumed = vocab_size_for_planning(settings)
     return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)

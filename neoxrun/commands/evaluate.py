@@ -20,7 +20,9 @@ from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -123,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Process at most N sequences at a time in each replica. Default: as many as fit.",
     )
     common.add_random_weights(how)
+    common.add_eager(how)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,7 +151,8 @@ def run(args: argparse.Namespace) -> int:
         _check_output(args)
         references = _references(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size, exact=True)
+    found_devices = common.devices_from_args(args)
+    plan = common.plan_from_args(args, settings, found_devices, TYPICAL_TEXTS, args.batch_size, exact=True)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
@@ -163,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
             compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
         for note in explain_notes(plan):
             log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
         options = EvaluateOptions(
             found=found,
             limit=args.limit,
@@ -194,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             random_weights=args.random_weights,
+            eager=args.eager,
             verbosity=args.verbosity,
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,

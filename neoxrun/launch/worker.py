@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
 from neoxrun.errors import UsageError, classify
@@ -77,6 +78,7 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
         random_weights=job.random_weights,
         show_progress=show_progress,
         max_context=plan.max_context,
+        eager=job.eager,
     )
     if device.type == "cpu":
         keep_freed_memory()
@@ -88,7 +90,9 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
 
 def _begin(job: Job, rank: int) -> tuple[Work, Any]:
     """A command's work and its options, checked as far as possible before the weights are loaded."""
-    if job.command != "evaluate":
+    if job.command == "bench":
+        return run_benchmark, job.options
+    if job.command == "generate":
         return run_generation, job.options
     # lm-eval takes seconds to import, and only rank 0 needs it.
     if rank:
@@ -109,7 +113,7 @@ def _agree(job: Job) -> None:
     plan = job.plan
     settings = job.settings
     mine = (
-        (job.command, job.random_weights, plan.tp, plan.pp, plan.replicas, plan.precisions),
+        (job.command, job.random_weights, job.eager, plan.tp, plan.pp, plan.replicas, plan.precisions),
         (settings.model, settings.iteration, settings.seed, plan.max_context),
     )
     for rank, other in enumerate(meshes.gather_from_all(mine)):

@@ -28,6 +28,7 @@ class Device:
         free_bytes: how much of it is free.
         cores: cores this process may use (``cpu`` only); 0 where that is not known.
         native_bf16: the CPU has instructions for bf16; False where that is not known.
+        nvlink: whether the GPU is connected through NVLink; None where that is not known.
     """
 
     kind: DeviceKind
@@ -37,6 +38,7 @@ class Device:
     free_bytes: int
     cores: int = 0
     native_bf16: bool = False
+    nvlink: bool | None = None
 
 
 def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
@@ -157,7 +159,20 @@ def _gpu(handle: Any, index: int) -> Device:
     except pynvml.NVMLError_NotSupported:  # GPUs that share the host's memory report none
         host = cpu_device()
         total, free = host.total_bytes, host.free_bytes
-    return Device("cuda", index, name, total, free)
+    return Device("cuda", index, name, total, free, nvlink=_has_nvlink(handle))
+
+
+def _has_nvlink(handle: Any) -> bool | None:
+    """Whether an NVLink of a GPU is active; None where the driver does not tell."""
+    import pynvml
+
+    states = []
+    try:
+        for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+            states.append(pynvml.nvmlDeviceGetNvLinkState(handle, link))
+    except pynvml.NVMLError:  # beyond the last one
+        pass
+    return pynvml.NVML_FEATURE_ENABLED in states if states else None
 
 
 def _text(value: str | bytes) -> str:
@@ -186,7 +201,7 @@ def cpu_device(root: Path = _ROOT) -> Device:
             cores = min(cores, max(1, int(quota)))
     cpuinfo = _read(root / "proc/cpuinfo") or ""
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return Device("cpu", 0, model[1].strip() if model else "CPU", total, free, cores, _has_bf16(cpuinfo))
+    return Device("cpu", 0, model[1].strip() if model else "CPU", total, free, cores, native_bf16=_has_bf16(cpuinfo))
 
 
 def _has_bf16(cpuinfo: str) -> bool:
