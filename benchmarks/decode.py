@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["pythia-160m", "pythia-410m"], choices=SHAPES)
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
+    parser.add_argument("--transformers-dtype", choices=list(DTYPES), help="of transformers (the same)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each sequence (64)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each case (5)")
@@ -53,14 +54,17 @@ def main() -> None:
         for shape in args.shapes:
             for dtype in args.dtypes:
                 folder = make(shape, (args.keep or Path(temporary)) / f"{shape}-{dtype}", DTYPES[dtype])
+                other = args.transformers_dtype or dtype
                 for batch in args.batches:
-                    print(_case(folder, shape, dtype, batch, args.tokens, args.rounds, device), flush=True)
+                    print(_case(folder, shape, dtype, other, batch, args.tokens, args.rounds, device), flush=True)
 
 
-def _case(folder: Path, shape: str, dtype: str, batch: int, tokens: int, rounds: int, device: torch.device) -> str:
+def _case(
+    folder: Path, shape: str, dtype: str, other_dtype: str, batch: int, tokens: int, rounds: int, device: torch.device
+) -> str:
     prompts = torch.randint(1, 256, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
     measured = _neoxrun(folder, shape, dtype, prompts, tokens, device)
-    reference = _transformers(folder, dtype, prompts, tokens, device)
+    reference = _transformers(folder, other_dtype, prompts, tokens, device)
     measured(), reference()
     pairs = [(measured(), reference()) for _ in range(rounds)]
     speed, other = (statistics.median(batch * tokens / pair[side] for pair in pairs) for side in (0, 1))

@@ -24,7 +24,7 @@ def numbers_in(value: Any) -> list[float]:
 
 @pytest.mark.parametrize("tp", [1, 2])
 def test_json(tp: int) -> None:
-    result = neoxrun("bench", "demo", "--device", "cpu", "--tp", tp, "--json").check_success()
+    result = neoxrun("bench", "demo", "--device", "cpu", "--tp", tp, "--dtype", "fp32", "--json").check_success()
     report = json.loads(result.out)
     memory = report.pop("memory")
     assert [one["rank"] for one in memory] == list(range(tp))
@@ -46,7 +46,7 @@ def test_json(tp: int) -> None:
 
 
 def test_the_table() -> None:
-    result = neoxrun("bench", "demo", "--device", "cpu", "--random-weights").check_success()
+    result = neoxrun("bench", "demo", "--device", "cpu", "--random-weights", "--dtype", "fp32").check_success()
     lines = result.out.splitlines()
     assert lines[0] == "demo: 3,456,000 parameters in fp32, random weights"
     assert [line.split(",")[0] for line in lines if "%" in line] == [what for what, _ in CASES]
