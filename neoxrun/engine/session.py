@@ -42,6 +42,7 @@ class Session:
         replica: the model that this rank is part of.
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
+        warnings: what people should know about the weights, of all ranks; on rank 0 only.
         max_context: most tokens of a sequence.
         most_scored: most tokens of a pass that only scores while no engine is open, on every rank.
     """
@@ -53,6 +54,7 @@ class Session:
     weights: str | None
     max_context: int
     most_scored: int
+    warnings: tuple[str, ...] = ()
 
     def start_engine(self, *, requests: int, length: int, batch_size: int | None = None) -> Engine:
         """An engine just large enough for its work, on a leader; see ``Replica.start_engine``.
@@ -162,10 +164,12 @@ def open_session(
             )
             differing.shared = True
             raise differing
-    for warning in distinct if mesh.rank == 0 else ():
-        log.warning(warning)
     assert session is not None
-    return replace(session, most_scored=min(tokens for *_, tokens in others))
+    return replace(
+        session,
+        most_scored=min(tokens for *_, tokens in others),
+        warnings=tuple(distinct) if mesh.rank == 0 else (),
+    )
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:
