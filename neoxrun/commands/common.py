@@ -17,7 +17,7 @@ from neoxrun.planning import devices
 from neoxrun.planning.devices import Device
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
-from neoxrun.planning.request import Requested
+from neoxrun.planning.request import Requested, Work
 from neoxrun.terminal.log import log
 from neoxrun.tokenizer import load_tokenizer
 
@@ -153,9 +153,21 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
 
 
 def plan_from_args(
-    args: argparse.Namespace, settings: Settings, found: list[Device], batch_size: int | None = None
+    args: argparse.Namespace,
+    settings: Settings,
+    found: list[Device],
+    work: Work,
+    batch_size: int | None = None,
 ) -> Plan:
-    """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started."""
+    """How the model runs on ``found``, or on the ranks that torchrun or Slurm has started.
+
+    Args:
+        args: the command line.
+        settings: the configuration.
+        found: the devices.
+        work: what is to be done; the same for every process of a job, each of which plans for itself.
+        batch_size: most sequences at a time in each replica; None: what fits.
+    """
     if args.nnodes > 1 and not args.rdzv_endpoint:
         raise UsageError(
             "--nnodes needs --rdzv-endpoint",
@@ -182,6 +194,7 @@ def plan_from_args(
         batch_size=batch_size,
         nnodes=nnodes,
         world_size=world.size if world else None,
+        work=work,
     )
     vocab_size, assumed = vocab_size_for_planning(settings)
     return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)

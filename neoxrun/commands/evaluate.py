@@ -20,7 +20,9 @@ from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 
@@ -148,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         _check_output(args)
         references = _references(args, settings)
         gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), TYPICAL_TEXTS, args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
@@ -163,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
             compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
         for note in explain_notes(plan):
             log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
         options = EvaluateOptions(
             found=found,
             limit=args.limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, Work
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode, counted
 
 _UNCONDITIONAL_SAMPLES = 10  # GPT-NeoX's configs/text_generation.yml
 _UNCONDITIONAL_OUTPUT = "samples.txt"
+_TOKEN_LETTERS = 4  # of English, about
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,12 +131,18 @@ def run(args: argparse.Namespace) -> int:
             return 0
     else:
         options = GenerateOptions([])
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args), args.batch_size)
+    # Processes that do not read the prompts plan, too, and must come to the same.
+    work = DIALOGUE if dialogue else TYPICAL_PROMPTS
+    if options.prompts and common.is_alone(args):
+        work = _work(options.prompts, settings.model.max_context)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
     if leading:
         for note in explain_notes(plan):
             log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
         if options.output is not None and not args.resume:
             records.warn_of_replacing(options.output)
     launcher.run_job(
@@ -151,6 +161,14 @@ def run(args: argparse.Namespace) -> int:
             else "Give the same command again.",
         )
     )
+
+
+def _work(prompts: Sequence[Prompt], max_context: int) -> Work:
+    """The prompts in numbers; how many tokens they have is guessed, as the ranks encode them."""
+    count = len(prompts)
+    letters = sum(len(prompt.context) for prompt in prompts)
+    answers = [min(prompt.params.maximum_tokens, max_context) for prompt in prompts]
+    return Work(count, max(1, letters // (_TOKEN_LETTERS * count)), max(1, sum(answers) // count), max(answers))
 
 
 def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams) -> GenerateOptions:

@@ -11,10 +11,14 @@ from typing import Any
 
 from neoxrun.commands import common
 from neoxrun.errors import UsageError
+from neoxrun.planning.cost import Estimate
+from neoxrun.planning.decision import Forecast
 from neoxrun.planning.devices import parse_devices
 from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.hardware import Speed
 from neoxrun.planning.memory import MARGIN
 from neoxrun.planning.plan import Plan, RankMemory
+from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
 from neoxrun.terminal import streams
 from neoxrun.terminal.words import counted, human_bytes
 
@@ -30,6 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COUNTxMEMORY",
         help="Plan for these GPUs of one host, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or with --device cpu"
         " for a host with that much memory, as in 64GB. Default: what is free on this machine.",
+    )
+    what = parser.add_argument_group("the work that it is for")
+    what.add_argument(
+        "--prompts",
+        type=common.positive,
+        metavar="N",
+        help=f"Plan for so many prompts. Default: {TYPICAL_PROMPTS.prompts}; {TYPICAL_TEXTS.prompts} with --score.",
+    )
+    what.add_argument(
+        "--prompt-tokens",
+        type=common.positive,
+        metavar="N",
+        help="Length of a prompt on average, in tokens. "
+        f"Default: {TYPICAL_PROMPTS.prompt_tokens}; {TYPICAL_TEXTS.prompt_tokens} with --score.",
+    )
+    what.add_argument(
+        "--maximum-tokens",
+        type=common.positive,
+        metavar="N",
+        help="New tokens for each prompt. "
+        f"Default: {TYPICAL_PROMPTS.new_tokens} on average and {TYPICAL_PROMPTS.longest_answer} at most.",
+    )
+    what.add_argument(
+        "--score",
+        action="store_true",
+        help="Plan for scoring the prompts, as in `neoxrun evaluate`. Default: plan for answering them.",
     )
     parser.add_argument("--json", action="store_true", help="Print the plan as one JSON object.")
 
@@ -47,13 +77,25 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = parse_devices(args.devices, args.device or "cuda")
     settings = common.settings_from_args(args)
-    plan = common.plan_from_args(args, settings, found)
+    plan = common.plan_from_args(args, settings, found, _work(args))
     if args.json:
         text = json.dumps(to_json(plan), indent=2)
     else:
         text = render(plan, ", ".join(path.stem for path in settings.sources))
     sys.stdout.write(text + "\n")
     return 0
+
+
+def _work(args: argparse.Namespace) -> Work:
+    if args.score and args.maximum_tokens:
+        raise UsageError("--score and --maximum-tokens exclude each other", code="conflicting_options")
+    work = TYPICAL_TEXTS if args.score else TYPICAL_PROMPTS
+    return Work(
+        args.prompts or work.prompts,
+        args.prompt_tokens or work.prompt_tokens,
+        args.maximum_tokens or work.new_tokens,
+        args.maximum_tokens or work.longest_answer,
+    )
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -69,6 +111,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "nnodes": plan.nnodes,
         "reason": explain_reason(plan),
         "notes": explain_notes(plan),
+        **_forecast_json(plan.decision.forecast),
         "devices": [asdict(rank) for rank in plan.devices],
         "host_peak_bytes": plan.host_peak_bytes,
         "max_context": plan.max_context,
@@ -78,6 +121,27 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "kv_bytes_per_token": plan.kv_bytes_per_token,
         "vocab_size": plan.vocab_size,
         "vocab_assumed": plan.vocab_assumed,
+    }
+
+
+def _forecast_json(forecast: Forecast | None) -> dict[str, Any]:
+    if forecast is None:
+        return {"work": None, "gpu_speed": None, "estimate": None, "alternative": None}
+    return {
+        "work": asdict(forecast.work),
+        "gpu_speed": asdict(forecast.speed),
+        "estimate": _estimate_json(forecast.chosen),
+        "alternative": forecast.other and _estimate_json(forecast.other),
+    }
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    return {
+        **asdict(estimate.split),
+        "sequences": estimate.sequences,
+        "loading_seconds": round(estimate.loading, 3),
+        "working_seconds": round(estimate.working, 3),
+        "tokens_per_second": round(estimate.tokens_per_second, 1),
     }
 
 
@@ -97,6 +161,8 @@ def render(plan: Plan, name: str) -> str:
         ("margin", f"{MARGIN:.0%} of the free memory is left unused"),
         ("host memory", f"{human_bytes(plan.host_peak_bytes)} at most for each rank while it loads"),
     ]
+    if plan.decision.forecast is not None:
+        facts.append(("speed", _speed(plan.decision.forecast.speed, plan)))
     if plan.device_kind == "cpu":
         ranks = plan.world_size // plan.nnodes
         free = f"{human_bytes(plan.devices[0].free_bytes * ranks)} free, shared by {counted(ranks, 'rank')}"
@@ -115,6 +181,11 @@ def render(plan: Plan, name: str) -> str:
         textwrap.fill(explain_reason(plan), _WIDTH),
     ]
     return "\n".join(lines)
+
+
+def _speed(speed: Speed, plan: Plan) -> str:
+    bandwidth, operations = speed.bytes_per_second / 1e12, speed.flops(plan.precisions.compute) / 1e12
+    return f"{bandwidth:.3g} TB/s and {operations:.3g} TFLOP/s, as listed for the {speed.name}; {speed.link.name}"
 
 
 def _table(plan: Plan) -> list[str]:

@@ -21,14 +21,13 @@ from neoxrun.engine.scoring import Row, Scored, padded_width
 from neoxrun.engine.steps import Step
 from neoxrun.errors import RankError
 from neoxrun.model.batch import Batch
+from neoxrun.model.dtypes import device_kind
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.kernels import agree_on_kernels
 from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.tree import TreeAttention
 from neoxrun.parallel.mail import Mail
-from neoxrun.planning.memory import MAX_BATCH, kv_cache_bytes
-
-_GPU_PAGE = 32  # positions
+from neoxrun.planning.memory import MAX_BATCH, kv_cache_bytes, paging_of
 
 
 @dataclass(frozen=True)
@@ -210,14 +209,14 @@ class Runner:
         wanted = length
         if on_gpu:
             rows, length = max(rows, MAX_BATCH["cuda"]), max(length, stage.config.max_context)
-        page, spare = (self._page_size or (_GPU_PAGE if on_gpu else length)), int(on_gpu)
-        layers = len(stage.layers)
-        page_bytes = kv_cache_bytes(
-            stage.config, layers=layers, tensor=mesh.tp, tokens=page, precision=stage.precisions.cache
+        paging = paging_of(device_kind(self.device), length, self._page_size)
+        page, layers = paging.size, len(stage.layers)
+        token_bytes = kv_cache_bytes(
+            stage.config, layers=layers, tensor=mesh.tp, tokens=1, precision=stage.precisions.cache
         )
-        pages = mesh.minimum(min(rows * -(-length // page), self.cache_bytes // page_bytes - spare))
-        if pages * page < wanted:
-            needed = page_bytes * -(-wanted // page)
+        pages = mesh.minimum(min(rows * paging.pages_of(length), paging.pages_in(self.cache_bytes, token_bytes)))
+        if pages < paging.pages_of(wanted):
+            needed = token_bytes * paging.positions(paging.pages_of(wanted))
             raise RankError(
                 f"out of memory: the key-value cache of one sequence of {wanted} tokens takes "
                 f"{needed / 1e9:.2f} GB on each device and {self.cache_bytes / 1e9:.2f} GB are free",
@@ -227,7 +226,9 @@ class Runner:
         self.rows, self.pages, self.caches = min(rows, pages), pages, self.caches + 1
         self._reserved = Reserve(rows, min(length, pages * page))
         heads = stage.config.num_attention_heads // mesh.tp
-        self.cache = KVCache(layers, pages + spare, heads, page, stage.config.head_dim, self.device, stage.cache_dtype)
+        self.cache = KVCache(
+            layers, pages + paging.spare, heads, page, stage.config.head_dim, self.device, stage.cache_dtype
+        )
         self.batcher = Batcher(self.cache, stage.rotary, self.rows, length, self.device)
         if mesh.samples:
             self._sampler = Sampler(self.rows, stage.vocab_size, self.device)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from neoxrun.config.precisions import precisions_for, preferred_precisions
 from neoxrun.config.settings import ModelConfig, Settings
+from neoxrun.planning.cost import CostModel
 from neoxrun.planning.decision import (
     Alternatives,
     Cause,
     CoresShared,
     Decision,
+    Forecast,
     GpuLeftOut,
     GpusNotUsed,
     MemoryRefused,
@@ -28,9 +31,10 @@ from neoxrun.planning.decision import (
     SplitRule,
 )
 from neoxrun.planning.devices import Device
-from neoxrun.planning.memory import free_bytes_for, usable_bytes
+from neoxrun.planning.hardware import slowest
+from neoxrun.planning.memory import MAX_BATCH, free_bytes_for, usable_bytes
 from neoxrun.planning.request import Requested
-from neoxrun.planning.search import COMFORTABLE, BestSplit, Search, lay_out_cpu, least_tokens_to_start
+from neoxrun.planning.search import BestSplit, Search, lay_out_cpu, least_tokens_to_start
 from neoxrun.planning.split import ModelSplit, Sizing, tensor_sizes
 
 _MOST_GPUS_SUGGESTED = 64
@@ -44,7 +48,7 @@ class Choice:
         sizing: what was sized, in the number formats that were chosen.
         split: the sizes.
         devices: those of one host that it runs on, one for each of the host's ranks.
-        tokens: tokens whose cache fits on every rank.
+        tokens: of the longest sequence whose cache fits on every rank.
         decision: why this split.
         notes: what differs from the configuration, or is left unused.
     """
@@ -57,6 +61,15 @@ class Choice:
     notes: tuple[Note, ...] = ()
 
 
+class _Attempt(NamedTuple):
+    """A search on GPUs with at least ``free`` bytes each, of which ``usable`` may be filled."""
+
+    search: Search
+    cost: CostModel
+    usable: int
+    free: int
+
+
 def choose_gpus(
     settings: Settings, devices: Sequence[Device], requested: Requested, vocab_size: int
 ) -> Choice | Refusal:
@@ -65,32 +78,37 @@ def choose_gpus(
     context = requested.context or settings.model.max_context
     sizing = Sizing(settings.model, vocab_size, precisions, "cuda", context)
     freest = sorted(devices, key=lambda device: -device.free_bytes)
-    # The first search has all the GPUs, the others leave out the smaller ones.
-    searches = [
-        (Search(sizing, requested, sum(device.free_bytes >= least for device in devices)), least)
-        for least in sorted({device.free_bytes for device in devices})
+    most_sequences = requested.batch_size or MAX_BATCH["cuda"]
+    attempts = []
+    for least in sorted({device.free_bytes for device in devices}):  # first all the GPUs, then without the smaller ones
+        large = [device for device in devices if device.free_bytes >= least]
+        cost = CostModel(sizing, slowest(large), requested.work, most_sequences, requested.nnodes)
+        attempts.append(_Attempt(Search(sizing, requested, len(large)), cost, usable_bytes(least), least))
+    if not attempts[0].search.splits:
+        return _refuse_sizes(attempts[0].search, attempts[0].usable)
+    attempts = [attempt for attempt in attempts if attempt.search.splits]
+    candidates = [
+        (attempt, found) for attempt in attempts if (found := attempt.search.best(attempt.usable, attempt.cost))
     ]
-    if not searches[0][0].options:
-        return _refuse_sizes(searches[0][0], usable_bytes(freest[-1].free_bytes))
-    searches = [(search, least) for search, least in searches if search.options]
-    candidates = [(search, found) for search, least in searches if (found := search.best(usable_bytes(least)))]
     if not candidates:
-        search, least = min(searches, key=lambda pair: pair[0].smallest_need / max(1, pair[1]))
-        return _refuse_memory(search, least, settings)
+        return _refuse_memory(min(attempts, key=lambda one: one.search.smallest_need / max(1, one.free)), settings)
 
-    def merit(candidate: tuple[Search, BestSplit]) -> tuple[int, int, int]:
-        search, found = candidate
-        return min(found.tokens, search.wanted_tokens), -found.split.pp, found.split.replicas
+    def merit(candidate: tuple[_Attempt, BestSplit]) -> tuple[int, float, int]:
+        _, found = candidate
+        return min(found.tokens, context), -found.estimate.seconds, -found.split.world_size
 
-    search, found = max(candidates, key=merit)
-    kept = freest[: search.per_host]
-    used = kept[: found.split.world_size // requested.nnodes]
-    notes: list[Note] = [GpuLeftOut(device.index, device.free_bytes) for device in freest[search.per_host :]]
-    if len(used) < len(kept):
-        notes.append(GpusNotUsed(len(kept) - len(used), len(kept)))
+    attempt, found = max(candidates, key=merit)
+    per_host = found.split.world_size // requested.nnodes
+    used, unused = freest[:per_host], freest[per_host:]
+    need = sizing.rank_bytes(found.split, min(context, found.tokens))
+    small = [device for device in unused if usable_bytes(device.free_bytes) < need]
+    notes: list[Note] = [GpuLeftOut(device.index, device.free_bytes) for device in small]
+    if len(unused) > len(small):
+        notes.append(GpusNotUsed(len(unused) - len(small), len(devices) - len(small)))
     # Without the GPUs that are not used, the smallest one may be larger.
     tokens = sizing.tokens(found.split, usable_bytes(used[-1].free_bytes))
-    decision = Decision(found.rule, requested, len(devices), search.comfortable_batch)
+    forecast = Forecast(attempt.cost.work, attempt.cost.speed, found.estimate, found.other)
+    decision = Decision(found.rule, requested, len(devices), forecast=forecast)
     divides = settings.model.model_parallel_size in tensor_sizes(settings.model)
     notes += _size_notes(settings.model, found.split, requested, Cause.DEVICES if divides else Cause.INDIVISIBLE)
     used.sort(key=lambda device: device.index)
@@ -126,12 +144,11 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
     if requested.tp or requested.pp:
         rule = SplitRule.REQUESTED
     else:
-        rule = SplitRule.ONE_DEVICE if split.replica_size == 1 else SplitRule.CONFIGURED
+        rule = SplitRule.ONE_RANK if split.replica_size == 1 else SplitRule.CONFIGURED
     decision = Decision(
         rule,
         requested,
         host.cores,
-        requested.batch_size or COMFORTABLE,
         precision_too_large=preferred[0].weights if sizing.precisions != preferred[0] else None,
     )
     notes += _size_notes(model, split, requested, cause if split == splits[0] else Cause.MEMORY)
@@ -184,16 +201,16 @@ def _refuse_sizes(search: Search, usable: int) -> SizesRefused:
     return SizesRefused(misfit, requested, "cuda", per_host, search.nearest(usable))
 
 
-def _refuse_memory(search: Search, free: int, settings: Settings) -> MemoryRefused:
-    """A model that does not fit on GPUs with ``free`` bytes each, with what would fit instead."""
-    sizing, requested, split = search.sizing, search.requested, search.options[-1]
-    need, usable = search.smallest_need, usable_bytes(free)
+def _refuse_memory(attempt: _Attempt, settings: Settings) -> MemoryRefused:
+    """A model that does not fit on the GPUs of an attempt, with what would fit instead."""
+    search, cost, usable, free = attempt
+    sizing, requested, need = search.sizing, search.requested, search.smallest_need
     any_sizes = replace(search, requested=Requested(context=sizing.context, nnodes=requested.nnodes))
-    other = any_sizes.best(usable) if any_sizes != search else None
+    other = any_sizes.best(usable, cost) if any_sizes != search else None
     half = None
     if sizing.precisions.weights == "fp32":
         in_bf16 = replace(sizing, precisions=precisions_for("bf16", "cuda"))
-        half = replace(search, sizing=in_bf16, requested=replace(requested, context=sizing.context)).best(usable)
+        half = replace(search, sizing=in_bf16).smallest_fit(usable)
     larger = None
     if not other and search.per_host < _MOST_GPUS_SUGGESTED:
         larger = Search(sizing, Requested(context=sizing.context), _MOST_GPUS_SUGGESTED).smallest_fit(usable)
@@ -201,7 +218,7 @@ def _refuse_memory(search: Search, free: int, settings: Settings) -> MemoryRefus
     host_need = replace(sizing, kind="cpu", precisions=on_host).rank_bytes(ModelSplit(1, 1), sizing.context)
     return MemoryRefused(
         kind="cuda",
-        split=split,
+        split=search.leanest,
         ranks=1,
         weights_bytes=sizing.weights_bytes,
         precision=sizing.precisions.weights,

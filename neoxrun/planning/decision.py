@@ -10,7 +10,9 @@ from enum import Enum, auto
 
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision
-from neoxrun.planning.request import Requested
+from neoxrun.planning.cost import Estimate
+from neoxrun.planning.hardware import Speed
+from neoxrun.planning.request import Requested, Work
 from neoxrun.planning.split import ModelSplit
 
 
@@ -19,16 +21,14 @@ class SplitRule(Enum):
 
     REQUESTED = auto()
     """Flags give the sizes: both on GPUs, at least one on the CPU."""
-    ONE_DEVICE = auto()
-    """One GPU holds a replica with room enough; or one rank has the CPU to itself."""
-    FEWEST_GPUS = auto()
-    """Several GPUs hold a replica with room enough, and flags or the ranks that were started allow no fewer."""
-    ENOUGH_ROOM = auto()
-    """The fewest GPUs that leave a replica room for a comfortable batch; fewer are possible and do not."""
-    FEWER_STAGES = auto()
-    """More GPUs than a replica needs, since fewer would make more pipeline stages."""
-    ALL_GPUS = auto()
-    """No split leaves room for a comfortable batch, and the one that needs the least memory serves."""
+    FASTEST = auto()
+    """On GPUs: the one that is estimated to take the least time, of several that hold a sequence of full context."""
+    ONLY_ONE = auto()
+    """On GPUs: no other split that the flags allow holds a sequence of full context."""
+    MOST_CONTEXT = auto()
+    """On GPUs: no split holds a sequence of full context, and the one that holds the longest serves."""
+    ONE_RANK = auto()
+    """On the CPU: one rank has it to itself."""
     CONFIGURED = auto()
     """On the CPU: the configuration's tensor-parallel size."""
 
@@ -49,6 +49,24 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """The estimate of a plan's time, and what it rests on.
+
+    Attributes:
+        work: what is to be done.
+        speed: of each GPU, as listed.
+        chosen: the estimate.
+        other: that of the fastest split of another tensor-parallel size, or else of another number of stages; None
+            where there is no other.
+    """
+
+    work: Work
+    speed: Speed
+    chosen: Estimate
+    other: Estimate | None
+
+
+@dataclass(frozen=True)
 class Decision:
     """Why the split is as it is.
 
@@ -56,15 +74,15 @@ class Decision:
         rule: the rule that decided it.
         requested: what flags and the environment forced.
         seen: GPUs of each host that were seen, or the CPU's cores (0: not known).
-        comfortable_batch: sequences of full context for which a replica should have room.
         precision_too_large: the preferred number format, if the model fits only in a smaller one.
+        forecast: how long it takes; None on the CPU.
     """
 
     rule: SplitRule
     requested: Requested
     seen: int
-    comfortable_batch: int
     precision_too_large: Precision | None = None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Device:
         total_bytes: its memory.
         free_bytes: how much of it is free.
         cores: cores this process may use (``cpu`` only); 0 where that is not known.
+        nvlink: whether the GPU is connected through NVLink; None where that is not known.
     """
 
     kind: DeviceKind
@@ -35,6 +36,7 @@ class Device:
     total_bytes: int
     free_bytes: int
     cores: int = 0
+    nvlink: bool | None = None
 
 
 def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
@@ -155,7 +157,20 @@ def _gpu(handle: Any, index: int) -> Device:
     except pynvml.NVMLError_NotSupported:  # GPUs that share the host's memory report none
         host = cpu_device()
         total, free = host.total_bytes, host.free_bytes
-    return Device("cuda", index, name, total, free)
+    return Device("cuda", index, name, total, free, nvlink=_has_nvlink(handle))
+
+
+def _has_nvlink(handle: Any) -> bool | None:
+    """Whether an NVLink of a GPU is active; None where the driver does not tell."""
+    import pynvml
+
+    states = []
+    try:
+        for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+            states.append(pynvml.nvmlDeviceGetNvLinkState(handle, link))
+    except pynvml.NVMLError:  # beyond the last one
+        pass
+    return pynvml.NVML_FEATURE_ENABLED in states if states else None
 
 
 def _text(value: str | bytes) -> str:

@@ -6,11 +6,13 @@ import math
 
 from neoxrun.config.settings import Precision
 from neoxrun.errors import UsageError
+from neoxrun.planning.cost import Estimate
 from neoxrun.planning.decision import (
     BatchReduced,
     Cause,
     ContextShortened,
     CoresShared,
+    Forecast,
     GpuLeftOut,
     GpusNotUsed,
     MemoryRefused,
@@ -23,6 +25,7 @@ from neoxrun.planning.decision import (
     VocabularyAssumed,
 )
 from neoxrun.planning.plan import Plan
+from neoxrun.planning.request import Work
 from neoxrun.planning.split import ModelSplit
 from neoxrun.terminal.words import counted, human_bytes
 
@@ -45,40 +48,81 @@ def explain_refusal(refusal: Refusal) -> UsageError:
 
 
 def _gpu_reason(plan: Plan) -> str:
-    requested = plan.decision.requested
+    decision, forecast = plan.decision, plan.decision.forecast
+    assert forecast is not None, "the time on GPUs is estimated"
+    requested, chosen = decision.requested, forecast.chosen
     weights, room, gpus = _weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
-    match plan.decision.rule:
+    match decision.rule:
         case SplitRule.REQUESTED:
             text = f"The split is the one asked for: {weights} and room for {room} in each replica."
-        case SplitRule.ALL_GPUS:
+        case SplitRule.MOST_CONTEXT:
             text = f"{counted(gpus, 'GPU')} for one replica: its {weights} leave room for no more than {room}."
-        case SplitRule.ONE_DEVICE:
-            text = f"One GPU holds a whole replica: {weights} and room for {room}."
-        case SplitRule.FEWEST_GPUS:
-            text = f"A replica is split over {gpus} GPUs, the fewest possible: {weights} and room for {room}."
-        case SplitRule.FEWER_STAGES:
-            text = (
-                f"A replica is split over {gpus} GPUs: fewer would hold its {weights} too, but only as"
-                " pipeline stages, which wait for each other."
-            )
+        case SplitRule.ONLY_ONE:
+            one = "One GPU holds a whole replica"
+            where = one if gpus == 1 else f"A replica is split over {gpus} GPUs, the only way possible"
+            text = f"{where}: {weights} and room for {room}."
         case _:
-            wanted = counted(plan.decision.comfortable_batch, "sequence")
-            text = (
-                f"A replica is split over {gpus} GPUs: on fewer, its {weights} would leave no room for"
-                f" {wanted} of {plan.max_context} tokens."
-            )
+            text = f"The fastest split for {_work(forecast.work)} is estimated to be {_named(chosen)}: {_time(chosen)}"
+            if forecast.other is not None:
+                text += f"; {_named(forecast.other)} would take {_time(forecast.other)}{_crowded(forecast)}"
+            text += "."
+    if decision.rule is not SplitRule.FASTEST:
+        text += f" Estimated for {_work(forecast.work)}: {_time(chosen)}."
     if (requested.tp is None) != (requested.pp is None):
         text = f"With {_sizes(requested.tp, requested.pp)} as asked for: {text}"
-    if plan.replicas > 1:
-        text += f" The {plan.world_size} GPUs hold {plan.replicas} such replicas, which work side by side."
     return text
+
+
+def _time(estimate: Estimate) -> str:
+    """``6.6 s to start and load and 8.3 s at 3,900 tokens/s``."""
+    digits = 1 - math.floor(math.log10(estimate.tokens_per_second))  # two, since it is an estimate
+    rate = f"{round(estimate.tokens_per_second, digits):,.{max(0, digits)}f} tokens/s"
+    return f"{_seconds(estimate.loading)} to start and load and {_seconds(estimate.working)} at {rate}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:,.0f} s"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
+
+
+def _named(estimate: Estimate) -> str:
+    """``tp 2 x pp 1 x replicas 1``."""
+    return _sizes(estimate.split.tp, estimate.split.pp, estimate.split.replicas)
+
+
+def _crowded(forecast: Forecast) -> str:
+    """``, as it has room for 24 such sequences at a time instead of 100``, if memory is what makes a split slower."""
+    other, chosen = forecast.other, forecast.chosen
+    assert other is not None
+    waiting = -(-forecast.work.prompts // other.split.replicas)
+    if not forecast.work.new_tokens or other.sequences >= min(waiting, chosen.sequences / 1.2):
+        return ""
+    each = "each replica" if other.split.replicas > 1 else "it"
+    return f", as {each} has room for {other.sequences} such sequences at a time instead of {chosen.sequences}"
+
+
+def _work(work: Work) -> str:
+    """``256 prompts of 200 tokens and 64 new tokens each``."""
+    if not work.new_tokens:
+        return f"scoring {_many(work.prompts, 'text')} of {counted(work.prompt_tokens, 'token')}"
+    each = " each" if work.prompts > 1 else ""
+    return (
+        f"{_many(work.prompts, 'prompt')} of {counted(work.prompt_tokens, 'token')}"
+        f" and {counted(work.new_tokens, 'new token')}{each}"
+    )
+
+
+def _many(count: int, noun: str) -> str:
+    """``10,000 prompts``."""
+    return counted(count, noun).replace(str(count), f"{count:,}", 1)
 
 
 def _cpu_reason(plan: Plan) -> str:
     decision, ranks = plan.decision, plan.tp * plan.pp
     if decision.rule is SplitRule.REQUESTED:
         text = "The split is the one asked for"
-    elif decision.rule is SplitRule.ONE_DEVICE:
+    elif decision.rule is SplitRule.ONE_RANK:
         text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
     else:
         text = "The split keeps the configuration's tensor-parallel size"

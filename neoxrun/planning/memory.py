@@ -18,7 +18,12 @@ from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.config.tensors import FIRST_LAYER, WORD_EMBEDDINGS, local_counts
 from neoxrun.parallel.partition import stage_layers
 
-MARGIN = 0.05  # of the free memory, left unused for fragmentation and for other programs
+# Of the free memory, left unused for fragmentation, for other programs, and on a GPU for CUDA graphs: about 25 MB for
+# each of the sizes in engine.graphs, less than 0.5 GB for all of them.
+MARGIN = 0.05
+
+GPU_PAGE = 32
+"""Positions of a page of the key-value cache on a GPU."""
 
 MAX_BATCH: dict[DeviceKind, int] = {
     "cuda": 256,
@@ -49,6 +54,39 @@ def free_bytes_for(usable: int) -> int:
 
 
 @dataclass(frozen=True)
+class Paging:
+    """How the key-value cache is divided: a sequence has whole pages, each of so many consecutive positions.
+
+    Attributes:
+        size: positions of a page.
+        spare: pages that no sequence may have: on a GPU one, for what only fills a batch up.
+    """
+
+    size: int
+    spare: int
+
+    def pages_of(self, length: int) -> int:
+        """Pages of a sequence of ``length`` tokens."""
+        return -(-length // self.size)
+
+    def pages_in(self, cache_bytes: int, token_bytes: int) -> int:
+        """Pages for sequences in ``cache_bytes``, at ``token_bytes`` a position; negative where none fits."""
+        return cache_bytes // (token_bytes * self.size) - self.spare
+
+    def positions(self, pages: int) -> int:
+        """Positions that the cache has memory for, with ``pages`` for sequences."""
+        return (pages + self.spare) * self.size
+
+
+def paging_of(kind: DeviceKind, length: int, size: int | None = None) -> Paging:
+    """The pages of a cache for sequences of up to ``length`` tokens; ``size`` positions of each if it is given.
+
+    On the CPU a page is as long as a sequence, so that no step gathers copies.
+    """
+    return Paging(size or (GPU_PAGE if kind == "cuda" else length), int(kind == "cuda"))
+
+
+@dataclass(frozen=True)
 class RankNeed:
     """What one rank of a pipeline stage holds.
 
@@ -64,9 +102,9 @@ class RankNeed:
     workspace_bytes: int
     kv_bytes_per_token: int
 
-    def total_bytes(self, tokens: int) -> int:
-        """Everything, with a KV cache of ``tokens`` tokens."""
-        return self.weights_bytes + self.workspace_bytes + self.kv_bytes_per_token * tokens
+    def total_bytes(self, positions: int) -> int:
+        """Everything, with a KV cache of ``positions`` positions."""
+        return self.weights_bytes + self.workspace_bytes + self.kv_bytes_per_token * positions
 
 
 @lru_cache(maxsize=128)
@@ -165,6 +203,7 @@ def scoring_tokens(model: ModelConfig, *, tensor: int, compute: Precision, kind:
     return min(_MOST_SCORED[kind], PREFILL_TOKENS + spare // per_token)
 
 
+@lru_cache(maxsize=512)
 def stage_needs(
     model: ModelConfig,
     vocab_size: int,

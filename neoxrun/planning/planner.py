@@ -73,7 +73,7 @@ def make_plan(
         raise explain_refusal(choice)
     sizing, split = choice.sizing, choice.split
     context = min(sizing.context, choice.tokens)
-    batch = min(requested.batch_size or MAX_BATCH[sizing.kind], choice.tokens // context)
+    batch = min(requested.batch_size or MAX_BATCH[sizing.kind], sizing.sequences(choice.tokens, context))
     notes: list[Note] = [*choice.notes]
     if context < sizing.context:
         notes.append(ContextShortened(sizing.context, context))
@@ -92,7 +92,7 @@ def make_plan(
         nnodes=requested.nnodes,
         decision=choice.decision,
         notes=tuple(notes),
-        devices=_rank_table(choice, batch * context),
+        devices=_rank_table(choice, sizing.positions(batch, context)),
         host_peak_bytes=host_peak_bytes(
             model, vocab_size, sizing.needs(split), split.tp, precisions.weights, sizing.kind
         ),
@@ -108,8 +108,8 @@ def make_plan(
     )
 
 
-def _rank_table(choice: Choice, tokens: int) -> tuple[RankMemory, ...]:
-    """Every rank of the first replica, with a cache of ``tokens`` tokens."""
+def _rank_table(choice: Choice, positions: int) -> tuple[RankMemory, ...]:
+    """Every rank of the first replica, with a cache of ``positions`` positions."""
     split, per_node = choice.split, len(choice.devices)
     rows = []
     for stage, need in enumerate(choice.sizing.needs(split)):
@@ -127,9 +127,9 @@ def _rank_table(choice: Choice, tokens: int) -> tuple[RankMemory, ...]:
                     first_layer=need.layers.start,
                     num_layers=len(need.layers),
                     weights_bytes=need.weights_bytes,
-                    kv_cache_bytes=need.kv_bytes_per_token * tokens,
+                    kv_cache_bytes=need.kv_bytes_per_token * positions,
                     workspace_bytes=need.workspace_bytes,
-                    total_bytes=need.total_bytes(tokens),
+                    total_bytes=need.total_bytes(positions),
                     free_bytes=device.free_bytes,
                 )
             )

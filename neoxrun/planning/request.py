@@ -3,10 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.errors import UsageError
 from neoxrun.planning.split import tensor_sizes
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, as far as it tells how long that takes.
+
+    Attributes:
+        prompts: how many; each is a sequence of its own, or a text to score.
+        prompt_tokens: of each, on average.
+        new_tokens: of each answer, on average; 0 where texts are only scored.
+        longest_answer: tokens of the longest answer.
+    """
+
+    prompts: int
+    prompt_tokens: int
+    new_tokens: int
+    longest_answer: int
+
+    def within(self, context: int) -> Work:
+        """The same, as far as sequences of ``context`` tokens allow."""
+        prompt = max(1, min(self.prompt_tokens, context - min(1, self.new_tokens)))
+        most = context - prompt
+        return Work(self.prompts, prompt, min(self.new_tokens, most), min(self.longest_answer, most))
+
+
+TYPICAL_PROMPTS: Final = Work(256, 200, 128, 256)
+"""What is planned for where the prompts are not known."""
+
+TYPICAL_TEXTS: Final = Work(50_000, 100, 0, 0)
+"""What is planned for where the texts to score are not known: about HellaSwag, LAMBADA and PIQA together."""
+
+DIALOGUE: Final = Work(1, 200, 2000, 2000)
+"""Answers to one person, one after the other, for which the ranks are started once."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +56,7 @@ class Requested:
         context: longest sequence, prompt and answer together.
         nnodes: hosts, all with the same devices.
         world_size: number of ranks that an outer launcher (torchrun, Slurm) has started already.
+        work: what is to be done.
     """
 
     tp: int | None = None
@@ -32,6 +67,7 @@ class Requested:
     context: int | None = None
     nnodes: int = 1
     world_size: int | None = None
+    work: Work = TYPICAL_PROMPTS
 
 
 def check_request(model: ModelConfig, requested: Requested) -> None:

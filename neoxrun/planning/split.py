@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from neoxrun.config.precisions import DTYPE_BYTES, DeviceKind, Precisions
 from neoxrun.config.settings import ModelConfig
-from neoxrun.planning.memory import RankNeed, model_parameters, stage_needs
+from neoxrun.planning.memory import Paging, RankNeed, model_parameters, paging_of, stage_needs
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,28 @@ class Sizing:
             context=self.context,
         )
 
-    def rank_bytes(self, split: ModelSplit, tokens: int) -> int:
-        """What the fullest rank holds, with a cache of ``tokens`` tokens."""
-        return max(need.total_bytes(tokens) for need in self.needs(split))
+    @property
+    def _paging(self) -> Paging:
+        """On the CPU a page has as many positions as a sequence needs, so that any number of tokens fills it."""
+        return paging_of(self.kind, 1)
+
+    def positions(self, sequences: int, length: int) -> int:
+        """Positions of a cache for ``sequences`` of ``length`` tokens each."""
+        return self._paging.positions(sequences * self._paging.pages_of(length))
+
+    def sequences(self, tokens: int, length: int) -> int:
+        """Sequences of ``length`` tokens in a cache that has room for one of ``tokens``."""
+        return tokens // (self._paging.pages_of(length) * self._paging.size)
+
+    def rank_bytes(self, split: ModelSplit, length: int) -> int:
+        """What the fullest rank holds, with the cache of one sequence of ``length`` tokens."""
+        return max(need.total_bytes(self.positions(1, length)) for need in self.needs(split))
 
     def tokens(self, split: ModelSplit, usable: int) -> int:
-        """Tokens whose cache fits on every rank along with the rest; negative when the rest does not fit."""
+        """Tokens of the longest sequence whose cache fits on every rank; negative where the rest does not fit."""
         return min(
-            (usable - need.weights_bytes - need.workspace_bytes) // need.kv_bytes_per_token
+            self._paging.size
+            * self._paging.pages_in(usable - need.weights_bytes - need.workspace_bytes, need.kv_bytes_per_token)
             for need in self.needs(split)
         )
 

@@ -64,6 +64,10 @@ OPTIONS = [
 ]
 
 
+def gpus(count: int, name: str, gigabytes: int) -> list[Device]:
+    return [Device("cuda", index, name, gigabytes * 10**9, gigabytes * 10**9) for index in range(count)]
+
+
 def planned(name: str, devices: str | list[Device], kind: str = "cuda", cores: int = 0, **requested: object) -> Plan:
     settings = PUBLISHED[name][0]
     here = parse_devices(devices, kind) if isinstance(devices, str) else devices

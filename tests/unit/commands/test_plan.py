@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from neoxrun.cli import main
 from neoxrun.commands.plan import render, to_json
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
+from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
 from support.plans import planned
 
 
@@ -34,8 +36,35 @@ def test_the_command(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "work", "replicas"),
+    [
+        ([], TYPICAL_PROMPTS, 1),
+        (["--prompts", "20000"], replace(TYPICAL_PROMPTS, prompts=20_000), 4),
+        (["--prompts", "3", "--prompt-tokens", "9", "--maximum-tokens", "50"], Work(3, 9, 50, 50), 1),
+        (["--score"], TYPICAL_TEXTS, 8),
+        (["--score", "--prompts", "70", "--prompt-tokens", "20"], Work(70, 20, 0, 0), 1),
+    ],
+)
+def test_the_work_decides(
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], work: Work, replicas: int
+) -> None:
+    assert main(["plan", config, "--devices", "8x80GB", "--json", *arguments]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert Work(**plan["work"]) == work
+    assert plan["replicas"] == plan["estimate"]["replicas"] == replicas
+    assert main(["plan", config, "--devices", "8x80GB", *arguments]) == 0
+    assert f"{work.prompts:,} " in capsys.readouterr().out
+
+
+def test_on_the_cpu_no_time_is_estimated() -> None:
+    values = to_json(planned("20B", "256GB", "cpu"))
+    assert [values[key] for key in ("work", "gpu_speed", "estimate", "alternative")] == [None] * 4
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--devices", "2x48GB", "--score", "--maximum-tokens", "5"], "--score and --maximum-tokens"),
         (["--devices", "1x24GB"], "does not fit"),
         (["--devices", "2x48GB", "--gpus", "0"], "--gpus"),
         (["--devices", "many"], "not a count and a memory size"),
@@ -63,12 +92,19 @@ def test_table_is_aligned_and_ends_with_the_reason(devices: str, kind: DeviceKin
 def test_json_has_what_programs_rely_on() -> None:
     values = json.loads(json.dumps(to_json(planned("20B", "2x48GB"))))
     assert list(values) == [
-        *("tp", "pp", "replicas", "dtype", "precisions", "device_kind", "gpus", "nnodes", "reason", "notes", "devices"),
+        *("tp", "pp", "replicas", "dtype", "precisions", "device_kind", "gpus", "nnodes", "reason", "notes"),
+        *("work", "gpu_speed", "estimate", "alternative", "devices"),
         *("host_peak_bytes", "max_context", "max_batch", "prefill_tokens", "parameters", "kv_bytes_per_token"),
         *("vocab_size", "vocab_assumed"),
     ]
     assert values["precisions"] == {"weights": "fp16", "compute": "fp16", "cache": "fp16"}
     assert values["reason"].endswith(".")
+    assert list(values["work"]) == ["prompts", "prompt_tokens", "new_tokens", "longest_answer"]
+    assert list(values["gpu_speed"]) == ["name", "bytes_per_second", "half_flops", "full_flops", "link", "bf16"]
+    for estimate in (values["estimate"], values["alternative"]):
+        assert list(estimate) == [
+            *("tp", "pp", "replicas", "sequences", "loading_seconds", "working_seconds", "tokens_per_second"),
+        ]
     assert len(values["devices"]) == 2
     for rank in values["devices"]:
         assert list(rank) == [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from neoxrun.errors import UsageError
-from neoxrun.planning.devices import chosen_uuids, cpu_device, parse_devices, visible_gpus
+from neoxrun.planning.devices import Device, chosen_uuids, cpu_device, parse_devices, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -214,3 +215,37 @@ def test_this_host() -> None:
     device = cpu_device()
     assert 0 < device.free_bytes <= device.total_bytes
     assert 1 <= device.cores <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [([1, 1, 0], True), ([0, 0], False), ([], None), ([1] * 99, True)],
+)
+def test_nvlink_is_what_the_driver_says(
+    states: list[int], expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking for a link beyond the last one is an error, and for the first one where there can be none."""
+    import pynvml
+
+    def state(handle: object, link: int) -> int:
+        if link >= len(states):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return states[link]
+
+    memory = SimpleNamespace(total=80 * 10**9, free=79 * 10**9)
+    for name, answer in (
+        ("nvmlInit", lambda: None),
+        ("nvmlShutdown", lambda: None),
+        ("nvmlDeviceGetCount", lambda: 1),
+        ("nvmlDeviceGetHandleByIndex", str),
+        ("nvmlDeviceGetHandleByUUID", str),
+        ("nvmlDeviceGetUUID", lambda handle: "GPU-1"),
+        ("nvmlDeviceGetName", lambda handle: b"NVIDIA H100 80GB HBM3"),
+        ("nvmlDeviceGetMemoryInfo", lambda handle: memory),
+        ("nvmlDeviceGetNvLinkState", state),
+    ):
+        monkeypatch.setattr(pynvml, name, answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == [
+        Device("cuda", 0, "NVIDIA H100 80GB HBM3", 80 * 10**9, 79 * 10**9, nvlink=expected),
+    ]

@@ -10,6 +10,7 @@ import pytest
 from neoxrun.errors import UsageError
 from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
+from neoxrun.planning.request import TYPICAL_TEXTS, Work
 from support.plans import planned
 
 # What cannot be -> words of the message, words of the hint.
@@ -85,7 +86,7 @@ def test_notes_say_what_differs_from_the_configuration() -> None:
     assert not any("parallel_size" in note for note in notes("20B", "8x24GB", tp=4, pp=2))
     assert "1 GPU of 5 not used" in notes("20B", "5x24GB")
     assert "batch size: 64 -> 20, what fits at 2048 tokens each" in notes("20B", "2x48GB", batch_size=64)
-    assert "context: 2048 -> 761, what fits" in notes("20B", "2x24GB")
+    assert "context: 2048 -> 704, what fits" in notes("20B", "2x24GB")
     assert any("50432 assumed" in note for note in notes("20B", "2x48GB"))
     assert any("4 ranks share 2 cores" in note for note in notes("20B", "256GB", "cpu", 2, tp=4))
 
@@ -98,41 +99,60 @@ def test_a_flag_for_one_size_is_why_the_other_is_one_on_the_cpu() -> None:
     assert "model_parallel_size: 2 -> 1, 3 ranks started" in notes("20B", "256GB", "cpu", 3, world_size=3)
 
 
+TYPICAL = "256 prompts of 200 tokens and 128 new tokens each"
+
 REASONS = {
-    "room": (
+    "memory decides": (
         ("20B", "2x48GB"),
         {},
-        "A replica is split over 2 GPUs: on fewer, its 41.1 GB of fp16 weights would leave no room for 8 sequences of"
-        " 2048 tokens.",
+        f"The fastest split for {TYPICAL} is estimated to be tp 2 x pp 1 x replicas 1: 6.6 s to start and load and 46 s"
+        " at 720 tokens/s; tp 1 x pp 1 x replicas 2 would take 11 s to start and load and 147 s at 220 tokens/s, as"
+        " each replica has room for 8 such sequences at a time instead of 148.",
     ),
-    "stages": (
+    "the link decides": (
         ("20B", "8x24GB"),
         {},
-        "A replica is split over 4 GPUs: fewer would hold its 41.1 GB of fp16 weights too, but only as pipeline"
-        " stages, which wait for each other. The 8 GPUs hold 2 such replicas, which work side by side.",
+        f"The fastest split for {TYPICAL} is estimated to be tp 4 x pp 1 x replicas 2: 4.3 s to start and load and 22 s"
+        " at 1,500 tokens/s; tp 8 x pp 1 x replicas 1 would take 3.1 s to start and load and 32 s at 1,000 tokens/s.",
+    ),
+    "one prompt": (
+        ("pythia-160m", "2x80GB"),
+        {"work": Work(1, 200, 64, 64)},
+        "The fastest split for 1 prompt of 200 tokens and 64 new tokens is estimated to be tp 1 x pp 1 x replicas 1:"
+        " 0.07 s to start and load and 0.03 s at 2,300 tokens/s; tp 2 x pp 1 x replicas 1 would take 2.0 s to start and"
+        " load and 0.04 s at 1,400 tokens/s.",
+    ),
+    "scoring": (
+        ("20B", "2x80GB"),
+        {"work": TYPICAL_TEXTS},
+        "The fastest split for scoring 50,000 texts of 100 tokens is estimated to be tp 1 x pp 1 x replicas 2: 11 s to"
+        " start and load and 533 s at 9,400 tokens/s; tp 2 x pp 1 x replicas 1 would take 6.6 s to start and load and"
+        " 564 s at 8,900 tokens/s.",
     ),
     "one GPU": (
-        ("20B", "2x80GB"),
+        ("20B", "1x80GB"),
         {},
-        "One GPU holds a whole replica: 41.1 GB of fp16 weights and room for 14 sequences of 2048 tokens. The 2 GPUs"
-        " hold 2 such replicas, which work side by side.",
+        "One GPU holds a whole replica: 41.1 GB of fp16 weights and room for 14 sequences of 2048 tokens."
+        f" Estimated for {TYPICAL}: 9.1 s to start and load and 31 s at 1,100 tokens/s.",
     ),
     "all GPUs": (
         ("20B", "2x24GB"),
         {},
-        "2 GPUs for one replica: its 41.1 GB of fp16 weights leave room for no more than 1 sequence of 761 tokens.",
+        "2 GPUs for one replica: its 41.1 GB of fp16 weights leave room for no more than 1 sequence of 704 tokens."
+        f" Estimated for {TYPICAL}: 6.6 s to start and load and 502 s at 65 tokens/s.",
     ),
     "one flag": (
         ("20B", "2x80GB"),
         {"tp": 2},
-        "With tp 2 as asked for: A replica is split over 2 GPUs, the fewest possible: 41.1 GB of fp16 weights and room"
-        " for 48 sequences of 2048 tokens.",
+        "With tp 2 as asked for: A replica is split over 2 GPUs, the only way possible: 41.1 GB of fp16 weights and"
+        f" room for 48 sequences of 2048 tokens. Estimated for {TYPICAL}: 6.6 s to start and load and 16 s at 2,000"
+        " tokens/s.",
     ),
     "both flags": (
         ("20B", "2x80GB"),
         {"tp": 1, "pp": 2},
         "The split is the one asked for: 41.1 GB of fp16 weights and room for 48 sequences of 2048 tokens in each"
-        " replica.",
+        f" replica. Estimated for {TYPICAL}: 6.6 s to start and load and 30 s at 1,100 tokens/s.",
     ),
     "configured": (
         ("20B", "256GB", "cpu", 2),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from neoxrun.config.precisions import DeviceKind, precisions_for
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import UsageError
-from neoxrun.planning.decision import ContextShortened, GpuLeftOut
+from neoxrun.planning.decision import ContextShortened, GpuLeftOut, GpusNotUsed, SizeChanged
 from neoxrun.planning.devices import Device
+from neoxrun.planning.memory import paging_of
 from neoxrun.planning.planner import make_plan
 from neoxrun.planning.request import Requested
 from support.plans import OPTIONS, planned, settings_for
@@ -36,10 +37,17 @@ def test_a_shorter_context_is_better_than_none() -> None:
 def test_a_gpu_that_is_in_use_is_left_out() -> None:
     free = (80, 1, 80, 79)
     gpus = [Device("cuda", index, "H100", 80 * 10**9, gb * 10**9) for index, gb in enumerate(free)]
-    plan = planned("20B", gpus)
+    plan = planned("20B", gpus, tp=1)
     assert plan.gpus == (0, 2, 3)
     assert (plan.tp, plan.pp, plan.replicas) == (1, 1, 3)
     assert GpuLeftOut(1, 10**9) in plan.notes
+    plan = planned("20B", gpus)
+    assert plan.gpus == (0, 2)
+    assert (plan.tp, plan.pp, plan.replicas) == (2, 1, 1)
+    assert [note for note in plan.notes if not isinstance(note, SizeChanged)][:2] == [
+        GpuLeftOut(1, 10**9),
+        GpusNotUsed(1, 3),
+    ]
 
 
 def test_ranks_are_numbered_as_in_gpt_neox() -> None:
@@ -93,7 +101,7 @@ MEMORY = st.integers(10**9, 60 * 10**9)
 
 
 def gpus_of(free: list[int]) -> list[Device]:
-    return [Device("cuda", index, "GPU", memory, memory) for index, memory in enumerate(free)]
+    return [Device("cuda", index, "NVIDIA H100 80GB HBM3", memory, memory) for index, memory in enumerate(free)]
 
 
 @given(MODELS, REQUESTS, st.lists(MEMORY, min_size=1, max_size=9), st.booleans())
@@ -127,7 +135,7 @@ def test_every_plan_is_possible(settings: Settings, requested: Requested, free: 
 
 
 @given(MODELS, REQUESTS, st.integers(1, 9), MEMORY, MEMORY)
-def test_more_memory_never_means_more_gpus_for_a_replica(
+def test_more_memory_is_never_slower(
     settings: Settings, requested: Requested, count: int, memory: int, more: int
 ) -> None:
     try:
@@ -135,5 +143,24 @@ def test_more_memory_never_means_more_gpus_for_a_replica(
     except UsageError:
         assume(False)
     large = make_plan(settings, gpus_of([memory + more] * count), requested, vocab_size=50304)
-    assert large.tp * large.pp <= small.tp * small.pp
     assert large.max_context >= small.max_context
+    if small.max_context == settings.model.max_context:
+        seconds = [plan.decision.forecast.chosen.seconds for plan in (small, large)]
+        assert seconds[1] <= seconds[0] * (1 + 1e-8)
+
+
+@given(MODELS, REQUESTS, st.integers(1, 3), MEMORY)
+def test_the_cache_has_pages_for_what_is_planned(
+    settings: Settings, requested: Requested, count: int, memory: int
+) -> None:
+    """With a page that no sequence may have, as the engine has it on GPUs."""
+    try:
+        plan = make_plan(settings, gpus_of([memory] * count), requested, vocab_size=50304)
+    except UsageError:
+        assume(False)
+    paging = paging_of("cuda", plan.max_context)
+    assert (paging.size, paging.spare) == (32, 1)
+    for rank in plan.devices:
+        token_bytes = plan.kv_bytes_per_token * rank.num_layers // settings.model.num_layers // plan.tp
+        pages = paging.pages_in(rank.kv_cache_bytes, token_bytes)
+        assert pages == plan.max_batch * paging.pages_of(plan.max_context)
