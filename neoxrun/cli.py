@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
     "plan": "Show what will run where, and how much memory it needs.",
+    "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
 }
 
 _EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, meaning in EXIT_CODES.items())

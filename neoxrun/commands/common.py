@@ -99,6 +99,16 @@ def add_random_weights(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_eager(parser: argparse._ActionsContainer) -> None:
+    """``--eager``, for the commands that run the model."""
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="Capture no CUDA graphs: steps are slower, and the first ones start sooner. Of use for a few short "
+        "answers, to save the memory of the graphs, and to find out whether graphs are the cause of a problem.",
+    )
+
+
 def add_seed(parser: argparse._ActionsContainer) -> None:
     """``--seed``, for the commands whose random streams start from the configuration's seed."""
     parser.add_argument(

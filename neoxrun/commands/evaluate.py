@@ -125,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Process at most N sequences at a time in each replica. Default: as many as fit.",
     )
     common.add_random_weights(how)
+    common.add_eager(how)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -198,6 +199,7 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             random_weights=args.random_weights,
+            eager=args.eager,
             verbosity=args.verbosity,
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,

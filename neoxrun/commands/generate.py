@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``neoxrun generate``."""
     common.add_model_arguments(parser)
     common.add_random_weights(parser)
+    common.add_eager(parser)
     common.add_seed(parser)
     source = parser.add_argument_group("prompts and output")
     what = source.add_mutually_exclusive_group()
@@ -152,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             random_weights=args.random_weights,
+            eager=args.eager,
             verbosity=args.verbosity,
             node_rank=args.node_rank,
             rendezvous=args.rdzv_endpoint,

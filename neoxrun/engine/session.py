@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Session:
         warnings: what people should know about the weights, of all ranks; on rank 0 only.
         max_context: most tokens of a sequence.
         most_scored: most tokens of a pass that only scores while no engine is open, on every rank.
+        loading_seconds: how long this rank took to build its part and fill it.
     """
 
     settings: Settings
@@ -55,6 +57,7 @@ class Session:
     max_context: int
     most_scored: int
     warnings: tuple[str, ...] = ()
+    loading_seconds: float = 0.0
 
     def start_engine(self, *, requests: int, length: int, batch_size: int | None = None) -> Engine:
         """An engine just large enough for its work, on a leader; see ``Replica.start_engine``.
@@ -98,6 +101,7 @@ def open_session(
     random_weights: bool,
     show_progress: bool,
     max_context: int | None = None,
+    eager: bool = False,
 ) -> Session:
     """Build and load this rank's part of the model.
 
@@ -110,6 +114,7 @@ def open_session(
         random_weights: do not load a checkpoint.
         show_progress: say how loading goes.
         max_context: keep sequences shorter than the model allows.
+        eager: capture no CUDA graphs.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not those of the configuration.
@@ -120,6 +125,7 @@ def open_session(
     failure: NeoxrunError | None = None
     warnings: list[str] = []
     model: object = "random weights"
+    start = time.perf_counter()
     try:
         tokenizer = load_tokenizer(settings.tokenizer)
         if random_weights:
@@ -128,11 +134,12 @@ def open_session(
         else:
             stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
         stage.pack()
+        loading = time.perf_counter() - start
         cache_bytes = _cache_bytes(mesh, stage)
         session = Session(
             settings,
             mesh,
-            Replica(Runner(stage, cache_bytes)),
+            Replica(Runner(stage, cache_bytes, eager=eager)),
             tokenizer,
             weights="random" if random_weights else None,
             max_context=max_context or settings.model.max_context,
@@ -143,6 +150,7 @@ def open_session(
                 kind=device_kind(mesh.device),
                 spare=cache_bytes,
             ),
+            loading_seconds=loading,
         )
     except Exception as error:
         failure = classify(error, mesh.rank)
@@ -181,6 +189,8 @@ def _random(settings: Settings, mesh: Mesh, precisions: Precisions, tokenizer: T
     vocab_size = settings.model.padded_vocab_size(tokenizer.vocab_size)
     stage = Stage(settings.model, mesh, vocab_size, mesh.device, precisions)
     stage.randomize(settings.seed)
+    if mesh.device.type == "cuda":
+        torch.cuda.synchronize(mesh.device)  # what is measured next is not this
     return stage
 
 
@@ -226,7 +236,7 @@ def _loaded(
             f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
         )
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
-    log.debug(f"shard of {shard:.1f} MB, peak host memory {_peak_bytes() / 1e6:.1f} MB")
+    log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
     return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
 
 
@@ -235,7 +245,7 @@ def _how_loaded(bar: Bar) -> str:
     return f"loaded {gigabytes:.3g} GB of weights a rank in {bar.seconds:.1f} s ({gigabytes / bar.seconds:.2f} GB/s)"
 
 
-def _peak_bytes() -> int:
+def peak_host_bytes() -> int:
     """Most memory that this process has had; ``ru_maxrss`` would count what its parent had when it was started."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from neoxrun.errors import DataError, writing_code
 from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, document_counts, metric_label
+from neoxrun.terminal.words import aligned_columns
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -107,7 +108,7 @@ def results_table(document: Mapping[str, Any]) -> str:
                     "{} of {}".format(*document_counts(document, task)),
                 )
             )
-    return _aligned(rows, left=2)
+    return aligned_columns(rows, left=2)
 
 
 def _ordered(document: Mapping[str, Any]) -> list[str]:
@@ -165,7 +166,9 @@ def comparison_table(comparisons: Iterable[Comparison]) -> str:
         apart = "" if one.errors is None else f"{one.errors:+.1f} stderr"
         numbers = (_number(one.measured), _number(one.reference))
         rows.append((one.task, metric_label(one.metric), *numbers, apart, one.verdict))
-    texts = [f"compared with {source}\n{_aligned(rows, left=2, last_left=True)}" for source, rows in blocks.items()]
+    texts = [
+        f"compared with {source}\n{aligned_columns(rows, left=2, last_left=True)}" for source, rows in blocks.items()
+    ]
     return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the measured value.\n"])
 
 
@@ -173,19 +176,6 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
     return "" if value in (None, "N/A") else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, left: int, last_left: bool = False) -> str:
-    """Columns of equal width: the first ``left`` flush left, the others flush right, except the last if asked."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if index < left or (last_left and index == len(row) - 1) else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

@@ -32,11 +32,12 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: "generate" or "evaluate", by which ``worker`` chooses the work.
+        command: "generate", "evaluate" or "bench", by which ``worker`` chooses the work.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.
         random_weights: build the model without a checkpoint.
+        eager: capture no CUDA graphs.
         verbosity: as for ``log.set_up``.
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
@@ -49,6 +50,7 @@ class Job:
     plan: Plan
     options: Any = None
     random_weights: bool = False
+    eager: bool = False
     verbosity: int = 0
     node_rank: int = 0
     rendezvous: str | None = None

@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 import torch
 
+from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
 from neoxrun.errors import UsageError, classify
@@ -88,7 +89,9 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
 
 def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
     """The loaded model, a command's work, and its options."""
-    if job.command != "evaluate":
+    if job.command == "bench":
+        return load(), run_benchmark, job.options
+    if job.command == "generate":
         return load(), run_generation, job.options
     if rank:
         from neoxrun.evaluation import replicas
@@ -114,6 +117,7 @@ def _open(job: Job, mesh: Mesh, show_progress: bool) -> Session:
         random_weights=job.random_weights,
         show_progress=show_progress,
         max_context=job.plan.max_context,
+        eager=job.eager,
     )
 
 
@@ -143,7 +147,7 @@ def _agree(job: Job) -> None:
     plan = job.plan
     settings = job.settings
     mine = (
-        (job.command, job.random_weights, plan.tp, plan.pp, plan.replicas, plan.precisions),
+        (job.command, job.random_weights, job.eager, plan.tp, plan.pp, plan.replicas, plan.precisions),
         (settings.model, settings.iteration, settings.seed, plan.max_context),
     )
     for rank, other in enumerate(meshes.gather_from_all(mine)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from neoxrun.errors import DataError
 
@@ -94,3 +94,16 @@ def check_unicode(text: str, where: str | None = None) -> None:
             code="not_text",
             where=where,
         ) from None
+
+
+def aligned_columns(rows: Sequence[Sequence[str]], *, left: int, last_left: bool = False) -> str:
+    """Columns of equal width: the first ``left`` flush left, the others flush right, except the last if asked."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < left or (last_left and index == len(row) - 1) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from itertools import chain
 
 import pytest
 
@@ -32,7 +33,7 @@ FLOORS = (
     "engine",
     "generation",
     "llm",
-    "evaluation",
+    "evaluation benchmark",
     "launch",
     "commands",
     "cli",
@@ -63,6 +64,7 @@ IMPORTERS = {
     "huggingface_hub": "evaluation.hub download.hub",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
+    "matplotlib": "benchmark.plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "pyarrow": "evaluation.documents",
     "pynvml": "planning.devices",
@@ -70,6 +72,7 @@ IMPORTERS = {
     "safetensors": "checkpoint.files",
     "tokenizers": "tokenizer.files tokenizer.text",
     "tqdm": "terminal.progress",
+    "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
     "urllib3": "download.trouble",
     "wandb": "evaluation.run commands.evaluate",
@@ -245,7 +248,8 @@ def test_what_is_imported_is_what_is_depended_on() -> None:
     foreign = {name for tree in trees().values() for name in imported(tree)} - trees().keys()
     foreign -= sys.stdlib_module_names | {"triton"}  # comes with torch for CUDA; on other machines it is not used
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["wandb"]]
+    extras = [extra for name, extra in project["optional-dependencies"].items() if name != "dev"]
+    wanted = [*project["dependencies"], *chain.from_iterable(extras)]
     depended = {re.split(r"[^\w-]", requirement)[0] for requirement in wanted}
     assert {INDEX_NAMES.get(name, name) for name in foreign} == depended
 

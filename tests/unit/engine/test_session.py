@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from neoxrun.config.limits import PREFILL_TOKENS
+from neoxrun.config.precisions import precisions_for
 from neoxrun.config.reader import load_settings
-from neoxrun.engine.session import Session
+from neoxrun.engine import session as sessions
+from neoxrun.engine.runner import Runner
+from neoxrun.engine.session import Session, open_session
 from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.planning.memory import MAX_BATCH
 from support.tiny_models import CPU, demo_tokenizer, random_replica
@@ -48,3 +53,24 @@ def test_scoring_has_less_memory_while_there_is_a_cache(most: int, with_cache: i
     assert opened.scoring_budget() == with_cache
     opened.replica.free_cache()
     assert opened.scoring_budget() == most
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_runner_is_told_whether_to_capture_graphs(eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def make(*arguments: Any, **named: Any) -> Runner:
+        told.append(named["eager"])
+        return Runner(*arguments, **named)
+
+    monkeypatch.setattr(sessions, "Runner", make)
+    opened = open_session(
+        load_settings(["demo"]),
+        single_rank_mesh(CPU),
+        precisions_for("fp32", "cpu"),
+        random_weights=True,
+        show_progress=False,
+        eager=eager,
+    )
+    assert told == [eager]
+    assert 0 < opened.loading_seconds < 60

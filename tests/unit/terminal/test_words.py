@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neoxrun.errors import DataError
-from neoxrun.terminal.words import decode_utf8, did_you_mean, printable
+from neoxrun.terminal.words import aligned_columns, decode_utf8, did_you_mean, printable
 
 
 @given(st.text())
@@ -48,3 +48,9 @@ def test_names_that_may_have_been_meant(name: str, hint: str) -> None:
 
 def test_a_suggested_name_moves_no_cursor() -> None:
     assert did_you_mean("a\x1b[2Jb", ["a\x1b[2Jbc"]).isprintable()
+
+
+def test_columns_are_aligned() -> None:
+    rows = [("task", "value", "verdict"), ("a", "0.25", "agrees"), ("long name", "10.5", "")]
+    assert aligned_columns(rows, left=1) == "task       value  verdict\na           0.25   agrees\nlong name   10.5\n"
+    assert aligned_columns(rows[1:], left=1, last_left=True) == "a          0.25  agrees\nlong name  10.5\n"

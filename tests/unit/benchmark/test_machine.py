@@ -1,0 +1,52 @@
+"""What the CPU gives, and a process's peak memory."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from neoxrun.benchmark import machine
+from neoxrun.benchmark.machine import measure_hardware, peak_bytes, reset_peak
+from support.tiny_models import CPU
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hardware_is_measured(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(machine._COPIED, "cpu", 2**24)
+    monkeypatch.setitem(machine._WIDTH, "cpu", 256)
+    hardware = measure_hardware(CPU, dtype)
+    for rate in (hardware.bytes_per_second, hardware.operations_per_second):
+        assert math.isfinite(rate)
+        assert rate > 1e7
+
+
+def test_peak_memory_is_that_since_the_reset() -> None:
+    reset_peak(CPU)
+    before = peak_bytes(CPU)
+    block = torch.ones(2**26)
+    del block
+    raised = peak_bytes(CPU)
+    assert raised - before > 2**27
+    reset_peak(CPU)
+    assert peak_bytes(CPU) < raised
+
+
+def test_what_is_measured_with_does_not_count_as_memory() -> None:
+    """In a process that keeps what it frees, as ranks do."""
+    program = """
+import torch
+from neoxrun.benchmark.machine import measure_hardware, peak_bytes, reset_peak
+from neoxrun.engine.allocator import keep_freed_memory
+keep_freed_memory()
+cpu = torch.device("cpu")
+measure_hardware(cpu, torch.float32)
+before = peak_bytes(cpu)
+reset_peak(cpu)
+print(before - peak_bytes(cpu))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > machine._COPIED["cpu"], "two such tensors were held"
