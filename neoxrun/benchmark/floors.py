@@ -1,7 +1,7 @@
 """The least time that a machine needs for a case: floors to compare measured times with. Pure arithmetic, no torch.
 
 A step reads the weights at least once, and computes the products that its tokens need. So it takes at least as long as
-the slower of the two, at the bandwidth of a large copy and at the rate of a large matrix product. Reading the cache,
+the slower of the two, at the bandwidth of the memory and at the rate of a large matrix product. Reading the cache,
 sampling, and what ranks tell each other come on top: no run reaches its floor.
 """
 
@@ -24,7 +24,7 @@ class Hardware:
     """One device, measured.
 
     Attributes:
-        bytes_per_second: of a large copy, those read and those written.
+        bytes_per_second: of a large sum, or a large copy where that is faster.
         operations_per_second: of a large matrix product, in the number format of the computation.
     """
 

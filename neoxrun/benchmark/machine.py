@@ -18,19 +18,19 @@ from neoxrun.planning.devices import cpu_device
 
 _RUNS: Final = 5
 _SECONDS: Final = 1.0
-_COPIED: Final = {"cuda": 2**31, "cpu": 2**28}  # bytes: more than any cache holds
+_READ: Final = {"cuda": 2**31, "cpu": 2**28}  # bytes: more than any cache holds
 _WIDTH: Final = {"cuda": 8192, "cpu": 1024}  # of a square product, large enough to reach the device's rate
 
 
 def measure_hardware(device: torch.device, dtype: torch.dtype) -> Hardware:
-    """Copy a large tensor and multiply two large matrices. What they take of the device's memory is given back.
+    """Read a large tensor and multiply two large matrices. What they take of the device's memory is given back.
 
     Args:
         device: what is measured.
         dtype: number format of the matrices.
     """
     _give_back(device)
-    hardware = Hardware(_copy_rate(device), _product_rate(device, dtype))
+    hardware = Hardware(_memory_rate(device), _product_rate(device, dtype))
     _give_back(device)
     return hardware
 
@@ -43,15 +43,16 @@ def _give_back(device: torch.device) -> None:
         return_freed_memory()
 
 
-def _copy_rate(device: torch.device) -> float:
-    """Bytes a second, those read and those written."""
+def _memory_rate(device: torch.device) -> float:
+    """Bytes a second: of a sum, or of a copy where that is faster (those read and those written)."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = cpu_device().free_bytes
-    source = torch.zeros(min(_COPIED[device.type], free // 4), dtype=torch.uint8, device=device)
+    source = torch.ones(min(_READ[device.type], free // 4) // 4, dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
-    return 2 * source.nbytes / _shortest(lambda: target.copy_(source), device)
+    read = source.nbytes / _shortest(source.sum, device)
+    return max(read, 2 * source.nbytes / _shortest(lambda: target.copy_(source), device))
 
 
 def _product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -142,7 +142,7 @@ def to_json(report: Report) -> dict[str, Any]:
         **({} if report.threads is None else {"threads": report.threads}),
         "versions": dict(report.versions),
         "hardware": {
-            "copy_bytes_per_second": report.hardware.bytes_per_second,
+            "memory_bytes_per_second": report.hardware.bytes_per_second,
             "product_operations_per_second": report.hardware.operations_per_second,
             **{f"{name.replace(' ', '_')}_bytes_per_second": rate for name, rate in load.reading_rates.items()},
         },
@@ -183,7 +183,7 @@ def render(report: Report) -> str:
     weights = "random weights" if load.source is None else f"weights from the {load.source}"
     where = report.device if report.threads is None else f"{report.device}, {counted(report.threads, 'thread')} a rank"
     versions = [f"{'version' if name == 'neoxrun' else name} {number}" for name, number in report.versions.items()]
-    rates = {"large copy": hardware.bytes_per_second, **load.reading_rates}
+    rates = {"memory": hardware.bytes_per_second, **load.reading_rates}
     lines = [
         f"{report.model}: {report.parameters:,} parameters in {report.dtype}, {weights}",
         f"tensor parallel {report.tp} x pipeline {report.pp}{', eager' * report.eager}, on {where}",

@@ -28,10 +28,10 @@ from neoxrun.planning.hardware import NETWORK, Link, Speed
 from neoxrun.planning.request import Work
 from neoxrun.planning.split import ModelSplit, Sizing
 
-_MEMORY_SHARE: Final = 0.9  # of the listed bandwidth: weights, and any large copy
-_CACHE_SHARE: Final = 0.45  # keys and values, in pages of 32 positions
-_COMPUTE_SHARE: Final = 0.61  # of the listed operations: reading prompts
-_LAYER_SECONDS: Final = 24e-6  # in a CUDA graph
+_MEMORY_SHARE: Final = 0.9  # of the listed bandwidth: weights
+_CACHE_SHARE: Final = 0.5  # keys and values, in pages of 32 positions
+_COMPUTE_SHARE: Final = 0.63  # of the listed operations: reading prompts
+_LAYER_SECONDS: Final = 22e-6  # in a CUDA graph
 _EAGER_LAYER_SECONDS: Final = 350e-6  # the host's time to launch a layer, which pipeline stages wait for
 _STEP_REDUCES: Final = 3  # the embedding's, the logits' and the chosen tokens'
 _WIDER: Final = 0.15  # a small all-reduce takes so much longer for each rank beyond two; not measured

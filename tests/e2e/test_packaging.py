@@ -89,6 +89,8 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         wanted += extra
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
+        if name == "triton":
+            continue  # a build of torch for CUDA names the one it needs
         assert name in pins, f"{name} has no version in constraints.txt"
         assert requirement.specifier.contains(pins[name]), f"constraints.txt: {name}=={pins[name]} is not {requirement}"
     assert not [name for name in pins if re.match("nvidia-c|cuda|triton", name)], "CUDA packages depend on the machine"

@@ -16,7 +16,7 @@ from support.tiny_models import CPU
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hardware_is_measured(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(machine._COPIED, "cpu", 2**24)
+    monkeypatch.setitem(machine._READ, "cpu", 2**24)
     monkeypatch.setitem(machine._WIDTH, "cpu", 256)
     hardware = measure_hardware(CPU, dtype)
     for rate in (hardware.bytes_per_second, hardware.operations_per_second):
@@ -49,4 +49,4 @@ reset_peak(cpu)
 print(before - peak_bytes(cpu))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > machine._COPIED["cpu"], "two such tensors were held"
+    assert int(done.stdout) > machine._READ["cpu"], "two such tensors were held"

@@ -14,7 +14,7 @@ TABLE = """\
 20B: 20,554,567,680 parameters in fp16, weights from the page cache
 tensor parallel 2 x pipeline 1, on NVIDIA H100 80GB HBM3
 version 0.1.0, torch 2.11.0
-matrix product 790 TFLOP/s, large copy 3,000 GB/s, disk 1.5 GB/s, page cache 12 GB/s
+matrix product 790 TFLOP/s, memory 3,000 GB/s, disk 1.5 GB/s, page cache 12 GB/s
 
                               measured           floor  of the floor           set by
 start to ready                  14.2 s
@@ -72,7 +72,7 @@ def test_json_has_what_programs_rely_on(report: Report) -> None:
     assert (prefill["prompt_tokens"], prefill["seconds"]) == (16384, 16384 / 25674)
     assert (mixed["batch"], mixed["new_tokens"], mixed["seconds"]) == (2, 264, 264 / 3910)
     assert values["hardware"] == {
-        "copy_bytes_per_second": 3.0e12,
+        "memory_bytes_per_second": 3.0e12,
         "product_operations_per_second": 7.9e14,
         "disk_bytes_per_second": 1.5e9,
         "page_cache_bytes_per_second": 1.2e10,

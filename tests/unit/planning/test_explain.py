@@ -105,54 +105,54 @@ REASONS = {
     "memory decides": (
         ("20B", "2x48GB"),
         {},
-        f"The fastest split for {TYPICAL} is estimated to be tp 2 x pp 1 x replicas 1: 6.6 s to start and load and 46 s"
-        " at 720 tokens/s; tp 1 x pp 1 x replicas 2 would take 11 s to start and load and 147 s at 220 tokens/s, as"
+        f"The fastest split for {TYPICAL} is estimated to be tp 2 x pp 1 x replicas 1: 6.6 s to start and load and 44 s"
+        " at 750 tokens/s; tp 1 x pp 1 x replicas 2 would take 11 s to start and load and 145 s at 230 tokens/s, as"
         " each replica has room for 8 such sequences at a time instead of 148.",
     ),
     "the link decides": (
         ("20B", "8x24GB"),
         {},
         f"The fastest split for {TYPICAL} is estimated to be tp 4 x pp 1 x replicas 2: 4.3 s to start and load and 22 s"
-        " at 1,500 tokens/s; tp 8 x pp 1 x replicas 1 would take 3.1 s to start and load and 32 s at 1,000 tokens/s.",
+        " at 1,500 tokens/s; tp 8 x pp 1 x replicas 1 would take 3.1 s to start and load and 31 s at 1,100 tokens/s.",
     ),
     "one prompt": (
         ("pythia-160m", "2x80GB"),
         {"work": Work(1, 200, 64, 64)},
         "The fastest split for 1 prompt of 200 tokens and 64 new tokens is estimated to be tp 1 x pp 1 x replicas 1:"
-        " 0.07 s to start and load and 0.03 s at 2,300 tokens/s; tp 2 x pp 1 x replicas 1 would take 2.0 s to start and"
-        " load and 0.04 s at 1,400 tokens/s.",
+        " 0.07 s to start and load and 0.03 s at 2,400 tokens/s; tp 2 x pp 1 x replicas 1 would take 2.0 s to start and"
+        " load and 0.03 s at 2,200 tokens/s.",
     ),
     "scoring": (
         ("20B", "2x80GB"),
         {"work": TYPICAL_TEXTS},
         "The fastest split for scoring 50,000 texts of 100 tokens is estimated to be tp 1 x pp 1 x replicas 2: 11 s to"
-        " start and load and 533 s at 9,400 tokens/s; tp 2 x pp 1 x replicas 1 would take 6.6 s to start and load and"
-        " 564 s at 8,900 tokens/s.",
+        " start and load and 516 s at 9,700 tokens/s; tp 2 x pp 1 x replicas 1 would take 6.6 s to start and load and"
+        " 536 s at 9,300 tokens/s.",
     ),
     "one GPU": (
         ("20B", "1x80GB"),
         {},
         "One GPU holds a whole replica: 41.1 GB of fp16 weights and room for 14 sequences of 2048 tokens."
-        f" Estimated for {TYPICAL}: 9.1 s to start and load and 31 s at 1,100 tokens/s.",
+        f" Estimated for {TYPICAL}: 9.1 s to start and load and 30 s at 1,100 tokens/s.",
     ),
     "all GPUs": (
         ("20B", "2x24GB"),
         {},
         "2 GPUs for one replica: its 41.1 GB of fp16 weights leave room for no more than 1 sequence of 704 tokens."
-        f" Estimated for {TYPICAL}: 6.6 s to start and load and 502 s at 65 tokens/s.",
+        f" Estimated for {TYPICAL}: 6.6 s to start and load and 499 s at 66 tokens/s.",
     ),
     "one flag": (
         ("20B", "2x80GB"),
         {"tp": 2},
         "With tp 2 as asked for: A replica is split over 2 GPUs, the only way possible: 41.1 GB of fp16 weights and"
-        f" room for 48 sequences of 2048 tokens. Estimated for {TYPICAL}: 6.6 s to start and load and 16 s at 2,000"
+        f" room for 48 sequences of 2048 tokens. Estimated for {TYPICAL}: 6.6 s to start and load and 15 s at 2,200"
         " tokens/s.",
     ),
     "both flags": (
         ("20B", "2x80GB"),
         {"tp": 1, "pp": 2},
         "The split is the one asked for: 41.1 GB of fp16 weights and room for 48 sequences of 2048 tokens in each"
-        f" replica. Estimated for {TYPICAL}: 6.6 s to start and load and 30 s at 1,100 tokens/s.",
+        f" replica. Estimated for {TYPICAL}: 6.6 s to start and load and 29 s at 1,100 tokens/s.",
     ),
     "configured": (
         ("20B", "256GB", "cpu", 2),
