@@ -98,7 +98,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "unwritable_file": "A file, a folder or standard output cannot be written. Check the path and the permissions.",
     },
     5: {
-        "failed_start": "The system could not start a rank. The message has its reason.",
+        "failed_start": "torchrun could not start the ranks. The message has its reason.",
         "lost_contact": "A rank lost contact with the others. Check the network between the hosts.",
         "no_meeting": "The hosts did not meet. Start the same command on each, with the same --rdzv-endpoint.",
         "nonfinite_output": "The model's output is not a number. Try --dtype bf16 or --dtype fp32.",

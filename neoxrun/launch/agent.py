@@ -1,185 +1,137 @@
-"""Starts a job's ranks on this host, and reports in one message how they ended. No torch here.
+"""Starts a job's ranks on this host through torchrun, and reports in one message how they ended.
 
-Each rank is a process in its own session, so that Ctrl-C reaches only this one; ``start`` answers it. The ranks find
-each other through the environment variables that torchrun would set. torchrun itself is not used, since it imports
-torch before it starts them, which takes as long again as their own import.
+torchrun starts one process per rank, each in its own session, notices within a tenth of a second when one dies, and
+ends the others. The agent turns the first cause of a failure into the message and the exit code. ``start``
+answers Ctrl-C.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import get_args_parser
+from torch.distributed.run import run as torchrun
 
 from neoxrun.errors import RankError, classify
 from neoxrun.launch.job import Failure, Job, failure_of, read_failures
+from neoxrun.terminal.log import details_of, waiting
 
 _GRACE_SECONDS = 5
-_SETTLING_SECONDS = 0.1  # a rank that only lost contact may end a moment before the one that is the cause
 _LAST_LINES = 15
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-_Ranks = dict[int, subprocess.Popen[bytes]]  # by their numbers
-
-
-class Death(NamedTuple):
-    """How the process of a rank ended; the exit code is negative for a signal."""
-
-    process: int
-    exit_code: int
-
-
-class _Signalled(BaseException):
-    """This process was asked to end. Not an ``Exception``: nothing but ``main`` is to catch it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 def main(job: Job, folder: Path) -> int:
-    """Run a job, whose folder is removed at the end, and return its exit code.
-
-    Raises:
-        RankError: a rank cannot be started.
-    """
-    ranks: _Ranks = {}
+    """Run a job, whose folder is removed at the end, and return its exit code."""
+    if job.verbosity < 1:
+        _silence_torchrun()
+    logs = folder / "logs"
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
+    arguments = get_args_parser().parse_args(_torchrun_arguments(job, folder, logs))
     try:
-        _raise_signals()
-        _start_ranks(job, folder, ranks)
-        died = _wait(ranks)
-        _end(ranks, signal.SIGTERM)
-        if not died:
-            return 0
-        failure = _cause(died, read_failures(folder), folder, job)
+        with waiting(
+            f"waiting for all {job.plan.nnodes} hosts to meet at {job.rendezvous}",
+            lambda text: print(text, file=sys.stderr),
+            still=lambda: job.plan.nnodes > 1 and not any(logs.glob("*")),  # torchrun writes there as ranks start
+        ):
+            torchrun(arguments)  # type: ignore[no-untyped-call]
+        return 0
+    except ChildFailedError as error:
+        failure = _cause(error.failures, read_failures(folder), logs, job)
         if failure.text:
             print(failure.text, file=sys.stderr)
         return failure.exit_code
-    except _Signalled as asked:
-        _end(ranks, asked.number)
-        return 128 + asked.number
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except Exception as error:
+        details_of(error)
+        cause = classify(error)
+        if cause.code != "out_of_memory":  # torchrun raises exceptions of many kinds when the hosts cannot meet
+            cause = _could_not_start(job, error)
+        print(cause.render(verbose=job.verbosity > 0), file=sys.stderr)
+        return cause.exit_code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _raise_signals() -> None:
-    """Raise ``_Signalled`` for the first signal that asks this process to end; those that nohup ignores stay so."""
-    handled = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def answer(number: int, frame: object) -> NoReturn:
-        for other in handled:
-            signal.signal(other, signal.SIG_IGN)
-        raise _Signalled(number)
-
-    for number in handled:
-        signal.signal(number, answer)
-
-
-def _start_ranks(job: Job, folder: Path, ranks: _Ranks) -> None:
-    """Start the ranks of this host, and put them into ``ranks`` by their numbers."""
+def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     plan = job.plan
-    world = plan.tp * plan.pp * plan.replicas
-    local_world = world // plan.nnodes
-    host, _, port = (job.rendezvous or "").rpartition(":") if plan.nnodes > 1 else ("127.0.0.1", "", _free_port())
-    shared = {
-        "OMP_NUM_THREADS": "1",
-        **os.environ,
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(local_world),
-        "MASTER_ADDR": host,
-        "MASTER_PORT": port,
-    }
-    command = [sys.executable, "-m", "neoxrun.launch.start", "rank", str(folder), str(os.getpid())]
-    for local_rank in range(local_world):
-        rank = job.node_rank * local_world + local_rank
-        try:
-            # Rank 0 has stdin and stdout, and the first rank of each host stderr. The output of the others goes to a
-            # file, whose last lines are shown if the rank dies.
-            with _log_of(rank, folder).open("wb") as log:
-                ranks[rank] = subprocess.Popen(
-                    command,
-                    env=shared | {"RANK": str(rank), "LOCAL_RANK": str(local_rank)},
-                    stdin=subprocess.DEVNULL if rank else None,
-                    stdout=log if rank else None,
-                    stderr=log if local_rank and job.verbosity < 1 else None,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            _end(ranks, signal.SIGTERM)
-            cause = classify(error)
-            if cause.code == "out_of_memory":
-                raise
-            raise RankError(f"rank {rank} could not be started: {error}", code="failed_start") from error
+    local = plan.tp * plan.pp * plan.replicas // plan.nnodes
+    # Rank 0 keeps stdout and stderr. The output of the others goes to files; their last lines are shown if a rank dies.
+    quiet = ",".join(f"{rank}:3" for rank in range(local) if job.node_rank or rank)
+    arguments = [
+        f"--nproc-per-node={local}",
+        f"--log-dir={logs}",
+        "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
+    ]
+    if quiet:
+        arguments += ["--tee" if job.verbosity > 0 else "--redirects", quiet]
+    if plan.nnodes == 1:
+        arguments += ["--standalone", "--local-addr=127.0.0.1"]
+    else:
+        host, _, port = (job.rendezvous or "").rpartition(":")
+        arguments += [
+            f"--nnodes={plan.nnodes}",
+            f"--node-rank={job.node_rank}",
+            f"--master-addr={host}",
+            f"--master-port={port}",
+        ]
+    return [*arguments, "-m", "neoxrun.launch.start", "rank", str(folder), str(os.getpid())]
 
 
-def _log_of(rank: int, folder: Path) -> Path:
-    return folder / f"rank-{rank}.log"
+def _silence_torchrun() -> None:
+    """Drop torchrun's messages about itself, and about the end of a rank, which ``_cause`` explains better."""
+    logging.disable(logging.WARNING)
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(
+        lambda record: not str(record.msg).startswith("failed (exitcode")
+    )
 
 
-def _free_port() -> str:
-    """A port of this host that no program uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def _wait(ranks: _Ranks) -> dict[int, Death]:
-    """Wait until all ranks have ended, or one has failed; return those that failed, by their numbers."""
-    while True:
-        codes = [process.poll() for process in ranks.values()]
-        if any(codes):
-            time.sleep(_SETTLING_SECONDS)
-            return {rank: Death(one.pid, code) for rank, one in ranks.items() if (code := one.poll())}
-        if None not in codes:
-            return {}
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # leaves the rank for its poll
-
-
-def _end(ranks: _Ranks, number: int) -> None:
-    """End the ranks that still run: by a signal, and a few seconds later by SIGKILL."""
-    for process in ranks.values():
-        process.send_signal(number)  # nothing happens if it has ended
-    end = time.monotonic() + _GRACE_SECONDS
-    for process in ranks.values():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, end - time.monotonic()))
-        process.kill()
-        process.wait()
-
-
-def _cause(died: Mapping[int, Death], left: Mapping[int, Failure], folder: Path, job: Job) -> Failure:
+def _cause(died: dict[int, ProcessFailure], left: dict[int, Failure], logs: Path, job: Job) -> Failure:
     """The failure that the others followed from.
 
     A failure that a rank reported itself comes first, unless the rank only noticed that another was gone; then a rank
-    that a signal killed; then one that ended without a report.
+    that a signal killed (torchrun ends the rest with SIGTERM); then one that ended without a report.
     """
     spoke = [left[rank] for rank in sorted(left) if not left[rank].lost_contact]
     if spoke:
         return spoke[0]
-    silent = {rank: death for rank, death in died.items() if rank not in left}
-    killed = [rank for rank, death in silent.items() if death.exit_code < 0]
+    silent = {rank: failure for rank, failure in died.items() if rank not in left}
+    killed = [rank for rank, failure in silent.items() if failure.exitcode not in (0, 1, -signal.SIGTERM)]
     for rank in [*killed, *silent]:
-        return failure_of(_death(rank, silent[rank], folder, job.kept), rank, verbose=job.verbosity > 0)
+        return failure_of(_death(rank, silent[rank], logs, job.kept), rank, verbose=job.verbosity > 0)
     return left[min(left)]
 
 
-def _death(rank: int, death: Death, folder: Path, hint: str) -> RankError:
-    code = death.exit_code
+def _death(rank: int, failure: ProcessFailure, logs: Path, hint: str) -> RankError:
+    code = failure.exitcode
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-    text = f"rank {rank} on {socket.gethostname()} (process {death.process}) {how}"
-    log = _log_of(rank, folder)
-    if lines := log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []:
+    text = f"rank {rank} on {socket.gethostname()} (process {failure.pid}) {how}"
+    lines: list[str] = []
+    for path in logs.glob(f"**/{failure.local_rank}/stderr.log"):
+        lines = path.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    if lines:
         text += "\n    " + "\n    ".join(lines)
     if code == -signal.SIGKILL:
         hint = f"The system kills processes when memory runs out: see `dmesg`. {hint}"
     return RankError(text, code="rank_died", hint=hint)
+
+
+def _could_not_start(job: Job, error: Exception) -> RankError:
+    if job.plan.nnodes == 1:
+        return RankError(f"torchrun could not start the ranks: {error}", code="failed_start")
+    return RankError(
+        f"the {job.plan.nnodes} hosts did not meet at {job.rendezvous}: {error}",
+        code="no_meeting",
+        hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
+    )
 
 
 def _signal_name(number: int) -> str:

@@ -1,8 +1,8 @@
 """From a job to running ranks. No torch here.
 
 - If torchrun or Slurm has already started the ranks, this process becomes one of them.
-- A single rank needs no watching: this process becomes the worker.
-- Otherwise this process becomes the ``agent``, which starts the ranks and watches them.
+- A single rank needs no torchrun: this process becomes the worker.
+- Otherwise this process becomes the ``agent``, which starts the ranks through torchrun and watches them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first moments of a process that ``launcher`` or ``agent`` has started.
+"""The first moments of a process that ``launcher`` or torchrun has started.
 
 torch takes seconds to import. What must work from the start is set up here, before that: Ctrl-C ends the process with
 one line, a rank does not outlive its launcher, and a broken installation is reported.
@@ -87,7 +87,7 @@ def hold_interrupts() -> None:
 
 
 def _answer_interrupts(folder: Path) -> None:
-    """Answer Ctrl-C in the agent, in a thread, while the agent itself waits for its ranks.
+    """Answer Ctrl-C in the agent, in a thread, since torchrun can be in a call that does not handle signals.
 
     The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing. If there
     are no such ranks, or they do not end, this process ends, and the system ends the ranks with it.

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from neoxrun.errors import RankError, UsageError
+from neoxrun.errors import UsageError
 from neoxrun.parallel.partition import coordinates_of, rank_at
 from neoxrun.terminal.log import log, waiting
 
@@ -195,7 +195,6 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     """Join the other ranks, which torchrun's environment variables describe.
 
     Raises:
-        RankError: they have not met within ten minutes.
         UsageError: GLOO_SOCKET_IFNAME names an interface that this host does not have.
         ValueError: the number of ranks started is not ``tp * pp * replicas``.
     """
@@ -210,23 +209,27 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     _choose_interface()
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):
-        try:
-            store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
-        except dist.DistError as error:
-            raise RankError(
-                f"the {world} ranks did not meet at {address}: {error}",
-                code="no_meeting",
-                hint="Start the same command on every host, with its own --node-rank; --rdzv-endpoint names host 0.",
-            ) from error
+        store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
     dist.init_process_group(backend, store=store, timeout=_TIMEOUT, rank=rank, world_size=world)
     tp_rank, replica, stage = coordinates_of(tp, replicas, rank)
-    tp_ranks = [[first + at for at in range(tp)] for first in range(0, world, tp)]
-    replica_ranks = [
-        [rank_at(tp, replicas, at, number, part) for part in range(pp) for at in range(tp)]
-        for number in range(replicas)
-    ]
-    groups = _group_of(rank, tp_ranks), _group_of(rank, replica_ranks)
-    return Mesh(tp, pp, replicas, tp_rank, stage, replica, device, *groups, store=PrefixStore("neoxrun", store))
+    return Mesh(
+        tp=tp,
+        pp=pp,
+        replicas=replicas,
+        tp_rank=tp_rank,
+        stage=stage,
+        replica=replica,
+        device=device,
+        tp_group=_group_of(rank, [[first + at for at in range(tp)] for first in range(0, world, tp)]),
+        replica_group=_group_of(
+            rank,
+            [
+                [rank_at(tp, replicas, at, number, part) for part in range(pp) for at in range(tp)]
+                for number in range(replicas)
+            ],
+        ),
+        store=PrefixStore("neoxrun", store),
+    )
 
 
 def _group_of(rank: int, members: list[list[int]]) -> dist.ProcessGroup | None:

@@ -160,7 +160,7 @@ class Running:
         return found
 
     def rank(self, number: int) -> int:
-        """Process id of a rank that the agent has started."""
+        """Process id of a rank that torchrun has started."""
         for process in self.processes():
             with contextlib.suppress(OSError):
                 if f"RANK={number}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
