@@ -35,6 +35,7 @@ from neoxrun.generation.records import Record
 from neoxrun.model.dtypes import device_kind
 from neoxrun.parallel import mesh as meshes
 from neoxrun.planning.devices import cpu_device
+from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 
 _T = TypeVar("_T")
@@ -123,6 +124,8 @@ class LLM:
         )[0]
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
+        for warning in self._session.warnings:
+            log.warning(warning)
 
     @property
     def session(self) -> Session:

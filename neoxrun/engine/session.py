@@ -43,6 +43,7 @@ class Session:
         replica: the model that this rank is part of.
         tokenizer: the model's.
         weights: ``random`` where no checkpoint was loaded, else None.
+        warnings: what people should know about the weights, of all ranks; on rank 0 only.
         max_context: most tokens of a sequence.
         most_scored: most tokens of a pass that only scores while no engine is open, on every rank.
         loading_seconds: how long this rank took to build its part and fill it.
@@ -55,6 +56,7 @@ class Session:
     weights: str | None
     max_context: int
     most_scored: int
+    warnings: tuple[str, ...] = ()
     loading_seconds: float = 0.0
 
     def start_engine(self, *, requests: int, length: int, batch_size: int | None = None) -> Engine:
@@ -169,10 +171,12 @@ def open_session(
             )
             differing.shared = True
             raise differing
-    for warning in distinct if mesh.rank == 0 else ():
-        log.warning(warning)
     assert session is not None
-    return replace(session, most_scored=min(tokens for *_, tokens in others))
+    return replace(
+        session,
+        most_scored=min(tokens for *_, tokens in others),
+        warnings=tuple(distinct) if mesh.rank == 0 else (),
+    )
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:

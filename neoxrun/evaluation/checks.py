@@ -1,7 +1,9 @@
-"""Checks of tasks before the weights are loaded, for mistakes that the results would not show."""
+"""Checks of tasks before they are run, for mistakes that the results would not show; and their requests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -17,7 +19,7 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
     """Check a task of lm-eval's, with the documents that will be scored.
 
     Raises:
-        DataError: its first request cannot be built, or a document's right answer is not among its choices.
+        DataError: a document's right answer is not among its choices, or one of them cannot be made.
         UsageError: it is not for a text model, or runs code that the model writes.
     """
     if getattr(task, "UNSAFE_CODE", False):
@@ -28,17 +30,33 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
             code="unsupported_task",
             hint="Leave it out.",
         )
-    try:
-        task.build_all_requests(limit=1)
+    with _reporting_errors(name):
         wrong = _wrong_answer(task, limit)
+    if wrong is not None:
+        raise DataError(f"{name}: {wrong}, so no answer can be right", code="bad_task", hint=FIELDS_HINT)
+
+
+def build_requests(name: str, task: Any, limit: float | None) -> None:
+    """Build the requests of a task now, so that ``lm_eval.evaluator.evaluate`` need not do it after the load.
+
+    Raises:
+        DataError: they cannot be built.
+    """
+    with _reporting_errors(name):
+        task.build_all_requests(limit=get_sample_size(task, limit))
+    task.build_all_requests = lambda **how: None  # where lm-eval would build the same ones again
+
+
+@contextmanager
+def _reporting_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # a task's code and templates may raise anything
         raise DataError(
             f"lm-eval cannot build the requests of {name}: {type(error).__name__}: {error}",
             code="bad_task",
             hint=FIELDS_HINT,
         ) from error
-    if wrong is not None:
-        raise DataError(f"{name}: {wrong}, so no answer can be right", code="bad_task", hint=FIELDS_HINT)
 
 
 def _wrong_answer(task: Any, limit: float | None) -> str | None:

@@ -24,9 +24,10 @@ from neoxrun.errors import DataError, Interrupted
 from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
-from neoxrun.evaluation.checks import check_task
+from neoxrun.evaluation.checks import build_requests, check_task
 from neoxrun.evaluation.compare import compare_results, not_measured
 from neoxrun.evaluation.data import PreparedTasks, load_tasks
+from neoxrun.evaluation.faster import faster_lm_eval
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel import mesh as meshes
@@ -60,7 +61,7 @@ class PreparedRun:
 
 
 def prepare_run(options: EvaluateOptions) -> PreparedRun:
-    """On rank 0, before the weights are loaded: load the tasks, and build the first request of each.
+    """On rank 0, while the weights are loaded: load the tasks, check them, and build their requests.
 
     Raises:
         DataError: a task cannot be built, or its documents are wrong.
@@ -72,22 +73,29 @@ def prepare_run(options: EvaluateOptions) -> PreparedRun:
     random.seed(seeds[0])
     np.random.seed(seeds[1] % 2**32)
     torch.manual_seed(seeds[2])
-    tasks = load_tasks(options.found)
+    with faster_lm_eval():
+        tasks = load_tasks(options.found)
+        _prepare_requests(tasks.task_dict["tasks"], options, seeds[3])
+    return PreparedRun(options, tasks, seeds, start)
+
+
+def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewshot_seed: int) -> None:
+    """Check all tasks, then build the requests of each; with the random numbers that lm-eval would use."""
     states = random.getstate(), np.random.get_state()
-    for name, task in tasks.task_dict["tasks"].items():
+    for name, task in tasks.items():
         if task.get_config("output_type") == "generate_until":
             if options.gen_kwargs:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
             sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
-        task.set_fewshot_seed(seed=seeds[3])
         check_task(name, task, options.limit)
-        task.set_fewshot_seed(seed=seeds[3])  # the check has drawn examples
-    kinds = {task.get_config("output_type") for task in tasks.task_dict["tasks"].values()}
+    kinds = {task.get_config("output_type") for task in tasks.values()}
     if options.gen_kwargs and "generate_until" not in kinds:
         log.warning("--gen-kwargs has no effect: none of the tasks generates text")
     random.setstate(states[0])
     np.random.set_state(states[1])
-    return PreparedRun(options, tasks, seeds, start)
+    for name, task in tasks.items():
+        task.set_fewshot_seed(seed=fewshot_seed)
+        build_requests(name, task, options.limit)
 
 
 def run_evaluation(
@@ -134,13 +142,14 @@ def _evaluate(
     options, seeds = ready.options, ready.seeds
     lm = NeoxLM(session, replicas, cache=cache, seed=seeds[3], show_progress=show_progress)
     try:
-        results = evaluate(
-            lm=lm,
-            task_dict=ready.tasks.task_dict,
-            limit=options.limit,
-            bootstrap_iters=BOOTSTRAP_DRAWS,
-            log_samples=options.log_samples,
-        )
+        with faster_lm_eval():
+            results = evaluate(
+                lm=lm,
+                task_dict=ready.tasks.task_dict,
+                limit=options.limit,
+                bootstrap_iters=BOOTSTRAP_DRAWS,
+                log_samples=options.log_samples,
+            )
     except Exception as error:
         if _passed_through_neoxrun(error):
             raise

@@ -7,10 +7,14 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import torch
 
 from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
@@ -20,9 +24,11 @@ from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
+_Result = TypeVar("_Result")
 
 
 def main(job: Job, folder: Path, *, supervised: bool) -> int:
@@ -69,17 +75,10 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
     mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
-    work, options = _begin(job, rank)
     show_progress = rank == 0 and job.verbosity >= 0
-    session = open_session(
-        job.settings,
-        mesh,
-        plan.precisions,
-        random_weights=job.random_weights,
-        show_progress=show_progress,
-        max_context=plan.max_context,
-        eager=job.eager,
-    )
+    session, work, options = _begin(job, rank, partial(_open, job, mesh, show_progress))
+    for warning in session.warnings:
+        log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
     work(session, options, stdout, show_progress, announce)
@@ -88,20 +87,55 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     session.close()
 
 
-def _begin(job: Job, rank: int) -> tuple[Work, Any]:
-    """A command's work and its options, checked as far as possible before the weights are loaded."""
+def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
+    """The loaded model, a command's work, and its options."""
     if job.command == "bench":
-        return run_benchmark, job.options
+        return load(), run_benchmark, job.options
     if job.command == "generate":
-        return run_generation, job.options
-    # lm-eval takes seconds to import, and only rank 0 needs it.
+        return load(), run_generation, job.options
     if rank:
         from neoxrun.evaluation import replicas
 
-        return replicas.take_part, None
+        return load(), replicas.take_part, None
+    # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, which other threads can
+    # run beside; and what is wrong with a task is reported at once.
+    loaded = _in_background(load)
     from neoxrun.evaluation import run as evaluation
 
-    return evaluation.run_evaluation, evaluation.prepare_run(job.options)
+    ready = evaluation.prepare_run(job.options)
+    return loaded(), evaluation.run_evaluation, ready
+
+
+def _open(job: Job, mesh: Mesh, show_progress: bool) -> Session:
+    """Load this rank's part of the model, in any thread."""
+    if mesh.device.type == "cuda":
+        torch.cuda.set_device(mesh.device)  # each thread has a current device
+    return open_session(
+        job.settings,
+        mesh,
+        job.plan.precisions,
+        random_weights=job.random_weights,
+        show_progress=show_progress,
+        max_context=job.plan.max_context,
+        eager=job.eager,
+    )
+
+
+def _in_background(function: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Call a function in a thread. What is returned waits for its end, and returns or raises what it did.
+
+    The main thread may fail meanwhile, and the process then ends at once.
+    """
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result
 
 
 def _agree(job: Job) -> None:

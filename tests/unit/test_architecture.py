@@ -62,10 +62,10 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 IMPORTERS = {
     "datasets": "evaluation.data",
     "huggingface_hub": "evaluation.hub download.hub",
-    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.run evaluation.registered "
-    "evaluation.__main__",
+    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
+    "evaluation.registered evaluation.__main__",
     "matplotlib": "benchmark.plot",
-    "numpy": "checkpoint.files evaluation.run",
+    "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "pyarrow": "evaluation.documents",
     "pynvml": "planning.devices",
     "requests": "download.http",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import pytest
 from neoxrun import LLM, SamplingParams
 from neoxrun.config.reader import load_settings
 from neoxrun.errors import ConfigError, DataError, UsageError
+from neoxrun.planning.devices import cpu_device
 from support.paths import DEMO
 from support.python_api import PARAMS, TEXTS, plain
 
 
 @pytest.fixture(scope="module")
 def right() -> list[dict]:
-    with LLM("demo", device="cpu") as llm:
+    with LLM("demo", device="cpu", dtype="fp32") as llm:
         return [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS, PARAMS)]
 
 
 def test_one_process(right: list[dict[str, Any]]) -> None:
     assert [record["context"] for record in right] == TEXTS
-    with LLM("demo", device="cpu") as llm:
+    with LLM("demo", device="cpu", dtype="fp32") as llm:
         assert llm.generate([]) == []
         assert [plain(json.loads(record.to_json())) for record in llm.generate(TEXTS[0], PARAMS)] == right[:1]
         for size in (1, 2):
@@ -47,8 +49,18 @@ def test_one_process(right: list[dict[str, Any]]) -> None:
     assert caught.value.code == "missing_configuration"
 
 
-def test_scores_are_those_of_generated_tokens() -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_number_format_of_a_cpu(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = replace(cpu_device(), native_bf16=native)
+    monkeypatch.setattr("neoxrun.llm.cpu_device", lambda: host)
     with LLM("demo", device="cpu") as llm:
+        assert llm.session.replica.stage.precisions.weights == ("bf16" if native else "fp32")
+        (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=3))
+        assert record.length == 3
+
+
+def test_scores_are_those_of_generated_tokens() -> None:
+    with LLM("demo", device="cpu", dtype="fp32") as llm:
         (record,) = llm.generate(["import os"], SamplingParams(maximum_tokens=6, logprobs=1))
         total = sum(step["logprob"] for step in record.logprobs)
         encode = llm.session.tokenizer.encode

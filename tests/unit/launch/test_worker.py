@@ -1,0 +1,64 @@
+"""An evaluation is prepared while the weights are loaded."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from neoxrun.errors import CheckpointError, DataError
+from neoxrun.evaluation import run as evaluation
+from neoxrun.launch import worker
+from neoxrun.launch.job import Job
+
+WAIT = 20
+
+
+def work(options: Any = "options") -> Job:
+    nothing: Any = None
+    return Job("evaluate", nothing, nothing, options, kept="It is kept.")
+
+
+def test_tasks_are_prepared_during_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the other to have begun."""
+    loading, preparing = threading.Event(), threading.Event()
+
+    def load() -> Any:
+        loading.set()
+        assert preparing.wait(WAIT)
+        return "session"
+
+    def prepare(options: object) -> object:
+        preparing.set()
+        assert loading.wait(WAIT)
+        assert threading.current_thread() is threading.main_thread()
+        return options, "ready"
+
+    monkeypatch.setattr(evaluation, "prepare_run", prepare)
+    assert worker._begin(work(), 0, load) == ("session", evaluation.run_evaluation, ("options", "ready"))
+
+
+def test_a_task_that_fails_does_not_wait_for_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+
+    def load() -> Any:
+        assert loaded.wait(WAIT)
+
+    def prepare(options: object) -> None:
+        raise DataError("a task is wrong", code="bad_task")
+
+    monkeypatch.setattr(evaluation, "prepare_run", prepare)
+    with pytest.raises(DataError, match="a task is wrong"):
+        worker._begin(work(), 0, load)
+    assert not loaded.is_set()
+    loaded.set()
+
+
+def test_a_load_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> Any:
+        raise CheckpointError("x.pt is damaged", code="damaged_file")
+
+    monkeypatch.setattr(evaluation, "prepare_run", lambda options: options)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        worker._begin(work(), 0, load)
