@@ -119,10 +119,15 @@ class LLM:
         chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
         settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
-        precisions = preferred_precisions(
-            dtype, settings.precision, device_kind(chosen), native_bf16=cpu_device().native_bf16
-        )[0]
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
+        # Rank 0's processor decides for all of them.
+        native_bf16 = meshes.share_from_first(cpu_device().native_bf16)
+        kind = device_kind(chosen)
+        precisions = preferred_precisions(dtype, settings.precision, kind, native_bf16=native_bf16)[0]
+        if dtype is None and precisions.compute == "bf16" != settings.precision and mesh.rank == 0:
+            log.info(
+                f"precision: {settings.precision} -> bf16, which this CPU computes natively; dtype='fp32' is exact"
+            )
         self._session = open_session(settings, mesh, precisions, random_weights=random_weights, show_progress=False)
         for warning in self._session.warnings:
             log.warning(warning)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 from support.paths import shared_folder
 from support.snapshots import Snapshot, Snapshots, snapshots_of
@@ -19,6 +20,10 @@ hypothesis.settings.load_profile("no deadline")
 
 # Small models run fastest on one core, and most tests run several processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without a GPU, Triton's kernels run in its interpreter, which must be known before anything imports Triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TESTS = Path(__file__).resolve().parent
 MARKED_FOLDERS = ("e2e", "parity", "gpu")

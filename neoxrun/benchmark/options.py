@@ -58,7 +58,7 @@ def check_plot(path: Path) -> None:
             code="missing_package",
             hint="Install it: pip install 'neoxrun[plot]'",
         )
-    if path.suffix not in _FORMATS:
+    if path.suffix.lower() not in _FORMATS:
         raise UsageError(
             f"--plot {path} does not end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
             code="invalid_value",

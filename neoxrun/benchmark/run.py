@@ -83,7 +83,14 @@ def _measure(session: Session, options: BenchOptions, ready: float, loading: flo
     load = _load(options, loading)
     machine.reset_peak(device)
     kind = device_kind(device)
-    engine = session.start_engine(requests=MAX_BATCH[kind], length=longest_sequence(kind, session.max_context))
+    length = longest_sequence(kind, session.max_context)
+    # One sequence by itself first: on a CPU, weights are packed for several as soon as there is room for them.
+    alone = cases_for(kind, session.max_context, lambda length: 1)[0]
+    engine = session.start_engine(requests=1, length=length)
+    results = [_result(session, engine, alone, shape, hardware)]
+    engine.close()
+    replica.free_cache()
+    engine = session.start_engine(requests=MAX_BATCH[kind], length=length)
     cases = cases_for(kind, session.max_context, lambda length: _fitting(session, length))
     bar = Bar(
         "measuring",
@@ -93,7 +100,10 @@ def _measure(session: Session, options: BenchOptions, ready: float, loading: flo
         closing=lambda bar: f"measured in {bar.seconds:.0f} s",
     )
     with bar:
-        results = [_result(session, engine, case, shape, hardware, bar) for case in cases]
+        bar.update()
+        for case in cases[1:]:
+            results.append(_result(session, engine, case, shape, hardware))
+            bar.update()
         engine.close()
         replica.free_cache()
         replica.release_followers()
@@ -147,7 +157,7 @@ def _fitting(session: Session, length: int) -> int:
     return min(runner.rows, runner.pages // -(-length // runner.page_size))
 
 
-def _result(session: Session, engine: Engine, case: Case, shape: Shape, hardware: Hardware, bar: Bar) -> CaseResult:
+def _result(session: Session, engine: Engine, case: Case, shape: Shape, hardware: Hardware) -> CaseResult:
     device = session.mesh.device
     short = warm_up(case, device_kind(device))
     answer_case(engine, short, short.draw(shape.vocab_size, seed=0))
@@ -157,7 +167,6 @@ def _result(session: Session, engine: Engine, case: Case, shape: Shape, hardware
     else:
         count, effort = case.counted, whole_case(case, session.replica.runner.rows)
     floor = floor_of(shape, effort, hardware)
-    bar.update()
     return CaseResult(case, rate, count / floor.seconds, floor.bound)
 
 

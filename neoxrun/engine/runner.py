@@ -88,11 +88,12 @@ class Runner:
         self._reserved = Reserve(0, 0)
         self._eager, self._page_size = eager, page_size
         on_gpu = stage.device.type == "cuda"
-        self.ahead = ahead if ahead is not None else stage.mesh.pp - 1 or int(on_gpu)
+        usual = stage.mesh.pp - 1 if stage.mesh.pp > 1 else int(on_gpu)
+        self.ahead = usual if ahead is None else ahead
         self._tokens: Mail | None = None
         if stage.mesh.pp > 1:
             assert stage.mesh.replica_group is not None
-            self._tokens = Mail(stage.mesh.replica_group, TOKENS, most=4 * stage.mesh.pp)
+            self._tokens = Mail(stage.mesh.replica_group, TOKENS, most=4 * (self.ahead + 1))
         self.cache: KVCache | None = None
         self.batcher: Batcher | None = None
         self._sampler: Sampler | None = None

@@ -3,8 +3,8 @@
 A step takes one token of every sequence that is past its prompt, and fills what is left of the token budget with chunks
 of prompts, in the order in which they came. Steps may be planned before the tokens of the one before are known: such a
 token is fed back on the device, and a sequence that turns out to have ended has one token too many computed, which is
-dropped. Between pipeline stages tokens travel by way of the leader: there the sequences are divided into as many groups
-as there are stages, each of which has one group's step under way.
+dropped. Between pipeline stages tokens travel by way of the leader. There steps of several groups of sequences, or
+chunks of prompts, are under way at the same time, one in each stage.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Literal
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.pages import ROOT, Pages
 from neoxrun.engine.steps import Admission, Span, Step
+
+LEAST_GROUP = 64
+"""Sequences of a group: a step of fewer takes about as long as one of half as many, since it reads the same weights."""
 
 FinishReason = Literal["length", "stop", "context", "aborted"]
 
@@ -96,8 +99,8 @@ class Scheduler:
         budget: most tokens of a step; at least ``rows``.
         pages: of the cache; enough for one sequence of ``length``.
         eos: the token that ends a document, or None.
-        groups: of sequences. With more than one, a step takes a group's single tokens at the most, and each of them
-            when the one before it is known.
+        groups: of sequences, at most. With more than one, a step takes a group's single tokens, and each of them when
+            the one before it is known.
     """
 
     def __init__(self, rows: int, length: int, budget: int, pages: Pages, eos: int | None, *, groups: int = 1) -> None:
@@ -151,7 +154,7 @@ class Scheduler:
         copied: list[int] = []  # pages whose contents must stay until the step is done
         # Chunks of prompts share what single tokens leave of the budget.
         left = self._budget - sum(request.missing == 1 for request in self._running)
-        singles = -(-len(self._running) // self._groups)
+        singles = max(LEAST_GROUP, -(-len(self._running) // self._groups))
         crowded = False
         # In the order of arrival: only later requests, which are not planned yet, are put back to make room.
         for request in list(self._running):

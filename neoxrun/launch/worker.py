@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -29,6 +29,8 @@ from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
 _Result = TypeVar("_Result")
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
 
 
 def main(job: Job, folder: Path, *, supervised: bool) -> int:
@@ -97,13 +99,16 @@ def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, W
         from neoxrun.evaluation import replicas
 
         return load(), replicas.take_part, None
-    # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, which other threads can
-    # run beside; and what is wrong with a task is reported at once.
-    loaded = _in_background(load)
+    # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, which other threads can run
+    # beside.
+    session, (run, ready) = _both(load, partial(_prepare_evaluation, job.options))
+    return session, run, ready
+
+
+def _prepare_evaluation(options: Any) -> tuple[Work, Any]:
     from neoxrun.evaluation import run as evaluation
 
-    ready = evaluation.prepare_run(job.options)
-    return loaded(), evaluation.run_evaluation, ready
+    return evaluation.run_evaluation, evaluation.prepare_run(options)
 
 
 def _open(job: Job, mesh: Mesh, show_progress: bool) -> Session:
@@ -121,21 +126,29 @@ def _open(job: Job, mesh: Mesh, show_progress: bool) -> Session:
     )
 
 
-def _in_background(function: Callable[[], _Result]) -> Callable[[], _Result]:
-    """Call a function in a thread. What is returned waits for its end, and returns or raises what it did.
+def _both(first: Callable[[], _First], second: Callable[[], _Second]) -> tuple[_First, _Second]:
+    """Call two functions at the same time, and return their results; as soon as one raises, raise the same.
 
-    The main thread may fail meanwhile, and the process then ends at once.
+    The other may still run then: the process is expected to end.
     """
+    one, two = _in_background(first), _in_background(second)
+    futures: list[Future[Any]] = [one, two]
+    for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+        done.result()
+    return one.result(), two.result()
+
+
+def _in_background(function: Callable[[], _Result]) -> Future[_Result]:
     future: Future[_Result] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except Exception as error:
+        except BaseException as error:  # whoever waits has to know
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return future.result
+    return future
 
 
 def _agree(job: Job) -> None:

@@ -167,7 +167,7 @@ class Stage(nn.Module):
                 module.pack()
 
     def connect_peers(self) -> None:
-        """Let kernels read the memory of the other tensor-parallel ranks, where it can be reached; on a GPU.
+        """Let kernels write to the memory of the other tensor-parallel ranks, where it can be reached; on a GPU.
 
         Every rank of the replica calls it.
         """

@@ -40,7 +40,8 @@ class ResidualStream:
             dtype: of the stream.
         """
         if self._peers is None:
-            self._peers = connect_peers(self._mesh, PEER_ROWS, width, dtype)
+            processors = torch.cuda.get_device_properties(self._mesh.device).multi_processor_count
+            self._peers = connect_peers(self._mesh, self._mesh.minimum(min(PEER_ROWS, processors)), width, dtype)
 
     def add(self, x: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The stream with what a layer adds to it.
@@ -51,7 +52,7 @@ class ResidualStream:
         """
         if not parts:
             return x
-        return x + self._mesh.all_reduce(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+        return x + self._sum(parts)
 
     def add_and_normalize(
         self, x: torch.Tensor, parts: tuple[torch.Tensor, ...], norms: tuple[Norm, ...]
@@ -72,7 +73,7 @@ class ResidualStream:
             return x, tuple(norm(x) for norm in norms)
         peers = self._peers
         if self._mesh.tp > 1 and parts and (peers is None or len(x) > peers.rows):
-            peers, parts = None, (self._mesh.all_reduce(parts[0] if len(parts) == 1 else parts[0] + parts[1]),)
+            peers, parts = None, (self._sum(parts),)
         weights = tuple(
             (norm.weight, norm.bias) if isinstance(norm, LayerNorm) else (norm.scale, None) for norm in norms
         )
@@ -80,3 +81,7 @@ class ResidualStream:
             x, parts, weights, norms[0].epsilon, peers if parts else None
         )
         return found
+
+    def _sum(self, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Of all parts of all tensor-parallel ranks."""
+        return self._mesh.all_reduce(parts[0] if len(parts) == 1 else parts[0] + parts[1])

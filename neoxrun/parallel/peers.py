@@ -55,22 +55,32 @@ def connect_peers(mesh: Mesh, rows: int, width: int, dtype: torch.dtype) -> Peer
         peer access.
     """
     halves = 2 * mesh.tp * rows * width * dtype.itemsize
-    memory = None
+    buffer = memory = None
+    # The kernels only write and read; torch would set up multicast, too, which not every host allows.
+    os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
     if _on_one_host(mesh):
         try:
-            # The kernels only write and read; torch would set up multicast, too, which not every host allows.
-            os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
             buffer = symmetric_memory.empty(halves + 4 * mesh.tp * rows, dtype=torch.uint8, device=mesh.device)
             buffer.zero_()
-            assert mesh.tp_group is not None
-            handle = symmetric_memory.rendezvous(buffer, mesh.tp_group)
-            addresses = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=mesh.device)
-            uses = torch.zeros(rows, dtype=torch.int32, device=mesh.device)
-            memory = PeerMemory(rows, addresses, uses, halves, mesh.tp_rank, buffer)
-        except (RuntimeError, ValueError) as error:
-            log.debug(f"no access to the memory of other GPUs: {error}")
-    torch.cuda.synchronize(mesh.device)  # all is zero before the first rank goes on
-    return memory if mesh.minimum(memory is not None) else None
+        except RuntimeError as error:
+            log.debug(f"no memory that other GPUs can reach: {error}")
+    if not mesh.minimum(buffer is not None):  # in the next call the ranks wait for each other
+        return None
+    assert buffer is not None
+    assert mesh.tp_group is not None
+    try:
+        handle = symmetric_memory.rendezvous(buffer, mesh.tp_group)
+        addresses = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=mesh.device)
+        uses = torch.zeros(rows, dtype=torch.int32, device=mesh.device)
+        memory = PeerMemory(rows, addresses, uses, halves, mesh.tp_rank, buffer)
+    except (RuntimeError, ValueError) as error:
+        log.debug(f"no access to the memory of other GPUs: {error}")
+    torch.cuda.synchronize(mesh.device)  # all is zero before the first rank writes
+    if mesh.minimum(memory is not None):
+        return memory
+    if mesh.leads:
+        log.info("the GPUs cannot reach each other's memory: NCCL does their sums")
+    return None
 
 
 def _on_one_host(mesh: Mesh) -> bool:

@@ -90,6 +90,6 @@ def test_ctrl_c(tp: int) -> None:
     result.check_error(130, "interrupted")
 
 
-def test_eager_generates_the_same() -> None:
+def test_eager_is_accepted_where_there_are_no_graphs() -> None:
     words = ("generate", "demo", "--prompt", "import os", "--tp", "1", "--temperature", "0", "--maximum-tokens", "8")
     assert neoxrun(*words, "--eager").check_success().out == neoxrun(*words).check_success().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -11,9 +10,6 @@ import torch.nn.functional as F
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined
-
 from neoxrun.model.kernels import fused, paged
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,6 +19,7 @@ from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.engine import scheduler
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
@@ -199,6 +200,7 @@ def run(case: Case, mesh: Mesh) -> Answer:
     replica = Replica(runner)
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
     slots = len(case.prompts) - 1
+    scheduler.LEAST_GROUP = 1  # so that few sequences are divided over pipeline stages, too
     batched_tokens = run_engine(replica, case.prompts, params, slots=slots)
     alone_tokens = run_engine(replica, case.prompts[:1], params[:1], slots=1)
     plain, trees = (Scoring(case.prompts, branching=branching) for branching in (False, True))

@@ -270,3 +270,13 @@ def test_configuration_has_every_key() -> None:
 def test_python_page_has_every_argument_of_llm() -> None:
     documented = written(first_cells(section(PAGES["docs/python.md"], "Which model, and where it runs")))
     assert documented == inspect.signature(LLM).parameters.keys()
+
+
+def test_no_merge_is_half_done() -> None:
+    folders = [ROOT / name for name in ("docs", "neoxrun", "tests", "benchmarks", "scripts", "configs")]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".md", ".py", ".yml", ".txt")]
+    paths += ROOT.glob("*.*")
+    marked = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
+    found = [path for path in paths if path.is_file() and marked.search(path.read_text(encoding="utf-8"))]
+    assert len(paths) > 200
+    assert not found

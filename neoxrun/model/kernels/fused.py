@@ -1,7 +1,7 @@
 """Triton kernels of a forward pass on a GPU: what lies between the matrix products.
 
 Each does in one pass over memory what torch's own operations do in several. All sums are in fp32, and each result is
-rounded once.
+rounded once; what a rank sends to others is rounded, too.
 
 Shapes: ``T`` tokens, ``H`` hidden, ``N`` this rank's heads, ``D`` head dim, ``R`` rotary dims, ``P`` keys of a page.
 """
@@ -37,8 +37,8 @@ def _sum_over_ranks(
     at = row.to(tl.int64) * width + column
     for rank in tl.static_range(RANKS):
         if rank != RANK:
-            theirs = tl.load(peers_ptr + rank).to(tl.pointer_type(own.dtype))
-            tl.store(theirs + (half + RANK) * table + at, own, mask=inside)
+            other = tl.load(peers_ptr + rank).to(tl.pointer_type(own.dtype))
+            tl.store(other + (half + RANK) * table + at, own, mask=inside)
     tl.debug_barrier()  # all of the row is written before the flags are
     for rank in tl.static_range(RANKS):
         if rank != RANK:

@@ -11,7 +11,7 @@ import pytest
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.pages import Pages
-from neoxrun.engine.scheduler import Planned, Request, Scheduler
+from neoxrun.engine.scheduler import LEAST_GROUP, Planned, Request, Scheduler
 from neoxrun.engine.steps import Step
 
 EOS = 0
@@ -85,8 +85,17 @@ class Device:
     ],
 )
 def test_every_request_gets_its_own_tokens(
-    ahead: int, groups: int, rows: int, length: int, budget: int, pages: int, size: int, block: int
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: int,
+    groups: int,
+    rows: int,
+    length: int,
+    budget: int,
+    pages: int,
+    size: int,
+    block: int,
 ) -> None:
+    monkeypatch.setattr("neoxrun.engine.scheduler.LEAST_GROUP", 1)
     chance = random.Random(f"{ahead} {groups} {rows} {pages}")
     book = Pages(pages, size, block)
     scheduler = Scheduler(rows, length, budget, book, EOS, groups=groups)
@@ -142,24 +151,43 @@ def test_every_request_gets_its_own_tokens(
 
 def test_groups_take_turns() -> None:
     """With two groups each step has half of the sequences, and the other half can be planned meanwhile."""
+    many = 2 * LEAST_GROUP
+    scheduler = Scheduler(many, 64, 1000, Pages(10 * many, 16), EOS, groups=2)
+    for number in range(many):
+        scheduler.add(Request(number, [1, 2], SamplingParams(maximum_tokens=50)))
+    first = scheduler.plan()
+    assert first is not None
+    assert scheduler.plan() is None, "all prompts are in the first step"
+    scheduler.take(first, [3] * many)
+    under_way = [scheduler.plan(), scheduler.plan()]
+    rows = [sorted(span.row for span in planned.step.spans) for planned in under_way if planned is not None]
+    assert [len(one) for one in rows] == [LEAST_GROUP] * 2
+    assert {*rows[0], *rows[1]} == set(range(many))
+    assert scheduler.plan() is None
+    for _ in range(5):
+        done = under_way.pop(0)
+        assert done is not None
+        scheduler.take(done, [3] * LEAST_GROUP)
+        under_way.append(scheduler.plan())
+        assert [span.row for span in under_way[-1].step.spans] == [span.row for span in done.step.spans]
+
+
+def test_few_sequences_stay_together() -> None:
     scheduler = Scheduler(4, 64, 64, Pages(100, 4), EOS, groups=2)
     for number in range(4):
         scheduler.add(Request(number, [1, 2], SamplingParams(maximum_tokens=50)))
     first = scheduler.plan()
     assert first is not None
-    assert scheduler.plan() is None, "all prompts are in the first step"
     scheduler.take(first, [3] * 4)
-    under_way = [scheduler.plan(), scheduler.plan()]
-    rows = [sorted(span.row for span in planned.step.spans) for planned in under_way if planned is not None]
-    assert [len(one) for one in rows] == [2, 2]
-    assert {*rows[0], *rows[1]} == {0, 1, 2, 3}
+    second = scheduler.plan()
+    assert second is not None
+    assert len(second.step.spans) == 4
     assert scheduler.plan() is None
-    for _ in range(5):
-        done = under_way.pop(0)
-        assert done is not None
-        scheduler.take(done, [3] * 2)
-        under_way.append(scheduler.plan())
-        assert [span.row for span in under_way[-1].step.spans] == [span.row for span in done.step.spans]
+    scheduler.add(Request(4, [1, 2], SamplingParams(maximum_tokens=50)))
+    scheduler.cancel(0)
+    third = scheduler.plan()
+    assert third is not None, "a prompt is read meanwhile"
+    assert len(third.step.spans) == 1
 
 
 @pytest.mark.parametrize(("pages", "size", "block"), [(1000, 16, 16), (64, 2048, 16)])

@@ -32,7 +32,6 @@ def test_tasks_are_prepared_during_the_load(monkeypatch: pytest.MonkeyPatch) -> 
     def prepare(options: object) -> object:
         preparing.set()
         assert loading.wait(WAIT)
-        assert threading.current_thread() is threading.main_thread()
         return options, "ready"
 
     monkeypatch.setattr(evaluation, "prepare_run", prepare)
@@ -62,3 +61,16 @@ def test_a_load_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "prepare_run", lambda options: options)
     with pytest.raises(CheckpointError, match="is damaged"):
         worker._begin(work(), 0, load)
+
+
+def test_a_load_that_fails_does_not_wait_for_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = threading.Event()
+
+    def load() -> Any:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(evaluation, "prepare_run", lambda options: prepared.wait(WAIT))
+    with pytest.raises(SystemExit):
+        worker._begin(work(), 0, load)
+    assert not prepared.is_set()
+    prepared.set()
