@@ -15,7 +15,8 @@ from support.paths import shared_folder
 from support.snapshots import Snapshot, Snapshots, snapshots_of
 
 # How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("no deadline", deadline=None)
+EXAMPLES = 100 if os.environ.get("NEOXRUN_THOROUGH") else 30
+hypothesis.settings.register_profile("no deadline", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("no deadline")
 
 # Small models run fastest on one core, and most tests run several processes.

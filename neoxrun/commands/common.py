@@ -64,7 +64,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("fp32", "fp16", "bf16"),
         help="Number format. Default: the configuration's on a GPU; on the CPU bf16 where the processor has "
-        "instructions for it and the configuration does not say fp32, else fp32, or bf16 where fp32 does not fit.",
+        "instructions for it, results need not be exact (`evaluate`) and the configuration does not say fp32, else "
+        "fp32, or bf16 where fp32 does not fit.",
     )
     ranks.add_argument("--tp", type=positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan.")
     ranks.add_argument("--pp", type=positive, metavar="N", help="Pipeline stages. Default: decided by the plan.")
@@ -105,7 +106,7 @@ def add_eager(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--eager",
         action="store_true",
-        help="Capture no CUDA graphs: steps are slower, and the first ones start sooner. Of use for a few short "
+        help="Capture no CUDA graphs: steps are slower, and the first ones start sooner. Useful for a few short "
         "answers, to save the memory of the graphs, and to find out whether graphs are the cause of a problem.",
     )
 
@@ -148,7 +149,7 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
     if args.device == "cpu":
         if args.gpus is not None:
             raise UsageError(
-                "--gpus and --device cpu exclude each other",
+                "--gpus and --device cpu cannot be combined",
                 code="conflicting_options",
                 hint="Leave one of them out.",
             )

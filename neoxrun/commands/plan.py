@@ -35,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Plan for these GPUs of one host, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or with --device cpu"
         " for a host with that much memory, as in 64GB. Default: what is free on this machine.",
     )
-    what = parser.add_argument_group("the work that it is for")
+    what = parser.add_argument_group("workload")
     what.add_argument(
         "--prompts",
         type=common.positive,
         metavar="N",
-        help=f"Plan for so many prompts. Default: {TYPICAL_PROMPTS.prompts}; {TYPICAL_TEXTS.prompts} with --score.",
+        help=f"Plan for this many prompts. Default: {TYPICAL_PROMPTS.prompts}; {TYPICAL_TEXTS.prompts} with --score.",
     )
     what.add_argument(
         "--prompt-tokens",
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = parse_devices(args.devices, args.device or "cuda")
     settings = common.settings_from_args(args)
-    plan = common.plan_from_args(args, settings, found, _work(args))
+    plan = common.plan_from_args(args, settings, found, _work(args, settings.model.max_context), exact=args.score)
     if args.json:
         text = json.dumps(to_json(plan), indent=2)
     else:
@@ -86,9 +86,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _work(args: argparse.Namespace) -> Work:
+def _work(args: argparse.Namespace, context: int) -> Work:
     if args.score and args.maximum_tokens:
-        raise UsageError("--score and --maximum-tokens exclude each other", code="conflicting_options")
+        raise UsageError("--score and --maximum-tokens cannot be combined", code="conflicting_options")
+    for option, tokens in (("--prompt-tokens", args.prompt_tokens), ("--maximum-tokens", args.maximum_tokens)):
+        if tokens and tokens >= context:
+            raise UsageError(
+                f"{option} {tokens}: the context holds {context} tokens, prompt and answer together",
+                code="invalid_value",
+            )
     work = TYPICAL_TEXTS if args.score else TYPICAL_PROMPTS
     return Work(
         args.prompts or work.prompts,

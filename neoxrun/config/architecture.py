@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from neoxrun.config import neox_keys
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError
+
+_MOST_LAYERS: Final = 10_000  # far beyond any model; planning takes longer with each
 
 
 def refuse_unsupported(options: ConfigOptions) -> None:
@@ -47,7 +49,7 @@ def _check_attention(options: ConfigOptions) -> None:
     items = entry.value
     if all(isinstance(item, str) for item in items):
         items = [[items, 1]]
-    num_layers = options.integer("num_layers", 0)
+    num_layers = options.integer("num_layers", 0, high=_MOST_LAYERS)
     described = 0
     for item in items:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], list):
@@ -112,7 +114,7 @@ def read_architecture(options: ConfigOptions) -> ModelConfig:
         )
     fused, onnx_safe = options.flag("bias_gelu_fusion", False), options.flag("onnx_safe", False)
     return ModelConfig(
-        num_layers=options.integer("num_layers", 0),
+        num_layers=options.integer("num_layers", 0, high=_MOST_LAYERS),
         hidden_size=hidden,
         num_attention_heads=heads,
         intermediate_size=_intermediate_size(options, hidden),

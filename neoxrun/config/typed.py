@@ -59,13 +59,13 @@ class ConfigOptions:
             hint=f"Supported: {supported}. Options that change the result are never ignored.",
         )
 
-    def integer(self, name: str, default: D, *, low: int = 1) -> int | D:
-        """A whole number, at least ``low``."""
+    def integer(self, name: str, default: D, *, low: int = 1, high: int = _LARGEST) -> int | D:
+        """A whole number from ``low`` to ``high``."""
         if not self._given(name, default):
             return default
         value = self._entries[name].value
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _LARGEST:
-            raise self.refusal(name, f"a whole number from {low} to {_LARGEST}")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.refusal(name, f"a whole number from {low} to {high}")
         return value
 
     def number(self, name: str, default: D, *, most: float = math.inf) -> float | D:

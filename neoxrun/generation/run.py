@@ -110,7 +110,8 @@ def _answer_all(
 def _how_fast(bar: Bar, output: Path | None) -> str:
     rate = bar.amount / bar.seconds
     where = "" if output is None else f", in {output}"
-    return f"{counted(bar.count, 'answer')}, {bar.amount} tokens in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
+    done = f"{counted(bar.count, 'answer')}, {counted(bar.amount, 'token')}"
+    return f"{done} in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
 
 
 def _collect_all(

@@ -195,12 +195,16 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     """Join the other ranks, which torchrun's environment variables describe.
 
     Raises:
-        UsageError: GLOO_SOCKET_IFNAME names an interface that this host does not have.
-        ValueError: the number of ranks started is not ``tp * pp * replicas``.
+        UsageError: the number of ranks started is not ``tp * pp * replicas``, or GLOO_SOCKET_IFNAME names an
+            interface that this host does not have.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != tp * pp * replicas:
-        raise ValueError(f"{world} ranks were started for tp {tp} x pp {pp} x replicas {replicas}")
+        raise UsageError(
+            f"{world} ranks were started, and tp {tp} x pp {pp} x replicas {replicas} needs {tp * pp * replicas}",
+            code="different_commands",
+            hint="Give every host the same command line; --tp, --pp, --replicas and --dtype fix the split.",
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Triton launches on the current device, whatever the tensors' is
     if world == 1:

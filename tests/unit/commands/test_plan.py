@@ -56,6 +56,14 @@ def test_the_work_decides(
     assert f"{work.prompts:,} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--prompt-tokens", "--maximum-tokens"])
+def test_lengths_beyond_the_context_are_refused(config: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["plan", config, "--devices", "8x80GB", option, "100000"]) == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert "the context holds" in said
+
+
 def test_on_the_cpu_no_time_is_estimated() -> None:
     values = to_json(planned("20B", "256GB", "cpu"))
     assert [values[key] for key in ("work", "gpu_speed", "estimate", "alternative")] == [None] * 4

@@ -21,6 +21,7 @@ MISTAKES = [
     ("zzzzqqqq: 2", "unknown option zzzzqqqq", "no such option"),
     ("num_layers: abc", "num_layers must be a whole number from 1", None),
     ("num_layers: 0", "num_layers must be a whole number from 1", None),
+    ("num_layers: 10001", "num_layers must be a whole number from 1 to 10000", None),
     ("num_layers: true", "num_layers must be a whole number from 1", None),
     ("num_layers: 2.0", "num_layers must be a whole number from 1", None),
     ("hidden_size: 66", "hidden_size must be a multiple of num_attention_heads (4)", None),

@@ -15,7 +15,7 @@ from neoxrun.engine.scheduler import LEAST_GROUP, Planned, Request, Scheduler
 from neoxrun.engine.steps import Step
 
 EOS = 0
-STEPS = int(os.environ.get("NEOXRUN_SCHEDULER_STEPS", "100000"))
+STEPS = 100_000 if os.environ.get("NEOXRUN_THOROUGH") else 50_000
 
 
 def next_token(ids: tuple[int, ...]) -> int:
