@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from neoxrun import LLM
-from support import python_api
+from neoxrun import LLM, SamplingParams
+from support import python_api, unlike_processors
 from support.command import neoxrun, records_of
 from support.python_api import PARAMS, TEXTS, plain
 from support.ranks import torchrun
@@ -37,3 +37,11 @@ def test_every_process_gets_all_answers(right: list[dict[str, Any]], tmp_path: P
     assert len(files) == 4
     for path in files:
         assert [plain(record) for record in records_of(path)] == right, path.name
+
+
+def test_processes_on_unlike_processors_agree_on_the_number_format(tmp_path: Path) -> None:
+    torchrun(unlike_processors.__file__, tmp_path, ranks=2)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.iterdir())]
+    with LLM("demo", device="cpu", dtype="bf16") as llm:
+        (right,) = llm.generate(["import os"], SamplingParams(temperature=0, maximum_tokens=8))
+    assert found == [{"weights": "bf16", "text": right.text}] * 2
