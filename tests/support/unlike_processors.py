@@ -1,4 +1,4 @@
-"""The Python API on two pipeline stages whose processors differ: only rank 0's has bf16. Argument: folder to save in."""
+"""The Python API on two pipeline stages, of which only rank 0's processor has bf16. Argument: folder to save in."""
 
 from __future__ import annotations
 
