@@ -124,7 +124,8 @@ def _cpu_reason(plan: Plan) -> str:
     if decision.rule is SplitRule.REQUESTED:
         text = "The split is the one asked for"
     elif decision.rule is SplitRule.ONE_RANK:
-        text = "One rank has all of the host to itself, as splitting gains nothing on one CPU"
+        text = "One rank has all of the host to itself" if plan.replicas == 1 else "Each replica is one rank"
+        text += ", as splitting gains nothing on one CPU"
     else:
         text = "The split keeps the configuration's tensor-parallel size"
         if decision.seen:
@@ -221,10 +222,11 @@ def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
 
 def _host_too_small(refusal: MemoryRefused) -> UsageError:
     ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
+    fewer = ", fewer ranks (--tp, --pp, --replicas)" if refusal.ranks > 1 else ""
     return UsageError(
         f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
         code="does_not_fit",
-        hint=f"What would fit: {host} of free host memory, or a smaller model.",
+        hint=f"What would fit: {host} of free host memory{fewer}, or a smaller model.",
     )
 
 

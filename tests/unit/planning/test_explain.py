@@ -197,3 +197,11 @@ def test_reasons(case: str) -> None:
 def notes(name: str, devices: str | list[Device], kind: str = "cuda", cores: int = 0, **flags: object) -> list[str]:
     plan: Plan = planned(name, devices, kind, cores, **flags)
     return explain_notes(plan)
+
+
+def test_replicas_on_one_cpu() -> None:
+    reason = explain_reason(planned("pythia-410m", "64GB", "cpu", 8, replicas=2))
+    assert reason.startswith("Each replica is one rank")
+    with pytest.raises(UsageError, match="in 100 ranks") as caught:
+        planned("pythia-410m", "64GB", "cpu", 8, replicas=100)
+    assert "fewer ranks" in (caught.value.hint or "")
