@@ -200,7 +200,6 @@ def run(case: Case, mesh: Mesh) -> Answer:
     replica = Replica(runner)
     params = [SamplingParams(maximum_tokens=new_tokens(i)) for i in range(len(case.prompts))]
     slots = len(case.prompts) - 1
-    scheduler.LEAST_GROUP = 1  # so that few sequences are divided over pipeline stages, too
     batched_tokens = run_engine(replica, case.prompts, params, slots=slots)
     alone_tokens = run_engine(replica, case.prompts[:1], params[:1], slots=1)
     plain, trees = (Scoring(case.prompts, branching=branching) for branching in (False, True))
@@ -251,6 +250,7 @@ def run_on_split(cases: dict[str, Case], tp: int, pp: int, folder: Path) -> dict
 def main() -> None:
     tp, pp, asked, given = sys.argv[1:]
     mesh = meshes.connect_ranks(int(tp), int(pp), 1, CPU)
+    scheduler.LEAST_GROUP = 1  # so that few sequences are divided over pipeline stages, too
     cases = torch.load(asked, weights_only=False)
     answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
