@@ -31,6 +31,10 @@ from neoxrun.checkpoint.content import (
 )
 from neoxrun.errors import CheckpointError
 
+# torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The filter is
+# set once: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
+warnings.filterwarnings("ignore", message="Detected pickle protocol")
+
 
 def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """The objects that ``content.NUMPY_GLOBALS`` names, in torch's form, and the dtype of numpy's random state."""
@@ -61,9 +65,7 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
     try:
-        with torch.serialization.safe_globals(_allowed_globals()), warnings.catch_warnings():
-            # torch warns about other protocols and continues; what it cannot read or does not allow is refused below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        with torch.serialization.safe_globals(_allowed_globals()):
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # On arbitrary bytes torch.load may raise anything; to the user it all means the same.
