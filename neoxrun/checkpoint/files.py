@@ -31,10 +31,6 @@ from neoxrun.checkpoint.content import (
 )
 from neoxrun.errors import CheckpointError
 
-# torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The filter is
-# set once: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
-warnings.filterwarnings("ignore", message="Detected pickle protocol")
-
 
 def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """The objects that ``content.NUMPY_GLOBALS`` names, in torch's form, and the dtype of numpy's random state."""
@@ -64,6 +60,9 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         raise damaged_file(path, NOT_TORCH)
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
+    # torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The filter
+    # stays: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
     try:
         with torch.serialization.safe_globals(_allowed_globals()):
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
