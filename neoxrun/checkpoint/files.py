@@ -60,8 +60,8 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         raise damaged_file(path, NOT_TORCH)
     mapped = start.startswith(b"PK\x03\x04")
     records = check_archive(path) if mapped else None
-    # torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The filter
-    # stays: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
+    # torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The
+    # filter stays: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
     warnings.filterwarnings("ignore", message="Detected pickle protocol")
     try:
         with torch.serialization.safe_globals(_allowed_globals()):
