@@ -99,8 +99,8 @@ def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, W
         from neoxrun.evaluation import replicas
 
         return load(), replicas.take_part, None
-    # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, which other threads can run
-    # beside.
+    # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, during which other threads
+    # can run.
     session, (run, ready) = _both(load, partial(_prepare_evaluation, job.options))
     return session, run, ready
 

@@ -29,6 +29,7 @@ class ResidualStream:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._peers: PeerMemory | None = None
+        self._connected = False
 
     def connect(self, width: int, dtype: torch.dtype) -> None:
         """Where the GPUs can reach each other's memory, let one kernel do a decode step's all-reduce and norms.
@@ -39,7 +40,8 @@ class ResidualStream:
             width: ``H``.
             dtype: of the stream.
         """
-        if self._peers is None:
+        if not self._connected:  # once, also where the answer is that they cannot
+            self._connected = True
             processors = torch.cuda.get_device_properties(self._mesh.device).multi_processor_count
             self._peers = connect_peers(self._mesh, self._mesh.minimum(min(PEER_ROWS, processors)), width, dtype)
 

@@ -68,7 +68,7 @@ def test_a_batch_on_and_off_the_captured_sizes(head_dim: int) -> None:
         assert answers(replica_of(head_dim=head_dim), prompts, slots=slots) == alone
 
 
-def test_long_prompts_in_chunks_beside_others() -> None:
+def test_long_prompts_in_chunks_among_others() -> None:
     """Together they take more than a step holds, so that they are cut where they would not be alone."""
     prompts = prompts_of([3000, 20, 3000, 7, 2500, 4000])
     alone = answers(replica_of(), prompts, slots=1)
