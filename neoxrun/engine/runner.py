@@ -23,7 +23,7 @@ from neoxrun.errors import RankError
 from neoxrun.model.batch import Batch
 from neoxrun.model.dtypes import device_kind
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.model.kernels import agree_on_kernels
+from neoxrun.model.kernels import triton_kernels
 from neoxrun.model.kv_cache import KVCache
 from neoxrun.model.tree import TreeAttention
 from neoxrun.parallel.mail import Mail
@@ -240,10 +240,8 @@ class Runner:
         self.batcher = Batcher(self.cache, stage.rotary, self.rows, length, self.device)
         if mesh.samples:
             self._sampler = Sampler(self.rows, stage.vocab_size, self.device)
-        if on_gpu and agree_on_kernels(mesh):
-            stage.connect_peers()
-            if mesh.pp == 1 and not self._eager:
-                self._graphs = DecodeGraphs(self._decode, self.batcher.packed_width, self.rows, self.device)
+        if triton_kernels(self.device) is not None and mesh.pp == 1 and not self._eager:
+            self._graphs = DecodeGraphs(self._decode, self.batcher.packed_width, self.rows, self.device)
 
     def _decode(self, packed: torch.Tensor) -> torch.Tensor:
         """One token of each of several sequences: this rank's part of the logits, ``[B, V / tp]``."""

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,13 @@ from neoxrun.engine.engine import Engine
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, classify
-from neoxrun.model.dtypes import device_kind
+from neoxrun.model.dtypes import DTYPES, device_kind
 from neoxrun.model.gpt_neox import Stage
+from neoxrun.model.kernels import agree_on_kernels
 from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.background import in_background
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.parallel.peers import PEER_ROWS, PeerMemory, connect_peers
 from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.memory import MAX_BATCH, scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
@@ -126,14 +130,20 @@ def open_session(
     warnings: list[str] = []
     model: object = "random weights"
     start = time.perf_counter()
+    # A rank whose weights cannot be loaded connects, too: the others wait for it there.
+    connecting = in_background(partial(_connect, mesh, settings.model.hidden_size, DTYPES[precisions.compute]))
     try:
-        tokenizer = load_tokenizer(settings.tokenizer)
-        if random_weights:
-            warnings.append("the weights are random (--random-weights): the text means nothing")
-            stage = _random(settings, mesh, precisions, tokenizer)
-        else:
-            stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
-        loading = time.perf_counter() - start
+        try:
+            tokenizer = load_tokenizer(settings.tokenizer)
+            if random_weights:
+                warnings.append("the weights are random (--random-weights): the text means nothing")
+                stage = _random(settings, mesh, precisions, tokenizer)
+            else:
+                stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
+            loading = time.perf_counter() - start
+        finally:
+            peers = connecting.result()
+        stage.residual.peers = peers
         cache_bytes = _cache_bytes(mesh, stage)
         session = Session(
             settings,
@@ -177,6 +187,24 @@ def open_session(
         most_scored=min(tokens for *_, tokens in others),
         warnings=tuple(distinct) if mesh.rank == 0 else (),
     )
+
+
+def _connect(mesh: Mesh, width: int, dtype: torch.dtype) -> PeerMemory | None:
+    """Have the GPUs of all ranks connect and compile a first kernel, which takes seconds; in any thread.
+
+    Args:
+        mesh: this rank among the others.
+        width: numbers of a token's activations.
+        dtype: of the activations.
+
+    Returns:
+        Memory for the sums of the tensor-parallel ranks, where they have the kernels that use it.
+    """
+    if mesh.device.type != "cuda":
+        return None
+    torch.cuda.set_device(mesh.device)  # each thread has a current device
+    mesh.connect_gpus()
+    return connect_peers(mesh, PEER_ROWS, width, dtype) if agree_on_kernels(mesh) and mesh.tp > 1 else None
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:

@@ -7,12 +7,10 @@ import os
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import torch
 
@@ -24,13 +22,11 @@ from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
-_Result = TypeVar("_Result")
-_First = TypeVar("_First")
-_Second = TypeVar("_Second")
 
 
 def main(job: Job, folder: Path, *, supervised: bool) -> int:
@@ -101,7 +97,7 @@ def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, W
         return load(), replicas.take_part, None
     # lm-eval takes seconds to import, and to build its requests. Loading is mostly copies, during which other threads
     # can run.
-    session, (run, ready) = _both(load, partial(_prepare_evaluation, job.options))
+    session, (run, ready) = both(load, partial(_prepare_evaluation, job.options))
     return session, run, ready
 
 
@@ -124,31 +120,6 @@ def _open(job: Job, mesh: Mesh, show_progress: bool) -> Session:
         max_context=job.plan.max_context,
         eager=job.eager,
     )
-
-
-def _both(first: Callable[[], _First], second: Callable[[], _Second]) -> tuple[_First, _Second]:
-    """Call two functions at the same time, and return their results; as soon as one raises, raise the same.
-
-    The other may still run then: the process is expected to end.
-    """
-    one, two = _in_background(first), _in_background(second)
-    futures: list[Future[Any]] = [one, two]
-    for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-        done.result()
-    return one.result(), two.result()
-
-
-def _in_background(function: Callable[[], _Result]) -> Future[_Result]:
-    future: Future[_Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # whoever waits has to know
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def _agree(job: Job) -> None:

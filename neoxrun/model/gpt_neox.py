@@ -166,14 +166,6 @@ class Stage(nn.Module):
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.pack()
 
-    def connect_peers(self) -> None:
-        """Let kernels write to the memory of the other tensor-parallel ranks, where it can be reached; on a GPU.
-
-        Every rank of the replica calls it.
-        """
-        if self.mesh.tp > 1:
-            self.residual.connect(self.config.hidden_size, self.compute_dtype)
-
     def randomize(self, seed: int) -> None:
         """Fill every parameter with small random numbers (norms with ones), for measuring sizes and speed only."""
         generator = torch.Generator(self.device).manual_seed(seed)

@@ -5,18 +5,12 @@ Shapes: ``T`` tokens, ``H`` hidden.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
 from neoxrun.model.kernels import triton_kernels
 from neoxrun.model.norms import LayerNorm, Norm
 from neoxrun.parallel.mesh import Mesh
-from neoxrun.parallel.peers import PeerMemory, connect_peers
-
-PEER_ROWS: Final = 128
-"""Most tokens of a pass whose sums are made by the kernel that writes to other GPUs' memory: one program a token, which
-waits for that of the other GPUs, so that all of them must run at the same time."""
+from neoxrun.parallel.peers import PeerMemory
 
 
 class ResidualStream:
@@ -24,26 +18,14 @@ class ResidualStream:
 
     Args:
         mesh: this rank's coordinates.
+
+    Attributes:
+        peers: where there is such memory, one kernel does a decode step's all-reduce and norms; on all ranks or none.
     """
 
     def __init__(self, mesh: Mesh) -> None:
+        self.peers: PeerMemory | None = None
         self._mesh = mesh
-        self._peers: PeerMemory | None = None
-        self._connected = False
-
-    def connect(self, width: int, dtype: torch.dtype) -> None:
-        """Where the GPUs can reach each other's memory, let one kernel do a decode step's all-reduce and norms.
-
-        Every rank of the replica calls it, where all have the kernels.
-
-        Args:
-            width: ``H``.
-            dtype: of the stream.
-        """
-        if not self._connected:  # once, also where the answer is that they cannot
-            self._connected = True
-            processors = torch.cuda.get_device_properties(self._mesh.device).multi_processor_count
-            self._peers = connect_peers(self._mesh, self._mesh.minimum(min(PEER_ROWS, processors)), width, dtype)
 
     def add(self, x: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The stream with what a layer adds to it.
@@ -73,7 +55,7 @@ class ResidualStream:
         if fused is None:
             x = self.add(x, parts)
             return x, tuple(norm(x) for norm in norms)
-        peers = self._peers
+        peers = self.peers
         if self._mesh.tp > 1 and parts and (peers is None or len(x) > peers.rows):
             peers, parts = None, (self._sum(parts),)
         weights = tuple(

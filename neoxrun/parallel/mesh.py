@@ -7,11 +7,7 @@ On CUDA every group has two backends, NCCL for GPU tensors and gloo for CPU tens
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import socket
-import struct
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from neoxrun.errors import UsageError
+from neoxrun.parallel.interface import choose_interface
 from neoxrun.parallel.partition import coordinates_of, rank_at
 from neoxrun.terminal.log import log, waiting
 
@@ -29,8 +26,6 @@ from neoxrun.terminal.log import log, waiting
 # it (torchrun, or srun with --kill-on-bad-exit) or by its closed sockets, not by this timeout.
 _TIMEOUT = timedelta(days=7)
 _MEETING_TIMEOUT = timedelta(minutes=10)
-_SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address
-_OUTSIDE = "192.0.2.1"  # an address that belongs to no host (RFC 5737)
 
 
 @dataclass(frozen=True)
@@ -90,6 +85,13 @@ class Mesh:
         """Global ranks of this rank's replica without its own."""
         ranks = [self.rank_at(tp_rank, stage) for stage in range(self.pp) for tp_rank in range(self.tp)]
         return [rank for rank in ranks if rank != self.rank]
+
+    def connect_gpus(self) -> None:
+        """Have NCCL connect this rank's groups, which takes it seconds, and which their first use would wait for."""
+        for group in (self.tp_group, self.replica_group):
+            if group is not None:
+                dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+        torch.cuda.synchronize(self.device)
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum ``x`` over the tensor-parallel ranks, in place where possible. ``x`` must be contiguous."""
@@ -159,6 +161,14 @@ class Mesh:
             dist.recv_object_list(box, sampler, group=self.replica_group, device=torch.device("cpu"))
         return box[0]
 
+    def gather_from_tp(self, value: Any) -> list[Any]:
+        """The object of each tensor-parallel rank."""
+        if self.tp_group is None:
+            return [value]
+        values: list[Any] = [None] * self.tp
+        dist.all_gather_object(values, value, group=self.tp_group)
+        return values
+
     def minimum(self, value: int) -> int:
         """The smallest ``value`` of all ranks of the replica."""
         if self.replica_group is None:
@@ -210,7 +220,7 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     if world == 1:
         return single_rank_mesh(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    _choose_interface()
+    choose_interface()
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     with waiting(f"waiting for all {world} ranks to meet at {address}", log.warning):
         store, rank, world = next(rendezvous("env://", timeout=_MEETING_TIMEOUT))
@@ -248,50 +258,3 @@ def disconnect_ranks() -> None:
     """Leave the process groups."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _choose_interface() -> None:
-    """Tell gloo which network interface to use, unless the user has.
-
-    By default gloo uses the one that this host's name resolves to, which on many systems is the loopback interface even
-    with several hosts.
-    """
-    if chosen := os.environ.get("GLOO_SOCKET_IFNAME"):
-        present = [interface for _, interface in socket.if_nameindex()]
-        if missing := set(chosen.split(",")) - set(present):
-            raise UsageError(
-                f"GLOO_SOCKET_IFNAME names {min(missing)}, but the network interfaces of {socket.gethostname()} are "
-                f"{', '.join(present)}",
-                code="bad_environment",
-                hint="Name the one that reaches the other hosts, or unset it.",
-            )
-        return
-    one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    name = _interface_towards("localhost" if one_host else os.environ["MASTER_ADDR"])
-    if name is not None:
-        os.environ["GLOO_SOCKET_IFNAME"] = name
-
-
-def _interface_towards(host: str) -> str | None:
-    """The interface that reaches ``host``; None if it is not known."""
-    if host == "localhost" or host.startswith("127."):
-        return _interface_of("127.0.0.1")
-    # A host's own name often resolves to its loopback interface: then the one that leads outside is used.
-    for target in (host, _OUTSIDE):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, 9))  # looks up the route, sends nothing
-            address = str(probe.getsockname()[0])
-            if not address.startswith("127."):
-                return _interface_of(address)
-    return None
-
-
-def _interface_of(address: str) -> str | None:
-    """The interface with this IPv4 address; None if there is none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode())
-            with contextlib.suppress(OSError):  # it has none
-                if fcntl.ioctl(any_socket, _SIOCGIFADDR, request)[20:24] == socket.inet_aton(address):
-                    return name
-    return None

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final
 
 import torch
-from torch.distributed import _symmetric_memory as symmetric_memory
 
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.parallel.shared_memory import allocate_zeros, handle_of, map_handle
 from neoxrun.terminal.log import log
+
+PEER_ROWS: Final = 128
+"""Most tokens of a pass whose sums are made by the kernel that writes to other GPUs' memory: one program a token, which
+waits for that of the other GPUs, so that all of them must run at the same time."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,6 @@ class PeerMemory:
         uses: int32 ``[rows]``, on the device: how often each row was summed.
         flags_at: bytes from a buffer's address to its flags.
         rank: this rank's number among the tensor-parallel ranks.
-        buffer: this rank's own.
     """
 
     rows: int
@@ -33,7 +37,6 @@ class PeerMemory:
     uses: torch.Tensor
     flags_at: int
     rank: int
-    buffer: torch.Tensor
 
     @property
     def ranks(self) -> int:
@@ -42,11 +45,11 @@ class PeerMemory:
 
 
 def connect_peers(mesh: Mesh, rows: int, width: int, dtype: torch.dtype) -> PeerMemory | None:
-    """Open the memory of the other tensor-parallel ranks; every rank of a replica calls it.
+    """Map the memory of the other tensor-parallel ranks, until the process ends; every rank of a replica calls it.
 
     Args:
-        mesh: this rank among the others.
-        rows: most rows of a sum.
+        mesh: this rank among the others. Its device is the current one.
+        rows: most rows of a sum; fewer where a GPU has fewer processors.
         width: numbers of a row.
         dtype: of the numbers.
 
@@ -54,35 +57,27 @@ def connect_peers(mesh: Mesh, rows: int, width: int, dtype: torch.dtype) -> Peer
         None, on all ranks, where one of them cannot reach the memory of the others: GPUs of several hosts, or without
         peer access.
     """
+    processors = torch.cuda.get_device_properties(mesh.device).multi_processor_count
+    rows = mesh.minimum(min(rows, processors))
     halves = 2 * mesh.tp * rows * width * dtype.itemsize
-    buffer = memory = None
-    # The kernels only write and read; torch would set up multicast, too, which not every host allows.
-    os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
-    if _on_one_host(mesh):
+    own, handle, memory = 0, b"", None
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) % mesh.tp == 0:  # their numbers are consecutive: they share a host
         try:
-            buffer = symmetric_memory.empty(halves + 4 * mesh.tp * rows, dtype=torch.uint8, device=mesh.device)
-            buffer.zero_()
+            own = allocate_zeros(halves + 4 * mesh.tp * rows)
+            handle = handle_of(own)
         except RuntimeError as error:
-            log.debug(f"no memory that other GPUs can reach: {error}")
-    if not mesh.minimum(buffer is not None):  # in the next call the ranks wait for each other
-        return None
-    assert buffer is not None
-    assert mesh.tp_group is not None
-    try:
-        handle = symmetric_memory.rendezvous(buffer, mesh.tp_group)
-        addresses = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=mesh.device)
-        uses = torch.zeros(rows, dtype=torch.int32, device=mesh.device)
-        memory = PeerMemory(rows, addresses, uses, halves, mesh.tp_rank, buffer)
-    except (RuntimeError, ValueError) as error:
-        log.debug(f"no access to the memory of other GPUs: {error}")
-    torch.cuda.synchronize(mesh.device)  # all is zero before the first rank writes
+            log.debug(f"this GPU's memory cannot be shared: {error}")
+    handles = mesh.gather_from_tp(handle)
+    if all(handles):
+        try:
+            found = [own if rank == mesh.tp_rank else map_handle(other) for rank, other in enumerate(handles)]
+            addresses = torch.tensor(found, dtype=torch.int64, device=mesh.device)
+            uses = torch.zeros(rows, dtype=torch.int32, device=mesh.device)
+            memory = PeerMemory(rows, addresses, uses, halves, mesh.tp_rank)
+        except RuntimeError as error:
+            log.debug(f"no access to the memory of other GPUs: {error}")
     if mesh.minimum(memory is not None):
         return memory
     if mesh.leads:
         log.info("the GPUs cannot reach each other's memory: NCCL does their sums")
     return None
-
-
-def _on_one_host(mesh: Mesh) -> bool:
-    """Whether the tensor-parallel ranks, whose numbers are consecutive, run on one host."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) % mesh.tp == 0

@@ -29,7 +29,7 @@ class Ranks:
         self._halves = halves
         addresses = torch.tensor([buffer.data_ptr() for buffer in self._buffers])
         uses = torch.zeros(ROWS, dtype=torch.int32)
-        self.memory = PeerMemory(ROWS, addresses, uses, halves, own, self._buffers[own])
+        self.memory = PeerMemory(ROWS, addresses, uses, halves, own)
         self.uses = [0] * ROWS
 
     def data(self, rank: int) -> torch.Tensor:
