@@ -94,6 +94,7 @@ SPEAKS = {
 }  # to people, on stderr, next to the log
 # Those that write data to stdout.
 USES_STDOUT = {
+    "commands.completion",
     "cli",
     "commands.download",
     "commands.evaluate",
