@@ -13,6 +13,7 @@ import torch
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
+from neoxrun.checkpoint.merge import describe_approximations
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
@@ -245,7 +246,7 @@ def _loaded(
     stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
     with Bar("loading", total, show=show_progress, closing=_how_loaded) as bar:
-        averaged = load_weights(
+        approximated = load_weights(
             checkpoint,
             stage.targets(),
             stage.assign,
@@ -254,13 +255,10 @@ def _loaded(
             tp_size=mesh.tp,
             device=mesh.device,
             dtype=stage.weights_dtype,
+            merge=settings.merge,
             progress=bar.update,
         )
-    if averaged:
-        warnings.append(
-            f"the norms of the checkpoint's {checkpoint.source_tp} tensor-parallel ranks differ and are averaged, "
-            f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
-        )
+    warnings += describe_approximations(approximated, checkpoint.source_tp, folds=settings.merge == "fold")
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
     return tokenizer, stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
