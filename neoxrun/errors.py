@@ -53,6 +53,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     3: {
         "damaged_file": "A file of weights is cut short or damaged. Copy or download it again.",
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
+        "duplicate_revisions": "Revisions have the weights of others. Leave them out, or give --allow-duplicates.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
         "mismatched_tokenizer": "The tokenizer is of another model than the weights. Name the right one.",
         "missing_checkpoint": "There is no checkpoint in the folder. Check --checkpoint, or download the weights.",

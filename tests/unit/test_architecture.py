@@ -62,10 +62,10 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
-    "huggingface_hub": "evaluation.hub download.hub",
+    "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
-    "matplotlib": "benchmark.plot",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
@@ -99,6 +99,7 @@ USES_STDOUT = {
     "cli",
     "commands.download",
     "commands.evaluate",
+    "commands.evaluate_revisions",
     "commands.generate",
     "commands.plan",
     "commands.score",
