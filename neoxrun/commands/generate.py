@@ -13,8 +13,8 @@ from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig
 from neoxrun.errors import UsageError
+from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
-from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt
 from neoxrun.launch import launcher
@@ -199,7 +199,7 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
                 code="conflicting_options",
                 hint="Name another file with -o.",
             )
-        records.check_writable(output)
+        lines.check_writable(output)
         if args.resume and output.exists() and not output.is_file():
             raise UsageError(
                 f"--resume needs a file to continue, but {output} is not a regular file",
