@@ -123,6 +123,7 @@ class Settings:
         sources: the configuration files, in order.
         ignored: keys that concern training only and have no effect here, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
+        end_ids: ids that end a text besides the tokenizer's end of document, as the model's own files name them.
     """
 
     model: ModelConfig
@@ -135,3 +136,4 @@ class Settings:
     sources: tuple[Path, ...]
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
+    end_ids: tuple[int, ...] = ()
