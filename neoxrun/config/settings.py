@@ -156,6 +156,7 @@ class Settings:
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
+        end_ids: ids that end a text besides the tokenizer's end of document, as the model's own files name them.
     """
 
     model: ModelConfig
@@ -169,3 +170,4 @@ class Settings:
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
+    end_ids: tuple[int, ...] = ()

@@ -120,7 +120,7 @@ def test_greedy_tokens_of_unequal_prompts(twin: Twin) -> None:
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
     session = open_on_gpu(settings)
-    engine = session.replica.start_engine(slots=3, length=64, eos=None)
+    engine = session.replica.start_engine(slots=3, length=64, ends=())
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
         engine.add(number, prompt, params)
