@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
             output=args.output,
             log_samples=args.log_samples,
             cache=args.cache,
-            model=", ".join(path.stem for path in settings.sources),
+            model=settings.title,
             checkpoint=fingerprint.describe_checkpoint(
                 settings,
                 tp=plan.tp,

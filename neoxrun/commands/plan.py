@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         text = json.dumps(to_json(plan), indent=2)
     else:
-        text = render(plan, ", ".join(path.stem for path in settings.sources))
+        text = render(plan, settings.title)
     sys.stdout.write(text + "\n")
     return 0
 

@@ -120,9 +120,10 @@ class Settings:
         precision: number format by the keys ``precision``, ``fp16`` and ``bf16``.
         generation: defaults of ``generate``.
         seed: GPT-NeoX's ``seed``.
-        sources: the configuration files, in order.
-        ignored: keys that concern training only and have no effect here, sorted.
+        sources: the configuration files and the models' folders, in order.
+        ignored: keys that do not change what the model computes and have no effect here, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
+        end_ids: ids of the tokens that end a text, as the model's folder names them.
     """
 
     model: ModelConfig
@@ -135,3 +136,10 @@ class Settings:
     sources: tuple[Path, ...]
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
+    end_ids: tuple[int, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The names of the configuration files, without their endings, and of the models' folders."""
+        names = (path.stem if path.suffix in (".yml", ".yaml", ".json") else path.name for path in self.sources)
+        return ", ".join(name or "this folder" for name in names)
