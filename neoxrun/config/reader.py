@@ -6,14 +6,14 @@ weights of a folder that is named are its own, whatever a file says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.folders import SUFFIXES, ModelFolder, find_folder, read_folder
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
-from neoxrun.config.known import check_names
+from neoxrun.config.known import check_names, with_present_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.typed import ConfigOptions
@@ -98,7 +98,7 @@ def load_settings(
     folders = [read_folder(path, iteration) for path in found if path.is_dir()]
     entries: dict[str, ConfigEntry] = {}
     for model in folders:
-        entries |= model.entries
+        entries = _over(entries, model.entries)
     for path in found:
         if not path.is_dir():
             entries = _over(entries, read_yaml_file(path))
@@ -177,8 +177,8 @@ def _holds_checkpoint(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in _CHECKPOINT_FILES)
 
 
-def _over(entries: dict[str, ConfigEntry], later: dict[str, ConfigEntry]) -> dict[str, ConfigEntry]:
-    """``entries`` with the ``later`` ones, which win.
+def _over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) -> dict[str, ConfigEntry]:
+    """``entries`` with the ``later`` ones, which win, under today's names.
 
     The number format has three keys: one that is set replaces all three of a folder, whose file names are never YAML.
     """
@@ -187,7 +187,7 @@ def _over(entries: dict[str, ConfigEntry], later: dict[str, ConfigEntry]) -> dic
         entries = {
             key: entry for key, entry in entries.items() if key not in formats or not entry.where.endswith(CONFIG_JSON)
         }
-    return entries | later
+    return {**entries, **with_present_names(later)}
 
 
 def _partial(model: ModelFolder) -> ConfigError:

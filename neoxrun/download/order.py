@@ -80,6 +80,7 @@ def order_model(
     options: HttpOptions,
     *,
     revision: str | None = None,
+    variant: str | None = None,
     mirrors: Sequence[str] = (),
     given: Manifest | None = None,
 ) -> Order:
@@ -90,11 +91,12 @@ def order_model(
         folder: the target folder.
         options: how to fetch.
         revision: of a hub repository.
+        variant: of its weights.
         mirrors: to try before the catalog's; for a hub repository the one hub to ask.
         given: checksums from the user.
 
     Raises:
-        UsageError: a revision of a model that has none.
+        UsageError: a revision or a variant of a model that has none.
         NetworkError: the server does not list its files.
         DataError: the folder's own manifest cannot be used.
     """
@@ -102,7 +104,11 @@ def order_model(
     if model.hub is not None:
         endpoint = mirrors[0].rstrip("/") if mirrors else None
         repository = hub.look_up_repository(
-            model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle
+            model.hub,
+            revision or model.revision,
+            variant=variant,
+            endpoint=endpoint,
+            ca_bundle=options.ca_bundle,
         )
         files = list(repository.files)
         options = replace(options, credentials={**options.credentials, **repository.credentials})
@@ -110,11 +116,12 @@ def order_model(
             model=model.name, hub=model.hub, endpoint=shown_url(repository.endpoint), revision=repository.commit
         )
     else:
-        if revision is not None:
+        if revision is not None or variant is not None:
+            what = "variant" if revision is None else "revision"
             raise UsageError(
-                f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
+                f"{model.name} has no {what}s: it comes from a web folder, not from the Hugging Face hub",
                 code="conflicting_options",
-                hint="Leave out --revision.",
+                hint=f"Leave out --{what}.",
             )
         model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
         files = _tree(model, options, given)
