@@ -10,6 +10,9 @@ from neoxrun.config.sampling import SamplingParams
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
+Merge = Literal["fold", "average"]
+"""What becomes of norms that differ between a checkpoint's tensor-parallel ranks, at another tensor-parallel size."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -123,6 +126,8 @@ class Settings:
         sources: the configuration files and the models' folders, in order.
         ignored: keys that do not change what the model computes and have no effect here, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
+        merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
+            where that is exact, or take their ``average``, as Hugging Face's conversion does.
         end_ids: ids of the tokens that end a text, as the model's folder names them.
     """
 
@@ -136,10 +141,11 @@ class Settings:
     sources: tuple[Path, ...]
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
+    merge: Merge = "fold"
     end_ids: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
         """The names of the configuration files, without their endings, and of the models' folders."""
-        names = (path.stem if path.suffix in (".yml", ".yaml", ".json") else path.name for path in self.sources)
-        return ", ".join(name or "this folder" for name in names)
+        endings = (".yml", ".yaml", ".json")
+        return ", ".join(path.stem if path.suffix in endings else path.absolute().name for path in self.sources)
