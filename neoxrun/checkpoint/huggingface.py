@@ -5,6 +5,7 @@ As in GPT-NeoX, the rows of query_key_value are ``[q | k | v]`` head by head: on
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.config.huggingface import CONFIG_JSON, read_config_json
+from neoxrun.config.rope import describe_rope_scaling, read_rope_scaling
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import IGNORED, TensorKey
 from neoxrun.errors import CheckpointError
@@ -109,8 +111,21 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
     if config.tie_embeddings and options["no_weight_tying"]:
         table.append(("tie_word_embeddings", False, "weight tying", True))
     # A shorter context is the user's choice; beyond its positions the model has learnt nothing.
-    if isinstance(context, int) and config.seq_length > context:
-        table.append(("max_position_embeddings", context, "seq_length", config.seq_length))
+    if isinstance(context, int) and config.max_context > context:
+        table.append(("max_position_embeddings", context, "seq_length", config.max_context))
+    hint = (
+        "Use the configuration that belongs to this model, or name another folder with --checkpoint DIR. The folder "
+        "itself in place of the configuration runs the model as config.json says."
+    )
+    scaling = read_rope_scaling(options, str(path))
+    if scaling != config.rope_scaling:
+        found, configured = map(describe_rope_scaling, (scaling, config.rope_scaling))
+        table.append(("rotary scaling", found, "rope_scaling", configured))
+        wanted = "null" if scaling is None else json.dumps(options["rope_scaling"])
+        hint = (
+            f"Set rope_scaling as config.json has it: --set 'rope_scaling={wanted}'. Or name the folder itself in place of "
+            "the configuration."
+        )
     differences = [
         f"{name} is {found} in config.json, {key} is {value} in the configuration"
         for name, found, key, value in table
@@ -121,8 +136,7 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
             "config.json and the configuration describe different networks: " + "; ".join(differences),
             code="mismatched_configuration",
             where=str(path),
-            hint="Use the configuration that belongs to this model, or name another folder with --checkpoint DIR. "
-            "The folder itself in place of the configuration runs the model as config.json says.",
+            hint=hint,
         )
     form = "tanh" if options["bias_gelu_fusion"] else "erf"
     warnings = [f"{path} is overridden: {'; '.join(differences)}"] if differences else []

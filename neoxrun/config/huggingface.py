@@ -74,8 +74,8 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
     """The network that a folder's config.json describes.
 
     Raises:
-        CheckpointError: the file is damaged, or describes another network than transformers' ``gpt_neox``, a quantised
-            one, or one with a scaled rotary embedding.
+        CheckpointError: the file is damaged, or describes another network than transformers' ``gpt_neox``, or a
+            quantised one.
     """
     path = folder / CONFIG_JSON
     content = read_json(path)
@@ -87,12 +87,13 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
     if not isinstance(activation, str) or activation not in GELU:
         raise _unsupported(path, f"asks for hidden_act {activation!r}, but GPT-NeoX uses GELU")
     options: dict[str, object] = {option: content.get(key, default) for key, (option, default) in _SAME.items()}
-    share, base = _rotary(content, path)
+    share, base, scaling = _rotary(content, path)
     options |= {
         "seq_length": options["max_position_embeddings"],
         "pos_emb": "rotary",
         "rotary_pct": share,
         "rotary_emb_base": base,
+        "rope_scaling": scaling,
         "norm": "layernorm",
         "gpt_j_tied": False,
         "bias_gelu_fusion": GELU[activation] == "tanh",
@@ -173,8 +174,8 @@ def _unsupported(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path.name} {what}", code="unsupported_checkpoint", where=str(path))
 
 
-def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object]:
-    """Share and base of the rotary embedding.
+def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object, Mapping[str, Any] | None]:
+    """Share and base of the rotary embedding, and how it is scaled, in the form of ``config.rope``.
 
     ``head_dim`` has one effect in transformers' network: the rotated dims are a share of it instead of those of a head.
     """
@@ -182,14 +183,6 @@ def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object]:
     rope = content.get(name) or {}
     if not isinstance(rope, Mapping):
         raise _unsupported(path, f"has a {name} that is not a mapping")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(
-            f"{path.name} scales the rotary embedding ({name}: {kind}), which neoxrun does not support",
-            code="unsupported_checkpoint",
-            where=str(path),
-            hint="Run this model with transformers or vLLM.",
-        )
     share = rope.get("partial_rotary_factor", content.get("rotary_pct", 0.25))
     base = rope.get("rope_theta", content.get("rotary_emb_base", 10000))
     head_dim, hidden, heads = (
@@ -203,7 +196,10 @@ def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object]:
             share = int(head_dim * share) / width
             if share > 1 or int(width * share) != share * width:
                 raise _unsupported(path, f"has head_dim {head_dim}, which does not go with heads of {width}")
-    return share, base
+    if rope.get("rope_type", rope.get("type", "default")) == "default":
+        return share, base, None
+    original = content.get("original_max_position_embeddings")
+    return share, base, rope if original is None else {**rope, "original_max_position_embeddings": original}
 
 
 def _precision(content: Mapping[str, Any], path: Path) -> str:

@@ -65,6 +65,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu_python_tanh",
     },
     "head_dim": {"head_dim": 32, "hidden_act": "gelu_accurate"},
+    "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 24},
     "tied": {"tie_word_embeddings": True},
 }
 

@@ -12,7 +12,9 @@ from transformers import GPTNeoXConfig
 from transformers.activations import ACT2FN
 
 from neoxrun.config.huggingface import GELU, read_config_json, read_end_ids, read_json
-from neoxrun.errors import CheckpointError
+from neoxrun.config.reader import load_settings
+from neoxrun.config.rope import read_rope_scaling
+from neoxrun.errors import CheckpointError, ConfigError
 from neoxrun.model.dtypes import DTYPES
 
 SMALL = {"model_type": "gpt_neox", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -69,6 +71,7 @@ def test_every_generation_means_what_transformers_reads(case: str, tmp_path: Pat
         "no_weight_tying": not expected.tie_word_embeddings,
         "precision": {v: k for k, v in DTYPES.items()}[expected.dtype or torch.float32],
         "pos_emb": "rotary",
+        "rope_scaling": None,
         "norm": "layernorm",
         "gpt_j_tied": False,
         "bias_gelu_fusion": False,
@@ -109,8 +112,6 @@ REFUSED = {
     "no model_type": ({"model_type": None}, "type None"),
     "another activation": ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
     "a clipped GELU": ({"hidden_act": "gelu_10"}, "hidden_act 'gelu_10'"),
-    "linear scaling": ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling: linear"),
-    "llama3 scaling": ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: llama3"),
     "a list of scalings": ({"rope_scaling": [1]}, "rope_scaling that is not a mapping"),
     "heads beyond a head": ({"head_dim": 32, "rotary_pct": 1.0}, "head_dim 32"),
     "another dtype": ({"torch_dtype": "int8"}, "dtype 'int8'"),
@@ -170,3 +171,33 @@ def test_damaged_json(text: str, says: str, code: str, tmp_path: Path) -> None:
         read_json(tmp_path / "config.json")
     assert says in caught.value.render()
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500, "partial_rotary_factor": 0.5}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 512},
+    ],
+)
+def test_scaled_positions_keep_what_transformers_reads(content: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, SMALL | content)
+    options = read_config_json(tmp_path).options
+    config = GPTNeoXConfig.from_pretrained(tmp_path)
+    config.standardize_rope_params()  # as its model does
+    expected = config.rope_parameters
+    assert options["rotary_emb_base"] == expected["rope_theta"]
+    assert options["rotary_pct"] == expected["partial_rotary_factor"]
+    scaling = read_rope_scaling(options)
+    assert scaling is not None
+    assert (scaling.kind, scaling.factor) == (expected["rope_type"], expected["factor"])
+    assert scaling.original_max_position_embeddings == expected.get("original_max_position_embeddings", 2048)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "longrope", "dynamic"])
+def test_other_kinds_of_scaling_are_refused_by_their_names(kind: str, tmp_path: Path) -> None:
+    write(tmp_path, SMALL | {"rope_scaling": {"type": kind, "factor": 2.0}})
+    with pytest.raises(ConfigError, match=f"rope_scaling: {kind} is not supported") as caught:
+        load_settings([str(tmp_path)])
+    assert caught.value.where == str(tmp_path / "config.json")
