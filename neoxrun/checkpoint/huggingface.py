@@ -123,8 +123,8 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
         table.append(("rotary scaling", found, "rope_scaling", configured))
         wanted = "null" if scaling is None else json.dumps(options["rope_scaling"])
         hint = (
-            f"Set rope_scaling as config.json has it: --set 'rope_scaling={wanted}'. Or name the folder itself in place of "
-            "the configuration."
+            f"Set rope_scaling as config.json has it: --set 'rope_scaling={wanted}'. Or name the folder itself instead "
+            "of the configuration."
         )
     differences = [
         f"{name} is {found} in config.json, {key} is {value} in the configuration"

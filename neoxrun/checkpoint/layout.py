@@ -15,6 +15,7 @@ from typing import Literal
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.content import damaged_file
+from neoxrun.config.foreign import is_zero3, zero3_error
 from neoxrun.config.huggingface import read_json
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig
@@ -89,16 +90,12 @@ def list_names(folder: Path) -> list[str]:
 
 def has_neox_files(names: Collection[str]) -> bool:
     """Whether a folder with these names holds GPT-NeoX weights."""
-    return any(_LAYER.fullmatch(name) or _RANK.fullmatch(name) or _is_zero3(name) for name in names)
+    return any(_LAYER.fullmatch(name) or _RANK.fullmatch(name) or is_zero3(name) for name in names)
 
 
 def has_hugging_face_files(names: Collection[str]) -> bool:
     """Whether a folder with these names holds Hugging Face weights."""
     return any(pattern.fullmatch(name) for pattern in (*_WHOLE, *_INDEX) for name in names)
-
-
-def _is_zero3(name: str) -> bool:
-    return name.startswith("zero_pp_rank_") and name.endswith("model_states.pt")
 
 
 def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
@@ -112,7 +109,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     zero3 = False
     for name in list_names(folder):
         path = folder / name
-        zero3 |= _is_zero3(name)
+        zero3 |= is_zero3(name)
         if match := _LAYER.fullmatch(name):
             key = int(match[1]), int(match[2] or 0)
             if key in layers:
@@ -128,12 +125,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     if layers:
         return _layer_files(folder, layers, config)
     if zero3:
-        raise CheckpointError(
-            "the checkpoint was saved with ZeRO stage 3, whose zero_pp_rank_* files hold no whole tensors",
-            code="unsupported_checkpoint",
-            where=str(folder),
-            hint="Save it from GPT-NeoX with zero_optimization.stage 2 or lower.",
-        )
+        raise zero3_error(folder)
     if ranks:
         source_tp = max(ranks) + 1
         _refuse_missing(

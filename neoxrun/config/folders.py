@@ -16,7 +16,9 @@ from typing import Final
 from neoxrun.config import neox_keys
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_end_ids, read_json
+from neoxrun.config.known import with_present_names
 from neoxrun.config.saved_args import read_saved_args
+from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
 
@@ -74,12 +76,13 @@ def find_folder(source: str) -> Path | None:
     return Path(name)
 
 
-def read_folder(folder: Path, iteration: object = None) -> ModelFolder:
+def read_folder(folder: Path, iteration: object = None, released: Path | None = None) -> ModelFolder:
     """The options that a model's folder holds.
 
     Args:
         folder: of Hugging Face, or of a GPT-NeoX run.
         iteration: the ``global_step<iteration>`` whose options count; None: the one that ``latest`` names.
+        released: the configuration of the released model that the folder is named after, for a folder without one.
 
     Raises:
         ConfigError: the folder holds no options, or they cannot be read.
@@ -98,9 +101,11 @@ def read_folder(folder: Path, iteration: object = None) -> ModelFolder:
     step = _step(folder, iteration)
     entries: dict[str, ConfigEntry] = {}
     files = sorted(path for path in (step / "configs").glob("*") if path.suffix in SUFFIXES and path.is_file())
+    ranks = sorted(step.glob("mp_rank_*_model_states.pt"))
+    if not files and released is not None:
+        files = [released]
     for path in files:
         entries |= read_yaml_file(path)
-    ranks = sorted(step.glob("mp_rank_*_model_states.pt"))
     if not files and ranks:
         args = {key: value for key, value in read_saved_args(ranks[0]).items() if key in neox_keys.KNOWN}
         if args:
@@ -119,6 +124,41 @@ def read_folder(folder: Path, iteration: object = None) -> ModelFolder:
     entries.pop("iteration", None)  # of the run that was continued
     tokenizer = next(filter(None, map(_tokenizer, (folder, step, step.parent))), {})
     return ModelFolder(folder, entries, tokenizer, partial=not files)
+
+
+def put_over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) -> dict[str, ConfigEntry]:
+    """``entries`` with the ``later`` ones, which win, under today's names.
+
+    The number format has three keys: whichever is set replaces that of a config.json.
+    """
+    formats = ("precision", "fp16", "bf16")
+    if any(name in later for name in formats):
+        entries = {
+            key: entry for key, entry in entries.items() if key not in formats or not entry.where.endswith(CONFIG_JSON)
+        }
+    return {**entries, **with_present_names(later)}
+
+
+def partial_error(model: ModelFolder) -> ConfigError:
+    """The error for options that come from mp_rank files alone, which fit several networks."""
+    return ConfigError(
+        f"the mp_rank files in {model.folder} hold the sizes of the network, not pos_emb, gpt_j_residual and others",
+        code="incomplete_configuration",
+        where=str(model.folder),
+        hint="Name the run's YAML files as well, after the folder.",
+    )
+
+
+def with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: str | None) -> dict[str, ConfigEntry]:
+    """``entries`` with the tokenizer in a model's folder, unless they name another one that exists.
+
+    A run's configuration names the file on the machine where it was trained.
+    """
+    if chosen is not None and "tokenizer_type" not in entries:
+        kind = "SPMTokenizer" if chosen.endswith(".model") else "HFTokenizer"
+        return {**entries, "tokenizer_type": ConfigEntry("tokenizer_type", kind, "--tokenizer")}
+    named = ConfigOptions(entries).path("vocab_file")[0]
+    return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
 
 
 def _entries(options: Mapping[str, object], path: Path) -> dict[str, ConfigEntry]:

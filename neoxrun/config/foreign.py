@@ -31,6 +31,21 @@ def refuse_quantised_tensor(name: str, path: Path) -> None:
         raise quantised_error(path, method)
 
 
+def is_zero3(name: str) -> bool:
+    """Whether a file of this name is one of ZeRO stage 3."""
+    return name.startswith("zero_pp_rank_") and name.endswith("model_states.pt")
+
+
+def zero3_error(folder: Path) -> CheckpointError:
+    """The error for weights that ZeRO stage 3 has cut up."""
+    return CheckpointError(
+        "the checkpoint was saved with ZeRO stage 3, whose zero_pp_rank_* files hold no whole tensors",
+        code="unsupported_checkpoint",
+        where=str(folder),
+        hint="Save it from GPT-NeoX with zero_optimization.stage 2 or lower.",
+    )
+
+
 def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
     """Refuse a folder without weights that neoxrun reads, if its files tell what it is.
 
@@ -39,7 +54,7 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
         names: all names in it.
 
     Raises:
-        CheckpointError: it holds an adapter, GGUF, or quantised weights.
+        CheckpointError: it holds an adapter, GGUF, quantised weights or those of ZeRO stage 3.
     """
     if "adapter_config.json" in names:
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
@@ -51,6 +66,8 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
         )
     if "quantize_config.json" in names:
         raise quantised_error(folder / "quantize_config.json", "gptq")
+    if any(map(is_zero3, names)):
+        raise zero3_error(folder)
     for name in names:
         if name.endswith(".gguf") or name.startswith("ggml-"):
             raise CheckpointError(

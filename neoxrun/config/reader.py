@@ -6,14 +6,15 @@ weights of a folder that is named are its own, whatever a file says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
-from neoxrun.config.folders import SUFFIXES, ModelFolder, find_folder, read_folder
+from neoxrun.config.folders import SUFFIXES, find_folder, partial_error, put_over, read_folder, with_tokenizer
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
-from neoxrun.config.known import check_names, with_present_names
+from neoxrun.config.known import check_names
+from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.typed import ConfigOptions
@@ -95,20 +96,24 @@ def load_settings(
     found = [_find_configuration(source) for source in sources]
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
-    folders = [read_folder(path, iteration) for path in found if path.is_dir()]
+    folders = [
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        for path in found
+        if path.is_dir()
+    ]
     entries: dict[str, ConfigEntry] = {}
     for model in folders:
-        entries = _over(entries, model.entries)
+        entries = put_over(entries, model.entries)
     for path in found:
         if not path.is_dir():
-            entries = _over(entries, read_yaml_file(path))
+            entries = put_over(entries, read_yaml_file(path))
     for model in folders:
         entries["load"] = model.entries["load"]
-    entries = _over(entries, {entry.key: entry for entry in given})
+    entries = put_over(entries, {entry.key: entry for entry in given})
     for model in folders:
         if model.partial and len(found) == len(folders) and "pos_emb" not in entries:
-            raise _partial(model)
-        entries = _with_tokenizer(entries, model, tokenizer)
+            raise partial_error(model)
+        entries = with_tokenizer(entries, model, tokenizer)
     if checkpoint is not None:
         entries["load"] = ConfigEntry("load", checkpoint, "--checkpoint")
     if tokenizer is not None:
@@ -175,41 +180,6 @@ def _is_hugging_face(path: Path) -> bool:
 
 def _holds_checkpoint(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in _CHECKPOINT_FILES)
-
-
-def _over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) -> dict[str, ConfigEntry]:
-    """``entries`` with the ``later`` ones, which win, under today's names.
-
-    The number format has three keys: one that is set replaces all three of a folder, whose file names are never YAML.
-    """
-    formats = ("precision", "fp16", "bf16")
-    if any(name in later for name in formats):
-        entries = {
-            key: entry for key, entry in entries.items() if key not in formats or not entry.where.endswith(CONFIG_JSON)
-        }
-    return {**entries, **with_present_names(later)}
-
-
-def _partial(model: ModelFolder) -> ConfigError:
-    """The error for options that come from mp_rank files alone, which fit several networks."""
-    return ConfigError(
-        f"the mp_rank files in {model.folder} hold the sizes of the network, not pos_emb, gpt_j_residual and others",
-        code="incomplete_configuration",
-        where=str(model.folder),
-        hint="Name the run's YAML files as well, after the folder.",
-    )
-
-
-def _with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: str | None) -> dict[str, ConfigEntry]:
-    """``entries`` with the tokenizer in a model's folder, unless they name another one that exists.
-
-    A run's configuration names the file on the machine where it was trained.
-    """
-    if chosen is not None and "tokenizer_type" not in entries:
-        kind = "SPMTokenizer" if chosen.endswith(".model") else "HFTokenizer"
-        return {**entries, "tokenizer_type": ConfigEntry("tokenizer_type", kind, "--tokenizer")}
-    named = ConfigOptions(entries).path("vocab_file")[0]
-    return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
 
 
 def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:

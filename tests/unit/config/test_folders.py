@@ -187,9 +187,20 @@ def test_a_folder_from_another_repository_is_not_it(tmp_path: Path, monkeypatch:
     assert "is from other/tiny" in refused.message
 
 
+def test_the_released_20b_has_its_shipped_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "20B_checkpoints"
+    (folder / "global_step150000").mkdir(parents=True)
+    (folder / "global_step150000" / "layer_00-model_00-model_states.pt").touch()
+    (folder / "20B_tokenizer.json").touch()
+    found = load_settings([str(folder)])
+    assert found.model == load_settings(["20B"]).model
+    assert (found.checkpoint, found.tokenizer.vocab_file) == (folder, folder / "20B_tokenizer.json")
+
+
 FOREIGN = {
     "adapter_config.json": ('{"base_model_name_or_path": "databricks/dolly-v2-3b"}', "adapter (LoRA)", "dolly-v2-3b"),
     "quantize_config.json": ("{}", "quantised (gptq)", "vLLM"),
+    "zero_pp_rank_0_mp_rank_00_model_states.pt": ("", "ZeRO stage 3", "stage 2"),
     "model-q4.gguf": ("", "llama.cpp", "model-q4.gguf"),
 }
 
