@@ -15,7 +15,7 @@ from typing import Final
 
 from neoxrun.config import neox_keys
 from neoxrun.config.foreign import refuse_foreign_folder
-from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_end_ids, read_json
+from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_json
 from neoxrun.config.known import with_present_names
 from neoxrun.config.saved_args import read_saved_args
 from neoxrun.config.typed import ConfigOptions
@@ -38,7 +38,6 @@ class ModelFolder:
         entries: GPT-NeoX's options, by name; ``load`` is the folder itself.
         tokenizer: the options of the tokenizer in the folder; empty if there is none.
         passed_over: keys of config.json that do not change what the network computes.
-        end_ids: ids of the tokens that end a text.
         partial: the options come from mp_rank files, which do not hold all of them.
     """
 
@@ -46,7 +45,6 @@ class ModelFolder:
     entries: Mapping[str, ConfigEntry]
     tokenizer: Mapping[str, ConfigEntry]
     passed_over: tuple[str, ...] = ()
-    end_ids: tuple[int, ...] = ()
     partial: bool = False
 
 
@@ -96,7 +94,6 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
             _entries({**config.options, "load": str(folder)}, path),
             _tokenizer(folder),
             config.passed_over,
-            read_end_ids(folder),
         )
     step = _step(folder, iteration)
     entries: dict[str, ConfigEntry] = {}

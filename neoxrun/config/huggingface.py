@@ -104,23 +104,6 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
     return HuggingFaceConfig(options, tuple(sorted(content.keys() - _READ)))
 
 
-def read_end_ids(folder: Path) -> tuple[int, ...]:
-    """The ids that end a text, as a folder's generation_config.json and config.json name them; each once.
-
-    They are those of generation_config.json; where that is absent or names none, those of config.json.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    for name in ("generation_config.json", CONFIG_JSON):
-        if (folder / name).is_file():
-            value = read_json(folder / name).get("eos_token_id")
-            found = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int and one >= 0]
-            if found:
-                return tuple(dict.fromkeys(found))
-    return ()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 

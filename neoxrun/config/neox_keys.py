@@ -76,7 +76,9 @@ NETWORK: Final[Mapping[str, NeoxKey]] = {
 FILES: Final[Mapping[str, NeoxKey]] = {
     "load": NeoxKey("null", "folder of the checkpoint; `--checkpoint` replaces it"),
     "iteration": NeoxKey("null", "which `global_step` folder of it; `null`: the one that its file `latest` names"),
-    "tokenizer_type": NeoxKey("GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer` or `HFGPT2Tokenizer`"),
+    "tokenizer_type": NeoxKey(
+        "GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer`, `HFGPT2Tokenizer`, `SPMTokenizer`"
+    ),
     "vocab_file": NeoxKey("null", "file of the tokenizer; `--tokenizer` replaces it"),
     "merge_file": NeoxKey("null", "merges of the two GPT-2 tokenizers"),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
+from neoxrun.config.end_ids import read_end_ids
 from neoxrun.config.folders import SUFFIXES, find_folder, partial_error, put_over, read_folder, with_tokenizer
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.known import check_names
@@ -137,7 +138,7 @@ def load_settings(
         sources=tuple(found),
         ignored=tuple(sorted(ignored | passed_over)),
         checkpoint_looked_in=searched,
-        end_ids=tuple(dict.fromkeys(end for model in folders for end in model.end_ids)),
+        end_ids=() if folder is None else read_end_ids(folder),
     )
 
 

@@ -156,7 +156,7 @@ class Settings:
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
-        end_ids: ids of the tokens that end a text, as the model's folder names them.
+        end_ids: ids that end a text besides the tokenizer's end of document, as the model's own files name them.
     """
 
     model: ModelConfig

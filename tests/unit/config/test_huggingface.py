@@ -11,7 +11,7 @@ import torch
 from transformers import GPTNeoXConfig
 from transformers.activations import ACT2FN
 
-from neoxrun.config.huggingface import GELU, read_config_json, read_end_ids, read_json
+from neoxrun.config.huggingface import GELU, read_config_json, read_json
 from neoxrun.config.reader import load_settings
 from neoxrun.config.rope import read_rope_scaling
 from neoxrun.errors import CheckpointError, ConfigError
@@ -133,27 +133,6 @@ def test_what_is_not_implemented_is_refused_by_its_name(case: str, tmp_path: Pat
 def test_other_keys_are_passed_over_and_listed(tmp_path: Path) -> None:
     write(tmp_path, SMALL | {"use_cache": True, "architectures": ["GPTNeoXForCausalLM"], "rope_theta": 5.0})
     assert read_config_json(tmp_path).passed_over == ("architectures", "rope_theta", "use_cache")
-
-
-@pytest.mark.parametrize(
-    ("config", "generation", "ends"),
-    [
-        ({"eos_token_id": 0}, None, (0,)),
-        ({"eos_token_id": [5, 3, 5]}, None, (5, 3)),
-        ({"eos_token_id": 0}, {"eos_token_id": [7, 8]}, (7, 8)),
-        ({"eos_token_id": 0}, {"eos_token_id": None}, (0,)),
-        ({}, {"max_length": 20}, ()),
-        ({"eos_token_id": None}, None, ()),
-        ({"eos_token_id": [True, -1, "x", 2]}, None, (2,)),
-    ],
-)
-def test_end_ids(
-    config: dict[str, Any], generation: dict[str, Any] | None, ends: tuple[int, ...], tmp_path: Path
-) -> None:
-    write(tmp_path, SMALL | config)
-    if generation is not None:
-        write(tmp_path, generation, "generation_config.json")
-    assert read_end_ids(tmp_path) == ends
 
 
 @pytest.mark.parametrize(
