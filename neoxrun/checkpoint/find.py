@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
+from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
 from neoxrun.terminal.words import listing
@@ -37,10 +38,13 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
             where=str(folder),
             hint=download_hint(folder),
         )
-    return find_checkpoint(folder, settings.model, settings.iteration)
+    chosen = any(path.is_dir() and path.absolute() == folder for path in settings.sources)
+    return find_checkpoint(folder, settings.model, settings.iteration, chosen=chosen)
 
 
-def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = None) -> Checkpoint:
+def find_checkpoint(
+    folder: Path, config: ModelConfig, iteration: int | None = None, *, chosen: bool = False
+) -> Checkpoint:
     """Find the checkpoint in ``folder`` and prove, by names and sizes, that it is complete.
 
     Args:
@@ -48,6 +52,7 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
             folder.
         config: the network that the checkpoint should hold.
         iteration: use ``global_step<iteration>`` instead of the one that ``latest`` names.
+        chosen: the configuration comes from this folder, so that what differs from it was set on purpose.
 
     Raises:
         CheckpointError: there is no checkpoint, files are missing, or the files are another network's.
@@ -88,7 +93,8 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
                 where=str(folder),
                 hint="Leave out `iteration`.",
             )
-        return layout.hugging_face_checkpoint(folder, config)
+        return layout.hugging_face_checkpoint(folder, config, chosen=chosen)
+    refuse_foreign_folder(folder, names)
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "
         f"Face weights (it holds {listing(names)})",

@@ -214,7 +214,7 @@ def _job(args: argparse.Namespace, settings: Settings, *, found: FoundTasks | No
             output=args.output,
             log_samples=args.log_samples,
             cache=args.cache,
-            model=", ".join(path.stem for path in settings.sources),
+            model=settings.title,
             checkpoint=fingerprint.describe_checkpoint(
                 settings,
                 tp=plan.tp,
