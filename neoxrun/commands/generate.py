@@ -14,8 +14,8 @@ from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
 from neoxrun.errors import UsageError
+from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
-from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt, Render
 from neoxrun.launch import launcher
@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D quits. Default: only if the "
         "configuration's `text_gen_type` is interactive.",
+    )
+    source.add_argument(
+        "--no-history",
+        action="store_true",
+        help="In a dialogue, keep the prompts out of the file ~/.local/state/neoxrun/history.",
     )
     source.add_argument(
         "-o",
@@ -131,7 +136,13 @@ def run(args: argparse.Namespace) -> int:
             )
         args.replicas = 1
         streams.check_stdout()
-        options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
+        options = GenerateOptions(
+            [],
+            dialogue=sampling,
+            truncate=args.truncate,
+            prompt_end=_prompt_end(args, defaults),
+            keep_history=not args.no_history,
+        )
     elif leading:
         options = _options(args, settings, sampling)
         if not options.prompts and common.is_alone(args):
@@ -198,7 +209,7 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
                 code="conflicting_options",
                 hint="Name another file with -o.",
             )
-        records.check_writable(output)
+        lines.check_writable(output)
         if args.resume and output.exists() and not output.is_file():
             raise UsageError(
                 f"--resume needs a file to continue, but {output} is not a regular file",

@@ -74,13 +74,18 @@ class Replica:
             self._runner.execute(FreeCache())
             self._pages = None
 
-    def score(self, rows: list[Row]) -> list[Scored]:
-        """The answers to all that the rows ask, in their order, in one pass; see ``scoring.passes``.
+    def score(self, rows: list[Row], top: int | None = None) -> list[Scored]:
+        """The answers to all that the rows ask, in their order, in one pass; see ``scoring.scoring_passes``.
 
         On the leader. An engine may be in the middle of its requests, which stay as they are.
+
+        Args:
+            rows: what to compute together.
+            top: give each token's log-probability, and those of this many of the most likely tokens at its position;
+                None: sums only, which is less to copy and to send.
         """
-        self._channel.send(Score(rows))
-        return self._runner.score(rows)
+        self._channel.send(Score(rows, top))
+        return self._runner.score(rows, top)
 
     def follow(self) -> None:
         """Carry out the leader's instructions until it releases its followers."""

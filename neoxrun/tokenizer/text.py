@@ -157,6 +157,18 @@ class Tokenizer:
         except (UnicodeError, TypeError):
             return [self.encode(text, complete=complete) for text in texts]  # its error names the text
 
+    def encode_with_starts(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each text, as ``encode_all`` gives them, and the character at which each token begins.
+
+        Some tokenizers leave out spaces at a token's beginning here.
+        """
+        encodings = self._library.encode_batch(texts)
+        return [(encoding.ids, [start for start, _ in encoding.offsets]) for encoding in encodings]
+
+    def spell(self, token: int) -> str:
+        """The text of one token, a special one too; bytes that are no whole character become U+FFFD."""
+        return self._library.decode([token], skip_special_tokens=False)
+
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
 

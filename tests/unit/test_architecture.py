@@ -34,6 +34,7 @@ FLOORS = (
     "generation",
     "llm",
     "evaluation benchmark",
+    "scoring",
     "launch",
     "commands",
     "cli",
@@ -64,13 +65,13 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 IMPORTERS = {
     "datasets": "evaluation.data",
     "google": "tokenizer.spiece",
-    "huggingface_hub": "evaluation.hub download.hub",
+    "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
-    "matplotlib": "benchmark.plot",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
-    "pyarrow": "evaluation.documents",
+    "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
@@ -87,6 +88,7 @@ INDEX_NAMES = {
     "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
+    "prompt_toolkit": "prompt-toolkit",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
 }
@@ -94,17 +96,19 @@ INDEX_NAMES = {
 SPEAKS = {
     "launch.agent",
     "cli",
-    "generation.dialogue",
     "launch.start",
     "launch.worker",
 }  # to people, on stderr, next to the log
 # Those that write data to stdout.
 USES_STDOUT = {
+    "commands.completion",
     "cli",
     "commands.download",
     "commands.evaluate",
+    "commands.evaluate_revisions",
     "commands.generate",
     "commands.plan",
+    "commands.score",
     "generation.records",
     "launch.launcher",
     "launch.start",
