@@ -107,7 +107,7 @@ class DocumentScorer:
     """
 
     def __init__(self, session: Session, replicas: Replicas, options: ScoreOptions) -> None:
-        beginning = session.tokenizer.eod
+        beginning = session.tokenizer.start
         if beginning is None:
             raise self._wrong_tokenizer(
                 session, f"the tokenizer has no {END_OF_DOCUMENT}, which every text begins with"
