@@ -97,7 +97,10 @@ def saved_results(folder: Path, works: Collection[str]) -> dict[str, dict[str, A
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*/results_*.json"), key=lambda path: path.name):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            if not any(work in text for work in works):
+                continue
+            document = json.loads(text)
             work = document["neoxrun"]["revision"]["work"]
         except (OSError, ValueError, TypeError, KeyError):  # results of another program or command
             continue
