@@ -21,6 +21,7 @@ COMMANDS = {
     "download": "Download weights, tokenizers and task data, and check that every file is complete.",
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
+    "score": "Score the texts of a file: log-probabilities of tokens, words and documents, and perplexities.",
     "plan": "Show what will run where, and how much memory it needs.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
     "completion": "Print a script that completes commands and options in bash, zsh or fish.",

@@ -62,6 +62,7 @@ def check_comparison(model: ModelConfig, ranks: int) -> None:
     missing = {
         f"pos_emb: {model.pos_emb}": model.pos_emb != "rotary",
         f"norm: {model.norm}": model.norm != "layernorm",
+        "rope_scaling": model.rope_scaling is not None,
         "gpt_j_tied": model.gpt_j_residual and model.gpt_j_tied,
         "linear layers without a bias": not (model.use_bias_in_attn_linear and model.use_bias_in_mlp),
     }

@@ -32,7 +32,7 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: "generate", "evaluate" or "bench", by which ``worker`` chooses the work.
+        command: "generate", "evaluate", "score" or "bench", by which ``worker`` chooses the work.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.

@@ -34,6 +34,7 @@ FLOORS = (
     "generation",
     "llm",
     "evaluation benchmark",
+    "scoring",
     "launch",
     "commands",
     "cli",
@@ -44,8 +45,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 # What is reachable from these answers without torch, which takes seconds to import.
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
-# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, or needs
-# Triton, which not every machine has.
+# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
+# Triton, which not every machine has, or a library that few runs need.
 LATE = {
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
@@ -54,6 +55,8 @@ LATE = {
     ("launch.worker", "evaluation.run"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "llm"),
+    ("commands.generate", "tokenizer.chat"),
+    ("tokenizer.files", "tokenizer.spiece"),
 }
 MOST_LINES = 300
 MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
@@ -61,16 +64,19 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
+    "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
+    "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
-    "pyarrow": "evaluation.documents",
+    "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
-    "tokenizers": "tokenizer.files tokenizer.text",
+    "sentencepiece": "tokenizer.spiece",
+    "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
@@ -79,6 +85,7 @@ IMPORTERS = {
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
+    "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
     "prompt_toolkit": "prompt-toolkit",
@@ -101,6 +108,7 @@ USES_STDOUT = {
     "commands.evaluate_revisions",
     "commands.generate",
     "commands.plan",
+    "commands.score",
     "generation.records",
     "launch.launcher",
     "launch.start",
