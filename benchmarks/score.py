@@ -14,7 +14,9 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from decode import machine
@@ -64,8 +66,7 @@ def main() -> None:
     )
     evaluate, score = NeoxLM(session, replicas), DocumentScorer(session, replicas, options)
     text = args.text.read_text(encoding="utf-8")
-    rates: list[tuple[float, float]] = []
-    apart = tokens = 0.0
+    rounds: list[tuple[int, dict[str, tuple[float, float]]]] = []
     for number in range(1 + args.rounds):
         texts = [
             # Other texts in every round, however short the file is.
@@ -73,32 +74,47 @@ def main() -> None:
             for index in range(args.documents)
         ]
         requests = [Instance("loglikelihood_rolling", {}, (one,), 0) for one in texts]
-        start = time.perf_counter()
-        sums = evaluate.loglikelihood_rolling(requests)
-        middle = time.perf_counter()
-        with tempfile.TemporaryFile("w") as file:
-            writer = LineWriter(None, file, 0)
-            records = []
-            for record in score.records((Document(n, one, "") for n, one in enumerate(texts)), lambda: False):
-                writer.write_line(json.dumps(record, ensure_ascii=False))
-                records.append(record)
-        end = time.perf_counter()
-        tokens = sum(record["tokens"] for record in records)
-        apart = max(abs(record["logprob"] - right) for record, right in zip(records, sums, strict=True))
-        rates.append((tokens / (middle - start), tokens / (end - middle)))
-    rates = rates[1:]
-    ratio = statistics.median(score / evaluate for evaluate, score in rates)
+        given = [Document(index, one, "") for index, one in enumerate(texts)]
+        work = {
+            "evaluate": partial(evaluate.loglikelihood_rolling, requests),
+            "score": partial(_write_records, score, given),
+        }
+        results, taken = {}, {}
+        for name in list(work)[:: 1 if number % 2 else -1]:  # in turns, which one begins as well
+            start, cpu = time.perf_counter(), time.process_time()
+            results[name] = work[name]()
+            taken[name] = (time.perf_counter() - start, time.process_time() - cpu)
+        tokens = sum(record["tokens"] for record in results["score"])
+        pairs = zip(results["score"], results["evaluate"], strict=True)
+        apart = max(abs(record["logprob"] - right) for record, right in pairs)
+        rounds.append((tokens, taken))
+    rounds = rounds[1:]
     print(
         f"{machine(torch.device(args.device))}; torch {torch.__version__}, {torch.get_num_threads()} threads; ", end=""
     )
     print(
-        f"neoxrun {neoxrun.__version__}; {args.shape} {args.dtype}, {len(rates)} rounds of {tokens:.0f} tokens; ",
+        f"neoxrun {neoxrun.__version__}; {args.shape} {args.dtype}, {len(rounds)} rounds of about {tokens} tokens; ",
         end="",
     )
     print(f"sums at most {apart:.2g} apart in the last round")
-    print("| side | tokens/s | score / evaluate |\n|---|---|---|")
-    print(f"| evaluate | {statistics.median(rate for rate, _ in rates):.0f} | |")
-    print(f"| score | {statistics.median(rate for _, rate in rates):.0f} | **{ratio:.2f}** |")
+    print("| side | tokens/s | tokens per second of the processor |\n|---|---|---|")
+    for name in ("evaluate", "score"):
+        wall, cpu = (statistics.median(count / taken[name][kind] for count, taken in rounds) for kind in (0, 1))
+        print(f"| {name} | {wall:.0f} | {cpu:.0f} |")
+    wall, cpu = (
+        statistics.median(taken["evaluate"][kind] / taken["score"][kind] for _, taken in rounds) for kind in (0, 1)
+    )
+    print(f"| score / evaluate | **{wall:.2f}** | {cpu:.2f} |")
+
+
+def _write_records(score: DocumentScorer, given: list[Document]) -> list[dict[str, Any]]:
+    with tempfile.TemporaryFile("w") as file:
+        writer = LineWriter(None, file, 0)
+        records = []
+        for record in score.records(given, lambda: False):
+            writer.write_line(json.dumps(record, ensure_ascii=False))
+            records.append(record)
+    return records
 
 
 def _cut(text: str, start: int, args: argparse.Namespace) -> str:
