@@ -53,6 +53,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     3: {
         "damaged_file": "A file of weights is cut short or damaged. Copy or download it again.",
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
+        "duplicate_revisions": "Revisions have the weights of others. Leave them out, or give --allow-duplicates.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
         "mismatched_tokenizer": "The tokenizer is of another model than the weights. Name the right one.",
         "missing_checkpoint": "There is no checkpoint in the folder. Check --checkpoint, or download the weights.",
@@ -72,6 +73,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "access_refused": "The server does not let you in. Log in, or ask the owner for access.",
         "bad_address": "An address of a file is not a URL to download from. Give it one with http or https.",
         "bad_answer": "A server's answer cannot be used. Check the address, and whether the network asks for a login.",
+        "bad_chat_template": "The model's chat template is wrong, or fails on the messages. Get its file again.",
         "bad_data": "The data of a task is wrong or damaged. Fetch it again, or correct the line that is named.",
         "bad_document": "A row of the texts to score is wrong. Correct the line that is named, or leave it out.",
         "bad_file": "A file of checksums, answers or results does not have its format. Correct it, or name another.",
@@ -87,6 +89,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "missing_data": "There is no data for a task. The hint says how to fetch it.",
         "missing_file": "A file or folder does not exist. Check the path.",
         "no_documents": "There are no texts to score in the input. Check that it is the right file.",
+        "no_chat_template": "The model has no chat template. Write its prompts out, or add the template to its folder.",
         "no_prompts": "The prompt file holds no prompts. Write one a line.",
         "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",

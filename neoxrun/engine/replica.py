@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Channel, FreeCache, ReleaseFollowers, Reserve, Score
@@ -40,7 +42,7 @@ class Replica:
         """Whether the cache takes memory."""
         return self._runner.cache is not None
 
-    def start_engine(self, *, slots: int, length: int, eos: int | None) -> Engine:
+    def start_engine(self, *, slots: int, length: int, ends: Collection[int]) -> Engine:
         """An engine, on the leader. A replica has one at a time: close it before the next.
 
         What earlier engines have computed of the beginning of prompts is used again.
@@ -48,7 +50,7 @@ class Replica:
         Args:
             slots: most sequences at a time; fewer where the cache does not fit.
             length: most tokens of a sequence, prompt and output.
-            eos: the token that ends a document, or None.
+            ends: the tokens that end a text.
 
         Raises:
             RankError: not even one sequence fits the memory.
@@ -62,7 +64,7 @@ class Replica:
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)
         groups = self._runner.mesh.pp
-        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos, groups=groups)
+        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, ends, groups=groups)
         return Engine(scheduler, self._launch, self._runner.ahead)
 
     def free_cache(self) -> None:

@@ -45,8 +45,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 # What is reachable from these answers without torch, which takes seconds to import.
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
-# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, or needs
-# Triton, which not every machine has.
+# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
+# Triton, which not every machine has, or a library that few runs need.
 LATE = {
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
@@ -55,6 +55,8 @@ LATE = {
     ("launch.worker", "evaluation.run"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "llm"),
+    ("commands.generate", "tokenizer.chat"),
+    ("tokenizer.files", "tokenizer.spiece"),
 }
 MOST_LINES = 300
 MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
@@ -62,16 +64,19 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
-    "huggingface_hub": "evaluation.hub download.hub",
+    "google": "tokenizer.spiece",
+    "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
+    "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
-    "matplotlib": "benchmark.plot",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
-    "tokenizers": "tokenizer.files tokenizer.text",
+    "sentencepiece": "tokenizer.spiece",
+    "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
@@ -80,8 +85,10 @@ IMPORTERS = {
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
+    "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
+    "prompt_toolkit": "prompt-toolkit",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
 }
@@ -89,15 +96,16 @@ INDEX_NAMES = {
 SPEAKS = {
     "launch.agent",
     "cli",
-    "generation.dialogue",
     "launch.start",
     "launch.worker",
 }  # to people, on stderr, next to the log
 # Those that write data to stdout.
 USES_STDOUT = {
+    "commands.completion",
     "cli",
     "commands.download",
     "commands.evaluate",
+    "commands.evaluate_revisions",
     "commands.generate",
     "commands.plan",
     "commands.score",

@@ -207,7 +207,7 @@ def test_readme_names_options_that_there_are() -> None:
 
 def test_guide_has_every_key_of_a_prompt() -> None:
     documented = written(first_cells(section(GUIDE, "Prompts")))
-    assert documented == {"prompt", "context", "id", "n", "num_samples", *SAMPLING_NAMES}
+    assert documented == {"prompt", "context", "messages", "id", "n", "num_samples", *SAMPLING_NAMES}
 
 
 def test_guide_has_every_field_of_a_record() -> None:
