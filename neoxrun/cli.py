@@ -21,6 +21,9 @@ COMMANDS = {
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
     "plan": "Show what will run where, and how much memory it needs.",
+    "inspect": "Show what is in a folder of weights, what a configuration for it says, and what is odd about it.",
+    "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
+    "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
 }
 

@@ -98,7 +98,7 @@ def load_weights(
     tp_rank: int,
     tp_size: int,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     progress: Callable[[int], None] | None = None,
 ) -> bool:
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
@@ -107,13 +107,14 @@ def load_weights(
         checkpoint: the files, from ``find_checkpoint``.
         targets: the tensors that this rank's pipeline stage needs, with this rank's shapes. A last stage with a tied
             head needs ``TensorKey(0, "word_embeddings.weight")``.
-        assign: called once for each target, layer by layer, with a new tensor of ``dtype`` on ``device``.
+        assign: called once for each target, layer by layer and in the order of ``targets``, with a new tensor of
+            ``dtype`` on ``device``.
         config: the network.
         tp_rank: this rank within its tensor-parallel group.
         tp_size: ranks in that group. At the checkpoint's tensor-parallel size each rank keeps the undivided tensors of
             the same source rank.
         device: device of the tensors.
-        dtype: number format of the tensors.
+        dtype: number format of the tensors; None: each keeps the one that it has in the file.
         progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
     Returns:
@@ -135,8 +136,8 @@ def load_weights(
             parameter, rule = table[key], rule_of(key.name, config)
             shape = local_shape(key.name, parameter, tp_size)
             assert shape == tuple(targets[key]), f"{key}: the model wants {targets[key]}, its share is {shape}"
-            tensor = torch.empty(shape, dtype=dtype, device=device)
             stored = [shard[key.name].tensor for shard in shards]
+            tensor = torch.empty(shape, dtype=dtype or stored[0].dtype, device=device)
             _fill(tensor, parameter, rule, stored, tp_rank, tp_size)
             if parameter.dim is None and rule is Rule.MEAN and tp_size != len(stored):
                 averaged |= any(not torch.equal(stored[0], other) for other in stored[1:])
@@ -147,7 +148,7 @@ def load_weights(
         # Checked once a layer, since each check waits for the device.
         for key, finite in zip(wanted, torch.stack(extremes).isfinite().all(1).tolist(), strict=True):
             if not finite:
-                raise _not_finite(key.name, shards, dtype)
+                raise _not_finite(key.name, shards, dtype or shards[0][key.name].tensor.dtype)
         del shards, stored
     return averaged
 

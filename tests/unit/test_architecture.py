@@ -33,7 +33,7 @@ FLOORS = (
     "engine",
     "generation",
     "llm",
-    "evaluation benchmark",
+    "evaluation benchmark conversion",
     "launch",
     "commands",
     "cli",
@@ -44,9 +44,12 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 # What is reachable from these answers without torch, which takes seconds to import.
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
-# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, or needs
-# Triton, which not every machine has.
+# The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
+# Triton, which not every machine has, or needs torch, for a command that works in its own process.
 LATE = {
+    ("commands.convert", "conversion.convert"),
+    ("commands.diff", "conversion.diff_folders"),
+    ("commands.inspect", "conversion.inspect"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
     ("launch.start", "launch.worker"),
@@ -95,9 +98,11 @@ SPEAKS = {
 # Those that write data to stdout.
 USES_STDOUT = {
     "cli",
+    "commands.diff",
     "commands.download",
     "commands.evaluate",
     "commands.generate",
+    "commands.inspect",
     "commands.plan",
     "generation.records",
     "launch.launcher",
