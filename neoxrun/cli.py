@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import IO
 
+from neoxrun.commands.foreign import translate
 from neoxrun.errors import EXIT_CODES, UsageError, classify
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
@@ -25,6 +26,18 @@ COMMANDS = {
     "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
     "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
+    "completion": "Print a script that completes commands and options in bash, zsh or fish.",
+}
+
+_SHORT = {"eval": "evaluate", "gen": "generate", "benchmark": "bench"}
+# Commands of other tools.
+_ELSEWHERE = {
+    "chat": "`neoxrun generate CONFIG --interactive` is a dialogue.",
+    "run": "`neoxrun generate CONFIG --prompt TEXT` answers one prompt, and --interactive is a dialogue.",
+    "complete": "`neoxrun generate CONFIG --prompt TEXT` continues a text.",
+    "list": "`neoxrun download --list` shows the models, and `neoxrun evaluate --tasks list` the tasks.",
+    "pull": "`neoxrun download NAME` fetches a model.",
+    "serve": "There is no server yet; neoxrun.LLM is the same in Python.",
 }
 
 _EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, meaning in EXIT_CODES.items())
@@ -43,6 +56,16 @@ class _Parser(argparse.ArgumentParser):
         sys.stdout.flush()
 
 
+class _CommandParser(_Parser):
+    """The parser of one command, which understands other tools' names of its options, too."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's."""
+        return super().parse_known_args(translate(self.prog.split()[-1], args, self), namespace)
+
+
 def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
     """The parser of all commands.
 
@@ -58,7 +81,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"neoxrun {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for name, description in COMMANDS.items():
         sub = commands.add_parser(
             name,
@@ -66,6 +89,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             description=description,
             epilog=_EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         if name not in loaded:
             continue
@@ -79,7 +103,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             help="Show details, the other ranks' messages and the traceback of an error.",
         )
         sub.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, build_parser=build_parser)
     return parser
 
 
@@ -91,9 +115,11 @@ def _asked(words: Sequence[str]) -> list[str]:
     """
     if not words or words[0] == "help":
         words = [*(word for word in words[1:2] if word != "help"), "--help"]
-    name = words[0]
+    name = _SHORT.get(words[0], words[0])
     if name in COMMANDS or name.startswith("-"):
-        return list(words)
+        return [name, *words[1:]]
+    if name in _ELSEWHERE:
+        raise UsageError(f"there is no command {name}", code="unknown_command", hint=_ELSEWHERE[name])
     close = [command for command in COMMANDS if command.startswith(name)] if name else []
     close = close or difflib.get_close_matches(name, COMMANDS, 1)
     raise UsageError(

@@ -16,6 +16,7 @@ import os
 import reprlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar, get_args
 
@@ -24,7 +25,7 @@ import torch
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
-from neoxrun.config.settings import Precision
+from neoxrun.config.settings import Merge, Precision
 from neoxrun.engine.scoring import Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session, open_session
 from neoxrun.errors import DataError, UsageError
@@ -94,6 +95,8 @@ class LLM:
         dtype: number format; None: the configuration's on a GPU. On the CPU, bf16 where the processor has instructions
             for it and the configuration does not say fp32, else fp32.
         random_weights: build the model without a checkpoint.
+        merge: at another tensor-parallel size than the checkpoint's, ``fold`` norms that differ between its ranks into
+            the weights that read them, or take their ``average``.
 
     Raises:
         NeoxrunError: see ``errors``: nothing is half-loaded afterwards. A ``UsageError`` if an argument has a value
@@ -112,13 +115,16 @@ class LLM:
         device: str | None = None,
         dtype: Precision | None = None,
         random_weights: bool = False,
+        merge: Merge = "fold",
     ) -> None:
         _check_choice("device", device, get_args(DeviceKind))
         _check_choice("dtype", dtype, get_args(Precision))
+        _check_choice("merge", merge, get_args(Merge))
         _check_sizes(tp, pp)
         chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
         settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        settings = replace(settings, merge=merge)
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         # Rank 0's processor decides for all of them.
         native_bf16 = meshes.share_from_first(cpu_device().native_bf16)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neoxrun import errors
+from neoxrun.commands import foreign
 from neoxrun.config import neox_keys
 from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.generation.records import RECORD_CODES
@@ -52,6 +53,23 @@ def errors_page(page: str) -> str:
     page = fill(page, "codes", "\n\n".join(sections))
     rows = ([_code(code), meaning] for code, meaning in RECORD_CODES.items())
     return fill(page, "record codes", table(["code", "meaning"], rows))
+
+
+def coming_from(page: str) -> str:
+    """Every option that other tools call otherwise."""
+    names = (
+        [", ".join(map(_code, row.names)), _code(row.ours), ", ".join(row.commands), row.tools]
+        for row in foreign.FOREIGN_NAMES
+    )
+    page = fill(page, "names", table(["there", "here", "commands", "tools"], names))
+    values = (
+        [_code(option), _code(theirs), _code(ours) if ours else "left out: it is the default"]
+        for option, pairs in foreign.FOREIGN_VALUES.items()
+        for theirs, ours in pairs.items()
+    )
+    page = fill(page, "values", table(["option", "there", "here"], values))
+    explained = ([_code(name), hint] for name, hint in foreign.EXPLAINED.items())
+    return fill(page, "explained", table(["there", "here"], explained))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -95,6 +113,7 @@ def fill(page: str, name: str, content: str) -> str:
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/configuration.md": configuration,
     "docs/errors.md": errors_page,
+    "docs/coming-from.md": coming_from,
 }
 
 

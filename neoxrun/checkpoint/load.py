@@ -14,10 +14,10 @@ from torch import Tensor
 
 from neoxrun.checkpoint.content import AGAIN
 from neoxrun.checkpoint.layout import Checkpoint
-from neoxrun.checkpoint.merge import Rule, contributing_shards, rule_of, shard_slices
+from neoxrun.checkpoint.share import RankShare
 from neoxrun.checkpoint.source import LayerSource, Shard, StoredTensor
-from neoxrun.config.settings import ModelConfig
-from neoxrun.config.tensors import Parameter, TensorKey, local_shape, parameters
+from neoxrun.config.settings import Merge, ModelConfig
+from neoxrun.config.tensors import Parameter, TensorKey, parameters
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import listing
 
@@ -99,26 +99,28 @@ def load_weights(
     tp_size: int,
     device: torch.device,
     dtype: torch.dtype | None,
+    merge: Merge = "fold",
     progress: Callable[[int], None] | None = None,
-) -> bool:
+) -> frozenset[str]:
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
 
     Args:
         checkpoint: the files, from ``find_checkpoint``.
         targets: the tensors that this rank's pipeline stage needs, with this rank's shapes. A last stage with a tied
-            head needs ``TensorKey(0, "word_embeddings.weight")``.
-        assign: called once for each target, layer by layer and in the order of ``targets``, with a new tensor of
-            ``dtype`` on ``device``.
+            head needs ``TensorKey(0, "word_embeddings.weight")``; one with another head needs the final norm, too.
+        assign: called once for each target, layer by layer, with a new tensor of ``dtype`` on ``device``. Where norms
+            are folded it is also called with the bias of a layer that has none: of the head, or of a model without.
         config: the network.
         tp_rank: this rank within its tensor-parallel group.
         tp_size: ranks in that group. At the checkpoint's tensor-parallel size each rank keeps the undivided tensors of
             the same source rank.
         device: device of the tensors.
         dtype: number format of the tensors; None: each keeps the one that it has in the file.
+        merge: at another size, what becomes of norms that differ between the source ranks.
         progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
     Returns:
-        Whether undivided tensors differed between the source ranks and were averaged, which is an approximation.
+        The names of undivided tensors that differed between the source ranks and became one, which is an approximation.
 
     Raises:
         CheckpointError: a file is damaged or unsafe, or a tensor is missing or unexpected, has another shape or type,
@@ -126,52 +128,27 @@ def load_weights(
     """
     source = LayerSource(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
-    averaged = False
+    share = RankShare(config, tp_rank, tp_size, device, dtype, merge)
     for layer in sorted({key.layer for key in targets}):
         shards = source.read_layer(layer)
-        wanted = [key for key in targets if key.layer == layer]
+        wanted = {key: table[key] for key in targets if key.layer == layer}
         _prove(source, layer, shards, table, {key.name for key in wanted})
-        extremes = []
-        for key in wanted:
-            parameter, rule = table[key], rule_of(key.name, config)
-            shape = local_shape(key.name, parameter, tp_size)
-            assert shape == tuple(targets[key]), f"{key}: the model wants {targets[key]}, its share is {shape}"
-            stored = [shard[key.name].tensor for shard in shards]
-            tensor = torch.empty(shape, dtype=dtype or stored[0].dtype, device=device)
-            _fill(tensor, parameter, rule, stored, tp_rank, tp_size)
-            if parameter.dim is None and rule is Rule.MEAN and tp_size != len(stored):
-                averaged |= any(not torch.equal(stored[0], other) for other in stored[1:])
-            extremes.append(torch.stack(tensor.aminmax()))  # NaN where one of the numbers is
+        extremes: dict[str, Tensor] = {}
+        for key, tensor in share.tensors(layer, shards, wanted):
+            shape = tuple(tensor.shape)
+            assert shape == tuple(targets.get(key, shape)), (
+                f"{key}: the model wants {targets[key]}, its share is {shape}"
+            )
+            extremes[key.name] = torch.stack(tensor.aminmax())  # NaN where one of the numbers is
             assign(key, tensor)
-            if progress is not None:
+            if progress is not None and key in targets:
                 progress(tensor.numel() * tensor.element_size())
         # Checked once a layer, since each check waits for the device.
-        for key, finite in zip(wanted, torch.stack(extremes).isfinite().all(1).tolist(), strict=True):
+        for name, finite in zip(extremes, torch.stack([*extremes.values()]).isfinite().all(1).tolist(), strict=True):
             if not finite:
-                raise _not_finite(key.name, shards, dtype or shards[0][key.name].tensor.dtype)
-        del shards, stored
-    return averaged
-
-
-def _fill(target: Tensor, parameter: Parameter, rule: Rule, shards: list[Tensor], tp_rank: int, tp_size: int) -> None:
-    """Write a rank's share of a tensor into ``target``; ``shards`` are the source ranks' parts of the tensor."""
-    dim = parameter.dim
-    if dim is not None:
-        filled = 0
-        for part in shard_slices(parameter.shape[dim], len(shards), tp_size, tp_rank):
-            values = shards[part.shard].narrow(dim, part.start, part.length)
-            target.narrow(dim, part.target, part.length).copy_(values)
-            filled += part.length
-        target.narrow(dim, filled, target.shape[dim] - filled).zero_()  # vocabulary padding
-        return
-    ranks = contributing_shards(rule, len(shards), tp_size, tp_rank)
-    if len(ranks) == 1:
-        target.copy_(shards[ranks[0]])
-        return
-    total = torch.zeros(parameter.shape, dtype=torch.float32)
-    for rank in ranks:
-        total += shards[rank]
-    target.copy_(total / len(ranks) if rule is Rule.MEAN else total)
+                raise _not_finite(name, shards, dtype or shards[0][name].tensor.dtype)
+        del shards
+    return frozenset(share.approximated)
 
 
 def _prove(

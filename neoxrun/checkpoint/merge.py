@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ def rule_of(name: str, config: ModelConfig) -> Rule:
 
     With the parallel residual each rank adds a separate bias before the all-reduce: the model's bias is their sum.
     Otherwise the bias is added once, after the all-reduce, and is the same on all ranks. The ranks train their norms
-    and learned positions separately, and these drift apart: their mean is the best single version.
+    and learned positions separately, and these drift apart: where they cannot be folded (``checkpoint.fold``), their
+    mean is the best single version.
     """
     if name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias"):
         return Rule.SUM if config.gpt_j_residual else Rule.ONE
@@ -74,3 +76,36 @@ def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) 
     if rule is Rule.SUM and tp_rank > 0:
         return range(0)
     return range(source_tp)
+
+
+def describe_approximations(names: Iterable[str], source_tp: int, *, folds: bool) -> list[str]:
+    """What to tell people of tensors whose versions differ and had to become one, in one sentence for each kind.
+
+    Args:
+        names: of the tensors that ``load_weights`` could not keep exactly.
+        source_tp: the checkpoint's tensor-parallel size.
+        folds: norms were folded where that is exact.
+    """
+    kinds = {_kind(name) for name in names}
+    ranks = f"the checkpoint's {source_tp} tensor-parallel ranks"
+    cost = f"which changes the results a little; --tp {source_tp} computes them as they are"
+    texts = []
+    if "norm" in kinds and folds:
+        texts.append(
+            f"the final norms of {ranks} differ and are averaged, as the head is tied to the word embedding, {cost}"
+        )
+    elif "norm" in kinds:
+        texts.append(f"the norms of {ranks} differ and are averaged, {cost}")
+    if "positions" in kinds:
+        texts.append(f"the position embeddings of {ranks} differ and are averaged, {cost}")
+    if "bias" in kinds:
+        texts.append(
+            f"the output biases of {ranks} differ, although all ranks should add the same: those of the first are used"
+        )
+    return texts
+
+
+def _kind(name: str) -> str:
+    if name.startswith("position_embeddings"):
+        return "positions"
+    return "norm" if "norm" in name else "bias"

@@ -48,6 +48,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
     )
+    parser.add_argument(
+        "--merge",
+        choices=("fold", "average"),
+        default="fold",
+        help="What to do with norms that differ between the checkpoint's tensor-parallel ranks, at another --tp: fold "
+        "them into the weights that read them, which is exact but for rounding, or average them, as conversions to "
+        "Hugging Face's format do. Default: fold.",
+    )
     ranks = parser.add_argument_group("devices and ranks")
     ranks.add_argument(
         "--device",
@@ -137,6 +145,7 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
     settings = load_settings(
         args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
     )
+    settings = replace(settings, merge=args.merge)
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:

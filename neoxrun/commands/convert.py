@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
@@ -43,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_bytes,
         metavar="SIZE",
         help="Most bytes of a safetensors file, as in 500MB. Default: 5GB.",
+    )
+    parser.add_argument(
+        "--merge",
+        choices=("fold", "average"),
+        default="fold",
+        help="What becomes of norms that differ between the source's tensor-parallel ranks, at another tensor-parallel "
+        "size: fold them into the weights that read them, which keeps the results, or average them, as other "
+        "converters do. Default: fold.",
     )
     add_configuration(parser)
 
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         args.config or [str(args.source)], args.overrides, checkpoint=str(args.source), tokenizer=args.tokenizer
     )
     options = ConvertOptions(
-        settings=settings,
+        settings=replace(settings, merge=args.merge),
         target=args.target,
         kind=args.to,
         tp=args.tp or 1,

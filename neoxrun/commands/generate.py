@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "configuration's `text_gen_type` is interactive.",
     )
     source.add_argument(
+        "--no-history",
+        action="store_true",
+        help="In a dialogue, keep the prompts out of the file ~/.local/state/neoxrun/history.",
+    )
+    source.add_argument(
         "-o",
         "--output",
         metavar="FILE",
@@ -123,7 +128,13 @@ def run(args: argparse.Namespace) -> int:
             )
         args.replicas = 1
         streams.check_stdout()
-        options = GenerateOptions([], dialogue=sampling, truncate=args.truncate, prompt_end=_prompt_end(args, defaults))
+        options = GenerateOptions(
+            [],
+            dialogue=sampling,
+            truncate=args.truncate,
+            prompt_end=_prompt_end(args, defaults),
+            keep_history=not args.no_history,
+        )
     elif leading:
         options = _options(args, defaults, sampling)
         if not options.prompts and common.is_alone(args):

@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.commands import common
-from neoxrun.errors import UsageError
+from neoxrun.config.settings import Settings
+from neoxrun.errors import NeoxrunError, UsageError
 from neoxrun.planning.cost import Estimate
 from neoxrun.planning.decision import Forecast
 from neoxrun.planning.devices import parse_devices
@@ -78,10 +81,11 @@ def run(args: argparse.Namespace) -> int:
         found = parse_devices(args.devices, args.device or "cuda")
     settings = common.settings_from_args(args)
     plan = common.plan_from_args(args, settings, found, _work(args, settings.model.max_context), exact=args.score)
+    notes = _notes_on_norms(settings, plan.tp)
     if args.json:
-        text = json.dumps(to_json(plan), indent=2)
+        text = json.dumps(to_json(plan, notes), indent=2)
     else:
-        text = render(plan, ", ".join(path.stem for path in settings.sources))
+        text = render(plan, ", ".join(path.stem for path in settings.sources), notes)
     sys.stdout.write(text + "\n")
     return 0
 
@@ -104,8 +108,26 @@ def _work(args: argparse.Namespace, context: int) -> Work:
     )
 
 
-def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values; docs/plan.md describes the keys."""
+def _notes_on_norms(settings: Settings, tp: int) -> list[str]:
+    """What loading does with norms that may differ between ranks: a note, if the checkpoint is here and has another tp.
+
+    Whether they differ is in the files, which a plan does not open.
+    """
+    try:
+        source_tp = find_configured_checkpoint(settings).source_tp
+    except NeoxrunError:  # not downloaded yet, or damaged, which `generate` reports
+        return []
+    if source_tp in (1, tp):
+        return []
+    where = f"where the checkpoint's {source_tp} tensor-parallel ranks differ"
+    if settings.merge == "average":
+        return [f"norms: averaged {where}, which changes the results a little; --merge fold does not"]
+    tied = "; the final norm is averaged, as the head is tied" if settings.model.tie_embeddings else ""
+    return [f"norms: folded into the weights that read them {where}, which is exact but for rounding{tied}"]
+
+
+def to_json(plan: Plan, more_notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The plan as JSON values, with further notes; docs/plan.md describes the keys."""
     return {
         "tp": plan.tp,
         "pp": plan.pp,
@@ -116,7 +138,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "gpus": plan.gpus,
         "nnodes": plan.nnodes,
         "reason": explain_reason(plan),
-        "notes": explain_notes(plan),
+        "notes": [*explain_notes(plan), *more_notes],
         **_forecast_json(plan.decision.forecast),
         "devices": [asdict(rank) for rank in plan.devices],
         "host_peak_bytes": plan.host_peak_bytes,
@@ -151,12 +173,13 @@ def _estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def render(plan: Plan, name: str) -> str:
+def render(plan: Plan, name: str, more_notes: Sequence[str] = ()) -> str:
     """The plan for people.
 
     Args:
         plan: what to show.
         name: what to call the model.
+        more_notes: besides the plan's.
     """
     noun = "GPU" if plan.device_kind == "cuda" else "CPU rank"
     where = counted(plan.world_size, noun) + (f" of {plan.nnodes} hosts" if plan.nnodes > 1 else "")
@@ -173,7 +196,7 @@ def render(plan: Plan, name: str) -> str:
         ranks = plan.world_size // plan.nnodes
         free = f"{human_bytes(plan.devices[0].free_bytes * ranks)} free, shared by {counted(ranks, 'rank')}"
         facts.append(("", free))
-    notes = explain_notes(plan)
+    notes = [*explain_notes(plan), *more_notes]
     lines = [
         f"{name}: {plan.parameters:,} parameters in {plan.dtype}",
         f"tensor parallel {plan.tp} x pipeline {plan.pp} x replicas {plan.replicas}, on {where}",

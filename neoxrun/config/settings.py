@@ -10,6 +10,9 @@ from neoxrun.config.sampling import SamplingParams
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
+Merge = Literal["fold", "average"]
+"""What becomes of norms that differ between a checkpoint's tensor-parallel ranks, at another tensor-parallel size."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -123,6 +126,8 @@ class Settings:
         sources: the configuration files, in order.
         ignored: keys that concern training only and have no effect here, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
+        merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
+            where that is exact, or take their ``average``, as Hugging Face's conversion does.
     """
 
     model: ModelConfig
@@ -135,3 +140,4 @@ class Settings:
     sources: tuple[Path, ...]
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
+    merge: Merge = "fold"

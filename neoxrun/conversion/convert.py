@@ -29,10 +29,11 @@ from neoxrun.conversion.configurations import (
     vocabulary_divisor,
     yaml_text,
 )
+from neoxrun.conversion.folding import find_final_norm, merge_for_files
 from neoxrun.conversion.logits import PROMPTS, compare_logits, prompt_ids, stream_logits
 from neoxrun.conversion.options import RECEIPT_NAME, ConvertOptions
 from neoxrun.conversion.proof import Comparison, checksums, main_dtype
-from neoxrun.conversion.shares import read_shares, stored_dtypes
+from neoxrun.conversion.shares import Division, stored_dtypes
 from neoxrun.conversion.targets import (
     HuggingFaceTarget,
     NeoxTarget,
@@ -56,8 +57,9 @@ _STEP: Final = re.compile(r"global_step\d+")
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted."""
+    """What is converted, and the number format of each tensor to be written."""
 
+    division: Division
     checkpoint: Checkpoint
     config: ModelConfig
     table: Mapping[TensorKey, Parameter]
@@ -117,7 +119,13 @@ def _open_source(options: ConvertOptions) -> _Source:
         tag = tag if _STEP.fullmatch(tag) else "global_step0"
         new_names = any("mlp.linear1." in stored.name for stored in layers.read_layer(FIRST_LAYER)[0].values())
     dtypes = stored_dtypes(layers, table)
-    return _Source(checkpoint, settings.model, table, dtypes, rows, tokenizer, tag, new_names)
+    if options.dtype is not None:
+        dtypes = dict.fromkeys(table, DTYPES[options.dtype])
+    merge = merge_for_files(settings.model, settings.merge)
+    folds = merge == "fold" and checkpoint.source_tp != options.tp
+    final = find_final_norm(layers, folds=folds)
+    division = Division(checkpoint, settings.model, table, options.tp, merge, final)
+    return _Source(division, checkpoint, settings.model, table, dtypes, rows, tokenizer, tag, new_names)
 
 
 def _before(folder: Path) -> tuple[str, bool]:
@@ -140,6 +148,7 @@ def _job(options: ConvertOptions, source: _Source) -> dict[str, Any]:
         "to": options.kind,
         "tp": options.tp,
         "dtype": options.dtype,
+        "merge": source.division.merge,
         "shard_size": options.shard_size if options.kind == "huggingface" else None,
         "version": __version__,
     }
@@ -147,10 +156,7 @@ def _job(options: ConvertOptions, source: _Source) -> dict[str, Any]:
 
 def _write_weights(options: ConvertOptions, source: _Source, work: Workplace) -> Precision:
     """Write what is missing of the weights; returns the number format of most of them."""
-    dtypes = source.dtypes
-    if options.dtype is not None:
-        dtypes = dict.fromkeys(source.table, DTYPES[options.dtype])
-    tensors = written_tensors(source.table, dtypes, options.tp)
+    tensors = written_tensors(source.table, source.dtypes, options.tp)
     target: Target
     if options.kind == "neox":
         target = NeoxTarget(work, source.tag, source.table, options.tp, new_names=source.new_names)
@@ -163,23 +169,16 @@ def _write_weights(options: ConvertOptions, source: _Source, work: Workplace) ->
         for rank in range(target.ranks):
             wanted = target.wanted(rank)
 
-            def assign(key: TensorKey, tensor: torch.Tensor, rounding: float, rank: int = rank) -> None:
-                target.assign(rank, key, tensor)
-                bar.update(tensor.numel() * tensor.element_size())
+            def assign(key: TensorKey, tensor: torch.Tensor, rank: int = rank) -> None:
+                if key in source.table:  # these files have no place for the bias of a head
+                    target.assign(rank, key, tensor)
+                    bar.update(tensor.numel() * tensor.element_size())
 
             if wanted:
-                read_shares(
-                    source.checkpoint,
-                    source.config,
-                    source.table,
-                    assign,
-                    layers=wanted,
-                    rank=rank,
-                    ranks=target.ranks,
-                    dtype=options.dtype,
-                )
+                dtype = None if options.dtype is None else DTYPES[options.dtype]
+                source.division.read(assign, layers=wanted, rank=rank, dtype=dtype)
         target.finish()
-    return main_dtype(dtypes)
+    return main_dtype(source.dtypes)
 
 
 def _write_configuration(options: ConvertOptions, source: _Source, work: Workplace, written: Precision) -> ModelConfig:
@@ -225,9 +224,7 @@ def _prove(options: ConvertOptions, source: _Source, work: Workplace, config: Mo
     after = [work.folder / name for name in names]
     total = source.checkpoint.total_bytes + target.total_bytes * 2
     with Bar("comparing", total, show=options.show_progress) as bar:
-        comparison = Comparison(
-            source.checkpoint, target, source.config, source.table, options.tp, options.dtype, bar.update
-        )
+        comparison = Comparison(source.division, target, source.dtypes, bar.update)
         comparison.run()
         encoded = [] if source.tokenizer is None else source.tokenizer.encode_all(list(PROMPTS))
         prompts = prompt_ids(encoded, source.rows, source.config.max_context)

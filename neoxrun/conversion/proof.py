@@ -15,12 +15,15 @@ from torch import Tensor
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.checkpoint.source import LayerSource, Shard
-from neoxrun.config.settings import ModelConfig, Precision
-from neoxrun.config.tensors import Parameter, TensorKey
-from neoxrun.conversion.shares import largest_difference, read_shares, same_bits
+from neoxrun.config.settings import Precision
+from neoxrun.config.tensors import TensorKey
+from neoxrun.conversion.folding import Folding, norm_bias
+from neoxrun.conversion.shares import Division, largest_difference, same_bits, stored_dtypes
 from neoxrun.errors import CheckpointError
 
 KEPT, JOINED, SAME = "kept", "joined and cut", "the same on all ranks"
+FOLDED = "folded norm"
+SHIFT = "mean shift of a folded final norm"
 ALONE = "that of the one rank where it is not zero"
 SUM, MEAN, FIRST = "sum over the ranks", "mean of ranks that differ", "that of the first rank, of ranks that differ"
 _EXACT = {KEPT, JOINED, SAME, ALONE}
@@ -50,14 +53,19 @@ class TensorProof:
 
 @dataclass
 class Comparison:
-    """Both sides of a conversion."""
+    """Both sides of a conversion.
 
-    source: Checkpoint
+    Attributes:
+        division: what the target is made of.
+        target: its files.
+        dtypes: number format of each of its tensors.
+        progress: called with the bytes of each tensor that was compared.
+        tensors: what was found.
+    """
+
+    division: Division
     target: Checkpoint
-    config: ModelConfig
-    table: Mapping[TensorKey, Parameter]
-    ranks: int
-    dtype: Precision | None
+    dtypes: Mapping[TensorKey, torch.dtype]
     progress: Callable[[int], None]
     tensors: dict[TensorKey, TensorProof] = field(default_factory=dict)
 
@@ -67,33 +75,8 @@ class Comparison:
         Raises:
             CheckpointError: a file of either side is damaged, or a tensor is not what it should be.
         """
-        before, after = LayerSource(self.source, self.config), LayerSource(self.target, self.config)
-        layers = {key.layer for key in self.table}
-        held: dict[int, tuple[list[Shard], list[Shard]]] = {}
-        for rank in range(self.ranks):
-
-            def compare(key: TensorKey, tensor: Tensor, rounding: float, rank: int = rank) -> None:
-                if key.layer not in held:
-                    held.clear()  # no mapping of a file outlives its use
-                    held[key.layer] = before.read_layer(key.layer), after.read_layer(key.layer)
-                ours, theirs = held[key.layer]
-                proof = self.tensors.setdefault(key, self._rule(key, ours))
-                stored = theirs[rank].get(key.name)
-                proof.equal &= stored is not None and same_bits(tensor, stored.tensor)
-                proof.rounding = max(proof.rounding, rounding)
-                self.progress(tensor.numel() * tensor.element_size())
-
-            read_shares(
-                self.source,
-                self.config,
-                self.table,
-                compare,
-                layers=layers,
-                rank=rank,
-                ranks=self.ranks,
-                dtype=self.dtype,
-            )
-            held.clear()
+        for rank in range(self.division.ranks):
+            self._run(rank)
         if wrong := [key for key, proof in self.tensors.items() if not proof.equal]:
             raise CheckpointError(
                 f"the converted files are not equal to the source: layer {wrong[0].layer}, {wrong[0].name}"
@@ -103,14 +86,49 @@ class Comparison:
                 hint="Remove this folder and convert again. If it happens twice, check the disk and the memory.",
             )
 
-    def _rule(self, key: TensorKey, shards: list[Shard]) -> TensorProof:
-        if len(shards) == self.ranks:
+    def _run(self, rank: int) -> None:
+        division = self.division
+        config, final = division.config, division.final
+        before, after = LayerSource(division.checkpoint, config), LayerSource(self.target, config)
+        folding = Folding(config, folds=division.folds)
+        held: dict[int, tuple[list[Shard], list[Shard]]] = {}
+
+        def compare(key: TensorKey, wide: Tensor) -> None:
+            if key not in division.table:
+                if final is not None:
+                    final.note_bias(wide)
+                return
+            if key.layer not in held:
+                held.clear()  # no mapping of a file outlives its use
+                held[key.layer] = before.read_layer(key.layer), after.read_layer(key.layer)
+                folding.enter(key.layer, held[key.layer][0])
+            source, target = held[key.layer]
+            tensor = wide.to(self.dtypes[key])
+            if final is not None and key.layer == config.num_layers + 4:
+                final.note_head(tensor)
+            proof = self.tensors.setdefault(key, self._rule(key, source, folding))
+            stored = target[rank].get(key.name)
+            proof.equal &= stored is not None and same_bits(tensor, stored.tensor)
+            if proof.rule != KEPT or tensor.dtype != source[0][key.name].tensor.dtype:
+                proof.rounding = max(proof.rounding, largest_difference(tensor, wide))
+            self.progress(tensor.numel() * tensor.element_size())
+
+        # In a format that holds every number of the source, so that rounding can be measured.
+        doubles = any(dtype == torch.float64 for dtype in stored_dtypes(before, division.table).values())
+        layers = {key.layer for key in division.table}
+        division.read(compare, layers=layers, rank=rank, dtype=torch.float64 if doubles else torch.float32)
+
+    def _rule(self, key: TensorKey, shards: list[Shard], folding: Folding) -> TensorProof:
+        if len(shards) == self.division.ranks:
             return TensorProof(KEPT)
-        if self.table[key].dim is not None:
+        if folding.concerns(key.name):
+            final = self.division.final is not None and key == norm_bias(self.division.config)
+            return TensorProof(SHIFT if final else FOLDED)
+        if self.division.table[key].dim is not None:
             return TensorProof(JOINED)
         versions = [shard[key.name].tensor for shard in shards]
         drift = max((largest_difference(versions[0], other) for other in versions[1:]), default=0.0)
-        rule = rule_of(key.name, self.config)
+        rule = rule_of(key.name, self.division.config)
         if rule is Rule.SUM and len(shards) > 1:
             return TensorProof(SUM if sum(bool(version.any()) for version in versions) > 1 else ALONE)
         if drift == 0:
@@ -124,12 +142,23 @@ class Comparison:
     def remains(self) -> list[str]:
         """What keeps the target from being the source, in sentences; empty where every number is the same."""
         texts = []
-        rounded = [proof.rounding for proof in self.tensors.values() if proof.rounding]
-        if rounded:
-            texts.append(f"Rounding to {self.dtype} changed {len(rounded)} tensors, by {max(rounded):.3g} at most.")
+        folded = sum(proof.rule == FOLDED for proof in self.tensors.values())
+        if folded:
+            texts.append(
+                f"Norms that differ between the source's ranks are folded into the weights that read them ({folded} "
+                "tensors): the results are the source's own, but for rounding."
+            )
+        if self.division.final is not None:
+            texts.append(
+                "The head has no bias in these files, so that the final norm keeps the mean of the ranks' shifts: of "
+                f"the logits {self.division.final.remains:.3g} at most is missing, a constant for each token."
+            )
         sums = sum(proof.rule == SUM for proof in self.tensors.values())
         if sums:
-            texts.append(f"{sums} biases, which the source's ranks add up, are their sums, rounded once.")
+            texts.append(f"{sums} biases, which the source's ranks add up, are their sums.")
+        rounded = [proof.rounding for proof in self.tensors.values() if proof.rounding]
+        if rounded:
+            texts.append(f"Rounding changed {len(rounded)} tensors, by {max(rounded):.3g} at most.")
         drifted = [proof for proof in self.tensors.values() if proof.rule in (MEAN, FIRST)]
         if drifted:
             texts.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -11,69 +12,76 @@ from torch import Tensor
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights
 from neoxrun.checkpoint.source import LayerSource
-from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, local_shape
+from neoxrun.conversion.folding import FinalNorm, norm_bias
 from neoxrun.errors import CheckpointError
-from neoxrun.model.dtypes import DTYPES
 
 _CPU: Final = torch.device("cpu")
 _PIECE: Final = 1 << 22
 _BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def read_shares(
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    table: Mapping[TensorKey, Parameter],
-    assign: Callable[[TensorKey, Tensor, float], None],
-    *,
-    layers: set[int],
-    rank: int,
-    ranks: int,
-    dtype: Precision | None,
-) -> None:
-    """Give a rank's tensors of some layers to ``assign``, layer by layer, with what rounding changed at most.
+@dataclass(frozen=True)
+class Division:
+    """How a checkpoint's tensors become those of the target.
 
-    Args:
+    Attributes:
         checkpoint: the source.
         config: its network.
         table: every tensor of the model.
-        assign: takes a tensor's key, a new tensor, and the largest difference between it and the number that the
-            source has; 0 where no number changed.
-        layers: the numbers of the layers.
-        rank: the rank.
-        ranks: how many there are. At the source's own number each keeps its own undivided tensors.
-        dtype: number format of the tensors; None: that of the source's.
-
-    Raises:
-        CheckpointError: as ``load_weights``; a number is too large for ``dtype``.
+        ranks: of the target. At the source's own number each keeps its own undivided tensors.
+        merge: at another number, what becomes of norms that differ.
+        final: the final norm, if it is folded.
     """
 
-    def convert(key: TensorKey, tensor: Tensor) -> None:
-        if dtype is None:
-            assign(key, tensor, 0.0)
-            return
-        rounded = tensor.to(DTYPES[dtype])
-        change = largest_difference(rounded, tensor)
-        if change == float("inf"):
-            raise CheckpointError(
-                f"layer {key.layer}, {key.name} holds numbers that are too large for {dtype}",
-                code="nonfinite_weights",
-                where=str(checkpoint.folder),
-                hint="Try --dtype bf16 or --dtype fp32.",
-            )
-        assign(key, rounded, change)
+    checkpoint: Checkpoint
+    config: ModelConfig
+    table: Mapping[TensorKey, Parameter]
+    ranks: int
+    merge: Merge
+    final: FinalNorm | None
 
-    load_weights(
-        checkpoint,
-        {key: local_shape(key.name, parameter, ranks) for key, parameter in table.items() if key.layer in layers},
-        convert,
-        config=config,
-        tp_rank=rank,
-        tp_size=ranks,
-        device=_CPU,
-        dtype=None if dtype is None else torch.float32,  # sums are rounded once, to the format asked for
-    )
+    @property
+    def folds(self) -> bool:
+        """Whether norms that differ are folded."""
+        return self.merge == "fold" and self.checkpoint.source_tp != self.ranks
+
+    def read(
+        self, assign: Callable[[TensorKey, Tensor], None], *, layers: set[int], rank: int, dtype: torch.dtype | None
+    ) -> None:
+        """Give a rank's tensors of some layers to ``assign``, layer by layer.
+
+        Args:
+            assign: takes a tensor's key and a new tensor; also a bias that the head would need, which is not in
+                ``table``.
+            layers: the numbers of the layers.
+            rank: the rank.
+            dtype: number format of the tensors; None: that of each in the source.
+
+        Raises:
+            CheckpointError: as ``load_weights``.
+        """
+        above = self.config.num_layers + 4
+        wanted = layers | ({above - 1} if above in layers else set())  # the head's norm is read before it
+        shift = norm_bias(self.config)
+
+        def replace(key: TensorKey, tensor: Tensor) -> None:
+            if key.layer in layers:
+                assign(key, tensor if self.final is None or key != shift else self.final.shift.to(tensor.dtype))
+
+        table = self.table.items()
+        load_weights(
+            self.checkpoint,
+            {key: local_shape(key.name, parameter, self.ranks) for key, parameter in table if key.layer in wanted},
+            replace,
+            config=self.config,
+            tp_rank=rank,
+            tp_size=self.ranks,
+            device=_CPU,
+            dtype=dtype,
+            merge=self.merge,
+        )
 
 
 def stored_dtypes(source: LayerSource, table: Mapping[TensorKey, Parameter]) -> dict[TensorKey, torch.dtype]:

@@ -13,6 +13,7 @@ import torch
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
+from neoxrun.checkpoint.merge import describe_approximations
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
@@ -125,24 +126,26 @@ def open_session(
         DataError: the tokenizer cannot be read.
         RankError: a device has too little memory.
     """
-    session: Session | None = None
+    built: tuple[Tokenizer, Stage, object] | None = None
     failure: NeoxrunError | None = None
     warnings: list[str] = []
-    model: object = "random weights"
     start = time.perf_counter()
     # A rank whose weights cannot be loaded connects, too: the others wait for it there.
     connecting = in_background(partial(_connect, mesh, settings.model.hidden_size, DTYPES[precisions.compute]))
     try:
-        try:
-            tokenizer = load_tokenizer(settings.tokenizer)
-            if random_weights:
-                warnings.append("the weights are random (--random-weights): the text means nothing")
-                stage = _random(settings, mesh, precisions, tokenizer)
-            else:
-                stage, model = _loaded(settings, mesh, precisions, tokenizer, show_progress, warnings)
-            loading = time.perf_counter() - start
-        finally:
-            peers = connecting.result()
+        if random_weights:
+            built = _random(settings, mesh, precisions, warnings)
+        else:
+            built = _loaded(settings, mesh, precisions, show_progress, warnings)
+    except Exception as error:
+        failure = classify(error, mesh.rank)
+        if failure is not error and failure.code != "out_of_memory":
+            raise
+    loading = time.perf_counter() - start
+    peers = connecting.result()  # not caught: a rank that cannot connect ends, and then the others are ended
+    session, model = None, None
+    if built is not None:
+        tokenizer, stage, model = built
         stage.residual.peers = peers
         cache_bytes = _cache_bytes(mesh, stage)
         session = Session(
@@ -161,10 +164,6 @@ def open_session(
             ),
             loading_seconds=loading,
         )
-    except Exception as error:
-        failure = classify(error, mesh.rank)
-        if failure is not error and failure.code != "out_of_memory":
-            raise
     distinct: dict[str, None] = {}
     others = meshes.gather_from_all((failure, model, warnings, session and session.most_scored))
     for other_failure, _, other_warnings, _ in others:
@@ -212,24 +211,25 @@ def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device
     return torch.device("cuda", gpus[local_rank]) if kind == "cuda" else torch.device("cpu")
 
 
-def _random(settings: Settings, mesh: Mesh, precisions: Precisions, tokenizer: Tokenizer) -> Stage:
+def _random(
+    settings: Settings, mesh: Mesh, precisions: Precisions, warnings: list[str]
+) -> tuple[Tokenizer, Stage, object]:
+    """As ``_loaded``, without files."""
+    warnings.append("the weights are random (--random-weights): the text means nothing")
+    tokenizer = load_tokenizer(settings.tokenizer)
     vocab_size = settings.model.padded_vocab_size(tokenizer.vocab_size)
     stage = Stage(settings.model, mesh, vocab_size, mesh.device, precisions)
     stage.randomize(settings.seed)
     if mesh.device.type == "cuda":
         torch.cuda.synchronize(mesh.device)  # what is measured next is not this
-    return stage
+    return tokenizer, stage, "random weights"
 
 
 def _loaded(
-    settings: Settings,
-    mesh: Mesh,
-    precisions: Precisions,
-    tokenizer: Tokenizer,
-    show_progress: bool,
-    warnings: list[str],
-) -> tuple[Stage, object]:
-    """The stage, and what tells the model's files from those of another."""
+    settings: Settings, mesh: Mesh, precisions: Precisions, show_progress: bool, warnings: list[str]
+) -> tuple[Tokenizer, Stage, object]:
+    """The tokenizer, the stage, and what tells the model's files from those of another."""
+    tokenizer = load_tokenizer(settings.tokenizer)
     config = settings.model
     checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
@@ -246,7 +246,7 @@ def _loaded(
     stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
     with Bar("loading", total, show=show_progress, closing=_how_loaded) as bar:
-        averaged = load_weights(
+        approximated = load_weights(
             checkpoint,
             stage.targets(),
             stage.assign,
@@ -255,16 +255,13 @@ def _loaded(
             tp_size=mesh.tp,
             device=mesh.device,
             dtype=stage.weights_dtype,
+            merge=settings.merge,
             progress=bar.update,
         )
-    if averaged:
-        warnings.append(
-            f"the norms of the checkpoint's {checkpoint.source_tp} tensor-parallel ranks differ and are averaged, "
-            f"which changes the results a little; --tp {checkpoint.source_tp} computes them as they are"
-        )
+    warnings += describe_approximations(approximated, checkpoint.source_tp, folds=settings.merge == "fold")
     shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
-    return stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+    return tokenizer, stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
 
 
 def _how_loaded(bar: Bar) -> str:

@@ -37,9 +37,9 @@ def describe_checkpoint(
     """The description of the model in the results; ``fingerprint`` is the SHA-256 of all that its answers depend on.
 
     These are the weights, the tokenizer, the network and the number format, but not the number of ranks, with one
-    exception: norms that differ between the checkpoint's tensor-parallel ranks are averaged at another
-    tensor-parallel size, so it counts whether the checkpoint's own size is used. Random weights are drawn on each
-    rank, so they differ between splits and kinds of device.
+    exception: norms that differ between the checkpoint's tensor-parallel ranks are folded or averaged at another
+    tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
+    are drawn on each rank, so they differ between splits and kinds of device.
 
     Args:
         settings: the configuration.
@@ -58,7 +58,8 @@ def describe_checkpoint(
         found = find_configured_checkpoint(settings)
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
-            facts["ranks"] = "as saved" if tp == found.source_tp else "merged"
+            merged = {"fold": "folded", "average": "averaged"}[settings.merge]
+            facts["ranks"] = "as saved" if tp == found.source_tp else merged
         text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint, which is kept for later"
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):

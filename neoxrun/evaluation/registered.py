@@ -37,6 +37,7 @@ class RegisteredLM(NeoxLM):
         batch_size: most sequences at a time. 1, lm-eval's default, and ``auto`` mean what fits.
         max_batch_size: without effect.
         random_weights: build the model without a checkpoint.
+        merge: ``fold`` or ``average``, as for ``LLM``.
 
     Raises:
         NeoxrunError: see ``LLM``.
@@ -54,13 +55,14 @@ class RegisteredLM(NeoxLM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         random_weights: bool = False,
+        merge: str = "fold",
         **others: object,
     ) -> None:
         if others:
             raise UsageError(
                 f"--model_args {', '.join(others)}: neoxrun has no such argument",
                 code="unknown_option",
-                hint="There are: config, checkpoint, tokenizer, tp, pp, dtype and random_weights.",
+                hint="There are: config, checkpoint, tokenizer, tp, pp, dtype, random_weights and merge.",
             )
         wrong = next((value for value in (tp, pp) if not isinstance(value, int) or value < 1), None)
         if wrong is not None:
@@ -90,6 +92,7 @@ class RegisteredLM(NeoxLM):
             device="cpu" if device == "cpu" else None,
             dtype=cast(Any, dtype),
             random_weights=random_weights,
+            merge=cast(Any, merge),
         )
         if not llm.session.mesh.leads:
             llm.session.replica.follow()

@@ -25,6 +25,7 @@ class GenerateOptions:
         batch_size: most sequences at a time; None: what fits.
         truncate: what to do with prompts that are too long.
         dialogue: ask for prompts instead, with these parameters; ``prompt_end`` ends one.
+        keep_history: add the prompts of a dialogue to the user's file of earlier ones.
     """
 
     prompts: list[Prompt]
@@ -36,3 +37,4 @@ class GenerateOptions:
     truncate: Truncate | None = None
     dialogue: SamplingParams | None = None
     prompt_end: str = "\n"
+    keep_history: bool = True

@@ -156,8 +156,12 @@ class Stage(nn.Module):
         return {key: tuple(self.get_parameter(name).shape) for key, name in self._names().items()}
 
     def assign(self, key: TensorKey, tensor: torch.Tensor) -> None:
-        """Set one parameter."""
-        path, _, name = self._names()[key].rpartition(".")
+        """Set one parameter; or give a linear layer a bias that the configuration does not have, as folded norms do."""
+        names = self._names()
+        if key not in names:
+            weight = key._replace(name=f"{key.name.removesuffix('.bias')}.weight")
+            names[key] = f"{names[weight].removesuffix('.weight')}.bias"
+        path, _, name = names[key].rpartition(".")
         setattr(self.get_submodule(path), name, frozen(tensor))
 
     def pack(self) -> None:

@@ -11,18 +11,28 @@ import select
 import termios
 import time
 from operator import itemgetter
+from pathlib import Path
 
 import pytest
 
 from support.command import Running, neoxrun
 
+# What moves the cursor, sets colours, and switches the pasting of several lines on and off.
+CONTROL = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[=>])|\r")
+SIGN = ">\b\x1b[2C"  # how prompt_toolkit draws "> "
+ENTER = "\r"
 LONG = ["--temperature", "0", "--maximum-tokens", "400", "--ignore-eos"]
 
 
 class Terminal:
-    """A command at a terminal of its own."""
+    """A command at a terminal of its own.
 
-    def __init__(self, *arguments: object) -> None:
+    Args:
+        arguments: of the command.
+        home: where it keeps its history.
+    """
+
+    def __init__(self, *arguments: object, home: Path) -> None:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (24, 80))
         attributes = termios.tcgetattr(slave)
@@ -33,7 +43,16 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-        self.command = Running(*arguments, stdin=slave, stdout=slave, stderr=slave, preexec=control, process_group=None)
+        environment = {"XDG_STATE_HOME": str(home), "TERM": "xterm"}
+        self.command = Running(
+            *arguments,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            preexec=control,
+            process_group=None,
+            env=environment,
+        )
         os.close(slave)
         self._seen = ""
 
@@ -47,7 +66,8 @@ class Terminal:
             assert time.monotonic() < end, f"{pattern!r} did not come: {self._seen!r}"
             if select.select([self._master], [], [], 0.1)[0]:
                 try:
-                    self._seen += os.read(self._master, 4096).decode().replace("\r\n", "\n")
+                    self._seen += os.read(self._master, 4096).decode(errors="replace")
+                    self._seen = CONTROL.sub("", self._seen.replace(SIGN, "> "))
                 except OSError:  # the other end is closed
                     assert re.search(pattern, self._seen), f"{pattern!r} did not come: {self._seen!r}"
         text, self._seen = self._seen[: found.end()], self._seen[found.end() :]
@@ -58,21 +78,25 @@ class Terminal:
         os.close(self._master)
 
 
-@pytest.mark.parametrize("tp", ["1", "2"])
-def test_dialogue_at_a_terminal(tp: str) -> None:
-    with contextlib.closing(Terminal("generate", "demo", "--interactive", "--tp", tp, "-q", *LONG)) as terminal:
-        terminal.read_until(r"^> ")
+def dialogue(home: Path, *arguments: object) -> contextlib.closing[Terminal]:
+    return contextlib.closing(Terminal("generate", "demo", "--interactive", *arguments, home=home))
 
-        terminal.type("import os\n")
-        start = terminal.read_until(r"import \w+\n")  # the answer comes while it is being made
+
+@pytest.mark.parametrize("tp", ["1", "2"])
+def test_dialogue_at_a_terminal(tp: str, tmp_path: Path) -> None:
+    with dialogue(tmp_path, "--tp", tp, "-q", *LONG) as terminal:
+        terminal.read_until(r"> ")
+
+        terminal.type("import os" + ENTER)
+        start = terminal.read_until(r"import sys\n")  # the answer comes while it is being made
         terminal.type("\x03")
         assert len(terminal.read_until(r"\n> ", within=5)) < 600, "Ctrl-C stops the answer"
 
         terminal.type("a line that Ctrl-C drops\x03")
         terminal.read_until(r"\n> ", within=5)
 
-        terminal.type("import os\n")
-        assert terminal.read_until(r"import \w+\n", within=10) == start, "the first answer left nothing behind"
+        terminal.type("import os" + ENTER)
+        assert terminal.read_until(r"import sys\n", within=10) == start, "the first answer left nothing behind"
         terminal.type("\x03")
         terminal.read_until(r"\n> ", within=5)
 
@@ -81,10 +105,77 @@ def test_dialogue_at_a_terminal(tp: str) -> None:
         terminal.command.check_all_gone()
 
 
+GREEDY = ("--tp", "1", "--dtype", "fp32", "--temperature", "0")
+SHORT = (*GREEDY, "--maximum-tokens", "5")
+
+
+def answer(prompt: str, *options: str, tokens: int = 5) -> str:
+    """What the demo model writes after a prompt."""
+    words = (*GREEDY, "--maximum-tokens", tokens, *options)
+    return neoxrun("generate", "demo", "--prompt", prompt, *words).check_success().out
+
+
+def test_editing_history_and_pasting(tmp_path: Path) -> None:
+    with dialogue(tmp_path, *SHORT, "--truncate", "left") as terminal:
+        assert "Ctrl-D leaves. /help" in terminal.read_until(r"> ")
+        terminal.type("import oz\x7fs" + ENTER)
+        assert terminal.read_until(r"\n> ", within=10).endswith(answer("import os") + "> ")
+        terminal.type("\x1b[200~class Queue:\n    def __init__\x1b[201~" + ENTER)
+        assert terminal.read_until(r"\n> ", within=10).endswith(answer("class Queue:\n    def __init__") + "> ")
+        long = "x = 1; " * 700
+        terminal.type(long + ENTER)
+        assert len(long) > 4096, "where the terminal's own editing would cut"
+        assert terminal.read_until(r"\n> ", within=30).endswith(answer(long.strip(), "--truncate", "left") + "> ")
+        terminal.type("\x04")
+        assert terminal.command.process.wait(10) == 0
+    with dialogue(tmp_path, *SHORT, "-q") as terminal:
+        terminal.read_until(r"> ")
+        terminal.type("\x1b[A" * 4 + ENTER)  # once for each prompt, and within the pasted one to its first line
+        assert terminal.read_until(r"\n> ", within=10).endswith(answer("import os") + "> "), "typed the day before"
+    history = tmp_path / "neoxrun" / "history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "+import os\n" in history.read_text()
+
+
+def test_no_history(tmp_path: Path) -> None:
+    with dialogue(tmp_path, *SHORT, "-q", "--no-history") as terminal:
+        terminal.read_until(r"> ")
+        terminal.type("import os" + ENTER)
+        terminal.read_until(r"\n> ", within=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands(tmp_path: Path) -> None:
+    with dialogue(tmp_path, *SHORT) as terminal:
+        terminal.read_until(r"> ")
+
+        def said(line: str) -> str:
+            terminal.type(line + ENTER)
+            return terminal.read_until(r"\n> ", within=10).removesuffix("> ")
+
+        assert "there is no answer yet" in said("/more")
+        first = answer("import os").removesuffix("\n")
+        assert said("import os").endswith(first + "\n")
+        assert said("/more").endswith(answer("import os" + first))
+        assert "maximum_tokens 2\n" in said("/set maximum-tokens 2")
+        assert said("import os").endswith(answer("import os", tokens=2))
+        assert "temperature must be" in said("/set temperature -1")
+        assert "temperature?" in said("/set temprature 1")
+        assert "\ntop_k 0\n" in said("/set")
+        assert "/set?" in said("/sett")
+        assert "undo every /set" in said("/help")
+        said("/reset")
+        assert "there is no answer yet" in said("/more")
+        assert said("import os").endswith(first + "\n")
+        assert said("/usr/bin/env python").endswith(answer("/usr/bin/env python")), "a path is no command"
+        terminal.type("/exit" + ENTER)
+        assert terminal.command.process.wait(10) == 0
+
+
 def test_dialogue_through_pipes() -> None:
     """No prompt signs where nobody types; --prompt-end lets a prompt have several lines; a last one needs no end."""
-    short = ("--tp", "1", "--dtype", "fp32", "-q", "--temperature", "0", "--maximum-tokens", "5")
-    text = "import os\nimport sys\n;;\n\n;;\nclass Queue:;;import re;;def f("
+    short = (*SHORT, "-q")
+    text = "/help;;import os\nimport sys\n;;\n\n;;\nclass Queue:;;import re;;def f("
     result = neoxrun("generate", "demo", "--interactive", *short, "--prompt-end", ";;", stdin=text).check_success()
     assert result.err == ""
     same = neoxrun("generate", "demo", "-i", "-", "-o", "-", *short, "--prompt-end", ";;", stdin=text).check_success()

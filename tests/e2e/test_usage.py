@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,11 +27,19 @@ Case = tuple[tuple[object, ...], tuple[str, ...]]
 USAGE: dict[str, Case] = {
     "no command": (("-q",), ("COMMAND",)),
     "misspelt command": (("generat",), ("generat", "generate?")),
-    "part of a command": (("eval", "demo"), ("eval", "evaluate?")),
+    "part of a command": (("evalu", "demo"), ("evalu", "evaluate?")),
+    "another tool's command": (("chat", "demo"), ("chat", "--interactive")),
     "unknown command": (("frobnicate",), ("frobnicate", "download, generate, evaluate, plan")),
-    "unknown command's help": (("help", "eval"), ("eval", "evaluate?")),
+    "unknown command's help": (("help", "evalu"), ("evalu", "evaluate?")),
     "empty command": (("",), ("''",)),
-    "unknown flag": (demo("--temprature", "1"), ("--temprature",)),
+    "unknown flag": (demo("--temprature", "1"), ("--temprature", "--temperature?", "neoxrun generate --help")),
+    "part of a flag": (demo("--maximum", "1"), ("--maximum", "--maximum-tokens?")),
+    "another tool's flag": (demo("--do_sample"), ("--do-sample", "--temperature")),
+    "lm-eval's model": (("evaluate", "--model", "hf", "--tasks", "piqa"), ("lm-eval", "CONFIG")),
+    "lm-eval's model arguments": (("evaluate", "demo", "--model_args", "pretrained=a"), ("--model-args", "CONFIG")),
+    "a flag twice": (demo(*PROMPT, "--prompt", "b"), ("--prompt", "twice")),
+    "a flag under two names": (demo("-i", "good.txt", "-f", "good.txt"), ("-i", "-f", "same option")),
+    "another tool's flag without a value": (demo("--max-new-tokens"), ("--maximum-tokens",)),
     "two sources": (demo(*PROMPT, "-i", "good.txt"), ("--prompt",)),
     "not a number": (demo(*PROMPT, "--tp", "two"), ("--tp", "'two'")),
     "impossible value": (demo(*PROMPT, "--temperature", "-1"), ("temperature", "0", "1000000")),
@@ -194,6 +203,38 @@ def test_help_is_sentences_with_defaults(command: str) -> None:
         assert text.endswith("."), f"{option}: {text}"
         if re.search(r"[A-Z]{1,}$|\}$", option.split(",")[-1]) and option.split()[0] not in ("--set", "--prompt"):
             assert "efault" in text, f"{option} takes a value, and its help names no default: {text}"
+
+
+def test_names_of_other_tools() -> None:
+    ours = ("demo", *PROMPT, "--maximum-tokens", "4", "--temperature", "0", "--dtype", "fp32", "--device", "cpu")
+    theirs = ("-p", "import os", "--model", "demo", "--max_new_tokens=4", "--temp=0", "--dtype", "float32")
+    answers = [neoxrun("generate", *words).check_success().out for words in (ours, (*theirs, "--device", "cpu"))]
+    assert answers[0] == answers[1]
+
+
+def test_eval_is_evaluate() -> None:
+    assert neoxrun("eval", "--help").check_success().out == neoxrun("evaluate", "--help").check_success().out
+
+
+BASH = """
+. {script}
+ask() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_neoxrun; echo "${{COMPREPLY[@]}}"; }}
+ask neoxrun gene
+ask neoxrun generate --maxi
+ask neoxrun evaluate --dtype ""
+"""
+
+
+def test_completion_in_bash(tmp_path: Path) -> None:
+    script = tmp_path / "neoxrun.bash"
+    script.write_text(neoxrun("completion", "bash").check_success().out)
+    done = subprocess.run(["bash", "-c", BASH.format(script=script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["generate", "--maximum-tokens", "fp32 fp16 bf16"]
+
+
+@pytest.mark.parametrize(("shell", "holds"), [("zsh", "#compdef neoxrun"), ("fish", "complete -c neoxrun")])
+def test_completion_in_other_shells(shell: str, holds: str) -> None:
+    assert holds in neoxrun("completion", shell).check_success().out
 
 
 def test_the_module_is_the_command() -> None:

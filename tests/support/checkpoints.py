@@ -15,7 +15,7 @@ from torch import Tensor
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.config.tensors import TensorKey, local_shape, parameters
 from neoxrun.errors import CheckpointError
 from neoxrun.parallel.partition import stage_layers
@@ -92,9 +92,14 @@ def load_rank(
     *,
     pp: int = 1,
     dtype: torch.dtype = torch.float32,
+    merge: Merge = "fold",
     progress: Callable[[int], None] | None = None,
+    approximated: set[str] | None = None,
 ) -> dict[TensorKey, Tensor]:
-    """What tensor-parallel rank ``rank`` holds over all pipeline stages; a tensor loaded twice fails."""
+    """What tensor-parallel rank ``rank`` holds over all pipeline stages; a tensor loaded twice fails.
+
+    What ``load_weights`` returns is added to ``approximated``.
+    """
     table = parameters(config, read_vocab_rows(checkpoint, config))
     loaded: dict[TensorKey, Tensor] = {}
 
@@ -105,7 +110,7 @@ def load_rank(
     for stage in range(pp):
         layers = stage_layer_numbers(config, pp, stage)
         targets = {key: local_shape(key.name, parameter, tp) for key, parameter in table.items() if key.layer in layers}
-        load_weights(
+        names = load_weights(
             checkpoint,
             targets,
             assign,
@@ -114,17 +119,20 @@ def load_rank(
             tp_size=tp,
             device=torch.device("cpu"),
             dtype=dtype,
+            merge=merge,
             progress=progress,
         )
-    assert loaded.keys() == table.keys(), "the stages together hold the whole model"
+        if approximated is not None:
+            approximated |= names
+    assert table.keys() <= loaded.keys(), "the stages together hold the whole model"
+    assert all(key.name.endswith(".bias") for key in loaded.keys() - table.keys()), "only folded norms add tensors"
     return loaded
 
 
-def load_all(
-    folder: Path, config: ModelConfig, tp: int, *, pp: int = 1, dtype: torch.dtype = torch.float32
-) -> list[dict[TensorKey, Tensor]]:
+def load_all(folder: Path, config: ModelConfig, tp: int, **options: Any) -> list[dict[TensorKey, Tensor]]:
+    """Every rank's tensors; ``options`` as for ``load_rank``."""
     checkpoint = find_checkpoint(folder, config)
-    return [load_rank(checkpoint, config, tp, rank, pp=pp, dtype=dtype) for rank in range(tp)]
+    return [load_rank(checkpoint, config, tp, rank, **options) for rank in range(tp)]
 
 
 def raw_shards(folder: Path) -> list[dict[TensorKey, Tensor]]:

@@ -18,7 +18,7 @@ from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.config.settings import Merge, ModelConfig, Precision
 from neoxrun.engine import scheduler
 from neoxrun.engine.messages import Reserve
 from neoxrun.engine.replica import Replica
@@ -47,6 +47,7 @@ class Case:
     folder: Path
     prompts: list[list[int]]
     dtype: Precision = "fp32"
+    merge: Merge = "fold"
 
 
 @dataclasses.dataclass
@@ -91,6 +92,7 @@ def load_stage(case: Case, mesh: Mesh) -> Stage:
         tp_size=mesh.tp,
         device=mesh.device,
         dtype=stage.weights_dtype,
+        merge=case.merge,
     )
     return stage
 

@@ -53,7 +53,9 @@ def logits(config: ModelConfig, shards: list[Weights], ids: list[int]) -> Tensor
         head = TensorKey(0, "word_embeddings.weight")
         if not config.tie_embeddings:
             head = TensorKey(layers + 4, "final_linear.weight")
-        columns.append(_norm(last, "norm", x, config) @ rank[head].T)
+        # A head has a bias where norms were folded into it.
+        shift = rank.get(TensorKey(layers + 4, "final_linear.bias"), 0)
+        columns.append(_norm(last, "norm", x, config) @ rank[head].T + shift)
     return torch.cat(columns, dim=1)
 
 

@@ -84,6 +84,7 @@ IMPORTERS = {
 INDEX_NAMES = {
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
+    "prompt_toolkit": "prompt-toolkit",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
 }
@@ -91,12 +92,12 @@ INDEX_NAMES = {
 SPEAKS = {
     "launch.agent",
     "cli",
-    "generation.dialogue",
     "launch.start",
     "launch.worker",
 }  # to people, on stderr, next to the log
 # Those that write data to stdout.
 USES_STDOUT = {
+    "commands.completion",
     "cli",
     "commands.diff",
     "commands.download",

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neoxrun.checkpoint.merge import Rule, ShardSlice, contributing_shards, rule_of, shard_slices
+from neoxrun.checkpoint.merge import (
+    Rule,
+    ShardSlice,
+    contributing_shards,
+    describe_approximations,
+    rule_of,
+    shard_slices,
+)
 from support.checkpoints import tiny
 
 SIZES = st.integers(1, 8)
@@ -71,3 +78,19 @@ def test_at_the_checkpoints_size_each_rank_keeps_its_version(rule: Rule, tp_size
 )
 def test_contributing_shards_at_another_size(rule: Rule, first: list[int], others: list[int]) -> None:
     assert [list(contributing_shards(rule, 3, 2, rank)) for rank in range(2)] == [first, others]
+
+
+@pytest.mark.parametrize(
+    ("names", "folds", "said"),
+    [
+        (["input_layernorm.weight", "norm.bias"], False, ["the norms of the checkpoint's 4"]),
+        (["norm.weight", "norm.bias"], True, ["the final norms of the checkpoint's 4"]),
+        (["position_embeddings.weight"], True, ["the position embeddings of the checkpoint's 4"]),
+        (["mlp.dense_4h_to_h.bias", "norm.scale"], True, ["the final norms of", "the output biases of"]),
+        ([], False, []),
+    ],
+)
+def test_what_is_not_exact_is_named(names: list[str], folds: bool, said: list[str]) -> None:
+    texts = describe_approximations(names, 4, folds=folds)
+    assert [text.startswith(start) for start, text in zip(said, texts, strict=True)] == [True] * len(said)
+    assert all("--tp 4 computes them as they are" in text for text in texts if "biases" not in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from neoxrun.commands.plan import render, to_json
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
 from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
+from support.paths import FIXTURES
 from support.plans import planned
 
 
@@ -126,3 +128,31 @@ def test_the_table_names_the_replica_it_shows() -> None:
     assert "device of replica 1" in lines[3]
     assert any(line.startswith("batch ") and line.endswith("in each replica") for line in lines)
     assert "device of replica" not in render(planned("20B", "2x48GB"), "20B")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        (["--tp", "2"], []),
+        (["--tp", "1"], ["norms: folded into the weights that read them where the checkpoint's 2 "]),
+        (["--tp", "1", "--merge", "average"], ["norms: averaged where the checkpoint's 2 tensor-parallel ranks"]),
+        (["--tp", "1", "--checkpoint", "no_such_folder"], []),
+    ],
+)
+def test_what_becomes_of_norms_at_another_size(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], notes: list[str]
+) -> None:
+    config = str(FIXTURES / "tp2_native" / "config.yml")
+    assert main(["plan", config, "--devices", "64GB", "--device", "cpu", "--json", *arguments]) == 0
+    said = [note for note in json.loads(capsys.readouterr().out)["notes"] if note.startswith("norms")]
+    assert [note in text for note, text in zip(notes, said, strict=True)] == [True] * len(notes)
+
+
+def test_a_tied_head_has_an_averaged_norm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(FIXTURES / "tp2_native", folder)
+    for head in folder.rglob("layer_07-*"):
+        head.unlink()
+    arguments = ["--set", "no_weight_tying=false", "--devices", "64GB", "--device", "cpu", "--tp", "1"]
+    assert main(["plan", str(folder / "config.yml"), *arguments]) == 0
+    assert "the final norm is averaged, as the head is tied" in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import GPTNeoXForCausalLM
 
 from neoxrun.checkpoint.source import LayerSource
 from neoxrun.conversion import convert as module
@@ -84,7 +88,7 @@ def test_the_receipt_says_what_remains(tmp_path: Path) -> None:
     assert receipt == read_receipt(tmp_path / "hf")
     assert not receipt["equal"]
     text = " ".join(receipt["remains"])
-    assert "Rounding to bf16 changed 40 tensors" in text
+    assert re.search(r"Rounding changed \d+ tensors", text)
     assert "6 biases, which the source's ranks add up" in text
     for side, folder in (("source", FIXTURES / "tp2_native" / "global_step150000"), ("target", tmp_path / "hf")):
         files = receipt[side]["files"]
@@ -96,7 +100,7 @@ def test_the_receipt_says_what_remains(tmp_path: Path) -> None:
     assert receipt["logits"]["largest_difference"] > 0
     assert {tensor["rule"] for tensor in receipt["tensors"]} >= {"joined and cut", "sum over the ranks"}
     rounded = [tensor for tensor in receipt["tensors"] if "rounding" in tensor]
-    assert len(rounded) == 40
+    assert len(rounded) == 27, "13 norms are 1 and 0"
     assert max(tensor["rounding"] for tensor in rounded) < 0.02
 
 
@@ -106,6 +110,37 @@ def test_a_folder_of_others_gets_the_names_of_today(tmp_path: Path) -> None:
     convert(order(tmp_path / "hf", tmp_path / "out", "neox", configuration=FIXTURES / "tp2_legacy_20b" / "config.yml"))
     layer = torch.load(tmp_path / "out/global_step0/layer_02-model_00-model_states.pt", weights_only=True)
     assert "mlp.linear1.weight" in layer
+
+
+def test_a_folded_folder_is_the_native_model_but_for_a_constant(tmp_path: Path) -> None:
+    """GPT-NeoX's own logits at tensor-parallel size 2, computed by transformers from one folder."""
+    receipts = {}
+    for merge in ("fold", "average"):
+        job = order(FIXTURES / "tp2_native", tmp_path / merge, "huggingface")
+        receipts[merge] = convert(dataclasses.replace(job, settings=dataclasses.replace(job.settings, merge=merge)))
+    stored = load_file(FIXTURES / "tp2_native" / "logits.safetensors")
+    distances = {}
+    for merge in receipts:
+        model = GPTNeoXForCausalLM.from_pretrained(tmp_path / merge, dtype=torch.float32)
+        with torch.no_grad():
+            distances[merge] = model(stored["input_ids"]).logits - stored["logits"]
+    constant = distances["fold"][:, :1]
+    assert float((distances["fold"] - constant).abs().max()) < 1e-4
+    text = next(text for text in receipts["fold"]["remains"] if "The head has no bias" in text)
+    told = float(re.search(r"of the logits ([\d.e-]+) at most", text)[1])
+    assert abs(float(constant.abs().max()) - told) < 1e-3
+    assert abs(receipts["fold"]["logits"]["largest_difference"] - told) < 1e-3
+    assert receipts["fold"]["rules"]["folded norm"] == 26
+    assert "mean of ranks that differ" not in receipts["fold"]["rules"]
+    assert float(distances["average"].abs().max()) > 3 * told
+    assert receipts["average"]["rules"]["mean of ranks that differ"] == 14
+
+
+def test_a_folded_split_of_gpt_neox(tmp_path: Path) -> None:
+    receipt = convert(order(FIXTURES / "tp2_native", tmp_path / "four", "neox", tp=4))
+    assert receipt["rules"]["mean shift of a folded final norm"] == 1
+    again = convert(order(tmp_path / "four", tmp_path / "one", "neox", tp=1))
+    assert again["equal"], "the ranks agree now"
 
 
 @pytest.mark.parametrize("names", ["tp1", "tp2_legacy_20b"])
@@ -204,7 +239,7 @@ def test_refusals(tmp_path: Path) -> None:
     layer = torch.load(path, weights_only=True)
     layer["attention.dense.weight"][0, 0] = 1e6
     torch.save(layer, path)
-    with pytest.raises(CheckpointError, match="too large for fp16") as caught:
+    with pytest.raises(CheckpointError, match="too large for float16") as caught:
         convert(order(large, tmp_path / "out2", "huggingface", dtype="fp16"))
     assert caught.value.code == "nonfinite_weights"
     assert not (tmp_path / "out").exists()

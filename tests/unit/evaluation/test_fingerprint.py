@@ -36,12 +36,14 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     others = [
         of(dtype="bf16"),
         of(tp=1),  # the demo model was saved by two ranks, and merging them rounds
+        of(dataclasses.replace(settings, merge="average"), tp=1),
         *(of(random_weights=True, **how) for how in ({}, {"tp": 1}, {"pp": 2}, {"device_kind": "cuda"})),
         of(dataclasses.replace(settings, model=dataclasses.replace(model, norm_epsilon=1e-6))),
     ]
     split = dataclasses.replace(settings, model=dataclasses.replace(model, pipe_parallel_size=2))
     assert of(split) == first
     assert of(tp=1) == of(tp=4)
+    assert of(dataclasses.replace(settings, merge="average")) == first, "at its own size nothing is merged"
     assert of(pp=2) == first
     (layer,) = (tmp_path / "demo").glob("*/layer_03-model_01*")
     weights = torch.load(layer)

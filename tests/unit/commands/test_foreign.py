@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neoxrun.cli import COMMANDS, build_parser
+from neoxrun.commands.foreign import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES, translate
+from neoxrun.errors import UsageError
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    (commands,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(commands.choices)
+
+
+PARSERS = parsers()
+
+
+def translated(command: str, *words: str) -> list[str]:
+    return translate(command, words, PARSERS[command])
+
+
+@pytest.mark.parametrize("row", FOREIGN_NAMES, ids=lambda row: row.names[0])
+def test_what_takes_the_place_of_a_foreign_name_is_there_and_hides_nothing(row: Any) -> None:
+    for command in row.commands:
+        options = PARSERS[command]._option_string_actions
+        assert row.ours == CONFIG or row.ours in options
+        assert not options.keys() & set(row.names)
+
+
+def test_a_command_understands_a_name_in_one_way() -> None:
+    for command in COMMANDS:
+        names = [name for row in FOREIGN_NAMES if command in row.commands for name in row.names]
+        assert len(names) == len(set(names))
+
+
+def test_what_is_explained_is_not_understood() -> None:
+    understood = {name for row in FOREIGN_NAMES for name in row.names}
+    for parser in PARSERS.values():
+        understood |= parser._option_string_actions.keys() & EXPLAINED.keys() - {"--revision"}  # download has it
+    assert not understood & EXPLAINED.keys()
+
+
+def test_values_become_values_that_the_parser_takes() -> None:
+    options = PARSERS["generate"]._option_string_actions
+    for option, pairs in FOREIGN_VALUES.items():
+        choices = options[option].choices
+        assert choices is None or set(pairs.values()) <= {*choices, ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (("--max_new_tokens", "5"), ["--maximum-tokens", "5"]),
+        (("--max-tokens=5",), ["--maximum-tokens", "5"]),
+        (("--prompt", "x", "--model", "demo"), ["demo", "--prompt", "x"]),
+        (("-mdemo",), None),
+        (("--dtype", "Half"), ["--dtype", "fp16"]),
+        (("--dtype", "auto"), []),
+        (("--device", "cuda:1"), ["--device", "cuda", "--gpus", "1"]),
+        (("--batch-size", "auto"), []),
+        (("-n3", "-vv"), ["-n", "3", "-vv"]),
+        (("--temperature", "-1"), ["--temperature", "-1"]),
+        (("--prompt=",), ["--prompt", ""]),
+        (("demo", "--", "--max_tokens"), ["demo", "--", "--max_tokens"]),
+        (("--stop", "a", "--stop", "b"), ["--stop", "a", "--stop", "b"]),
+        (("--set", "a_b=c_d"), ["--set", "a_b=c_d"]),
+    ],
+)
+def test_words(words: tuple[str, ...], ours: list[str] | None) -> None:
+    if ours is None:
+        with pytest.raises(UsageError):
+            translated("generate", *words)
+    else:
+        assert translated("generate", *words) == ours
+
+
+def _own_words(parser: argparse.ArgumentParser) -> st.SearchStrategy[list[str]]:
+    """Option by option, what our own help shows."""
+    values = st.text("abc_=:1 ", min_size=1)
+
+    def words(action: argparse.Action) -> st.SearchStrategy[list[str]]:
+        flag = st.sampled_from(action.option_strings)
+        if action.nargs == 0:
+            return flag.map(lambda name: [name])
+        choices: Sequence[str] = list(action.choices or ())
+        value = st.sampled_from(choices) if choices else values
+        return st.tuples(flag, value).map(list)
+
+    options = [action for action in parser._actions if action.option_strings and action.nargs in (0, None)]
+    chosen = st.lists(st.sampled_from(options), unique_by=lambda action: action.dest, max_size=6)
+    return chosen.flatmap(lambda actions: st.tuples(*map(words, actions))).map(
+        lambda parts: [word for part in parts for word in part]
+    )
+
+
+@given(st.data())
+def test_our_own_words_stay_as_they_are(data: st.DataObject) -> None:
+    command = data.draw(st.sampled_from(sorted(COMMANDS)))
+    words = data.draw(_own_words(PARSERS[command]))
+    if not {"cuda:1", "auto"} & set(words):
+        assert translate(command, words, PARSERS[command]) == words
