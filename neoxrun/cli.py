@@ -21,6 +21,7 @@ COMMANDS = {
     "download": "Download weights, tokenizers and task data, and check that every file is complete.",
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
+    "score": "Score the texts of a file: log-probabilities of tokens, words and documents, and perplexities.",
     "plan": "Show what will run where, and how much memory it needs.",
     "inspect": "Show what is in a folder of weights, what a configuration for it says, and what is odd about it.",
     "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",

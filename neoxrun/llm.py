@@ -228,8 +228,8 @@ class LLM:
         tokenizer, longest = self._session.tokenizer, self._session.max_context + 1
         before = tokenizer.encode(context)
         whole = tokenizer.encode(context + continuation)
-        if not before and tokenizer.eod is not None:
-            before, whole = [tokenizer.eod], [tokenizer.eod, *whole]
+        if not before and tokenizer.start is not None:
+            before, whole = [tokenizer.start], [tokenizer.start, *whole]
         what = reprlib.repr(context + continuation)
         if not 0 < len(before) < len(whole):
             raise DataError(f"the context or the continuation has no tokens of its own: {what}", code="no_tokens")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from neoxrun.config.settings import ModelConfig
-from neoxrun.errors import DataError, UsageError, writing_code
-
-_FORMATS: Final = (".png", ".svg", ".pdf")
+from neoxrun.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -45,42 +41,6 @@ class BenchOptions:
     compare: bool
 
 
-def check_plot(path: Path) -> None:
-    """Fail before the run rather than after it.
-
-    Raises:
-        UsageError: matplotlib is missing, or does not know the format.
-        DataError: the folder cannot be written to.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed",
-            code="missing_package",
-            hint="Install it: pip install 'neoxrun[plot]'",
-        )
-    if path.suffix.lower() not in _FORMATS:
-        raise UsageError(
-            f"--plot {path} does not end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
-            code="invalid_value",
-            hint="The end of the name decides the format.",
-        )
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise unwritable_plot(path, error) from None
-
-
-def unwritable_plot(path: Path, error: OSError) -> DataError:
-    """The error for a plot that the system does not write."""
-    return DataError(
-        f"the plot cannot be written to {path}: {error.strerror}",
-        code=writing_code(error),
-        where=str(path),
-        hint="Name another file with --plot.",
-    )
-
-
 def check_comparison(model: ModelConfig, ranks: int) -> None:
     """Fail before the run where transformers cannot be measured after it.
 
@@ -102,6 +62,7 @@ def check_comparison(model: ModelConfig, ranks: int) -> None:
     missing = {
         f"pos_emb: {model.pos_emb}": model.pos_emb != "rotary",
         f"norm: {model.norm}": model.norm != "layernorm",
+        "rope_scaling": model.rope_scaling is not None,
         "gpt_j_tied": model.gpt_j_residual and model.gpt_j_tied,
         "linear layers without a bias": not (model.use_bias_in_attn_linear and model.use_bias_in_mlp),
     }

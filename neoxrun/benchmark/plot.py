@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neoxrun.benchmark.options import unwritable_plot
 from neoxrun.benchmark.report import CaseResult, Report
+from neoxrun.terminal.plots import unwritable_plot
 
 
 def draw_report(report: Report, path: Path) -> None:

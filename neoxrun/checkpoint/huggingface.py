@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from neoxrun.config.rope import describe_rope_scaling, read_rope_scaling
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import IGNORED, TensorKey
 from neoxrun.errors import CheckpointError
@@ -79,18 +80,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _rotary(content: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Share, base and type of the rotary embedding, as transformers 4 and 5 write them."""
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+def _rotary(content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Share and base of the rotary embedding, as transformers 4 and 5 write them."""
+    rope = content.get("rope_scaling") or content.get("rope_parameters") or {}
     share = rope.get("partial_rotary_factor", content.get("rotary_pct", content.get("partial_rotary_factor", 0.25)))
     base = rope.get("rope_theta", content.get("rotary_emb_base", content.get("rope_theta", 10000)))
-    return share, base, rope.get("rope_type", rope.get("type", "default"))
+    return share, base
 
 
 def _same(found: Any, configured: Any) -> bool:
     if isinstance(configured, float) and isinstance(found, int | float):
         return math.isclose(found, configured, rel_tol=1e-6)
     return bool(found == configured)
+
+
+def _check_rope_scaling(content: Mapping[str, Any], config: ModelConfig, path: Path) -> None:
+    found = read_rope_scaling(content, str(path))
+    if found == config.rope_scaling:
+        return
+    wanted = json.dumps(content.get("rope_scaling") or content.get("rope_parameters"))
+    raise CheckpointError(
+        f"config.json and the configuration scale rotary positions differently: {describe_rope_scaling(found)} in "
+        f"config.json, {describe_rope_scaling(config.rope_scaling)} in the configuration",
+        code="mismatched_configuration",
+        where=str(path),
+        hint=f"Set rope_scaling as config.json has it: --set 'rope_scaling={'null' if found is None else wanted}'.",
+    )
 
 
 def check_config_json(folder: Path, config: ModelConfig) -> str | None:
@@ -121,12 +136,12 @@ def check_config_json(folder: Path, config: ModelConfig) -> str | None:
         ("attention_bias", True, "use_bias_in_attn_linear", config.use_bias_in_attn_linear),
         ("layer_norm_eps", 1e-5, "layernorm_epsilon", config.norm_epsilon),
     ]
-    share, base, kind = _rotary(content)
+    _check_rope_scaling(content, config, path)
+    share, base = _rotary(content)
     table: list[tuple[str, Any, str, Any]] = [
         *((name, content.get(name, default), key, value) for name, default, key, value in defaults),
         ("rotary share", share, "rotary_pct", config.rotary_pct),
         ("rotary base", base, "rotary_emb_base", config.rotary_emb_base),
-        ("rotary type", kind, "rotary type", "default"),
         # These are fixed in Hugging Face's network.
         ("position embedding", "rotary", "pos_emb", config.pos_emb),
         ("norm", "layernorm", "norm", config.norm),

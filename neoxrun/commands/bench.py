@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.benchmark.options import BenchOptions, check_comparison, check_plot
+from neoxrun.benchmark.options import BenchOptions, check_comparison
 from neoxrun.benchmark.reading import cached_share
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.commands import common
@@ -23,6 +23,7 @@ from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_PROMPTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
+from neoxrun.terminal.plots import check_plot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neoxrun.commands import common
+from neoxrun.commands import common, evaluate_revisions, evaluate_values, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, report
 from neoxrun.evaluation.compare import ReferenceResults
+from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--limit",
-        type=_limit,
+        type=evaluate_values.limit,
         metavar="N",
         help="Score only the first N documents of each task, or a fraction of them (below 1). Only for trying out, as "
         "the output will say. Default: all.",
@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=common.path,
         metavar="DIR",
-        help="Write the results to this folder in lm-eval's layout: DIR/MODEL/results_TIME.json. Default: no files; "
-        "the table is always printed to stdout.",
+        help="Write the results to this folder in lm-eval's layout: DIR/MODEL/results_TIME.json. Default: no files, "
+        "but ./results with --revisions; the table is always printed to stdout.",
     )
     out.add_argument(
         "--log-samples", action="store_true", help="Also write every document with its answers; needs --output."
@@ -126,10 +126,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_random_weights(how)
     common.add_eager(how)
+    revision_flags.add_revision_arguments(parser)
+    evaluate_revisions.add_plot(out)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything that can be checked, and hand the job to the ranks. Returns only after ``--tasks list``.
+    """Check everything that can be checked, and hand the job to the ranks.
+
+    Returns only after ``--tasks list``, and after ``--revisions``, of which each has a job in a child process.
 
     Raises:
         NeoxrunError: the command line, the configuration, the tasks, their data or the output are wrong.
@@ -144,30 +148,61 @@ def run(args: argparse.Namespace) -> int:
             code="invalid_value",
             hint="Name configurations before --tasks.",
         )
-    settings = common.settings_from_args(args)
-    leading = common.is_first(args)
-    if leading:
+    revision_flags.check_companions(args)
+    evaluate_revisions.check_usage(args)
+    # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    if args.revisions is not None:
         streams.check_stdout()
         _check_output(args)
+        found = _find_tasks(args)
+        return evaluate_revisions.evaluate_each(args, found, _options_of_work(args), partial(_job, args, found=found))
+    launcher.run_job(_job(args, common.settings_from_args(args)))
+
+
+def _find_tasks(args: argparse.Namespace) -> FoundTasks:
+    return data.find_tasks(
+        args.tasks,
+        args.data_dir or data.default_data_dir(),
+        include_path=args.include_path,
+        num_fewshot=args.num_fewshot,
+    )
+
+
+def _options_of_work(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what the results are, and what is written of them."""
+    gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
+    return {"limit": args.limit, "seed": args.seed, "gen_kwargs": gen_kwargs, "samples": args.log_samples}
+
+
+def _job(args: argparse.Namespace, settings: Settings, *, found: FoundTasks | None = None) -> Job:
+    """Everything for the ranks, checked.
+
+    Args:
+        args: the command line.
+        settings: the configuration.
+        found: the tasks, if they have been found already; then this job is one of several.
+    """
+    leading = common.is_first(args)
+    if leading and found is None:
+        streams.check_stdout()
+        _check_output(args)
+    if leading:
         references = _references(args, settings)
-        gen_kwargs = dict(pair for text in args.gen_kwargs for pair in _gen_kwargs(text))
+        gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
     found_devices = common.devices_from_args(args)
     plan = common.plan_from_args(args, settings, found_devices, TYPICAL_TEXTS, args.batch_size, exact=True)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if leading:
-        found = data.find_tasks(
-            args.tasks,
-            args.data_dir or data.default_data_dir(),
-            include_path=args.include_path,
-            num_fewshot=args.num_fewshot,
-        )
+        alone = found is None
+        found = found or _find_tasks(args)
         if references:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
             compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in explain_notes(plan):
+        for note in explain_notes(plan) if alone else ():
             log.info(note)
-        if plan.decision.rule is SplitRule.FASTEST:
+        if alone and plan.decision.rule is SplitRule.FASTEST:
             log.info(explain_reason(plan))
         options = EvaluateOptions(
             found=found,
@@ -191,23 +226,19 @@ def run(args: argparse.Namespace) -> int:
             references=references,
             wandb=args.wandb,
         )
-    # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    launcher.run_job(
-        Job(
-            "evaluate",
-            settings,
-            plan,
-            options,
-            random_weights=args.random_weights,
-            eager=args.eager,
-            verbosity=args.verbosity,
-            node_rank=args.node_rank,
-            rendezvous=args.rdzv_endpoint,
-            kept=f"The answers so far are in {args.cache}; run the same command again to resume."
-            if args.cache
-            else "With --cache FILE a run can resume where it stopped.",
-        )
+    return Job(
+        "evaluate",
+        settings,
+        plan,
+        options,
+        random_weights=args.random_weights,
+        eager=args.eager,
+        verbosity=args.verbosity,
+        node_rank=args.node_rank,
+        rendezvous=args.rdzv_endpoint,
+        kept=f"The answers so far are in {args.cache}; run the same command again to resume."
+        if args.cache
+        else "With --cache FILE a run can resume where it stopped.",
     )
 
 
@@ -252,33 +283,3 @@ def _references(args: argparse.Namespace, settings: Settings) -> tuple[Reference
     if args.compare == _PUBLISHED:
         return compare.published_results(settings.model)
     return compare.read_reference_results(Path(args.compare))
-
-
-def _limit(text: str) -> float:
-    """A whole number of 1 or more, or a fraction between 0 and 1."""
-    try:
-        number = int(text) if text.isascii() and text.isdigit() else float(text)
-    except ValueError:
-        number = 0
-    if (isinstance(number, int) and number >= 1) or 0 < number < 1:
-        return number
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a fraction between 0 and 1")
-
-
-def _gen_kwargs(text: str) -> list[tuple[str, Any]]:
-    """``a=1,b=true`` as names and values; a value that is not JSON is a string."""
-    pairs = []
-    for part in re.split(r",(?=\w+=)", text):
-        name, equals, value = part.partition("=")
-        if not equals or not name:
-            raise UsageError(
-                f"--gen-kwargs {text} is not KEY=VALUE",
-                code="invalid_value",
-                hint="For example --gen-kwargs max_gen_toks=64.",
-            )
-        try:
-            pairs.append((name, json.loads(value)))
-        except ValueError:
-            words = {"true": True, "false": False, "none": None}
-            pairs.append((name, words.get(value.lower(), value)))
-    return pairs

@@ -6,17 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from neoxrun.commands import common
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.config.settings import GenerationConfig
+from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
 from neoxrun.errors import UsageError
+from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
-from neoxrun.generation import records
 from neoxrun.generation.options import GenerateOptions
-from neoxrun.generation.prompts import Prompt
+from neoxrun.generation.prompts import Prompt, Render
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.decision import SplitRule
@@ -44,8 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         metavar="FILE",
         help="Continue the prompts in this file, one per line. Each line of a .jsonl file is an object with prompt (or "
-        "context) and, optionally, id, n and sampling parameters. Use - for stdin. Default: the configuration's "
-        "`sample_input_file`; without one, generate text from an empty prompt.",
+        "context, or messages, as with --chat) and, optionally, id, n and sampling parameters. Use - for stdin. "
+        "Default: the configuration's `sample_input_file`; without one, generate text from an empty prompt.",
+    )
+    what.add_argument(
+        "--chat",
+        metavar="FILE",
+        help="Answer the conversations in this file, in the form of the model's own chat template. Each line is a JSON "
+        "object with messages, which have role and content, and, optionally, id, n and sampling parameters. Use - for "
+        "stdin. Default: none.",
     )
     what.add_argument(
         "--prompt",
@@ -67,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i FILE, "
-        "stdout with -i -, samples.txt without prompts.",
+        help="Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i or "
+        "--chat FILE, stdout with -i -, samples.txt without prompts.",
     )
     source.add_argument(
         "--resume",
@@ -107,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NeoxrunError: the command line, the configuration, the prompts or the output are wrong.
     """
-    if "" in (args.input, args.output):
+    if "" in (args.input, args.chat, args.output):
         raise UsageError(
-            "-i and -o need the name of a file",
+            "-i, --chat and -o need the name of a file",
             code="invalid_value",
             hint="Is a shell variable empty? Use - for stdin or stdout.",
         )
@@ -118,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_params(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
     dialogue = args.interactive or (
-        defaults.text_gen_type == "interactive" and args.input is None and args.prompt is None
+        defaults.text_gen_type == "interactive" and args.input is args.chat is args.prompt is None
     )
     if dialogue:
         if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
@@ -136,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
             keep_history=not args.no_history,
         )
     elif leading:
-        options = _options(args, defaults, sampling)
+        options = _options(args, settings, sampling)
         if not options.prompts and common.is_alone(args):
             records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
             log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")
@@ -184,8 +192,9 @@ def _work(prompts: Sequence[Prompt], max_context: int) -> Work:
     return Work(count, max(1, letters // (_TOKEN_LETTERS * count)), max(1, sum(answers) // count), max(answers))
 
 
-def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams) -> GenerateOptions:
-    prompts, default_output = _prompts(args, defaults, sampling)
+def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> GenerateOptions:
+    defaults = settings.generation
+    prompts, default_output = _prompts(args, settings, sampling)
     named = args.output or defaults.sample_output_file or default_output
     # The ranks keep stdout under another descriptor, so they must not open it by name.
     output = None if named is None or str(named) in ("-", "/dev/stdout", "/dev/fd/1") else Path(named)
@@ -193,13 +202,14 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
     if output is None:
         streams.check_stdout()
     if output is not None:
-        if args.input and output.exists() and Path(args.input).exists() and output.samefile(args.input):
+        source = args.input or args.chat
+        if source and output.exists() and Path(source).exists() and output.samefile(source):
             raise UsageError(
                 f"the output {output} is also the input",
                 code="conflicting_options",
                 hint="Name another file with -o.",
             )
-        records.check_writable(output)
+        lines.check_writable(output)
         if args.resume and output.exists() and not output.is_file():
             raise UsageError(
                 f"--resume needs a file to continue, but {output} is not a regular file",
@@ -221,16 +231,15 @@ def _options(args: argparse.Namespace, defaults: GenerationConfig, sampling: Sam
     )
 
 
-def _prompts(
-    args: argparse.Namespace, defaults: GenerationConfig, sampling: SamplingParams
-) -> tuple[list[Prompt], str | None]:
+def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> tuple[list[Prompt], str | None]:
     """The prompts, and the default output file for their records; None is stdout."""
+    defaults = settings.generation
     wanted = args.num_samples or defaults.num_samples
     if args.prompt is not None:
         check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
         return list(reading.expand_prompt(0, 0, args.prompt, sampling, args.num_samples or 1)), None
-    source = args.input or defaults.sample_input_file
+    source = args.input or args.chat or defaults.sample_input_file
     if source is not None:
         if args.output is None and defaults.sample_output_file is None and _is_stream(Path(source)):
             raise UsageError(
@@ -243,6 +252,8 @@ def _prompts(
             prompt_end=_prompt_end(args, defaults),
             params=sampling,
             num_samples=args.num_samples or 1,
+            render=_renderer(settings.tokenizer),
+            chat=args.chat is not None,
         )
         return found, None if source == "-" else f"{source}.output.jsonl"
     count = wanted or _UNCONDITIONAL_SAMPLES
@@ -251,6 +262,15 @@ def _prompts(
         log.warning("at temperature 0 all samples are the same: give --temperature")
     samples = (next(reading.expand_prompt(i, i, "", sampling, 1)) for i in range(count))
     return list(samples), _UNCONDITIONAL_OUTPUT
+
+
+def _renderer(tokenizer: TokenizerConfig) -> Render:
+    """Makes the text of a conversation; the template is read with the first one."""
+
+    from neoxrun.tokenizer.chat import read_chat_template
+
+    template = cache(partial(read_chat_template, tokenizer))
+    return lambda messages, where: template().render(messages, where=where)
 
 
 def _is_stream(source: Path) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final, Literal, cast
 
 from neoxrun.config import neox_keys
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.rope import read_rope_scaling
+from neoxrun.config.settings import ModelConfig, RopeScaling
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError
 
@@ -135,7 +136,18 @@ def read_architecture(options: ConfigOptions) -> ModelConfig:
         make_vocab_size_divisible_by=options.integer("make_vocab_size_divisible_by", 128),
         model_parallel_size=max(1, options.integer("model_parallel_size", 1, low=0)),
         pipe_parallel_size=options.integer("pipe_parallel_size", 0, low=0),
+        rope_scaling=_rope_scaling(options, pos_emb, positions),
     )
+
+
+def _rope_scaling(options: ConfigOptions, pos_emb: str, positions: int) -> RopeScaling | None:
+    entry = options.get("rope_scaling")
+    if entry is None:
+        return None
+    scaling = read_rope_scaling({entry.key: entry.value, "max_position_embeddings": positions}, entry.where)
+    if scaling is not None and pos_emb != "rotary":
+        raise options.refusal("rope_scaling", f"null with pos_emb {pos_emb}")
+    return scaling
 
 
 def _intermediate_size(options: ConfigOptions, hidden: int) -> int:

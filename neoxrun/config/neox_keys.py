@@ -76,7 +76,9 @@ NETWORK: Final[Mapping[str, NeoxKey]] = {
 FILES: Final[Mapping[str, NeoxKey]] = {
     "load": NeoxKey("null", "folder of the checkpoint; `--checkpoint` replaces it"),
     "iteration": NeoxKey("null", "which `global_step` folder of it; `null`: the one that its file `latest` names"),
-    "tokenizer_type": NeoxKey("GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer` or `HFGPT2Tokenizer`"),
+    "tokenizer_type": NeoxKey(
+        "GPT2BPETokenizer", "`HFTokenizer`, `GPT2BPETokenizer`, `HFGPT2Tokenizer`, `SPMTokenizer`"
+    ),
     "vocab_file": NeoxKey("null", "file of the tokenizer; `--tokenizer` replaces it"),
     "merge_file": NeoxKey("null", "merges of the two GPT-2 tokenizers"),
 }
@@ -112,6 +114,11 @@ USED: Final[Mapping[str, NeoxKey]] = {**NETWORK, **FILES, **SPLIT, **GENERATION}
 
 OWN: Final[Mapping[str, NeoxKey]] = {
     "rotary_legacy_fp16": NeoxKey("false", "rotary angles in fp16, as GPT-NeoX computed them before 2023-09-25"),
+    "rope_scaling": NeoxKey(
+        "null",
+        "rotary angles for contexts longer than the training's, as in a config.json: `{type: linear, factor: 2}`, or "
+        "`yarn` with its values; the context is `max_position_embeddings`",
+    ),
     "min_p": _sampling_key("min_p", "drop tokens that are less likely than this times the most likely one"),
     "repetition_penalty": _sampling_key(
         "repetition_penalty", "tokens of the prompt and the answer become less likely by this factor"

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 from neoxrun.config import neox_keys
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
+from neoxrun.config.end_ids import read_end_ids
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.typed import ConfigOptions
@@ -115,6 +116,7 @@ def load_settings(
         sources=paths,
         ignored=tuple(sorted(entries.keys() & neox_keys.IGNORED)),
         checkpoint_looked_in=searched,
+        end_ids=() if folder is None else read_end_ids(folder),
     )
 
 

@@ -15,6 +15,29 @@ Merge = Literal["fold", "average"]
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary angles are scaled for contexts longer than the model was trained with; as transformers has it.
+
+    Attributes:
+        kind: ``linear`` divides all frequencies by ``factor``; ``yarn`` (Peng et al., 2023) the low ones.
+        factor: how many times longer the context becomes.
+        original_max_position_embeddings: positions that the model was trained with.
+        beta_fast: ``yarn`` leaves frequencies that turn more often than this within these positions as they are;
+        beta_slow: and divides those that turn less often by the factor. Between the two it interpolates.
+        attention_factor: cosines and sines are multiplied by it.
+        truncate: round the bounds between which ``yarn`` interpolates to whole dims.
+    """
+
+    kind: Literal["linear", "yarn"]
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The network, in GPT-NeoX's terms and with its defaults.
 
@@ -24,7 +47,8 @@ class ModelConfig:
         num_attention_heads: attention heads; their number divides ``hidden_size``.
         intermediate_size: width of the MLP (4 x hidden_size unless the configuration says otherwise).
         seq_length: context length the model was trained with.
-        max_position_embeddings: rows of learned positions; the longest context of rotary models is ``seq_length``.
+        max_position_embeddings: rows of learned positions, and the longest context of scaled rotary models; that of
+            other rotary models is ``seq_length``.
         pos_emb: how the network sees positions.
         rotary_pct: share of each head's dims that are rotated.
         rotary_emb_base: base of the rotary angles.
@@ -40,6 +64,7 @@ class ModelConfig:
         make_vocab_size_divisible_by: the vocabulary was padded to a multiple of this times ``model_parallel_size``.
         model_parallel_size: tensor-parallel size in the configuration (for which the vocabulary was padded).
         pipe_parallel_size: pipeline-parallel size in the configuration; 0 and 1 both mean one stage.
+        rope_scaling: how the rotary angles are scaled; None: not at all.
     """
 
     num_layers: int
@@ -63,6 +88,7 @@ class ModelConfig:
     make_vocab_size_divisible_by: int = 128
     model_parallel_size: int = 1
     pipe_parallel_size: int = 1
+    rope_scaling: RopeScaling | None = None
 
     @property
     def head_dim(self) -> int:
@@ -74,6 +100,8 @@ class ModelConfig:
         """The model's longest sequence in tokens, prompt and answer together."""
         if self.pos_emb == "learned":
             return min(self.seq_length, self.max_position_embeddings)
+        if self.rope_scaling is not None:
+            return self.max_position_embeddings
         return self.seq_length
 
     def padded_vocab_size(self, tokenizer_size: int) -> int:
@@ -128,6 +156,7 @@ class Settings:
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
+        end_ids: ids that end a text besides the tokenizer's end of document, as the model's own files name them.
     """
 
     model: ModelConfig
@@ -141,3 +170,4 @@ class Settings:
     ignored: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
+    end_ids: tuple[int, ...] = ()

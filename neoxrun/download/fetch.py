@@ -38,6 +38,7 @@ def fetch_files(
     check: ContentCheck | None = None,
     arrived: Callable[[Arrival], None] | None = None,
     show: bool = True,
+    stop: threading.Event | None = None,
 ) -> list[Arrival]:
     """Download files into a folder, so that each is complete and correct.
 
@@ -52,6 +53,7 @@ def fetch_files(
         check: checks a file's contents before the file gets its name.
         arrived: called for each complete file, one at a time, even if another one fails later.
         show: show bars on stderr, or lines if it is not a terminal.
+        stop: another thread may set it to end the download; what has arrived is kept.
 
     Returns:
         The result for each file, in the order of ``files``.
@@ -62,11 +64,12 @@ def fetch_files(
         CheckpointError: a file's contents are wrong, from every mirror.
         DataError: the disk is full, or refuses to be written to.
         Interrupted: Ctrl-C. What has arrived is kept, as after every other error.
+        Stopped: ``stop`` was set.
     """
     if jobs < 1:
         raise UsageError(f"the number of files at a time must be at least 1, not {jobs}", code="invalid_value")
     _check_names(files)
-    stop = threading.Event()
+    stop = stop or threading.Event()
     client = HttpClient(options, stop)
     make_folder(folder)
     sizes = _sizes(files, folder, options, jobs)
@@ -233,6 +236,8 @@ class _Run:
         with self.lock:
             if self.errors:
                 raise _as_one(self.errors)
+            if len(self.arrivals) < len(self.files):
+                raise Stopped
             return [self.arrivals[file.name] for file in self.files]
 
     def _show(self) -> None:

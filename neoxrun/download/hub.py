@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub: their files, and which of them are already in the hub's cache.
+"""Repositories of the Hugging Face hub: their revisions and their files.
 
 This module only asks the hub's API. The files are downloaded as from any other server, so that they are resumed, shown
 and checked in the same way.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from neoxrun.download.hub_files import Repository, choose_files
-from neoxrun.download.proof import WEIGHTS
 from neoxrun.download.remote import RemoteFile, safe_name
 from neoxrun.download.urls import origin, shown_url, url_problem
-from neoxrun.errors import DataError, NetworkError, UsageError, writing_code
+from neoxrun.errors import NetworkError, UsageError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import did_you_mean, printable
 
@@ -62,18 +59,8 @@ def look_up_repository(
         NetworkError: no response, no such repository or revision, no access, or no weights in it.
         UsageError: an argument cannot be a hub, a repository or a file of certificates.
     """
-    from huggingface_hub import HfApi, get_token
-
-    _trust(ca_bundle)
-    token = get_token() if endpoint is None else None
-    endpoint = (endpoint or default_endpoint()).rstrip("/")
-    if problem := url_problem(endpoint):
-        raise UsageError(
-            f"{shown_url(endpoint)} is not the address of a hub: {problem}",
-            code="bad_environment",
-            hint="Check HF_ENDPOINT and --mirror.",
-        )
-    api = HfApi(endpoint=endpoint, token=token or False)
+    api, token = _client(endpoint, ca_bundle)
+    endpoint = api.endpoint
 
     def request_repository() -> Any:
         return api.repo_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
@@ -107,50 +94,36 @@ def look_up_repository(
     return Repository(name, endpoint, revision, info.sha, tuple(files), blobs, credentials)
 
 
-def take_from_cache(repository: Repository, folder: Path) -> list[str]:
-    """Put a repository's cached files into ``folder``: weights as hard links if the file system allows it.
-
-    Other files are copied: people edit those, and must not change the cache.
-
-    Returns:
-        The names of the files. They still have to be checked.
+def list_revisions(name: str, *, endpoint: str | None = None, ca_bundle: Path | None = None) -> list[str]:
+    """Ask the hub for the branches and tags of a repository; the arguments are those of ``look_up_repository``.
 
     Raises:
-        DataError: the folder cannot be written.
+        NetworkError: no response, no such repository, or no access.
+        UsageError: an argument cannot be a hub, a repository or a file of certificates.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    found = []
-    for file in repository.files:
-        target = folder / file.name
-        cached = try_to_load_from_cache(repository.name, file.name, revision=repository.commit)
-        if target.exists() or not isinstance(cached, str):
-            continue
-        source = Path(cached).resolve()
-        if not source.is_file() or (file.size is not None and source.stat().st_size != file.size):
-            continue
-        try:
-            _link_or_copy(source, target, link=target.suffix in WEIGHTS)
-        except OSError as error:
-            raise DataError(
-                f"{target} cannot be written: {error.strerror}",
-                code=writing_code(error),
-                where=str(target),
-            ) from error
-        found.append(file.name)
-    return found
+    api, _ = _client(endpoint, ca_bundle)
+    refs = _ask_hub(lambda: api.list_repo_refs(name), api, name, "main")
+    return list(dict.fromkeys(ref.name for ref in [*refs.branches, *refs.tags]))
 
 
-def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".neoxrun.{target.name}")
-    temporary.unlink(missing_ok=True)
-    if link:
-        with suppress(OSError):  # another file system, or one without links
-            os.link(source, temporary)
-    if not temporary.exists():
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+def _client(endpoint: str | None, ca_bundle: Path | None) -> tuple[HfApi, str | None]:
+    """The hub's client, whose endpoint has no slash at its end, and the user's token if it may be sent there.
+
+    Raises:
+        UsageError: the endpoint is not an address, or the file of certificates does not exist.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    _trust(ca_bundle)
+    token = get_token() if endpoint is None else None
+    endpoint = (endpoint or default_endpoint()).rstrip("/")
+    if problem := url_problem(endpoint):
+        raise UsageError(
+            f"{shown_url(endpoint)} is not the address of a hub: {problem}",
+            code="bad_environment",
+            hint="Check HF_ENDPOINT and --mirror.",
+        )
+    return HfApi(endpoint=endpoint, token=token or False), token
 
 
 def _trust(ca_bundle: Path | None) -> None:

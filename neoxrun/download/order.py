@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from neoxrun.download import hub, listing, manifest, proof
+from neoxrun.download import hub, hub_cache, listing, manifest, proof
 from neoxrun.download.catalog import KnownFile, Model
 from neoxrun.download.fetch import fetch_files, folder_lock, make_folder
 from neoxrun.download.http import HttpOptions
@@ -98,28 +99,38 @@ def order_model(
         NetworkError: the server does not list its files.
         DataError: the folder's own manifest cannot be used.
     """
-    repository = None
     if model.hub is not None:
         endpoint = mirrors[0].rstrip("/") if mirrors else None
         repository = hub.look_up_repository(
             model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle
         )
-        files = list(repository.files)
-        options = replace(options, credentials={**options.credentials, **repository.credentials})
-        source = Manifest(
-            model=model.name, hub=model.hub, endpoint=shown_url(repository.endpoint), revision=repository.commit
+        return order_repository(model, repository, folder, options, given=given)
+    if revision is not None:
+        raise UsageError(
+            f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
+            code="conflicting_options",
+            hint="Leave out --revision.",
         )
-    else:
-        if revision is not None:
-            raise UsageError(
-                f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
-                code="conflicting_options",
-                hint="Leave out --revision.",
-            )
-        model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
-        files = _tree(model, options, given)
-        source = Manifest(model=model.name, mirrors=tuple(shown_url(url) for url in model.mirrors))
+    model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
+    files = _tree(model, options, given)
+    source = Manifest(model=model.name, mirrors=tuple(shown_url(url) for url in model.mirrors))
     files = with_checksums(files, source, folder, given)
+    return Order(model.name, folder, tuple(files), source, options, model.texts, size=model.size)
+
+
+def order_repository(
+    model: Model, repository: Repository, folder: Path, options: HttpOptions, *, given: Manifest | None = None
+) -> Order:
+    """What to fetch for a model from a version of its repository; the other arguments are those of ``order_model``.
+
+    Raises:
+        DataError: the folder's own manifest cannot be used.
+    """
+    options = replace(options, credentials={**options.credentials, **repository.credentials})
+    source = Manifest(
+        model=model.name, hub=model.hub, endpoint=shown_url(repository.endpoint), revision=repository.commit
+    )
+    files = with_checksums(repository.files, source, folder, given)
     return Order(model.name, folder, tuple(files), source, options, model.texts, repository, model.size)
 
 
@@ -187,23 +198,28 @@ def with_checksums(
     return result
 
 
-def carry_out_order(order: Order, *, jobs: int, show: bool) -> Downloaded:
+def carry_out_order(order: Order, *, jobs: int, show: bool, stop: threading.Event | None = None) -> Downloaded:
     """Fetch what is missing, check everything, and record it, with the folder locked against other processes.
 
+    Args:
+        order: what to fetch.
+        jobs, show, stop: see ``fetch_files``.
+
     Raises:
+        Stopped: another thread has set ``stop``.
         DataError: another process has locked the folder; nothing was changed.
         NeoxrunError: as for ``fetch_files``; what has arrived is kept.
     """
     start = time.monotonic()
     make_folder(order.folder)
     with folder_lock(order.folder):
-        arrivals = _carry_out(order, jobs, show)
+        arrivals = _carry_out(order, jobs, show, stop)
     return Downloaded(tuple(arrivals), order.folder / MANIFEST_NAME, time.monotonic() - start)
 
 
-def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
+def _carry_out(order: Order, jobs: int, show: bool, stop: threading.Event | None) -> list[Arrival]:
     if order.repository is not None:
-        cached = hub.take_from_cache(order.repository, order.folder)
+        cached = hub_cache.take_from_cache(order.repository, order.folder)
         if cached:
             log.info(f"{counted(len(cached), 'file')} taken from the hub's cache")
     before = manifest.read_folder_manifest(order.folder)
@@ -219,6 +235,7 @@ def _carry_out(order: Order, jobs: int, show: bool) -> list[Arrival]:
             check=check,
             arrived=recorder.add,
             show=show,
+            stop=stop,
         )
         for text in write_texts(order.texts, order.folder):
             recorder.add(text)

@@ -29,9 +29,10 @@ class FreeCache:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of given tokens. See ``scoring`` for what a row is."""
+    """Log-probabilities of given tokens. See ``scoring`` for what a row is, and ``Replica.score`` for ``top``."""
 
     rows: Sequence[Row]
+    top: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Channel, FreeCache, ReleaseFollowers, Reserve, Score
@@ -40,7 +42,7 @@ class Replica:
         """Whether the cache takes memory."""
         return self._runner.cache is not None
 
-    def start_engine(self, *, slots: int, length: int, eos: int | None) -> Engine:
+    def start_engine(self, *, slots: int, length: int, ends: Collection[int]) -> Engine:
         """An engine, on the leader. A replica has one at a time: close it before the next.
 
         What earlier engines have computed of the beginning of prompts is used again.
@@ -48,7 +50,7 @@ class Replica:
         Args:
             slots: most sequences at a time; fewer where the cache does not fit.
             length: most tokens of a sequence, prompt and output.
-            eos: the token that ends a document, or None.
+            ends: the tokens that end a text.
 
         Raises:
             RankError: not even one sequence fits the memory.
@@ -62,7 +64,7 @@ class Replica:
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)
         groups = self._runner.mesh.pp
-        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, eos, groups=groups)
+        scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, ends, groups=groups)
         return Engine(scheduler, self._launch, self._runner.ahead)
 
     def free_cache(self) -> None:
@@ -72,13 +74,18 @@ class Replica:
             self._runner.execute(FreeCache())
             self._pages = None
 
-    def score(self, rows: list[Row]) -> list[Scored]:
-        """The answers to all that the rows ask, in their order, in one pass; see ``scoring.passes``.
+    def score(self, rows: list[Row], top: int | None = None) -> list[Scored]:
+        """The answers to all that the rows ask, in their order, in one pass; see ``scoring.scoring_passes``.
 
         On the leader. An engine may be in the middle of its requests, which stay as they are.
+
+        Args:
+            rows: what to compute together.
+            top: give each token's log-probability, and those of this many of the most likely tokens at its position;
+                None: sums only, which is less to copy and to send.
         """
-        self._channel.send(Score(rows))
-        return self._runner.score(rows)
+        self._channel.send(Score(rows, top))
+        return self._runner.score(rows, top)
 
     def follow(self) -> None:
         """Carry out the leader's instructions until it releases its followers."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from math import fsum
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from neoxrun.engine.batches import Batcher
 from neoxrun.engine.graphs import DecodeGraphs
 from neoxrun.engine.messages import TOKENS, FreeCache, Instruction, ReleaseFollowers, Reserve, Score
 from neoxrun.engine.sampler import Choice, Sampled, Sampler
-from neoxrun.engine.scoring import Row, Scored, padded_width
+from neoxrun.engine.scoring import Row, Scored, TokenScores, padded_width
 from neoxrun.engine.steps import Step
 from neoxrun.errors import RankError
 from neoxrun.model.batch import Batch
@@ -122,8 +123,8 @@ class Runner:
                 return self._run(instruction)
             case Reserve(rows, length):
                 self._reserve(rows, length)
-            case Score(rows):
-                self.score(rows)
+            case Score(rows, top):
+                self.score(rows, top)
             case FreeCache():
                 self.close()
             case ReleaseFollowers():
@@ -131,10 +132,10 @@ class Runner:
         return None
 
     @torch.inference_mode()
-    def score(self, rows: Sequence[Row]) -> list[Scored]:
+    def score(self, rows: Sequence[Row], top: int | None = None) -> list[Scored]:
         """The answers to all that the rows ask, on the leader; an empty list on the other ranks.
 
-        Needs no cache, and leaves the one that there is as it is.
+        Needs no cache, and leaves the one that there is as it is. See ``Replica.score`` for ``top``.
         """
 
         def line(lists: Iterable[list[int]]) -> torch.Tensor:
@@ -151,7 +152,7 @@ class Runner:
         positions = line(row.positions for row in rows)
         attention = self._tree(rows, starts, positions)
         x = self.run_stages(Batch(line(row.tokens for row in rows), positions, attention, wanted))
-        return self._answers(x, line(tokens for _, tokens in asked), [len(tokens) for _, tokens in asked])
+        return self._answers(x, line(tokens for _, tokens in asked), [len(tokens) for _, tokens in asked], top)
 
     def close(self) -> None:
         """Give the cache's memory back, and the graphs, which must go before the process groups."""
@@ -273,25 +274,23 @@ class Runner:
         line = present.flatten().nonzero()[:, 0]
         return TreeAttention(padded, line, mask, self.stage.rotary, positions, self.stage.cache_dtype)
 
-    def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int]) -> list[Scored]:
+    def _answers(self, x: torch.Tensor, targets: torch.Tensor, counts: Sequence[int], top: int | None) -> list[Scored]:
         """``x``: ``[P, H]``, output of the last stage before each of the targets ``[P]``.
 
         A request has ``counts`` of them, one after the other.
         """
-        logprobs: list[float] = []
-        best: list[bool] = []
+        found: tuple[list[Any], ...] = ([], [], [], [])  # as ``Stage.scores`` returns them
         if self.mesh.last_stage:
             for first in range(0, len(targets), SCORED_ROWS):
                 block = slice(first, first + SCORED_ROWS)
-                scored = self.stage.scores(x[block], targets[block])
-                if scored is not None:
-                    logprobs += scored[0].tolist()
-                    best += scored[1].tolist()
+                scored = self.stage.scores(x[block], targets[block], top or 0)
+                for values, more in zip(found, (scored or ())[: 4 if top else 2], strict=False):
+                    values += more.tolist()
         answers: list[Scored] = []
         if self.mesh.samples:
-            values = iter(zip(logprobs, best, strict=True))
-            for count in counts:
-                found = list(islice(values, count))
-                answers.append(Scored(fsum(value for value, _ in found), all(greedy for _, greedy in found)))
+            for end, count in zip(accumulate(counts), counts, strict=True):
+                logprobs, best, ids, values = (one[end - count : end] for one in found)
+                tokens = None if top is None else TokenScores(logprobs, ids, values)
+                answers.append(Scored(fsum(logprobs), all(best), tokens))
         received: list[Scored] = self.mesh.sampler_to_leader(answers)
         return received if self.mesh.leads else []

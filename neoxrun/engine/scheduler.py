@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,16 +98,18 @@ class Scheduler:
         length: most tokens of a sequence.
         budget: most tokens of a step; at least ``rows``.
         pages: of the cache; enough for one sequence of ``length``.
-        eos: the token that ends a document, or None.
+        ends: the tokens that end a text.
         groups: of sequences, at most. With more than one, a step takes a group's single tokens, and each of them when
             the one before it is known.
     """
 
-    def __init__(self, rows: int, length: int, budget: int, pages: Pages, eos: int | None, *, groups: int = 1) -> None:
+    def __init__(
+        self, rows: int, length: int, budget: int, pages: Pages, ends: Collection[int], *, groups: int = 1
+    ) -> None:
         assert budget >= rows, "every sequence takes a token of each step"
         assert pages.count * pages.size >= length, "one sequence must fit by itself"
         self.length = length
-        self._budget, self._pages, self._eos, self._groups = budget, pages, eos, groups
+        self._budget, self._pages, self._ends, self._groups = budget, pages, frozenset(ends), groups
         self._free_rows = deque(range(rows))
         self._rows = rows
         self._waiting: deque[Request] = deque()
@@ -274,7 +276,7 @@ class Scheduler:
         return tokens < request.params.maximum_tokens and request.length < self.length
 
     def _finish_reason(self, request: Request) -> FinishReason | None:
-        if request.output[-1] == self._eos and not request.params.ignore_eos:
+        if request.output[-1] in self._ends and not request.params.ignore_eos:
             return "stop"
         if len(request.output) >= request.params.maximum_tokens:
             return "length"

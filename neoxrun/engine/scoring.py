@@ -28,16 +28,33 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class TokenScores:
+    """A continuation, token by token.
+
+    Attributes:
+        logprobs: natural logarithm of each token's probability.
+        top_ids: ids of the most likely tokens at each position, the most likely first; empty if none were asked for.
+        top_logprobs: their log-probabilities.
+    """
+
+    logprobs: list[float]
+    top_ids: list[list[int]]
+    top_logprobs: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Scored:
     """The answer to a ScoreRequest.
 
     Attributes:
         logprob: natural logarithm of the continuation's probability.
         greedy: whether each of its tokens is the most likely one at its position.
+        tokens: each token's share in it, where that was asked for.
     """
 
     logprob: float
     greedy: bool
+    tokens: TokenScores | None = None
 
 
 @dataclass

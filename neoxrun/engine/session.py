@@ -78,7 +78,7 @@ class Session:
         return self.replica.start_engine(
             slots=min(batch_size or MAX_BATCH[device_kind(self.mesh.device)], requests),
             length=min(length, self.max_context),
-            eos=self.tokenizer.eod,
+            ends={*self.settings.end_ids, *(() if self.tokenizer.eod is None else (self.tokenizer.eod,))},
         )
 
     def close(self) -> None:
@@ -236,7 +236,8 @@ def _loaded(
     vocab_size = read_vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
-    if not tokenizer.vocab_size <= vocab_size < tokenizer.vocab_size + padding:
+    # Tokens may have been added without rows for them: then it is an error only where one occurs.
+    if not tokenizer.trained_size <= vocab_size < tokenizer.vocab_size + padding:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the checkpoint's vocabulary has {vocab_size}",
             code="mismatched_tokenizer",

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import reprlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, TypeVar
 
 from lm_eval.api.instance import Instance
@@ -26,18 +25,14 @@ from neoxrun.errors import DataError
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
+from neoxrun.evaluation.texts import TextEncoder
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
+from neoxrun.tokenizer.chat import ChatTemplate, RefusedMessagesError, read_chat_template
 
 _AnyRequest = TypeVar("_AnyRequest", ScoreRequest, GenerateRequest)
-_AHEAD = 1024  # texts that are encoded together
-
-
-def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
-    """A pair as lm-eval encodes it: spaces at the end of a context count as the continuation's."""
-    return (context + continuation, context.rstrip()) if context else (continuation,)
 
 
 @dataclass
@@ -73,24 +68,30 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         show_progress: bool = False,
     ) -> None:
         super().__init__()
-        eod = session.tokenizer.eod
-        if eod is None:
+        tokenizer = session.tokenizer
+        if tokenizer.start is None:
             raise DataError(
                 f"the tokenizer has no {END_OF_DOCUMENT}, which a text without a context begins with",
                 code="bad_tokenizer",
                 where=str(session.settings.tokenizer.vocab_file),
             )
         self._session, self._replicas, self._cache = session, replicas, cache
-        self._eod, self._seed, self._show_progress = eod, seed, show_progress
+        self._start, self._seed, self._show_progress = tokenizer.start, seed, show_progress
+        self._end = tokenizer.eod if tokenizer.eos is None else tokenizer.eos
         self._cut = 0
-        self._encoded: dict[str, list[int]] = {}
-        self._to_come: Iterator[str] = iter(())
+        self._texts = TextEncoder(tokenizer)
+        self._template: ChatTemplate | None = None
         self.counts = Counts()
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-document token; it stands before a text without a context, too."""
-        return self._eod
+        """The token that ends a text."""
+        return self._start if self._end is None else self._end
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that stands before a text without a context: as lm-eval's ``hf``, the one that begins a text."""
+        return self._start
 
     @property
     def max_length(self) -> int:
@@ -108,25 +109,53 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return str(self._session.settings.tokenizer.vocab_file)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids. GPT-NeoX's tokenizers add no special tokens, whatever is asked for.
+        """Token ids, with the tokens that the tokenizer adds to every text.
 
-        lm-eval asks for one text after the other. Those that are known to come are encoded together, on all cores:
-        one by one, they would take half the time of a small model on a GPU.
+        As with lm-eval's ``hf``, it adds none where none are asked for, and none to a text that begins with the token
+        which begins a text: a chat template has written it.
         """
-        if string not in self._encoded:
-            texts = list(dict.fromkeys((string, *islice(self._to_come, _AHEAD))))
-            self._encoded = dict(zip(texts, self._session.tokenizer.encode_all(texts), strict=True))
-        return list(self._encoded[string])
+        return self._texts.encode(string, add_special_tokens)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The model's chat template, for the results; lm-eval asks for it before it applies it.
+
+        Raises:
+            DataError: the model has none.
+        """
+        return self._chat.source if chat_template else None
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation by the model's chat template.
+
+        As with lm-eval's ``hf``, a template that refuses a system message gets the others.
+
+        Raises:
+            DataError: the model has no template, or it refuses the messages.
+        """
+        try:
+            return self._chat.render(chat_history, answer=add_generation_prompt)
+        except RefusedMessagesError:
+            others = [message for message in chat_history if message["role"] != "system"]
+            if len(others) == len(chat_history):
+                raise
+            log.warning("the model's chat template refuses system messages: they are left out")
+            return self._chat.render(others, answer=add_generation_prompt)
+
+    @property
+    def _chat(self) -> ChatTemplate:
+        if self._template is None:
+            self._template = read_chat_template(self._session.settings.tokenizer)
+        return self._template
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is what greedy decoding gives."""
-        self._to_come = (text for request in requests for text in _texts_of(*request.args))
+        self._texts.expect_pairs(request.args for request in requests)
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text, in windows of the context's length where it is longer."""
-        self._to_come = (request.args[0] for request in requests)
+        self._texts.expect_texts(request.args[0] for request in requests)
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for request in requests:
@@ -180,21 +209,22 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The text after each prompt, up to the first of its stop texts."""
-        self._to_come = (request.args[0] for request in requests)
+        self._texts.expect_texts(request.args[0] for request in requests)
         asked = []
         seen: dict[GenerateRequest, int] = {}
         for request in requests:
             prompt, kwargs = request.args
             sampling = sampling_of(kwargs, self.max_length, where=request.task_name)
-            ids = self.tok_encode(prompt) or [self._eod]
+            ids = self.tok_encode(prompt) or [self._start]
             kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
             plain = GenerateRequest(tuple(kept), tuple(sampling.items()))
             # Where a task asks for several samples of one prompt, each has a separate random stream.
             seen[plain] = seen.get(plain, 0) + 1
             asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
         self._say_cut()
+        ends = self._session.settings.end_ids
         texts = self._answer(
-            "generating", asked, lambda request: (request.prompt, request.sampling), self._replicas.generate
+            "generating", asked, lambda request: (request.prompt, request.sampling, *ends), self._replicas.generate
         )
         return [
             postprocess_generated_text(text, [*request.params.stop, END_OF_DOCUMENT], None)

@@ -14,7 +14,7 @@ from neoxrun.errors import DataError
 
 _APPLICATION: Final = 0x6E656F78  # SQLite keeps it in the file's header: the program that owns the file
 
-SCORING_VERSION: Final = 1
+SCORING_VERSION: Final = 2
 """Increase it with every change to the model's answers to the same request, so that older answers are not used."""
 
 

@@ -73,7 +73,8 @@ def describe_checkpoint(
     network = {
         key: value
         for key, value in asdict(settings.model).items()
-        if key not in ("model_parallel_size", "pipe_parallel_size")
+        # A field that is None was not there when older fingerprints were made.
+        if key not in ("model_parallel_size", "pipe_parallel_size") and value is not None
     }
     how = {key: facts.get(key) for key in ("weights", "ranks")}
     whole.update(json.dumps([network, how, dtype, settings.tokenizer.tokenizer_type], sort_keys=True).encode())

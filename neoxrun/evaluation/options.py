@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ class EvaluateOptions:
         checkpoint: the model's description by ``fingerprint.describe_checkpoint``.
         references: results to compare with.
         wandb: Weights & Biases project to log to; None logs nothing.
+        revision: for a run of `--revisions`: ``repository``, ``revision``, ``commit`` and ``work``; else empty.
     """
 
     found: FoundTasks
@@ -53,6 +54,7 @@ class EvaluateOptions:
     checkpoint: Mapping[str, Any]
     references: tuple[ReferenceResults, ...]
     wandb: str | None
+    revision: Mapping[str, str] = field(default_factory=dict)
 
 
 def sampling_of(kwargs: Mapping[str, Any], max_context: int, where: str | None = None) -> dict[str, Any]:

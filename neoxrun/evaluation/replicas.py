@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import IO, Any
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.scoring import Row, ScoreRequest, scoring_passes
+from neoxrun.engine.scoring import Row, Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session
 from neoxrun.generation.answer import AnswerLoop, TextRequest
 from neoxrun.parallel import mesh as meshes
@@ -54,11 +54,13 @@ class _Round:
         kind: ``score`` or ``generate``.
         count: how many items of work there are.
         length: most tokens of a sequence, to generate.
+        top: to score, see ``Replica.score``.
     """
 
     kind: str
     count: int
     length: int = 0
+    top: int | None = None
 
 
 def take_part(
@@ -88,10 +90,13 @@ class Replicas:
         self._store = session.mesh.store if session.mesh.replicas > 1 else None
         self._rounds = 0
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Results]:
-        """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first."""
+    def score(self, requests: Sequence[ScoreRequest], top: int | None = None) -> Iterator[Results]:
+        """Log-probability and ``is_greedy`` of each request, as they are computed: long sequences first.
+
+        With ``top``, the fields of its ``TokenScores`` instead, with this many alternatives to each token.
+        """
         work = list(scoring_passes(requests, self._session.scoring_budget(), self._batch_size))
-        return self._lead(_Round("score", len(work)), work)
+        return self._lead(_Round("score", len(work), top=top), work)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Results]:
         """The text of each request, as they end. It has the stop text that ended it, and what came with that."""
@@ -163,12 +168,12 @@ class Replicas:
         return numbers, [GenerateRequest(tuple(prompt), tuple(sampling)) for prompt, sampling in work]
 
     def _carry_out(self, round_: _Round, work: Iterator[WorkItem]) -> Iterator[Results]:
-        return self._score(work) if round_.kind == "score" else self._generate(work, round_)
+        return self._score(work, round_.top) if round_.kind == "score" else self._generate(work, round_)
 
-    def _score(self, work: Iterator[WorkItem]) -> Iterator[Results]:
+    def _score(self, work: Iterator[WorkItem], top: int | None) -> Iterator[Results]:
         for numbers, rows in work:
-            scores = self._session.replica.score(list(rows))
-            yield [(number, (one.logprob, one.greedy)) for number, one in zip(numbers, scores, strict=True)]
+            scores = self._session.replica.score(list(rows), top)
+            yield [(number, _values(one)) for number, one in zip(numbers, scores, strict=True)]
 
     def _generate(self, work: Iterator[WorkItem], round_: _Round) -> Iterator[Results]:
         session = self._session
@@ -183,3 +188,9 @@ class Replicas:
             ]
         engine.close()
         session.replica.free_cache()  # scoring has its memory again
+
+
+def _values(score: Scored) -> tuple[Any, ...]:
+    if (tokens := score.tokens) is None:
+        return score.logprob, score.greedy
+    return tokens.logprobs, tokens.top_ids, tokens.top_logprobs

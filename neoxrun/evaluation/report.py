@@ -91,7 +91,7 @@ def _texts(value: Any) -> Any:
 def results_table(document: Mapping[str, Any]) -> str:
     """The results, one metric a line, with the number of documents that it was measured on."""
     rows = [("task", "metric", "value", "stderr", "shots", "documents")]
-    for task in _ordered(document):
+    for task in ordered_tasks(document):
         metrics = document["results"][task]
         for key, value in sorted(metrics.items()):
             metric, _, filtered = key.partition(",")
@@ -102,8 +102,8 @@ def results_table(document: Mapping[str, Any]) -> str:
                 (
                     str(metrics.get("alias", task)).strip(),
                     metric_label(key),
-                    _number(value),
-                    _number(error),
+                    metric_number(value),
+                    metric_number(error),
                     str(document["n-shot"].get(task, "")),
                     "{} of {}".format(*document_counts(document, task)),
                 )
@@ -111,8 +111,8 @@ def results_table(document: Mapping[str, Any]) -> str:
     return aligned_columns(rows, left=2)
 
 
-def _ordered(document: Mapping[str, Any]) -> list[str]:
-    """Groups before their members, in the order of the results."""
+def ordered_tasks(document: Mapping[str, Any]) -> list[str]:
+    """The tasks and groups of the results: groups before their members, in the order of the results."""
     members = document.get("group_subtasks", {})
     ordered: dict[str, None] = {}
 
@@ -164,7 +164,7 @@ def comparison_table(comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         rows = blocks.setdefault(one.source, [("task", "metric", "measured", "reference", "difference", "verdict")])
         apart = "" if one.errors is None else f"{one.errors:+.1f} stderr"
-        numbers = (_number(one.measured), _number(one.reference))
+        numbers = (metric_number(one.measured), metric_number(one.reference))
         rows.append((one.task, metric_label(one.metric), *numbers, apart, one.verdict))
     texts = [
         f"compared with {source}\n{aligned_columns(rows, left=2, last_left=True)}" for source, rows in blocks.items()
@@ -172,7 +172,8 @@ def comparison_table(comparisons: Iterable[Comparison]) -> str:
     return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the measured value.\n"])
 
 
-def _number(value: Any) -> str:
+def metric_number(value: Any) -> str:
+    """A value of the results for a table; empty if there is none."""
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
     return "" if value in (None, "N/A") else str(value)

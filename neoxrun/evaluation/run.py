@@ -131,6 +131,8 @@ def run_evaluation(
             document, samples = _evaluate(session, replicas, ready, kept, show_progress)
     except KeyboardInterrupt:
         hint = f"Answers so far are in {cache}; the same command continues from there." if cache else None
+        if ready.options.revision:
+            hint = "Results of earlier revisions are kept; the same command continues from there."
         raise Interrupted("interrupted", hint=hint) from None
     replicas.release_ranks()
     _report(document, samples, ready.options, stdout)
@@ -163,7 +165,7 @@ def _evaluate(
     samples = results.pop("samples", {})
     results["config"] = {
         "model": "neoxrun",
-        "model_args": {"config": options.model, **options.checkpoint},
+        "model_args": {"config": options.model, **options.checkpoint, **options.revision},
         "batch_size": options.batch_size,
         "device": session.mesh.device.type,
         "limit": options.limit,
@@ -220,6 +222,7 @@ def _added_results(session: Session, ready: PreparedRun, lm: NeoxLM, results: Ma
             for name, count in results["n-samples"].items()
         },
         "limited": report.limited_tasks(results),
+        **({"revision": dict(ready.options.revision)} if ready.options.revision else {}),
     }
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from neoxrun.config.sampling import SamplingParams
@@ -22,14 +22,17 @@ class TextStream:
     Args:
         decoder: a fresh one.
         stop: texts that end the answer; empty ones are ignored.
+        stop_ids: tokens that end it: special ones, which no decoded text shows.
 
     Attributes:
         text: the text so far; it ends before the first stop text.
         stopped: whether a stop text has come. Later tokens change nothing.
     """
 
-    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
-        self._decoder = decoder
+    def __init__(
+        self, decoder: StreamDecoder, stop: Sequence[str] = (), stop_ids: Collection[int] = frozenset()
+    ) -> None:
+        self._decoder, self._stop_ids = decoder, stop_ids
         self._stop = [text for text in stop if text]
         # As many characters at the end of the text may be the start of a stop text.
         self._open = max(map(len, self._stop), default=1) - 1
@@ -39,7 +42,11 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Add the next token; returns the text that has become certain with it."""
-        self._extend(self._decoder.push(token))
+        if token in self._stop_ids:
+            self._extend(self._decoder.flush())
+            self.stopped = True
+        else:
+            self._extend(self._decoder.push(token))
         return self._return(len(self.text) - (0 if self.stopped else self._open))
 
     def finish(self) -> str:
@@ -144,7 +151,8 @@ class AnswerLoop:
         return aborted
 
     def _start(self, request: TextRequest) -> None:
-        stream = TextStream(self._tokenizer.stream(), request.params.stop)
+        stop = request.params.stop
+        stream = TextStream(self._tokenizer.stream(), stop, self._tokenizer.special_ids(stop))
         self._under_way[request.request_id] = Answer(request.request_id, stream)
         self._engine.add(request.request_id, list(request.prompt), request.params)
 

@@ -50,19 +50,21 @@ class PromptEncoder:
             DataError: a prompt is not valid Unicode.
         """
         # A list needs 36 bytes an id, an array four: all prompts of a run are held at once.
-        known: dict[str, array[int]] = {}
+        known: dict[tuple[str, bool], array[int]] = {}
         encoded = []
         for prompt in prompts:
-            if prompt.context not in known:
-                known[prompt.context] = array("i", self._tokenizer.encode(prompt.context))
-            encoded.append(self._fit(prompt, known[prompt.context]))
+            key = prompt.context, prompt.complete
+            if key not in known:
+                known[key] = array("i", self._tokenizer.encode(prompt.context, complete=prompt.complete))
+            encoded.append(self._fit(prompt, known[key]))
         return encoded
 
     def _fit(self, prompt: Prompt, ids: Sequence[int]) -> EncodedPrompt:
         """Check the ids against the model, and cut them to its context."""
-        if not ids and self._tokenizer.eod is not None:
-            # As in GPT-NeoX: text without a context begins after an end-of-document token.
-            ids = (self._tokenizer.eod,)
+        if not ids and self._tokenizer.start is not None:
+            # As in GPT-NeoX: text without a context begins after an end-of-document token, or where the model's files
+            # name another that texts begin with, after that.
+            ids = (self._tokenizer.start,)
         refusal = self._refusal(prompt, ids)
         if refusal is not None:
             return EncodedPrompt(prompt, (), refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,15 @@ from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampl
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.terminal.words import check_unicode, decode_utf8
 
-_TEXT_KEYS = ("prompt", "context")
+_MESSAGES = "messages"
+_TEXT_KEYS = ("prompt", "context", _MESSAGES)
 _SAMPLES = ("n", "num_samples")
 _PARAMETERS = set(SAMPLING_NAMES)
 _MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, at about 400 bytes each
+
+
+Render = Callable[[object, str], str]
+"""Makes the text of a conversation: its messages, and the line that they are in, for an error."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class Prompt:
         sample: which of several answers to the same prompt; None where one was asked for.
         context: the text to continue; empty for unconditional generation.
         params: how to sample; the seed is already this answer's own.
+        complete: the tokenizer adds no tokens to ``context``: a chat template has written them.
     """
 
     id: str | int
     sample: int | None
     context: str
     params: SamplingParams
+    complete: bool = False
 
     @property
     def key(self) -> tuple[str | int, int | None]:
@@ -41,21 +48,37 @@ class Prompt:
         return self.id, self.sample
 
 
-def read_prompts(source: str, *, prompt_end: str, params: SamplingParams, num_samples: int) -> list[Prompt]:
+def read_prompts(
+    source: str,
+    *,
+    prompt_end: str,
+    params: SamplingParams,
+    num_samples: int,
+    render: Render,
+    chat: bool = False,
+) -> list[Prompt]:
     """The prompts of a file or of stdin (``-``).
 
-    A ``.jsonl`` file has one object a line with ``prompt`` or ``context`` and, optionally, ``id``, ``n`` and sampling
-    parameters; any other is text, one prompt between ``prompt_end`` and the next, with white space around it removed
-    and empty ones left out, as in GPT-NeoX.
+    A ``.jsonl`` file has one object a line with ``prompt``, ``context`` or ``messages`` and, optionally, ``id``, ``n``
+    and sampling parameters; any other is text, one prompt between ``prompt_end`` and the next, with white space around
+    it removed and empty ones left out, as in GPT-NeoX.
+
+    Args:
+        source: path of the file, or ``-``.
+        prompt_end: what ends a prompt of a text file.
+        params: how to sample where a prompt does not say.
+        num_samples: answers to each prompt that does not say.
+        render: makes the text of a conversation.
+        chat: the file holds conversations, whatever its name: every line has ``messages``, or is a list of them.
 
     Raises:
-        DataError: the file is missing, not UTF-8, malformed, or holds no prompt.
+        DataError: the file is missing, not UTF-8, malformed, or holds no prompt; or a conversation cannot be rendered.
         UsageError: more answers are asked for than ``check_count`` allows.
     """
     name = "standard input" if source == "-" else source
     text = _read_text(source, name)
-    if source.endswith(".jsonl"):
-        prompts = list(_from_jsonl(text, name, params, num_samples))
+    if chat or source.endswith(".jsonl"):
+        prompts = list(_from_jsonl(text, name, params, num_samples, render, chat))
     else:
         contexts = [part.strip() for part in text.split(prompt_end)]
         check_count(len(contexts) * num_samples)
@@ -88,7 +111,7 @@ def check_count(answers: int) -> None:
 
 
 def expand_prompt(
-    identity: str | int, index: int, context: str, params: SamplingParams, num_samples: int
+    identity: str | int, index: int, context: str, params: SamplingParams, num_samples: int, *, complete: bool = False
 ) -> Iterator[Prompt]:
     """One ``Prompt`` for each sample of a prompt, with the sample's own seed.
 
@@ -97,7 +120,7 @@ def expand_prompt(
     """
     for sample in range(num_samples):
         seed = params.seed + (index << 64) + (sample << 32)
-        yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed))
+        yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed), complete)
 
 
 def _read_text(source: str, name: str) -> str:
@@ -117,7 +140,9 @@ def _read_text(source: str, name: str) -> str:
     return decode_utf8(data, name, where=name, hint="Convert it, for example with `iconv -f latin1 -t utf-8`.")
 
 
-def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) -> Iterator[Prompt]:
+def _from_jsonl(
+    text: str, name: str, params: SamplingParams, num_samples: int, render: Render, chat: bool
+) -> Iterator[Prompt]:
     seen: dict[str | int, int] = {}
     index = total = 0
     # Not splitlines: JSON allows U+2028 and its like within a text.
@@ -140,6 +165,8 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
                 code="bad_prompt",
                 where=where,
             ) from None
+        if chat:
+            entry = _conversation(entry, where)
         if not isinstance(entry, dict):
             raise DataError(
                 "this line is not a JSON object",
@@ -148,6 +175,9 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
             )
         check_unicode(json.dumps(entry, ensure_ascii=False), where)
         identity, context, own, count = _entry(entry, index, where, params, num_samples)
+        rendered = context is None
+        if context is None:
+            context = render(entry["messages"], where)
         if identity in seen:
             raise DataError(
                 f"the id {identity!r} is used twice, first in line {seen[identity]}",
@@ -159,24 +189,40 @@ def _from_jsonl(text: str, name: str, params: SamplingParams, num_samples: int) 
         total += count
         check_count(total)
         # A prompt's own seed decides alone; with the run's seed the index makes the prompts differ.
-        yield from expand_prompt(identity, 0 if "seed" in entry else index, context, own, count)
+        seeded = 0 if "seed" in entry else index
+        yield from expand_prompt(identity, seeded, context, own, count, complete=rendered)
         index += 1
+
+
+def _conversation(entry: Any, where: str) -> dict[str, Any]:
+    """A line of a file of conversations."""
+    if isinstance(entry, list):
+        return {"messages": entry}
+    if isinstance(entry, dict) and "messages" in entry:
+        return entry
+    raise DataError(
+        'a line of --chat needs "messages"',
+        code="bad_prompt",
+        where=where,
+        hint='For example {"messages": [{"role": "user", "content": "Hello"}]}. Prompts of plain text are for -i.',
+    )
 
 
 def _entry(
     entry: dict[str, Any], index: int, where: str, params: SamplingParams, num_samples: int
-) -> tuple[str | int, str, SamplingParams, int]:
+) -> tuple[str | int, str | None, SamplingParams, int]:
+    """A line's id, its text (None where it has messages), how to sample, and how often."""
     texts = [key for key in _TEXT_KEYS if key in entry]
     if len(texts) > 1:
         raise DataError(
-            'a line has both "prompt" and "context", which mean the same',
+            f'a line has both "{texts[0]}" and "{texts[1]}", and only one can be continued',
             code="bad_prompt",
             where=where,
             hint="Keep one.",
         )
-    if len(texts) != 1 or not isinstance(entry[texts[0]], str):
+    if len(texts) != 1 or not (texts[0] == _MESSAGES or isinstance(entry[texts[0]], str)):
         raise DataError(
-            'a line needs one text under "prompt" or "context"',
+            'a line needs one text under "prompt" or "context", or "messages"',
             code="bad_prompt",
             where=where,
         )
@@ -200,11 +246,12 @@ def _entry(
             f'unknown key "{min(unknown)}"',
             code="bad_prompt",
             where=where,
-            hint=f"Known keys: id, prompt or context, n, {', '.join(sorted(_PARAMETERS))}.",
+            hint=f"Known keys: id, prompt, context or messages, n, {', '.join(sorted(_PARAMETERS))}.",
         )
     own = {key: value for key, value in entry.items() if key in _PARAMETERS}
     try:
-        return identity, entry[texts[0]], update_sampling(params, own), count
+        context = None if texts[0] == _MESSAGES else entry[texts[0]]
+        return identity, context, update_sampling(params, own), count
     except NeoxrunError as error:
         raise DataError(
             error.message,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import shutil
@@ -13,14 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from neoxrun.errors import DataError, writing_code
+from neoxrun.errors import DataError
+from neoxrun.generation.lines import OTHER_OUTPUT, LineWriter, unwritable
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
 RecordKey = tuple[str | int, int | None]
-
-_OTHER_OUTPUT: Final = "Give another file with -o."
 
 RECORD_CODES: Final[Mapping[str, str]] = {
     "prompt_too_long": "The prompt leaves no room for an answer in the context; `--truncate` would cut it.",
@@ -93,26 +90,6 @@ class Record:
         return json.dumps(values, ensure_ascii=False)
 
 
-def check_writable(path: Path) -> None:
-    """Fail now rather than after the model is loaded.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    if path.is_fifo():  # opening it would wait for its reader, and closing it would send the reader away
-        if not os.access(path, os.W_OK):
-            raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-        return
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    if not existed:
-        path.resolve().unlink()  # a link that named no file yet stays
-
-
 def warn_of_replacing(path: Path) -> None:
     """Warn that a file is about to be replaced, with the number of lines that it has."""
     lines = 0
@@ -147,7 +124,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
                 "this line is not an output record",
                 code="foreign_record",
                 where=where,
-                hint=_OTHER_OUTPUT,
+                hint=OTHER_OUTPUT,
             ) from None
         if expected is None or expected != context:
             raise DataError(
@@ -161,7 +138,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
     return done
 
 
-class RecordWriter:
+class RecordWriter(LineWriter):
     """Appends records to a file, or to an open stream.
 
     Args:
@@ -175,16 +152,12 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path | None, stream: IO[str], *, resume: bool, plain_text: bool = False) -> None:
-        self._path, self._plain_text = path, plain_text
-        self._descriptor = stream.fileno()
-        if path is None:
-            return
+        self._plain_text = plain_text
         try:
-            keep = _drop_errors(path) if resume and path.exists() else 0
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.truncate(path, keep) if path.is_file() else None
+            keep = _drop_errors(path) if resume and path is not None and path.exists() else 0
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
+        super().__init__(path, stream, keep)
 
     def write(self, record: Record) -> None:
         """Write one record and hand it to the system, so that it outlives this process.
@@ -194,31 +167,8 @@ class RecordWriter:
             BrokenPipeError: the reader of a pipe is gone.
         """
         line = record.text if self._plain_text else record.to_json()
-        if line is None:
-            return
-        left = memoryview(f"{line}\n".encode())
-        written = 0
-        try:
-            while left:
-                count = os.write(self._descriptor, left)
-                left = left[count:]
-                written += count
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            if written:
-                self._take_back(written)
-            raise _unwritable(self._path, error) from None
-
-    def _take_back(self, count: int) -> None:
-        """Drop the part of a record that was written before the disk was full."""
-        with contextlib.suppress(OSError):  # it is not a file
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - count)
-
-    def close(self) -> None:
-        """Close the file; a stream stays open."""
-        if self._path is not None:
-            os.close(self._descriptor)
+        if line is not None:
+            self.write_line(line)
 
 
 def _check_torn_line(path: Path) -> None:
@@ -230,7 +180,7 @@ def _check_torn_line(path: Path) -> None:
             "the last line is not an output record",
             code="foreign_record",
             where=str(path),
-            hint=_OTHER_OUTPUT,
+            hint=OTHER_OUTPUT,
         )
 
 
@@ -260,15 +210,6 @@ def _drop_errors(path: Path) -> int:
 
 def _whole_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-def _unwritable(path: Path | None, error: OSError) -> DataError:
-    if path is None:
-        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
-    hint = _OTHER_OUTPUT
-    if path.is_file():
-        hint += " Records written so far are kept; --resume continues with them."
-    return DataError(f"{path} cannot be written: {error.strerror}", code=writing_code(error), hint=hint)
 
 
 def standard_output(verbose: bool) -> IO[str]:

@@ -32,7 +32,7 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: "generate", "evaluate" or "bench", by which ``worker`` chooses the work.
+        command: "generate", "evaluate", "score" or "bench", by which ``worker`` chooses the work.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.
@@ -65,11 +65,18 @@ class Job:
         Raises:
             DataError: temporary files cannot be written.
         """
+        return self.save_and_lock()[0]
+
+    def save_and_lock(self) -> tuple[Path, int | None]:
+        """As ``save``, with the descriptor that holds the lock, for a process that outlives the job.
+
+        The descriptor is inheritable, and None on a file system without locks.
+        """
         folder = None
         try:
             _sweep()
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            _lock(folder)
+            descriptor = _lock(folder)
             (folder / _FILE).write_bytes(pickle.dumps(self))
         except OSError as error:
             if folder is not None:
@@ -79,7 +86,7 @@ class Job:
                 code=writing_code(error),
                 hint="Make room in the folder for temporary files, or set TMPDIR to another.",
             ) from error
-        return folder
+        return folder, descriptor
 
 
 def load_job(folder: Path) -> Job:
@@ -88,16 +95,16 @@ def load_job(folder: Path) -> Job:
     return job
 
 
-def _lock(folder: Path) -> bool:
-    """Lock a folder for this process and the program that replaces it, and return whether that succeeded."""
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for this process and the program that replaces it: the descriptor, None if that failed."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # another process holds it; or this file system has no such locks, and nothing is ever swept
         os.close(descriptor)
-        return False
+        return None
     os.set_inheritable(descriptor, True)
-    return True
+    return descriptor
 
 
 def _sweep() -> None:
@@ -105,7 +112,7 @@ def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or removed by its owner at this moment
             old = time.time() - folder.stat().st_mtime > _SETTLED_SECONDS
-            if old and (folder / _FILE).is_file() and _lock(folder):
+            if old and (folder / _FILE).is_file() and _lock(folder) is not None:
                 shutil.rmtree(folder)
 
 

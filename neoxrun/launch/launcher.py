@@ -3,22 +3,27 @@
 - If torchrun or Slurm has already started the ranks, this process becomes one of them.
 - A single rank needs no torchrun: this process becomes the worker.
 - Otherwise this process becomes the ``agent``, which starts the ranks through torchrun and watches them.
+
+A command that runs several jobs, one after the other, runs each in a child process instead.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from typing import NoReturn
 
-from neoxrun.errors import UsageError
+from neoxrun.errors import RankError, UsageError
 from neoxrun.launch.job import Job
 from neoxrun.launch.start import hold_interrupts
 from neoxrun.launch.world import existing_world, rendezvous_of
 from neoxrun.planning.devices import cpu_device
 from neoxrun.terminal.log import log
 
+_PROGRAM = (sys.executable, "-m", "neoxrun.launch.start")
 _RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 
 
@@ -28,6 +33,71 @@ def run_job(job: Job) -> NoReturn:
     Raises:
         UsageError: torchrun or Slurm has started a different number of ranks than the plan has.
         DataError: temporary files cannot be written.
+    """
+    role, environment = _role_and_environment(job)
+    folder = job.save()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    hold_interrupts()
+    try:
+        os.execve(sys.executable, [*_PROGRAM, role, str(folder)], environment)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def run_child(job: Job) -> int:
+    """Run a job in a child process, and return its exit code when it has ended.
+
+    What the job writes to stdout is dropped, and the child has reported its own failure. It is in a process group of
+    its own, so that a Ctrl-C at the terminal reaches it once, through this process; it does not outlive this process.
+
+    Raises:
+        RankError: the child was killed before it could report anything.
+        DataError: temporary files cannot be written.
+    """
+    role, environment = _role_and_environment(job)
+    folder, lock = job.save_and_lock()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    hold_interrupts()  # the child inherits this, and answers as soon as it can
+    try:
+        child = subprocess.Popen(
+            [*_PROGRAM, role, str(folder), str(os.getpid())],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            process_group=0,
+            pass_fds=() if lock is None else (lock,),
+        )
+        code = _await(child)
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+    if code < 0:
+        raise RankError(
+            f"the process of the model (process {child.pid}) was killed by signal {-code}",
+            code="rank_died",
+            hint=f"The system kills processes when memory runs out: see `dmesg`. {job.kept}",
+        )
+    return code
+
+
+def _await(child: subprocess.Popen[bytes]) -> int:
+    """The exit code of a child, to which each Ctrl-C is passed on."""
+    while True:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            return child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+
+
+def _role_and_environment(job: Job) -> tuple[str, dict[str, str]]:
+    """What a process becomes (a role of ``start``), and with which environment.
+
+    Raises:
+        UsageError: torchrun or Slurm has started a different number of ranks than the plan has.
     """
     plan = job.plan
     ranks = plan.tp * plan.pp * plan.replicas
@@ -61,12 +131,4 @@ def run_job(job: Job) -> NoReturn:
     if job.verbosity < 1:
         # c10d warns of host names that it cannot look up, and of other things that do not matter here.
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    folder = job.save()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    hold_interrupts()
-    try:
-        os.execve(sys.executable, [sys.executable, "-m", "neoxrun.launch.start", role, str(folder)], environment)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    return role, environment

@@ -6,6 +6,8 @@ one line, a rank does not outlive its launcher, and a broken installation is rep
     python -m neoxrun.launch.start worker FOLDER         the only rank, or a rank that torchrun or Slurm has started
     python -m neoxrun.launch.start agent FOLDER          starts the ranks of this host
     python -m neoxrun.launch.start rank FOLDER PARENT    a rank that the agent has started; PARENT is its process id
+
+With PARENT a worker or an agent is the child of a command that runs several jobs, and ends with it, too.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         # Not an exception: libraries catch more than they should while they are imported.
         signal.signal(signal.SIGINT, lambda number, frame: _leave(folder))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if role == "rank":
+    if len(arguments) > 2:
         _end_with(int(arguments[2]))
     rank = int(os.environ.get("RANK", "0"))
     verbose = False

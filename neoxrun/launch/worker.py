@@ -24,6 +24,7 @@ from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.scoring.run import run_scoring
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
@@ -91,6 +92,8 @@ def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, W
         return load(), run_benchmark, job.options
     if job.command == "generate":
         return load(), run_generation, job.options
+    if job.command == "score":
+        return load(), run_scoring, None if rank else job.options
     if rank:
         from neoxrun.evaluation import replicas
 

@@ -120,36 +120,52 @@ class Stage(nn.Module):
         logits = self.mesh.gather_last_dim(local)
         return None if logits is None else logits[:, : self.vocab_size].float()
 
-    def scores(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def scores(
+        self, x: torch.Tensor, targets: torch.Tensor, top: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """Log-probabilities of ``targets`` over the (padded) vocabulary, on the sampling rank; None on the others.
 
-        Only four numbers per position are sent between the ranks, not the logits.
+        Only 4 + 2 x ``top`` numbers per position are sent between the ranks, not the logits.
 
         Args:
             x: ``[P, H]``, output of the last stage.
             targets: int64 ``[P]``.
+            top: how many of the most likely tokens to name, at most ``V``.
 
         Returns:
-            The log-probabilities, fp32 ``[P]``, and whether each target is the most likely token, bool ``[P]``.
+            The log-probabilities, fp32 ``[P]``; whether each target is the most likely token, bool ``[P]``; the ids of
+            the most likely tokens, int64 ``[P, top]``, the most likely first; and their log-probabilities.
         """
         rows = vocab_shard(self.vocab_size, self.mesh.tp, self.mesh.tp_rank)
         logits = self.head(x).float()
         # So a shard that is all padding still has a finite maximum.
         logits[:, max(0, self.vocab_size - rows.start) :] = torch.finfo(logits.dtype).min
         best = logits.argmax(-1, keepdim=True)
-        top = logits.gather(-1, best)
+        highest = logits.gather(-1, best)
         # The logarithm of the sum of exponentials: log_softmax is one kernel, logsumexp is four.
-        total = top - logits.log_softmax(-1).gather(-1, best)
+        total = highest - logits.log_softmax(-1).gather(-1, best)
         here = (targets >= rows.start) & (targets < rows.stop)
         own = logits.gather(-1, (targets - rows.start).masked_fill(~here, 0)[:, None])
         own = own.masked_fill(~here[:, None], -torch.inf)
+        numbers = [highest, total, own, best + rows.start]
+        count = min(top, logits.shape[-1])
+        if count:
+            values, ids = logits.topk(count)
+            numbers += [values, ids + rows.start]
         # Ids below 2^24 are exact in fp32.
-        parts = self.mesh.gather_last_dim(torch.cat((top, total, own, best + rows.start), dim=-1))
+        parts = self.mesh.gather_last_dim(torch.cat(numbers, dim=-1))
         if parts is None:
             return None
-        top, total, own, best = parts.view(-1, self.mesh.tp, 4).unbind(-1)
-        winner = top.argmax(-1, keepdim=True)
-        return own.amax(-1) - total.logsumexp(-1), best.gather(-1, winner)[:, 0] == targets
+        parts = parts.view(len(targets), self.mesh.tp, 4 + 2 * count)
+        highest, total, own, best = parts[..., :4].unbind(-1)
+        winner = highest.argmax(-1, keepdim=True)
+        norm = total.logsumexp(-1, keepdim=True)
+        values, ids = (parts[..., 4 + start : 4 + start + count].flatten(1) for start in (0, count))
+        if count:
+            values, which = values.topk(min(top, self.vocab_size))
+            ids = ids.gather(-1, which)
+        greedy = best.gather(-1, winner)[:, 0] == targets
+        return own.amax(-1) - norm[:, 0], greedy, ids.long(), values - norm
 
     def targets(self) -> dict[TensorKey, tuple[int, ...]]:
         """The shapes of this stage's parameters, by their keys in a checkpoint."""

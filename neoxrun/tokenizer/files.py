@@ -1,4 +1,4 @@
-"""Reading tokenizer files: a Hugging Face tokenizer.json, or GPT-2's vocab.json and merges.txt."""
+"""Reading tokenizer files: tokenizer.json, a SentencePiece model, or GPT-2's vocab.json and merges.txt."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from tokenizers import Tokenizer as _Library
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError
+from neoxrun.tokenizer.rebuild import rebuild
+from neoxrun.tokenizer.siblings import content_of, read_siblings
 from neoxrun.tokenizer.text import END_OF_DOCUMENT, Tokenizer
 
 _PADDING: Final = "<|padding|>"
-_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer")}
+_SPIECE: Final = "SPMTokenizer"
+_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer", _SPIECE)}
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Load the tokenizer that a configuration names.
+    """Load the tokenizer that a configuration names, with the files next to it that say how it is used.
 
     Raises:
         ConfigError: the type is not supported, or no file is named.
@@ -27,12 +30,12 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     kind = _kind(config)
     path = _vocab_file(config)
+    if kind == _SPIECE:
+        from neoxrun.tokenizer.spiece import load_spiece
+
+        return load_spiece(path, _read_bytes(path, config), read_siblings(path.parent), _download_hint(path))
     if kind == "HFTokenizer":
-        text = _read_text(path, config)
-        try:
-            return Tokenizer(_Library.from_str(text), skip_special=True)
-        except Exception as error:  # the library raises nothing more precise
-            raise _damaged(path, _parse_json(path, text), error) from error
+        return _load_hugging_face(path, config)
 
     vocab_path, merge_path = _gpt2_files(kind, path, config)
     vocabulary = _read_vocabulary(vocab_path, config)
@@ -52,7 +55,24 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         library.add_special_tokens([AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
     if kind == "HFGPT2Tokenizer":
         library.add_special_tokens([AddedToken(_PADDING, special=True, normalized=False)])
-    return Tokenizer(library, skip_special=False)
+    return Tokenizer(library, skip_special=False, byte_level=True)
+
+
+def _load_hugging_face(path: Path, config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer in a tokenizer.json."""
+    text = _read_text(path, config)
+    siblings = read_siblings(path.parent)
+    content = _parse_json(path, text)
+    try:
+        library = rebuild(text, content, siblings)
+    except Exception as error:  # the library raises nothing more precise
+        raise _damaged(path, content, error) from error
+    # A file may hold the padding and truncation used in training; both would silently change prompts.
+    library.no_padding()
+    library.no_truncation()
+    byte_level = isinstance(library.decoder, decoders.ByteLevel)
+    names = {} if siblings is None else siblings.names
+    return Tokenizer(library, skip_special=True, byte_level=byte_level, names=names)
 
 
 def vocabulary_size(config: TokenizerConfig) -> int | None:
@@ -65,6 +85,9 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
     kind = _kind(config)
     if config.vocab_file is None or not config.vocab_file.exists():
         return None
+    if kind == _SPIECE:
+        return load_tokenizer(config).vocab_size
+    siblings = read_siblings(config.vocab_file.parent)
     if kind != "HFTokenizer":
         vocabulary = _read_vocabulary(_gpt2_files(kind, config.vocab_file, config)[0], config)
         return len(vocabulary.keys() | {_PADDING}) if kind == "HFGPT2Tokenizer" else len(vocabulary)
@@ -73,12 +96,20 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
         entries = content["model"]["vocab"]
         # A mapping, or (Unigram) a list of pairs.
         names = set(entries) if isinstance(entries, dict) else {name for name, _ in entries}
-        return len(names | {added["content"] for added in content["added_tokens"]})
+        if siblings is None or not siblings.replaces:
+            names |= {added["content"] for added in content["added_tokens"]}
+        if siblings is not None:
+            names |= {token.content for token in siblings.added.values()} | set(siblings.names.values())
+            names |= {content_of(token) for token in siblings.extra}
+        return len(names)
     except (LookupError, TypeError, ValueError) as error:
         raise _damaged(config.vocab_file, content, error) from error
 
 
 def _kind(config: TokenizerConfig) -> str:
+    """The type, as GPT-NeoX calls it; a ``.model`` file is SentencePiece's, whatever the configuration calls it."""
+    if config.vocab_file is not None and config.vocab_file.suffix == ".model":
+        return _SPIECE
     kind = _TYPES.get(config.tokenizer_type.lower())
     if kind is None:
         raise ConfigError(
@@ -146,20 +177,9 @@ def _read_text(path: Path, config: TokenizerConfig, what: str = "tokenizer file"
     """The text of one of the tokenizer's files."""
     hint = _download_hint(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        others = [other for other in config.looked_in if other != path] if path == config.vocab_file else []
-        also = f" (nor {', '.join(map(str, others))})" if others else ""
-        raise DataError(f"there is no {what} {path}{also}", code="missing_file", where=str(path), hint=hint) from error
+        text = _read_bytes(path, config, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file", code="not_text", where=str(path), hint=hint) from error
-    except OSError as error:
-        raise DataError(
-            f"the {what} {path} cannot be read: {error.strerror}",
-            code="unreadable_file",
-            where=str(path),
-            hint=hint,
-        ) from error
     if not text.strip():
         raise DataError(f"the {what} {path} is empty", code="bad_tokenizer", where=str(path), hint=hint)
     if text.lstrip().startswith("<"):
@@ -170,6 +190,24 @@ def _read_text(path: Path, config: TokenizerConfig, what: str = "tokenizer file"
             hint=hint,
         )
     return text
+
+
+def _read_bytes(path: Path, config: TokenizerConfig, what: str = "tokenizer file") -> bytes:
+    """The bytes of one of the tokenizer's files."""
+    hint = _download_hint(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        others = [other for other in config.looked_in if other != path] if path == config.vocab_file else []
+        also = f" (nor {', '.join(map(str, others))})" if others else ""
+        raise DataError(f"there is no {what} {path}{also}", code="missing_file", where=str(path), hint=hint) from error
+    except OSError as error:
+        raise DataError(
+            f"the {what} {path} cannot be read: {error.strerror}",
+            code="unreadable_file",
+            where=str(path),
+            hint=hint,
+        ) from error
 
 
 def _parse_json(path: Path, text: str) -> Any:

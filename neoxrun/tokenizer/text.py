@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import re
 import reprlib
-from typing import Final, Protocol
-
-from tokenizers import Tokenizer as _Library
-from tokenizers import decoders
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from neoxrun.errors import DataError
 
@@ -22,6 +22,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES: Final = _byte_alphabet()
+_SPELLED_BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class StreamDecoder(Protocol):
@@ -34,22 +35,72 @@ class StreamDecoder(Protocol):
         """The text held back, after the last token."""
 
 
+class Library(Protocol):
+    """What a tokenizer is made of: the part of ``tokenizers.Tokenizer`` that is used here."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        """The token ids of ``text``, as ``ids`` of what is returned."""
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[Any]:
+        """``encode`` of each text."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``."""
+
+    def get_vocab_size(self, with_added_tokens: bool = True) -> int:
+        """How many entries the vocabulary has."""
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of ``token``."""
+
+    def id_to_token(self, token: int) -> str | None:
+        """The entry with an id."""
+
+    def get_added_tokens_decoder(self) -> Mapping[int, Any]:
+        """The added tokens by id; each has a ``content`` and says whether it is ``special``."""
+
+
 class Tokenizer:
-    """A tokenizer as GPT-NeoX uses it.
+    """A tokenizer as GPT-NeoX and transformers use it.
 
     Args:
-        library: the tokenizer of the ``tokenizers`` library.
+        library: what it is made of.
         skip_special: leave special tokens out of decoded text.
+        byte_level: whether every entry stands for bytes by GPT-2's characters.
+        names: what the model's files call the special tokens, as in transformers (``bos_token`` and so on).
+
+    Attributes:
+        names: the same.
+        eod: the id of ``<|endoftext|>``, or else of the token that a SentencePiece model ends texts with; None if there
+            is neither.
+        bos: the id of the token that texts begin with, where the model's files name one.
+        eos: the id of the token that texts end with, where the model's files name one.
     """
 
-    def __init__(self, library: _Library, *, skip_special: bool) -> None:
-        # A file may hold the padding and truncation used in training; both would silently change prompts.
-        library.no_padding()
-        library.no_truncation()
+    def __init__(
+        self,
+        library: Library,
+        *,
+        skip_special: bool,
+        byte_level: bool,
+        names: Mapping[str, str] = MappingProxyType({}),
+        eod: int | None = None,
+    ) -> None:
         self._library = library
         self._skip_special = skip_special
-        self._special = frozenset(token for token, added in library.get_added_tokens_decoder().items() if added.special)
+        self._byte_level = byte_level
+        self._special = {
+            token: added.content for token, added in library.get_added_tokens_decoder().items() if added.special
+        }
         self._bytes: dict[int, bytes] = {}
+        self.names = names
+        end_of_document = library.token_to_id(END_OF_DOCUMENT)
+        self.eod = eod if end_of_document is None else end_of_document
+        self.bos = self._named("bos_token")
+        self.eos = self._named("eos_token")
+
+    def _named(self, name: str) -> int | None:
+        return self._library.token_to_id(self.names[name]) if name in self.names else None
 
     @property
     def vocab_size(self) -> int:
@@ -57,30 +108,66 @@ class Tokenizer:
         return self._library.get_vocab_size(with_added_tokens=True)
 
     @property
-    def eod(self) -> int | None:
-        """The id of ``<|endoftext|>``; None if it is not in the vocabulary."""
-        return self._library.token_to_id(END_OF_DOCUMENT)
+    def trained_size(self) -> int:
+        """Entries of the vocabulary without those that were added to it."""
+        return self._library.get_vocab_size(with_added_tokens=False)
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def start(self) -> int | None:
+        """The token that stands before a text without a context: ``bos``, else ``eos``, else ``eod``.
+
+        (lm-eval's order. A tokenizer whose files name none has GPT-NeoX's.)
+        """
+        return next((token for token in (self.bos, self.eos, self.eod) if token is not None), None)
+
+    @property
+    def start_text(self) -> str:
+        """How ``start`` is written; empty where there is no such token."""
+        return "" if self.start is None else self._library.id_to_token(self.start) or ""
+
+    def special_ids(self, texts: Sequence[str]) -> frozenset[int]:
+        """Ids of the special tokens among ``texts``; decoded text does not show these."""
+        if not self._skip_special:
+            return frozenset()
+        return frozenset(token for token, content in self._special.items() if content in texts)
+
+    def encode(self, text: str, *, complete: bool = False) -> list[int]:
         """Token ids of ``text``.
 
-        As in GPT-NeoX, no tokens are added, and a special token that is written out in ``text`` becomes its id. If the
-        tokenizer's file defines how every text begins (a post-processor), that is applied, as in training.
+        A special token that is written out in ``text`` becomes its id. If the tokenizer's files define how every text
+        begins or ends (a post-processor), that is applied, as in training.
+
+        Args:
+            text: any text.
+            complete: add no tokens at its ends: it has them already, as what a chat template makes.
 
         Raises:
             DataError: ``text`` holds half a UTF-16 surrogate pair, which is not a character.
         """
         try:
-            return self._library.encode(text).ids
+            return list(self._library.encode(text, add_special_tokens=not complete).ids)
         except (UnicodeError, TypeError) as error:
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode", code="not_text") from error
 
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
+    def encode_all(self, texts: list[str], *, complete: bool = False) -> list[list[int]]:
         """Token ids of each text, on all cores; see ``encode``."""
         try:
-            return [encoding.ids for encoding in self._library.encode_batch(texts)]
+            encodings = self._library.encode_batch(texts, add_special_tokens=not complete)
+            return [list(encoding.ids) for encoding in encodings]
         except (UnicodeError, TypeError):
-            return [self.encode(text) for text in texts]  # its error names the text
+            return [self.encode(text, complete=complete) for text in texts]  # its error names the text
+
+    def encode_with_starts(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each text, as ``encode_all`` gives them, and the character at which each token begins.
+
+        Some tokenizers leave out spaces at a token's beginning here.
+        """
+        encodings = self._library.encode_batch(texts)
+        return [(encoding.ids, [start for start, _ in encoding.offsets]) for encoding in encodings]
+
+    def spell(self, token: int) -> str:
+        """The text of one token, a special one too; bytes that are no whole character become U+FFFD."""
+        return self._library.decode([token], skip_special_tokens=False)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
@@ -91,8 +178,7 @@ class Tokenizer:
 
     def stream(self) -> StreamDecoder:
         """A new incremental decoder, for one answer."""
-        byte_level = isinstance(self._library.decoder, decoders.ByteLevel)
-        return _ByteStream(self) if byte_level else _RedecodingStream(self)
+        return _ByteStream(self) if self._byte_level else _RedecodingStream(self)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that ``token`` stands for in a byte-level tokenizer."""
@@ -101,9 +187,17 @@ class Tokenizer:
             found = self._bytes[token] = self._spell(token)
         return found
 
+    def is_byte(self, token: int) -> bool:
+        """Whether ``token`` stands for one byte, written as ``<0x0A>`` (byte fallback)."""
+        return _SPELLED_BYTE.fullmatch(self._library.id_to_token(token) or "") is not None
+
+    def is_hidden(self, token: int) -> bool:
+        """Whether decoded text leaves ``token`` out."""
+        return self._library.id_to_token(token) is None or (self._skip_special and token in self._special)
+
     def _spell(self, token: int) -> bytes:
         text = self._library.id_to_token(token)
-        if text is None or (self._skip_special and token in self._special):
+        if text is None or self.is_hidden(token):
             return b""
         # Added tokens are plain text: a character that stands for no byte shows that.
         if any(character not in _BYTES for character in text):
@@ -126,23 +220,26 @@ class _ByteStream:
 
 
 class _RedecodingStream:
-    """For other tokenizers, where a token's text depends on its neighbours: all ids are decoded at each token."""
+    """For other tokenizers, where a token's text depends on its neighbours: all ids are decoded at each token.
+
+    A run of bytes is held back until it ends: as decoders have it, one byte too many makes U+FFFD of all of them.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._shown = ""
+        self._in_bytes = False
+        self._shown = 0
 
     def push(self, token: int) -> str:
         self._ids.append(token)
-        return self._advance(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
+        if not self._tokenizer.is_hidden(token):
+            self._in_bytes = self._tokenizer.is_byte(token)
+        return "" if self._in_bytes else self._advance(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
 
     def flush(self) -> str:
         return self._advance(self._tokenizer.decode(self._ids))
 
     def _advance(self, text: str) -> str:
-        if not text.startswith(self._shown):
-            return ""
-        new = text[len(self._shown) :]
-        self._shown = text
-        return new
+        start, self._shown = self._shown, max(self._shown, len(text))
+        return text[start:]

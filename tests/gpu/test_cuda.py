@@ -56,8 +56,9 @@ def open_on_gpu(settings: Settings, dtype: Precision = "fp32", *, random_weights
     return open_session(settings, single_rank_mesh(GPU), precisions, random_weights=random_weights, show_progress=False)
 
 
-@pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual"])
+@pytest.mark.parametrize("name", ["tp1", "tp1_full_rotary_erf", "tp1_sequential_residual", "tp2_native"])
 def test_reference_logits(name: str) -> None:
+    """Of tp2_native those of its two ranks, whose norms are folded on the one GPU."""
     folder = FIXTURES / name
     answers = load_file(folder / "logits.safetensors")
     session = open_on_gpu(load_settings([str(folder / "config.yml")]))
@@ -119,7 +120,7 @@ def test_greedy_tokens_of_unequal_prompts(twin: Twin) -> None:
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 2000, (length,), generator=generator).tolist() for length in LENGTHS]
     session = open_on_gpu(settings)
-    engine = session.replica.start_engine(slots=3, length=64, eos=None)
+    engine = session.replica.start_engine(slots=3, length=64, ends=())
     params = SamplingParams(maximum_tokens=20)
     for number, prompt in enumerate(prompts):
         engine.add(number, prompt, params)

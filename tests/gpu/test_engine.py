@@ -100,7 +100,7 @@ def test_at_most_ten_kernels_a_layer() -> None:
     counts = []
     for layers in (4, 8):
         replica = replica_of(layers, 64, 96, dtype="fp16", cache_bytes=2**32)
-        engine = replica.start_engine(slots=1, length=CONTEXT, eos=None)
+        engine = replica.start_engine(slots=1, length=CONTEXT, ends=())
         engine.add(0, [1] * 300, SamplingParams(maximum_tokens=40))
         for _ in range(10):
             engine.step()

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig, RopeScaling
+
+
+def scaling_keys(scaling: RopeScaling | None) -> dict[str, Any]:
+    """The keys of ``rope_parameters`` that say how rotary angles are scaled."""
+    if scaling is None:
+        return {"rope_type": "default"}
+    if scaling.kind == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    values = dataclasses.asdict(scaling)
+    return {"rope_type": values.pop("kind"), **values}
 
 
 def twin(config: ModelConfig, rows: int) -> GPTNeoXForCausalLM:
@@ -23,7 +36,7 @@ def twin(config: ModelConfig, rows: int) -> GPTNeoXForCausalLM:
             max_position_embeddings=config.seq_length,
             use_parallel_residual=config.gpt_j_residual,
             rope_parameters={
-                "rope_type": "default",
+                **scaling_keys(config.rope_scaling),
                 "rope_theta": config.rotary_emb_base,
                 "partial_rotary_factor": config.rotary_pct,
             },

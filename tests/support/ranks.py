@@ -146,7 +146,7 @@ def run_engine(
         replica.follow()
         return []
     length = max(len(prompt) + own.maximum_tokens for prompt, own in zip(prompts, params, strict=True))
-    engine = replica.start_engine(slots=slots, length=length, eos=None)
+    engine = replica.start_engine(slots=slots, length=length, ends=())
     for number, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
         engine.add(number, prompt, own)
     tokens: list[list[int]] = [[] for _ in prompts]

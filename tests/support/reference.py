@@ -106,15 +106,35 @@ def _attention(weights: Mapping[str, Tensor], x: Tensor, heads: int, turns: Tens
 
 
 def _turns(config: ModelConfig, length: int) -> Tensor:
-    """``[T, R / 2]`` complex numbers of size one, by which pairs of dims are turned."""
+    """``[T, R / 2]`` complex numbers, by which pairs of dims are turned."""
     dims = int(config.hidden_size // config.num_attention_heads * config.rotary_pct)
     frequencies = [config.rotary_emb_base ** (-2 * i / dims) for i in range(dims // 2)]
+    size = 1.0
+    if config.rope_scaling is not None:
+        frequencies = [_scaled(one, i, config) for i, one in enumerate(frequencies)]
+        size = config.rope_scaling.attention_factor
     if config.rotary_legacy_fp16:
         angles = np.outer(np.arange(length, dtype=np.float16), np.array(frequencies, dtype=np.float16))
         assert angles.dtype == np.float16
     else:
         angles = np.outer(np.arange(length), np.array(frequencies))
-    return torch.complex(torch.tensor(np.cos(angles)).double(), torch.tensor(np.sin(angles)).double())
+    return size * torch.complex(torch.tensor(np.cos(angles)).double(), torch.tensor(np.sin(angles)).double())
+
+
+def _scaled(frequency: float, index: int, config: ModelConfig) -> float:
+    """Linear: all frequencies are divided; YaRN: those of the dims in which few turns fit the original context."""
+    scaling = config.rope_scaling
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    dims = int(config.hidden_size // config.num_attention_heads * config.rotary_pct)
+
+    def dim_with(turns: float) -> float:
+        period = scaling.original_max_position_embeddings / turns
+        return dims / 2 * math.log(period / (2 * math.pi), config.rotary_emb_base)
+
+    low, high = max(0, math.floor(dim_with(scaling.beta_fast))), min(dims - 1, math.ceil(dim_with(scaling.beta_slow)))
+    divided = min(1.0, max(0.0, (index - low) / (high - low)))
+    return frequency * (1 - divided) + frequency / scaling.factor * divided
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:

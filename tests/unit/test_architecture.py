@@ -34,6 +34,7 @@ FLOORS = (
     "generation",
     "llm",
     "evaluation benchmark conversion",
+    "scoring",
     "launch",
     "commands",
     "cli",
@@ -45,7 +46,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
 # The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
-# Triton, which not every machine has, or needs torch, for a command that works in its own process.
+# Triton, which not every machine has, a library that few runs need, or torch, for a command that works in its own
+# process.
 LATE = {
     ("commands.convert", "conversion.convert"),
     ("commands.diff", "conversion.diff_folders"),
@@ -57,6 +59,8 @@ LATE = {
     ("launch.worker", "evaluation.run"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "llm"),
+    ("commands.generate", "tokenizer.chat"),
+    ("tokenizer.files", "tokenizer.spiece"),
 }
 MOST_LINES = 300
 MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
@@ -64,16 +68,19 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package, and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
-    "huggingface_hub": "evaluation.hub download.hub",
+    "google": "tokenizer.spiece",
+    "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
+    "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
     "evaluation.registered evaluation.__main__",
-    "matplotlib": "benchmark.plot",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
-    "pyarrow": "evaluation.documents",
+    "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
-    "tokenizers": "tokenizer.files tokenizer.text",
+    "sentencepiece": "tokenizer.spiece",
+    "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
@@ -82,6 +89,7 @@ IMPORTERS = {
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
+    "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
     "prompt_toolkit": "prompt-toolkit",
@@ -102,9 +110,11 @@ USES_STDOUT = {
     "commands.diff",
     "commands.download",
     "commands.evaluate",
+    "commands.evaluate_revisions",
     "commands.generate",
     "commands.inspect",
     "commands.plan",
+    "commands.score",
     "generation.records",
     "launch.launcher",
     "launch.start",

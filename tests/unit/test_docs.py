@@ -121,7 +121,7 @@ def test_help_is_whole_sentences_with_defaults(command: str) -> None:
         assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
 
 
-@pytest.mark.parametrize("command", ["bench", "convert", "download", "generate", "plan"])
+@pytest.mark.parametrize("command", ["bench", "convert", "download", "generate", "plan", "score"])
 def test_guide_has_every_option(command: str) -> None:
     documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
     options = [action for action in options_of(command) if action.option_strings]
@@ -207,7 +207,7 @@ def test_readme_names_options_that_there_are() -> None:
 
 def test_guide_has_every_key_of_a_prompt() -> None:
     documented = written(first_cells(section(GUIDE, "Prompts")))
-    assert documented == {"prompt", "context", "id", "n", "num_samples", *SAMPLING_NAMES}
+    assert documented == {"prompt", "context", "messages", "id", "n", "num_samples", *SAMPLING_NAMES}
 
 
 def test_guide_has_every_field_of_a_record() -> None:

@@ -52,7 +52,7 @@ def test_bytes_follow_the_number_format() -> None:
 def test_operations_are_those_that_torch_counts(prompt: int, new: int) -> None:
     """In the linear layers; attention's depends on the kernel."""
     replica = random_replica(ROWS, 16)
-    engine = replica.start_engine(slots=1, length=16, eos=None)
+    engine = replica.start_engine(slots=1, length=16, ends=())
     engine.add(0, list(range(prompt)), SamplingParams(maximum_tokens=new))
     with FlopCounterMode(display=False) as counter:
         while engine.step():

@@ -81,7 +81,7 @@ def test_the_median_of_the_rounds(seconds: list[float], median: float, monkeypat
 
 
 def test_a_real_engine() -> None:
-    engine = random_replica(40, 32).start_engine(slots=4, length=32, eos=None)
+    engine = random_replica(40, 32).start_engine(slots=4, length=32, ends=())
     for what in ("decode", "prefill", "mixed"):
         case = Case(what, (4,) * 4, (6,) * 4)
         assert answer_case(engine, case, case.draw(40, seed=1)) > 0

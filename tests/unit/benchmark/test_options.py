@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neoxrun.benchmark.options import check_comparison, check_plot
-from neoxrun.errors import DataError, NeoxrunError, UsageError
+from neoxrun.benchmark.options import check_comparison
+from neoxrun.errors import NeoxrunError, UsageError
 from support.checkpoints import tiny
 
 
 @pytest.fixture(params=["there", "missing"])
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both optional packages, or neither."""
+    """transformers, or not."""
     here = request.param == "there"
-    names = ("matplotlib", "transformers")
     found: Any = object() if here else None
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *rest: found if name in names else find_spec(name, *rest)
+        "importlib.util.find_spec", lambda name, *rest: found if name == "transformers" else find_spec(name, *rest)
     )
     return here
 
@@ -31,25 +29,6 @@ def refusal(check: Any, *arguments: Any) -> NeoxrunError | None:
     except NeoxrunError as error:
         return error
     return None
-
-
-def test_a_plot_needs_matplotlib(installed: bool, tmp_path: Path) -> None:
-    error = refusal(check_plot, tmp_path / "a.png")
-    assert (error is None) == installed
-    if error is not None:
-        assert isinstance(error, UsageError)
-        assert (error.code, error.hint) == ("missing_package", "Install it: pip install 'neoxrun[plot]'")
-
-
-@pytest.mark.parametrize("installed", ["there"], indirect=True)
-def test_a_plot_needs_a_folder_and_a_known_format(installed: bool, tmp_path: Path) -> None:
-    gone = refusal(check_plot, tmp_path / "none" / "a.png")
-    assert isinstance(gone, DataError)
-    assert gone.where == str(tmp_path / "none" / "a.png")
-    unknown = refusal(check_plot, tmp_path / "a.txt")
-    assert isinstance(unknown, UsageError)
-    assert "a.txt does not end in .png, .svg or .pdf" in unknown.message
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_comparison_needs_transformers(installed: bool) -> None:

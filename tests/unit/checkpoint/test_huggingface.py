@@ -11,6 +11,7 @@ import torch
 
 from neoxrun.checkpoint.huggingface import check_config_json, to_hugging_face_name, to_tensor_key
 from neoxrun.checkpoint.writers import from_huggingface
+from neoxrun.config.settings import RopeScaling
 from neoxrun.errors import CheckpointError
 from support.checkpoints import TINY, random_model, tiny
 
@@ -50,7 +51,17 @@ def test_tensors_of_other_models_are_refused() -> None:
         ({"rotary_pct": None, "partial_rotary_factor": 0.25}, {}, "rotary share is 0.25"),
         ({"rope_parameters": {"rope_theta": 500, "partial_rotary_factor": 0.5}}, {}, "rotary base is 500"),
         ({"rope_parameters": {"rope_theta": 10000, "partial_rotary_factor": 1.0}}, {}, "rotary share is 1.0"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, {}, "rotary type is linear"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}},
+            {},
+            "linear by 2 from 2048 positions in config.json, not scaled in the configuration",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": {"rope_type": "yarn"}},
+            {},
+            """--set 'rope_scaling={"type": "linear", "factor": 2}'""",
+        ),
+        ({}, {"rope_scaling": RopeScaling("linear", 2.0, 8)}, "--set 'rope_scaling=null'"),
         ({"layer_norm_eps": 1e-6}, {}, "layer_norm_eps is 1e-06 in config.json, layernorm_epsilon is 1e-05"),
         ({"tie_word_embeddings": True}, {}, "tie_word_embeddings is True in config.json, weight tying is False"),
         ({"num_attention_heads": 2}, {}, "num_attention_heads is 2 in config.json, num_attention_heads is 4"),

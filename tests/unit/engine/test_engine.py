@@ -26,7 +26,7 @@ BYTES_A_TOKEN = 2 * 64 * 4  # keys and values, hidden 64, fp32, one layer
 def test_the_engine_takes_as_many_at_a_time_as_fit(fits: float, slots: int) -> None:
     length = 12
     replica = successor(lambda t: t + 1 & 63, 64, length, cache_bytes=int(fits * length * BYTES_A_TOKEN))
-    engine = replica.start_engine(slots=4, length=length, eos=None)
+    engine = replica.start_engine(slots=4, length=length, ends=())
     assert engine.free_slots == slots
     params = [SamplingParams(maximum_tokens=count) for count in (3, 1, 5, 2, 4)]
     tokens = run_engine(replica, [[10 * n] * (n + 1) for n in range(5)], params, slots=4)
@@ -36,10 +36,10 @@ def test_the_engine_takes_as_many_at_a_time_as_fit(fits: float, slots: int) -> N
 def test_no_room_for_one_sequence_is_an_error() -> None:
     replica = successor(lambda t: t, 64, 12, cache_bytes=12 * BYTES_A_TOKEN - 1)
     with pytest.raises(RankError, match="one sequence of 12 tokens") as caught:
-        replica.start_engine(slots=4, length=12, eos=None)
+        replica.start_engine(slots=4, length=12, ends=())
     assert "--maximum-tokens" in (caught.value.hint or "")
     assert not replica.holds_cache
-    assert replica.start_engine(slots=4, length=11, eos=None).free_slots == 1, "a shorter one fits"
+    assert replica.start_engine(slots=4, length=11, ends=()).free_slots == 1, "a shorter one fits"
 
 
 ROWS, LENGTH = 64, 16
@@ -67,7 +67,7 @@ def tokens_of(engine: Engine) -> dict[int, list[int]]:
 @pytest.fixture(scope="module")
 def alone() -> list[list[int]]:
     """The tokens of every request by itself."""
-    engine = REPLICA.start_engine(slots=1, length=LENGTH, eos=None)
+    engine = REPLICA.start_engine(slots=1, length=LENGTH, ends=())
     found = []
     for number in range(20):
         engine.add(number, *request(number))
@@ -88,7 +88,7 @@ def test_cancelling_changes_nothing_for_the_others(
     alone: list[list[int]], actions: Sequence[tuple[str, int]], slots: int
 ) -> None:
     """Whether a request waits, runs, has ended, was cancelled before or never was."""
-    engine = REPLICA.start_engine(slots=slots, length=LENGTH, eos=None)
+    engine = REPLICA.start_engine(slots=slots, length=LENGTH, ends=())
     tokens: dict[int, list[int]] = {}
     ended: set[int] = set()
     cancelled: set[int] = set()
@@ -127,7 +127,7 @@ def test_cancelling_changes_nothing_for_the_others(
 
 
 def test_a_closed_engine_has_no_requests() -> None:
-    engine = REPLICA.start_engine(slots=2, length=LENGTH, eos=None)
+    engine = REPLICA.start_engine(slots=2, length=LENGTH, ends=())
     for number in range(3):
         engine.add(number, *request(number + 2))
     engine.step()
@@ -140,7 +140,7 @@ def test_a_closed_engine_has_no_requests() -> None:
 def test_what_is_not_a_number_ends_the_run() -> None:
     replica = random_replica(ROWS, LENGTH)
     replica.stage.final_linear.weight.fill_(torch.nan)
-    engine = replica.start_engine(slots=1, length=LENGTH, eos=None)
+    engine = replica.start_engine(slots=1, length=LENGTH, ends=())
     engine.add(0, [1], SamplingParams(maximum_tokens=2))
     with pytest.raises(RankError, match="not a number") as caught:
         engine.step()
@@ -152,7 +152,7 @@ def test_a_token_too_many_may_be_anything() -> None:
     """It was computed before its request was known to have ended."""
     answers = [[Sampled(7)], [Sampled(0, finite=False)]]
     engine = Engine(
-        Scheduler(1, 16, 16, Pages(4, 4), eos=7),
+        Scheduler(1, 16, 16, Pages(4, 4), ends=(7,)),
         lambda step: Launched(None, lambda: answers.pop(0)),
         ahead=1,
     )

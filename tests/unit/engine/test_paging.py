@@ -60,14 +60,14 @@ def computed_by(replica: Replica, prompts: list[list[int]]) -> int:
 
 def test_what_prompts_share_is_copied_where_a_page_is_a_sequence() -> None:
     replica = random_replica(ROWS, LENGTH)
-    replica.start_engine(slots=5, length=LENGTH, eos=None).close()
+    replica.start_engine(slots=5, length=LENGTH, ends=()).close()
     assert computed_by(replica, [BEGINNING] * 5) == 17 + 4 * 1
     assert computed_by(replica, [[*BEGINNING, 9, 8]]) == 3
 
 
 def test_what_prompts_share_is_computed_once() -> None:
     replica = random_replica(ROWS, LENGTH, page_size=4)
-    replica.start_engine(slots=5, length=LENGTH, eos=None).close()  # the cache is large enough from now on
+    replica.start_engine(slots=5, length=LENGTH, ends=()).close()  # the cache is large enough from now on
     assert computed_by(replica, [BEGINNING] * 5) == 17 + 4 * 1, "16 of the 17 positions are in full pages"
     assert computed_by(replica, [[*BEGINNING, 9, 8]]) == 3, "and stay for the next engine"
     replica.free_cache()

@@ -59,13 +59,13 @@ def test_scores_between_the_steps_of_an_engine(
 def test_the_cache_stays_until_it_is_given_back() -> None:
     replica = random_replica(ROWS, LENGTH)
     assert not replica.holds_cache
-    engine = replica.start_engine(slots=2, length=LENGTH, eos=None)
+    engine = replica.start_engine(slots=2, length=LENGTH, ends=())
     assert replica.holds_cache
     engine.close()
     cache = replica.runner.cache
-    replica.start_engine(slots=1, length=8, eos=None).close()
+    replica.start_engine(slots=1, length=8, ends=()).close()
     assert replica.runner.cache is cache, "a smaller engine needs no other"
-    replica.start_engine(slots=3, length=8, eos=None).close()
+    replica.start_engine(slots=3, length=8, ends=()).close()
     assert replica.runner.rows == 3
     replica.free_cache()
     assert not replica.holds_cache
@@ -73,7 +73,7 @@ def test_the_cache_stays_until_it_is_given_back() -> None:
 
 def test_a_cache_is_gone_before_a_larger_one_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = random_replica(ROWS, LENGTH)
-    replica.start_engine(slots=1, length=8, eos=None).close()
+    replica.start_engine(slots=1, length=8, ends=()).close()
     before = weakref.ref(replica.runner.cache)
     allocate = runner.KVCache
 
@@ -82,7 +82,7 @@ def test_a_cache_is_gone_before_a_larger_one_is_allocated(monkeypatch: pytest.Mo
         return allocate(*sizes)
 
     monkeypatch.setattr(runner, "KVCache", allocate_alone)
-    replica.start_engine(slots=2, length=8, eos=None).close()
+    replica.start_engine(slots=2, length=8, ends=()).close()
     assert replica.runner.rows == 2
 
 

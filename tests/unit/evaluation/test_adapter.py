@@ -20,7 +20,7 @@ from neoxrun.config.reader import load_settings
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
-from neoxrun.evaluation import adapter
+from neoxrun.evaluation import texts as texts_module
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.replicas import Replicas
@@ -107,12 +107,13 @@ def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str
     lm = reciting(" os")
     calls = []
 
-    def encode_all(texts: list[str]) -> list[list[int]]:
-        calls.append(texts)
-        return [TOKENIZER.encode(text) for text in texts]
+    def encode_all(texts: list[str], *, complete: bool) -> list[list[int]]:
+        if texts:
+            calls.append(texts)
+        return [TOKENIZER.encode(text, complete=complete) for text in texts]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "_AHEAD", ahead)
+        patch.setattr(texts_module, "_AHEAD", ahead)
         patch.setattr(lm._session.tokenizer, "encode_all", encode_all)
         patch.setattr(lm, "_loglikelihood_tokens", lambda requests, **_: requests)
         found = lm.loglikelihood(requests("loglikelihood", *pairs))
@@ -124,7 +125,8 @@ def test_texts_are_encoded_ahead_and_as_by_themselves(pairs: list[tuple[str, str
         else:
             assert [before, after] == [[TOKENIZER.eod], TOKENIZER.encode(continuation)]
     assert all(len(texts) <= ahead + 1 for texts in calls)
-    assert len(calls) <= -(-2 * len(pairs) // ahead)
+    # Texts with and without a context are encoded apart.
+    assert len(calls) <= 2 * -(-2 * len(pairs) // ahead)
 
 
 def test_ids_beyond_the_vocabulary_are_refused() -> None:

@@ -58,13 +58,13 @@ def test_what_two_replicas_score_and_write_is_what_one_does(model: Replica, monk
     serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=5).serve, daemon=True)
     helped = threading.Event()
 
-    def score_and_tell(rows: list[Row]) -> list[Scored]:
+    def score_and_tell(rows: list[Row], top: int | None) -> list[Scored]:
         helped.set()
-        return Replica.score(second, rows)
+        return Replica.score(second, rows, top)
 
-    def score_second(rows: list[Row]) -> list[Scored]:
+    def score_second(rows: list[Row], top: int | None) -> list[Scored]:
         assert helped.wait(30), "the other replica had no work"
-        return Replica.score(model, rows)
+        return Replica.score(model, rows, top)
 
     monkeypatch.setattr(second, "score", score_and_tell)
     monkeypatch.setattr(model, "score", score_second)

@@ -97,7 +97,7 @@ def requests(*counts: int, stop: tuple[str, ...] = ()) -> list[TextRequest]:
 def counting(slots: int) -> AnswerLoop:
     """After token ``t`` comes ``t + 1``."""
     replica = successor(lambda token: (token + 1) % SIZE, SIZE, 40)
-    return AnswerLoop(replica.start_engine(slots=slots, length=40, eos=None), TOKENIZER)
+    return AnswerLoop(replica.start_engine(slots=slots, length=40, ends=()), TOKENIZER)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
@@ -131,7 +131,7 @@ def test_every_answer_says_what_is_new_of_it() -> None:
 
 def test_a_stop_text_ends_the_request_too() -> None:
     script = TOKENIZER.encode("one two three four")
-    engine = reciter(script, SIZE).start_engine(slots=1, length=len(script), eos=None)
+    engine = reciter(script, SIZE).start_engine(slots=1, length=len(script), ends=())
     request = TextRequest(7, [5], SamplingParams(maximum_tokens=len(script) - 1, stop=("wo",)))
     steps = [answers for answers in AnswerLoop(engine, TOKENIZER).run([request]) if answers]
     (answer,) = steps[-1]

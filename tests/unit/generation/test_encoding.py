@@ -24,12 +24,12 @@ def encode(context: str, params: SamplingParams | None = None, **how: Any) -> En
 class Counting:
     """A tokenizer that says what it was asked."""
 
-    eod = None
+    start = None
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, complete: bool = False) -> list[int]:
         self.asked.append(text)
         return TOKENIZER.encode(text)
 

@@ -27,7 +27,7 @@ TEXT = "def stop(self): return 'naïve 日本語 🎉🎉 stopstop'\n    # stop:
 def recite(script: Sequence[int], params: SamplingParams, *, room: int = 1) -> tuple[Record, list[str]]:
     """The record of reciting ``script``, and the pieces of text that came on the way."""
     replica = reciter([*script, *[script[-1]] * room], SIZE + 1)
-    engine = replica.start_engine(slots=1, length=len(script) + room, eos=EOD)
+    engine = replica.start_engine(slots=1, length=len(script) + room, ends=(EOD,))
     texts = TextGenerator(engine, TOKENIZER)
     encoder = PromptEncoder(TOKENIZER, vocab_size=SIZE + 1, max_context=len(script) + room)
     (encoded,) = encoder.encode([Prompt(0, None, "", params)])
@@ -147,7 +147,7 @@ def test_log_probabilities_are_those_of_the_tokens() -> None:
 def generator(length: int, *, slots: int = 2, rows: int = SIZE) -> TextGenerator:
     """A model that counts: after token ``t`` comes ``t + 1``."""
     replica = successor(lambda token: (token + 1) % rows, rows, length)
-    return TextGenerator(replica.start_engine(slots=slots, length=length, eos=None), TOKENIZER)
+    return TextGenerator(replica.start_engine(slots=slots, length=length, ends=()), TOKENIZER)
 
 
 def encoded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,24 @@ from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.prompts import Prompt, check_count, expand_prompt, read_prompts
 
 PARAMS = SamplingParams(maximum_tokens=10, seed=7)
+CHAT = [{"role": "user", "content": "a"}]
+
+
+def rendered(messages: object, where: str) -> str:
+    return f"{where.rpartition(':')[2]}:{json.dumps(messages)}"
 
 
 def read_text(tmp_path: Path, text: str | bytes, *, prompt_end: str = "\n", num_samples: int = 1) -> list[Prompt]:
     path = tmp_path / "prompts.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_prompts(str(path), prompt_end=prompt_end, params=PARAMS, num_samples=num_samples)
+    return read_prompts(str(path), prompt_end=prompt_end, params=PARAMS, num_samples=num_samples, render=rendered)
 
 
 def read_jsonl(tmp_path: Path, *lines: object, num_samples: int = 1) -> list[Prompt]:
     """Lines that are not text are written as JSON."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=num_samples)
+    return read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=num_samples, render=rendered)
 
 
 def test_text_is_one_prompt_a_line(tmp_path: Path) -> None:
@@ -44,7 +50,7 @@ def test_text_with_another_end_of_a_prompt(tmp_path: Path) -> None:
 
 def test_standard_input_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}\nb\n')))
-    prompts = read_prompts("-", prompt_end="\n", params=PARAMS, num_samples=1)
+    prompts = read_prompts("-", prompt_end="\n", params=PARAMS, num_samples=1, render=rendered)
     assert [prompt.context for prompt in prompts] == ['{"prompt": "a"}', "b"]
 
 
@@ -83,6 +89,25 @@ def test_the_flag_counts_samples_where_a_line_does_not(tmp_path: Path) -> None:
     assert [prompt.key for prompt in prompts] == [(0, 0), (0, 1), (1, None)]
 
 
+def test_messages_become_complete_text(tmp_path: Path) -> None:
+    plain, chat = read_jsonl(tmp_path, {"prompt": "a"}, {"messages": CHAT, "id": "x", "n": 1, "temperature": 0.5})
+    assert (plain.complete, chat.complete) == (False, True)
+    assert (chat.id, chat.context, chat.params.temperature) == ("x", f"2:{json.dumps(CHAT)}", 0.5)
+
+
+def test_a_file_of_conversations_has_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "chats.json"
+    for lines, names in (([{"messages": CHAT}, CHAT], None), ([{"prompt": "a"}], "messages"), (["x"], "messages")):
+        path.write_text("\n".join(map(json.dumps, lines)))
+        read = partial(read_prompts, str(path), prompt_end="\n", params=PARAMS, num_samples=2, chat=True)
+        if names is None:
+            assert [prompt.key for prompt in read(render=rendered)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        else:
+            with pytest.raises(DataError, match=names) as caught:
+                read(render=rendered)
+            assert caught.value.code == "bad_prompt"
+
+
 def test_a_lines_own_seed_decides_alone(tmp_path: Path) -> None:
     first, second, third, fourth = read_jsonl(
         tmp_path,
@@ -108,6 +133,7 @@ BAD_LINES: dict[str, tuple[list[object], str]] = {
     "a number with too many digits": (['{"prompt": "a", "n": ' + "9" * 5000 + "}"], "number"),
     "not an object": ([["prompt"]], "object"),
     "two texts": ([{"prompt": "a", "context": "b"}], "context"),
+    "a text and messages": ([{"prompt": "a", "messages": CHAT}], "messages"),
     "no text": ([{"id": 1}], "prompt"),
     "a text that is a number": ([{"prompt": 1}], "prompt"),
     "an id that is a list": ([{"prompt": "a", "id": [1]}], "[1]"),
@@ -149,7 +175,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, code in ((tmp_path / "missing", "missing_file"), (tmp_path, "unreadable_file")):
         with pytest.raises(DataError) as caught:
-            read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=1)
+            read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=1, render=rendered)
         assert caught.value.code == code
         assert str(path) in caught.value.message
 

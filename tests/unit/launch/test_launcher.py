@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from neoxrun.errors import UsageError
+from neoxrun.errors import RankError, UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job, load_job
+from neoxrun.launch.start import hold_interrupts
 from neoxrun.planning.devices import cpu_device
 from support.plans import PUBLISHED, planned
 
@@ -141,3 +142,39 @@ def test_a_job_that_cannot_start_leaves_no_folder(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="no such program"):
         launcher.run_job(job())
     assert not list(tmp_path.iterdir())
+
+
+def child(monkeypatch: pytest.MonkeyPatch, program: str) -> Job:
+    """A job whose child runs this program in place of a worker."""
+    monkeypatch.setattr(launcher, "_PROGRAM", (sys.executable, "-c", program))
+    return job(kind="cpu", tp=1, pp=1, replicas=1)
+
+
+def test_a_child_runs_a_job_and_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    said = "import os, sys; print('data'); print(sys.argv[1:4:2], os.getpgrp() == os.getpid(), file=sys.stderr)"
+    before = list(Path("/proc/self/fd").iterdir())
+    assert launcher.run_child(child(monkeypatch, f"{said}; sys.exit(4)")) == 4
+    assert capfd.readouterr() == ("", f"['worker', '{os.getpid()}'] True\n")
+    assert not list(tmp_path.iterdir())
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before), "the lock is given up"
+
+
+def test_a_child_that_is_killed_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="killed by signal 9") as caught:
+        launcher.run_child(child(monkeypatch, "import os; os.kill(os.getpid(), 9)"))
+    assert caught.value.code == "rank_died"
+    assert "It is kept." in (caught.value.hint or "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_passed_on_to_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent interrupts itself as soon as the child can answer, and waits for its exit code."""
+    monkeypatch.setattr(launcher, "hold_interrupts", hold_interrupts)
+    program = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+os.kill(int(sys.argv[3]), signal.SIGINT)
+signal.pause()
+"""
+    assert launcher.run_child(child(monkeypatch, program)) == 130

@@ -57,7 +57,10 @@ def test_a_tokenizer_that_the_configuration_does_not_fit(tmp_path: Path) -> None
     gpt2 = write_gpt2_files(tmp_path)
     vocab, merges, missing = gpt2 / "vocab.json", gpt2 / "merges.txt", tmp_path / "none"
     table: list[tuple[TokenizerConfig, type[NeoxrunError], str]] = [
-        (TokenizerConfig("SPMTokenizer", DEMO, None), ConfigError, "SPMTokenizer is not supported"),
+        (TokenizerConfig("CharLevelTokenizer", DEMO, None), ConfigError, "CharLevelTokenizer is not supported"),
+        (TokenizerConfig("SPMTokenizer", DEMO, None), DataError, "is not a SentencePiece model"),
+        (TokenizerConfig("SPMTokenizer", missing, None), DataError, "there is no tokenizer file"),
+        (TokenizerConfig("SPMTokenizer", None, None), ConfigError, "names no tokenizer"),
         (TokenizerConfig("HFTokenizer", None, None), ConfigError, "names no tokenizer"),
         (TokenizerConfig("HFTokenizer", tmp_path, None), DataError, "cannot be read: Is a directory"),
         (TokenizerConfig("GPT2BPETokenizer", vocab, None), ConfigError, "needs a merge_file"),

@@ -1,0 +1,135 @@
+"""``neoxrun evaluate --revisions``: the same tasks on several revisions of a repository, and one table of them all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from neoxrun.commands import common, revision_flags
+from neoxrun.config.settings import Settings
+from neoxrun.download.revisions import Revision
+from neoxrun.errors import UsageError
+from neoxrun.evaluation import report, trajectory
+from neoxrun.evaluation.find import FoundTasks
+from neoxrun.evaluation.trajectory import Point
+from neoxrun.evaluation.trajectory_plot import draw_revisions
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from neoxrun.planning.explain import explain_notes
+from neoxrun.planning.request import TYPICAL_TEXTS
+from neoxrun.terminal.log import log
+from neoxrun.terminal.plots import check_plot
+from neoxrun.terminal.words import counted
+
+_RESULTS = Path("results")
+
+
+def add_plot(parser: argparse._ActionsContainer) -> None:
+    """``--plot``."""
+    parser.add_argument(
+        "--plot",
+        type=common.path,
+        metavar="FILE.png",
+        help="With --revisions: also draw the results over the steps into this file (.png, .svg or .pdf); needs "
+        "matplotlib. Default: no plot.",
+    )
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """Refuse options that do not go with ``--revisions``, or without it, and set the folder of its results.
+
+    Raises:
+        UsageError: there is such an option, or the plot cannot be drawn.
+        DataError: the folder of the plot cannot be written to.
+    """
+    if args.revisions is None:
+        if args.plot is not None:
+            raise UsageError(
+                "--plot needs --revisions",
+                code="missing_option",
+                hint="It draws results over the steps of a training run.",
+            )
+        return
+    if args.compare is not None:
+        raise UsageError(
+            "--compare and --revisions cannot be combined",
+            code="conflicting_options",
+            hint="Compare a single revision, or compare the files of results later.",
+        )
+    if args.plot is not None:
+        check_plot(args.plot)
+    args.output = args.output or _RESULTS
+
+
+def evaluate_each(
+    args: argparse.Namespace, found: FoundTasks, options: Mapping[str, Any], make_job: Callable[[Settings], Job]
+) -> int:
+    """Evaluate every revision that has no results yet, print the table, and return the exit code.
+
+    Args:
+        args: the command line.
+        found: the tasks.
+        options: those that decide what the results are.
+        make_job: makes the job for a revision's settings.
+
+    Raises:
+        NeoxrunError: see ``revision_flags.choose`` and ``fetch_in_turn``.
+    """
+    chosen = revision_flags.choose(args)
+    settings = chosen.settings()
+    plan = common.plan_from_args(
+        args, settings, common.devices_from_args(args), TYPICAL_TEXTS, args.batch_size, exact=True
+    )
+    tokenizer = None if args.tokenizer is None else settings.tokenizer.vocab_file
+    described = trajectory.describe_work(settings, found, options, plan.dtype, tokenizer)
+    works = {
+        revision.name: trajectory.work_on(described, chosen.repository, revision.name, revision.contents)
+        for revision in chosen.revisions
+    }
+    done = trajectory.saved_results(args.output, works.values())
+    wanted = [revision for revision in chosen.revisions if works[revision.name] not in done]
+    if done:
+        log.info(f"{counted(len(done), 'revision')} with results in {args.output}, {len(wanted)} still to be run")
+
+    def evaluate_one(revision: Revision, settings: Settings) -> int:
+        work = works[revision.name]
+        job = make_job(settings)
+        for note in explain_notes(job.plan) if revision is wanted[0] else ():
+            log.info(note)
+        code = launcher.run_child(_with_revision(job, chosen.repository, revision, work))
+        if code == 0:
+            done.update(trajectory.saved_results(args.output, [work]))
+            log.info(f"{revision.name}: {trajectory.result_line(done[work])}")
+        return code
+
+    code = chosen.run_each(wanted, evaluate_one)
+    if code == 0:
+        points = [Point(revision.name, revision.step, done[works[revision.name]]) for revision in chosen.revisions]
+        _report(points, f"{chosen.repository}, {plan.dtype}", args.plot)
+    return code
+
+
+def _with_revision(job: Job, repository: str, revision: Revision, work: str) -> Job:
+    """The job, whose results name the revision and are in a folder of its own."""
+    facts = {
+        "repository": repository,
+        "revision": revision.name,
+        "commit": revision.repository.commit,
+        "work": work,
+    }
+    options = replace(job.options, model=f"{repository}@{revision.name}", revision=facts)
+    return replace(job, options=options, kept="Results of earlier revisions are kept; the same command continues.")
+
+
+def _report(points: list[Point], title: str, plot: Path | None) -> None:
+    sys.stdout.write(trajectory.revisions_table(points))
+    notes = dict.fromkeys(note for point in points for note in report.result_notes(point.document))
+    sys.stdout.writelines(f"{note}\n" for note in notes)
+    sys.stdout.flush()
+    if plot is not None:
+        draw_revisions(points, title, plot)
+        log.info(f"plot: {plot}")

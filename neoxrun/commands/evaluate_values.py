@@ -1,0 +1,50 @@
+"""Values of the options of ``neoxrun evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from neoxrun.errors import UsageError
+
+
+def limit(text: str) -> float:
+    """A whole number of 1 or more, or a fraction between 0 and 1."""
+    try:
+        number = int(text) if text.isascii() and text.isdigit() else float(text)
+    except ValueError:
+        number = 0
+    if (isinstance(number, int) and number >= 1) or 0 < number < 1:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a fraction between 0 and 1")
+
+
+def gen_kwargs(texts: Iterable[str]) -> dict[str, Any]:
+    """Generation options by name, from the words after ``--gen-kwargs``.
+
+    Raises:
+        UsageError: a word is not ``KEY=VALUE``.
+    """
+    return dict(pair for text in texts for pair in _pairs(text))
+
+
+def _pairs(text: str) -> list[tuple[str, Any]]:
+    """``a=1,b=true`` as names and values; a value that is not JSON is a string."""
+    pairs = []
+    for part in re.split(r",(?=\w+=)", text):
+        name, equals, value = part.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"--gen-kwargs {text} is not KEY=VALUE",
+                code="invalid_value",
+                hint="For example --gen-kwargs max_gen_toks=64.",
+            )
+        try:
+            pairs.append((name, json.loads(value)))
+        except ValueError:
+            words = {"true": True, "false": False, "none": None}
+            pairs.append((name, words.get(value.lower(), value)))
+    return pairs

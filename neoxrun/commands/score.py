@@ -1,0 +1,277 @@
+"""``neoxrun score``: how likely the model finds the texts of a file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from neoxrun.commands import common
+from neoxrun.commands.sampling_flags import unescape
+from neoxrun.config.settings import Settings
+from neoxrun.errors import UsageError
+from neoxrun.evaluation import fingerprint
+from neoxrun.generation import lines, records
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.plan import Plan
+from neoxrun.planning.request import TYPICAL_TEXTS, Work
+from neoxrun.scoring import output
+from neoxrun.scoring.documents import Source, open_source
+from neoxrun.scoring.options import LEVELS, ScoreOptions
+from neoxrun.scoring.summary import write_summary
+from neoxrun.terminal import streams
+from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
+
+_TOKEN_BYTES = 4  # of English, about
+_MOST_ALTERNATIVES = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``neoxrun score``."""
+    common.add_model_arguments(parser)
+    what = parser.add_argument_group("texts")
+    what.add_argument(
+        "-i",
+        "--input",
+        metavar="FILE",
+        required=True,
+        help="Score the documents in this file: text, JSON lines or Parquet. Use - for stdin. Default: none; name one.",
+    )
+    what.add_argument(
+        "--column",
+        metavar="NAME",
+        default="text",
+        help="Key or column that holds the text, in JSON lines and Parquet. Default: text.",
+    )
+    what.add_argument(
+        "--document-end",
+        metavar="TEXT",
+        default="\n",
+        help=r"What separates the documents of a text file; it may contain \n and \t. With an empty text the whole "
+        "file is one document. Default: end of line.",
+    )
+    how = parser.add_argument_group("scores")
+    how.add_argument(
+        "--context",
+        "--max-length",
+        type=common.positive,
+        metavar="N",
+        help="Read at most this many tokens at a time: longer documents are scored in windows. Default: the model's "
+        "context.",
+    )
+    how.add_argument(
+        "--stride",
+        type=common.positive,
+        metavar="N",
+        help="Score this many tokens in each window after a document's first, so that windows overlap by the rest. "
+        "Default: the same as --context, which lets windows not overlap.",
+    )
+    how.add_argument(
+        "--top",
+        type=common.natural,
+        metavar="N",
+        default=0,
+        help="Also give the N most likely tokens at each position. Default: 0.",
+    )
+    how.add_argument(
+        "--level",
+        choices=LEVELS,
+        default="token",
+        help="The smallest unit whose scores the records list. Default: token.",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
+        "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
+    )
+    out.add_argument(
+        "--resume",
+        action="store_true",
+        help="Keep the records in the output file and score only the documents after them. Default: start over.",
+    )
+    out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--batch-size",
+        type=common.positive,
+        metavar="N",
+        help="Process at most N windows at a time in each replica. Default: as many as fit.",
+    )
+    common.add_random_weights(running)
+    common.add_eager(running)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that can be checked, and hand the job to the ranks. Returns only if there is nothing to do.
+
+    Raises:
+        NeoxrunError: the command line, the configuration, the input or the output are wrong.
+    """
+    settings = common.settings_from_args(args)
+    if args.top > _MOST_ALTERNATIVES:
+        raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
+    model_context = settings.model.max_context
+    _check_window(args, model_context, f"the model's context is {model_context} tokens")
+    leading = common.is_first(args)
+    work, source, written, scan = TYPICAL_TEXTS, None, None, None
+    if leading:
+        source = open_source(args.input, args.column, unescape(args.document_end))
+        written = _output(args)
+        scan = output.scan_input(source, written if args.resume else None)
+        if common.is_alone(args):
+            mean = max(1, scan.size // (_TOKEN_BYTES * scan.documents))
+            work = Work(scan.documents, mean, 0, 0)
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
+    _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
+    common.check_files(settings, random_weights=args.random_weights)
+    options = None
+    if source is not None and scan is not None:
+        options = _options(args, settings, plan, source, written, scan)
+        if options.finished == options.documents and written is not None and common.is_alone(args):
+            return _nothing_to_do(options, written)
+        for note in explain_notes(plan):
+            log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
+        if written is not None and not args.resume:
+            records.warn_of_replacing(written)
+    launcher.run_job(
+        Job(
+            "score",
+            settings,
+            plan,
+            options,
+            random_weights=args.random_weights,
+            eager=args.eager,
+            verbosity=args.verbosity,
+            node_rank=args.node_rank,
+            rendezvous=args.rdzv_endpoint,
+            kept="Finished records are kept; continue with --resume."
+            if written is not None
+            else "Give the same command again.",
+        )
+    )
+
+
+def _check_window(args: argparse.Namespace, most: int, why: str) -> None:
+    """Refuse windows that are longer than ``most``, or that would leave out tokens.
+
+    Raises:
+        UsageError: they are.
+    """
+    context = args.context or most
+    if context > most:
+        raise UsageError(
+            f"--context {context} is too long: {why}", code="invalid_value", hint=f"It can be at most {most}."
+        )
+    if args.stride is not None and args.stride > context:
+        raise UsageError(
+            f"--stride {args.stride} is more than the context of {context} tokens, so that tokens would be left out",
+            code="invalid_value",
+            hint="Lower --stride, or raise --context.",
+        )
+
+
+def _output(args: argparse.Namespace) -> Path | None:
+    """The file of records; None is stdout.
+
+    Raises:
+        UsageError: it has no name, or other options contradict it.
+        DataError: it cannot be written.
+    """
+    if args.output == "":
+        raise UsageError(
+            "-o needs the name of a file", code="invalid_value", hint="Is a shell variable empty? Use - for stdout."
+        )
+    if args.output is None and (args.input == "-" or not Path(args.input).is_file()):
+        raise UsageError(
+            f"{args.input} is a stream, so the output file has no default name",
+            code="missing_option",
+            hint="Name the output with -o FILE; -o - is stdout.",
+        )
+    named = args.output or f"{args.input}.scores.jsonl"
+    streams.check_stdout()  # for the summary, at least
+    # The ranks keep stdout under another descriptor, so they must not open it by name.
+    if named in ("-", "/dev/stdout", "/dev/fd/1"):
+        for option in ("resume", "json"):
+            if getattr(args, option):
+                raise UsageError(
+                    f"--{option} needs a file for the records",
+                    code="missing_option",
+                    hint="Name it with -o FILE.",
+                )
+        return None
+    written = Path(named)
+    if written.exists() and Path(args.input).exists() and written.samefile(args.input):
+        raise UsageError(
+            f"the output {written} is also the input",
+            code="conflicting_options",
+            hint="Name another file with -o.",
+        )
+    if (args.resume or output.is_parquet(written)) and written.exists() and not written.is_file():
+        raise UsageError(
+            f"{written} is not a regular file, as --resume and Parquet need",
+            code="invalid_value",
+            hint="Name a file with -o FILE.",
+        )
+    lines.check_writable(written)
+    return written
+
+
+def _options(
+    args: argparse.Namespace, settings: Settings, plan: Plan, source: Source, written: Path | None, scan: output.Scan
+) -> ScoreOptions:
+    """The work, of which what an earlier run has done is taken off.
+
+    Raises:
+        DataError: the earlier run was another.
+        CheckpointError: a file of weights cannot be read.
+    """
+    context = args.context or plan.max_context
+    stride = args.stride or context
+    checkpoint = fingerprint.describe_checkpoint(
+        settings,
+        tp=plan.tp,
+        pp=plan.pp,
+        device_kind=plan.device_kind,
+        dtype=plan.dtype,
+        random_weights=args.random_weights,
+    )
+    how = [checkpoint["fingerprint"], context, stride, args.top, args.level]
+    run = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
+    scan.check_run(run)
+    return ScoreOptions(
+        source=source,
+        documents=scan.documents,
+        context=context,
+        stride=stride,
+        top=args.top,
+        level=args.level,
+        run=run,
+        output=written,
+        finished=scan.finished,
+        keep=scan.keep,
+        totals=scan.totals,
+        as_json=args.json,
+        batch_size=args.batch_size,
+    )
+
+
+def _nothing_to_do(options: ScoreOptions, written: Path) -> int:
+    """Finish the output of an earlier run that has scored everything."""
+    working = output.lines_file(written)
+    if working is not None and working.exists():
+        lines.LineWriter(working, sys.stdout, options.keep).close()  # drops a half-written line
+        output.finish_output(written)
+    log.info(f"nothing to do: {written} already has {counted(options.finished, 'record')}")
+    write_summary(options, sys.stdout)
+    return 0

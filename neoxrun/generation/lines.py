@@ -1,0 +1,99 @@
+"""Lines of output, each handed to the system as soon as it is there. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import IO, Final
+
+from neoxrun.errors import DataError, writing_code
+
+OTHER_OUTPUT: Final = "Give another file with -o."
+"""The hint where a file cannot be used."""
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after the model is loaded.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    if path.is_fifo():  # opening it would wait for its reader, and closing it would send the reader away
+        if not os.access(path, os.W_OK):
+            raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        return
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+    if not existed:
+        path.resolve().unlink()  # a link that named no file yet stays
+
+
+class LineWriter:
+    """Appends lines to a file, or to an open stream.
+
+    Args:
+        path: the file; None writes to ``stream``.
+        stream: used where ``path`` is None.
+        keep: bytes of the file to keep; the rest goes.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, stream: IO[str], keep: int) -> None:
+        self._path = path
+        self._descriptor = stream.fileno()
+        if path is None:
+            return
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.truncate(path, keep) if path.is_file() else None
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+    def write_line(self, line: str) -> None:
+        """Write one line and hand it to the system, so that it outlives this process.
+
+        Raises:
+            DataError: the disk is full, for example; the lines before this one are whole.
+            BrokenPipeError: the reader of a pipe is gone.
+        """
+        left = memoryview(f"{line}\n".encode())
+        written = 0
+        try:
+            while left:
+                count = os.write(self._descriptor, left)
+                left = left[count:]
+                written += count
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if written:
+                self._take_back(written)
+            raise unwritable(self._path, error) from None
+
+    def _take_back(self, count: int) -> None:
+        """Drop the part of a line that was written before the disk was full."""
+        with contextlib.suppress(OSError):  # it is not a file
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - count)
+
+    def close(self) -> None:
+        """Close the file; a stream stays open."""
+        if self._path is not None:
+            os.close(self._descriptor)
+
+
+def unwritable(path: Path | None, error: OSError) -> DataError:
+    """The error for an output that the system does not take."""
+    if path is None:
+        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
+    hint = OTHER_OUTPUT
+    if path.is_file():
+        hint += " Records written so far are kept; --resume continues with them."
+    return DataError(f"{path} cannot be written: {error.strerror}", code=writing_code(error), hint=hint)

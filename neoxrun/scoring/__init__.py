@@ -1,0 +1,1 @@
+"""Log-probabilities of the tokens, words and documents of a file."""

@@ -1,0 +1,48 @@
+"""``--plot FILE``: what can be said of the file before anything is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from neoxrun.errors import DataError, UsageError, writing_code
+
+_FORMATS: Final = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Fail before the run rather than after it.
+
+    Raises:
+        UsageError: matplotlib is missing, or does not know the format.
+        DataError: the folder cannot be written to.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "--plot needs matplotlib, which is not installed",
+            code="missing_package",
+            hint="Install it: pip install 'neoxrun[plot]'",
+        )
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"--plot {path} does not end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
+            code="invalid_value",
+            hint="The end of the name decides the format.",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable_plot(path, error) from None
+
+
+def unwritable_plot(path: Path, error: OSError) -> DataError:
+    """The error for a plot that the system does not write."""
+    return DataError(
+        f"the plot cannot be written to {path}: {error.strerror}",
+        code=writing_code(error),
+        where=str(path),
+        hint="Name another file with --plot.",
+    )

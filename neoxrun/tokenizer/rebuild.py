@@ -1,0 +1,141 @@
+"""A tokenizer.json as transformers (5) makes it work: its classes rebuild parts of it, and other files add tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as _Library
+
+from neoxrun.tokenizer.siblings import Siblings, content_of
+
+
+def rebuild(text: str, content: Mapping[str, Any], siblings: Siblings | None) -> _Library:
+    """The tokenizer that transformers' ``AutoTokenizer`` makes of a folder of a GPT-NeoX model.
+
+    Without other files in the folder it is tokenizer.json as GPT-NeoX reads it, unchanged. A class that does not fit
+    the file (a byte-level one, and a file with words that begin with U+2581) leaves it unchanged, too.
+
+    Args:
+        text: of tokenizer.json.
+        content: the same, parsed.
+        siblings: what the other files say.
+    """
+    if siblings is None:
+        return _Library.from_str(text)
+    library = _rebuilt(content, siblings)
+    if library is None:
+        library = _Library.from_str(text)
+        _add_tokens(library, siblings, {})
+    else:
+        _add_tokens(library, siblings, _added_tokens(content))
+    library.encode_special_tokens = bool(siblings.says("split_special_tokens"))
+    return library
+
+
+def _rebuilt(content: Mapping[str, Any], siblings: Siblings) -> _Library | None:
+    """The tokenizer of a class that keeps only words, merges and post-processor of the file; None for other classes."""
+    model = content["model"]
+    byte_level = "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
+    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
+        return None
+    if siblings.class_name in ("GPTNeoXTokenizer", "GPT2Tokenizer") and byte_level:
+        library = _Library(
+            models.BPE(model["vocab"], _merges(model), continuing_subword_prefix="", end_of_word_suffix="")
+        )
+        prefix = bool(siblings.says("add_prefix_space"))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        library.decoder = decoders.ByteLevel()
+        if siblings.class_name == "GPTNeoXTokenizer":
+            # It takes the post-processor for add_bos_token and add_eos_token, which tokenizer.json overrules.
+            library.normalizer = normalizers.NFC()
+            return library
+    elif siblings.class_name == "LlamaTokenizer" and not byte_level:
+        library = _llama(model["vocab"], _merges(model), siblings)
+    else:
+        return None
+    post_processor = content.get("post_processor")
+    if post_processor is not None:
+        library.post_processor = _post_processor(content)
+    return library
+
+
+def build_llama(vocabulary: Mapping[str, int], added: Sequence[AddedToken], siblings: Siblings) -> _Library:
+    """What transformers' LlamaTokenizer makes of a SentencePiece model of the kind BPE.
+
+    Args:
+        vocabulary: the model's pieces.
+        added: those of them that are control or user-defined symbols.
+        siblings: what the files next to it say.
+    """
+    library = _llama(vocabulary, _find_merges(vocabulary), siblings)
+    _add_tokens(library, replace(siblings, extra=(*siblings.extra, *added)), {})
+    names = siblings.names
+    begin = names["bos_token"] if siblings.says("add_bos_token") else ""
+    end = names["eos_token"] if siblings.says("add_eos_token") else ""
+    library.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}".strip(),
+        special_tokens=[(token, library.token_to_id(token)) for token in {begin, end} - {""}],
+    )
+    return library
+
+
+def _llama(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], siblings: Siblings) -> _Library:
+    library = _Library(models.BPE(dict(vocabulary), merges, fuse_unk=True, byte_fallback=True))
+    prefix = siblings.says("add_prefix_space") is not False
+    scheme = "never" if not prefix else "always" if siblings.says("legacy") else "first"
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    library.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)] if prefix else parts)
+    return library
+
+
+def _find_merges(vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every way to put a piece together of two others; those of earlier pieces come first, as in training."""
+    merges = []
+    for piece in vocabulary:
+        pairs = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
+        known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
+        merges += sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+    return sorted(merges, key=lambda pair: (vocabulary[pair[0] + pair[1]], len(pair[0]), len(pair[1])))
+
+
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return [(left, right) for left, right in pairs]
+
+
+def _post_processor(content: Mapping[str, Any]) -> processors.PostProcessor:
+    """The file's post-processor, made by the library from a file without words."""
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    empty = {**content, "model": model, "added_tokens": [], "truncation": None, "padding": None}
+    found: processors.PostProcessor = _Library.from_str(json.dumps(empty)).post_processor
+    return found
+
+
+def _added_tokens(content: Mapping[str, Any]) -> dict[int, AddedToken]:
+    return {
+        entry["id"]: AddedToken(**{key: value for key, value in entry.items() if key != "id"})
+        for entry in content.get("added_tokens", [])
+    }
+
+
+def _add_tokens(library: _Library, siblings: Siblings, of_file: Mapping[int, AddedToken]) -> None:
+    """Add what the library does not have yet, in transformers' order, since the order gives new tokens their ids."""
+    by_id = {**siblings.added, **({} if siblings.replaces else of_file)}
+    has = {repr(token) for token in library.get_added_tokens_decoder().values()}
+    tokens = [token for _, token in sorted(by_id.items()) if repr(token) not in has]
+    known = {token.content for token in library.get_added_tokens_decoder().values()}
+    known |= {token.content for token in tokens}
+    named = set(siblings.names.values())
+    for token in (*siblings.named.values(), *siblings.extra):
+        if content_of(token) not in known:
+            known.add(content_of(token))
+            tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
+    for token in tokens:
+        if token.content in named:
+            token.special = True
+    library.add_tokens(tokens)
