@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
@@ -57,6 +58,22 @@ def find_checkpoint(
     Raises:
         CheckpointError: there is no checkpoint, files are missing, or the files are another network's.
     """
+    kind, holding = locate_checkpoint(folder, iteration)
+    if kind == "neox":
+        return layout.neox_checkpoint(holding, config)
+    return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
+
+
+def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Literal["neox", "huggingface"], Path]:
+    """Whose weights ``folder`` has, and the folder that holds them: itself, or a ``global_step<N>`` folder in it.
+
+    Args:
+        folder: as for ``find_checkpoint``.
+        iteration: as for ``find_checkpoint``.
+
+    Raises:
+        CheckpointError: there is no checkpoint in it.
+    """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(
@@ -81,10 +98,10 @@ def find_checkpoint(
                 where=str(folder),
                 hint="Name the folder above it, or leave out `iteration`.",
             )
-        return layout.neox_checkpoint(folder, config)
+        return "neox", folder
     steps = sorted((name for name in names if _STEP.fullmatch(name)), key=_step_number)
     if "latest" in names or steps:
-        return layout.neox_checkpoint(_step_folder(folder, steps, iteration), config)
+        return "neox", _step_folder(folder, steps, iteration)
     if layout.has_hugging_face_files(names):
         if iteration is not None:
             raise CheckpointError(
@@ -93,7 +110,7 @@ def find_checkpoint(
                 where=str(folder),
                 hint="Leave out `iteration`.",
             )
-        return layout.hugging_face_checkpoint(folder, config, chosen=chosen)
+        return "huggingface", folder
     refuse_foreign_folder(folder, names)
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "

@@ -88,9 +88,21 @@ def list_names(folder: Path) -> list[str]:
         ) from error
 
 
+def layer_and_rank(name: str) -> tuple[int | None, int] | None:
+    """The layer number and the tensor-parallel rank of a GPT-NeoX file of this name; None for any other file.
+
+    A sequential file holds all layers: its layer number is None.
+    """
+    if match := _LAYER.fullmatch(name):
+        return int(match[1]), int(match[2] or 0)
+    if match := _RANK.fullmatch(name):
+        return None, int(match[1])
+    return None
+
+
 def has_neox_files(names: Collection[str]) -> bool:
     """Whether a folder with these names holds GPT-NeoX weights."""
-    return any(_LAYER.fullmatch(name) or _RANK.fullmatch(name) or is_zero3(name) for name in names)
+    return any(layer_and_rank(name) or is_zero3(name) for name in names)
 
 
 def has_hugging_face_files(names: Collection[str]) -> bool:
@@ -110,18 +122,21 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     for name in list_names(folder):
         path = folder / name
         zero3 |= is_zero3(name)
-        if match := _LAYER.fullmatch(name):
-            key = int(match[1]), int(match[2] or 0)
-            if key in layers:
-                raise CheckpointError(
-                    f"{layers[key].name} and {name} are both present: each is rank {key[1]} of layer {key[0]}",
-                    code="mixed_checkpoints",
-                    where=str(folder),
-                    hint="Move the files of one of the two checkpoints elsewhere.",
-                )
-            layers[key] = path
-        elif match := _RANK.fullmatch(name):
-            ranks[int(match[1])] = path
+        found = layer_and_rank(name)
+        if found is None:
+            continue
+        layer, rank = found
+        if layer is None:
+            ranks[rank] = path
+            continue
+        if (layer, rank) in layers:
+            raise CheckpointError(
+                f"{layers[layer, rank].name} and {name} are both present: each is rank {rank} of layer {layer}",
+                code="mixed_checkpoints",
+                where=str(folder),
+                hint="Move the files of one of the two checkpoints elsewhere.",
+            )
+        layers[layer, rank] = path
     if layers:
         return _layer_files(folder, layers, config)
     if zero3:

@@ -122,7 +122,7 @@ def test_help_is_whole_sentences_with_defaults(command: str) -> None:
         assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
 
 
-@pytest.mark.parametrize("command", ["bench", "download", "generate", "plan", "score"])
+@pytest.mark.parametrize("command", ["bench", "convert", "download", "generate", "plan", "score"])
 def test_guide_has_every_option(command: str) -> None:
     documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
     options = [action for action in options_of(command) if action.option_strings]
