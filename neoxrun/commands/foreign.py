@@ -14,7 +14,7 @@ from neoxrun.terminal.words import did_you_mean, printable
 CONFIG: Final = "CONFIG"
 """In place of an option: the argument that names the model."""
 
-_MODEL_COMMANDS: Final = ("generate", "evaluate", "bench", "plan")
+_MODEL_COMMANDS: Final = ("generate", "evaluate", "score", "bench", "plan")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ FOREIGN_NAMES: Final = (
     ForeignName(("--model-parallel-size",), "--tp", _MODEL_COMMANDS, "GPT-NeoX"),
     ForeignName(("--pipe-parallel-size",), "--pp", _MODEL_COMMANDS, "GPT-NeoX"),
     ForeignName(("--torch-dtype", "--precision"), "--dtype", _MODEL_COMMANDS, "transformers, litgpt"),
-    ForeignName(("--enforce-eager",), "--eager", ("generate", "evaluate", "bench"), "vLLM"),
+    ForeignName(("--enforce-eager",), "--eager", ("generate", "evaluate", "score", "bench"), "vLLM"),
     ForeignName(("--load", "--checkpoint-dir"), "--checkpoint", _MODEL_COMMANDS, "GPT-NeoX, litgpt"),
     ForeignName(("--vocab-file",), "--tokenizer", _MODEL_COMMANDS, "GPT-NeoX"),
     ForeignName(
@@ -81,7 +81,8 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--max-length": "Answers are counted without their prompts: --maximum-tokens N.",
     "--max-model-len": "--set seq_length=N shortens the context.",
     "--ctx-size": "--set seq_length=N shortens the context.",
-    "--revision": "`neoxrun download NAME --revision REVISION` fetches it, and says how to run it.",
+    "--revision": "`neoxrun download NAME --revision REVISION` fetches it, and says how to run it; "
+    "`evaluate --revisions` measures several.",
     "--trust-remote-code": "Leave it out: nothing in a model's files is executed.",
     "--gpu-memory-utilization": "Leave it out: the cache takes what is free.",
     "--num-gpus": "--gpus 0,1 names GPUs; without it all are used.",
