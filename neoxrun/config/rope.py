@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from neoxrun.config.settings import RopeScaling
@@ -59,6 +60,14 @@ def read_rope_scaling(content: Mapping[str, Any], where: str | None = None) -> R
         attention_factor=_number(rope, "attention_factor", where, _attention_factor(rope, factor, where)),
         truncate=bool(rope.get("truncate", True)),
     )
+
+
+def write_rope_scaling(scaling: RopeScaling) -> dict[str, object]:
+    """What ``read_rope_scaling`` reads, in a config.json or as the option ``rope_scaling``."""
+    if scaling.kind == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    values = asdict(scaling)
+    return {"rope_type": values.pop("kind"), **values}
 
 
 def describe_rope_scaling(scaling: RopeScaling | None) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from neoxrun.config.rope import write_rope_scaling
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.errors import ConfigError
 
@@ -55,6 +56,8 @@ def neox_options(config: ModelConfig, precision: Precision) -> dict[str, object]
             options[name] = False
     if config.rotary_legacy_fp16:
         options["rotary_legacy_fp16"] = True
+    if config.rope_scaling is not None:
+        options["rope_scaling"] = write_rope_scaling(config.rope_scaling)
     return options
 
 
@@ -116,6 +119,7 @@ def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int |
         precision: number format of the files.
         eod: id of the token that begins and ends a text; None where the tokenizer has none.
     """
+    scaling = {} if config.rope_scaling is None else write_rope_scaling(config.rope_scaling)
     ends = {} if eod is None else {"bos_token_id": eod, "eos_token_id": eod}
     return {
         "architectures": ["GPTNeoXForCausalLM"],
@@ -135,6 +139,7 @@ def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int |
         "rotary_emb_base": config.rotary_emb_base,
         "rope_parameters": {
             "rope_type": "default",
+            **scaling,
             "rope_theta": config.rotary_emb_base,
             "partial_rotary_factor": config.rotary_pct,
         },
@@ -145,5 +150,6 @@ def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int |
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "torch_dtype": _TORCH_NAMES[precision],
+        **({"rope_scaling": scaling} if scaling else {}),  # its name in transformers 4
         **ends,
     }

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from neoxrun.config.rope import write_rope_scaling
 from neoxrun.config.settings import ModelConfig, RopeScaling
 
 
 def scaling_keys(scaling: RopeScaling | None) -> dict[str, Any]:
     """The keys of ``rope_parameters`` that say how rotary angles are scaled."""
-    if scaling is None:
-        return {"rope_type": "default"}
-    if scaling.kind == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    values = dataclasses.asdict(scaling)
-    return {"rope_type": values.pop("kind"), **values}
+    return {"rope_type": "default"} if scaling is None else write_rope_scaling(scaling)
 
 
 def twin(config: ModelConfig, rows: int) -> GPTNeoXForCausalLM:

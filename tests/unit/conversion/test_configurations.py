@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from neoxrun.config.reader import load_settings, shipped_names
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.rope import read_rope_scaling
+from neoxrun.config.settings import ModelConfig, RopeScaling
 from neoxrun.conversion.configurations import (
     config_json,
     neox_options,
@@ -28,6 +29,8 @@ CHANGES: list[dict[str, Any]] = [
     {"gpt_j_residual": False, "gelu": "erf", "tie_embeddings": True},
     {"gpt_j_tied": True, "intermediate_size": 48},
     {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False},
+    {"rope_scaling": RopeScaling("linear", 2.0, 8)},
+    {"rope_scaling": RopeScaling("yarn", 4.0, 4, beta_fast=16.0, attention_factor=1.25, truncate=False)},
     {"rotary_emb_base": 1234.5, "rotary_legacy_fp16": True, "norm_epsilon": 1e-12, "model_parallel_size": 2},
 ]
 
@@ -91,7 +94,15 @@ def test_what_hugging_face_does_not_have_is_refused_by_name(changes: dict[str, A
     assert caught.value.code == "unsupported_option"
 
 
-@pytest.mark.parametrize("config", [tiny(), tiny(gelu="erf", gpt_j_residual=False, rotary_emb_base=5000.0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny(),
+        tiny(gelu="erf", gpt_j_residual=False, rotary_emb_base=5000.0),
+        tiny(rope_scaling=RopeScaling("linear", 2.0, 8)),
+        tiny(rope_scaling=RopeScaling("yarn", 4.0, 4, beta_fast=16.0, attention_factor=1.25)),
+    ],
+)
 def test_config_json_is_what_transformers_understands(tmp_path: Path, config: ModelConfig) -> None:
     from transformers import AutoConfig
 
@@ -103,4 +114,5 @@ def test_config_json_is_what_transformers_understands(tmp_path: Path, config: Mo
     assert found.rope_parameters["rope_theta"] == config.rotary_emb_base
     assert found.rope_parameters["partial_rotary_factor"] == config.rotary_pct
     assert found.max_position_embeddings == config.max_context
+    assert read_rope_scaling(found.to_dict()) == config.rope_scaling
     assert found.layer_norm_eps == config.norm_epsilon
