@@ -1,9 +1,9 @@
 """SentencePiece models (tokenizer.model, spiece.model).
 
 The sentencepiece library reads them as in training, which is what GPT-NeoX does. For the class LlamaTokenizer the
-result is that of transformers, which converts the file. With the class T5Tokenizer, which rinna's and LINE's models
-name, transformers 5 converts it, too, but without byte fallback, and reads unknown characters as ``</s>``; here these
-models keep what they were trained with.
+result is that of transformers, which converts the file. With the class T5Tokenizer transformers 5 converts it, too, but
+without byte fallback, appends ``</s>`` to every text, and takes piece 2 for unknown characters, which is ``</s>`` where
+the trainer's defaults were used; here such models keep what they were trained with.
 """
 
 from __future__ import annotations

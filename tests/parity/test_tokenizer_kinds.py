@@ -13,7 +13,7 @@ from neoxrun.config.settings import TokenizerConfig
 from neoxrun.tokenizer import Tokenizer, load_tokenizer, vocabulary_size
 from neoxrun.tokenizer.chat import read_chat_template
 from support.tokenizer_files import streamed
-from support.tokenizer_kinds import END, KINDS, LLAMA, NEOX, ODD_TEXTS, added, byte_level, spiece, write_kind
+from support.tokenizer_kinds import END, KINDS, LLAMA, NEOX, ODD_TEXTS, TEXT, added, byte_level, spiece, write_kind
 
 # As LlamaTokenizer's models are trained.
 _LLAMA_MODEL: dict[str, Any] = {
@@ -85,6 +85,20 @@ def test_a_sentencepiece_model_of_llamas_kind(kind: str, tmp_path: Path) -> None
     )
     check_equal(ours, reference, len(reference))
     assert vocabulary_size(config) == len(reference)
+
+
+def test_other_sentencepiece_models_where_transformers_keeps_them(tmp_path: Path) -> None:
+    """Its T5Tokenizer has no byte fallback, so only texts of the model's own pieces are compared."""
+    config = {"tokenizer_class": "T5Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "extra_ids": 0}
+    ours, _, reference = both(write_kind(tmp_path, {"spiece.model": spiece(), "tokenizer_config.json": config}))
+    compared = 0
+    for line in TEXT.splitlines():
+        ids = ours.encode(line)
+        if not any(map(ours.is_byte, ids)) and "<" not in line:
+            assert ids == reference(line, add_special_tokens=False)["input_ids"], line
+            assert ours.decode(ids) == reference.decode(ids, skip_special_tokens=True), line
+            compared += 1
+    assert compared > 50
 
 
 TEMPLATES = {

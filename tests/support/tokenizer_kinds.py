@@ -101,7 +101,7 @@ def unigram() -> Library:
 
 
 def spiece(**options: Any) -> bytes:
-    """A SentencePiece model with byte fallback, as rinna's and LINE's models have it."""
+    """A SentencePiece model with byte fallback."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines()),

@@ -16,7 +16,6 @@ from support.tokenizer_files import streamed
 from support.tokenizer_kinds import ODD_TEXTS, added, spiece, write_kind
 
 MODEL = spiece()
-# rinna's and LINE's models say this.
 T5: dict[str, Any] = {"tokenizer_class": "T5Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "extra_ids": 0}
 
 
