@@ -213,6 +213,6 @@ def _sources(args: argparse.Namespace, model: Model) -> list[str]:
         raise UsageError(
             f"no configuration of {model.name} is known",
             code="incomplete_configuration",
-            hint="Name one before the options: a YAML file, or the name of a shipped one.",
+            hint="Name one before the options: a YAML file, or the folder of one revision that was downloaded.",
         )
     return [model.config]
