@@ -106,11 +106,11 @@ class DocumentScorer:
         options: how to score.
 
     Raises:
-        DataError: the tokenizer has no end-of-document token.
+        DataError: the tokenizer has no token that begins or ends a text.
     """
 
     def __init__(self, session: Session, replicas: Replicas, options: ScoreOptions) -> None:
-        beginning = session.tokenizer.eod
+        beginning = session.tokenizer.start
         if beginning is None:
             raise self._wrong_tokenizer(
                 session, f"the tokenizer has no {END_OF_DOCUMENT}, which every text begins with"

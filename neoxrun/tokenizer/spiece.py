@@ -9,8 +9,9 @@ models keep what they were trained with.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+from sentencepiece.sentencepiece_pb2 import SentencePieceText
 from tokenizers import AddedToken
 
 from neoxrun.errors import DataError
@@ -84,7 +86,15 @@ def load_spiece(path: Path, content: bytes, siblings: Siblings | None, hint: str
 
 @dataclass(frozen=True)
 class _Encoding:
+    """Ids, and where in the text each token is, which is computed when it is asked for."""
+
     ids: list[int]
+    locate: Callable[[], list[tuple[int, int]]]
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """First character of each token, and the one after its last."""
+        return self.locate()
 
 
 class SpieceLibrary:
@@ -126,7 +136,8 @@ class SpieceLibrary:
         """The token ids of ``text``."""
         text.encode()  # half a UTF-16 pair is an error here, as in the other library
         ids = [token for part in self._parts(text) for token in part]
-        return _Encoding([*self._before, *ids, *self._after] if add_special_tokens else ids)
+        locate = partial(self._offsets, text, add_special_tokens)
+        return _Encoding([*self._before, *ids, *self._after] if add_special_tokens else ids, locate)
 
     def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[_Encoding]:
         """``encode`` of each text."""
@@ -186,3 +197,21 @@ class SpieceLibrary:
             yield [self._ids[match[match.lastindex or 0]]]
             start = match.end()
         yield self._model.encode(text[start:])
+
+    def _offsets(self, text: str, add_special_tokens: bool) -> list[tuple[int, int]]:
+        start, spans = 0, [(0, 0)] * (len(self._before) * add_special_tokens)
+        for match in self._splits.finditer(text):
+            spans += self._spans(text[start : match.start()], start)
+            spans.append(match.span())
+            start = match.end()
+        spans += self._spans(text[start:], start)
+        return [*spans, *[(len(text), len(text))] * (len(self._after) * add_special_tokens)]
+
+    def _spans(self, text: str, first: int) -> Iterator[tuple[int, int]]:
+        """Of the model's own tokens; ``first`` is the number of the text's first character."""
+        data, at = text.encode(), 0
+        found = SentencePieceText.FromString(self._model.encode(text, out_type="serialized_proto"))
+        for piece in found.pieces:  # theirs are of bytes, and in order
+            first += len(data[at : piece.begin].decode())
+            at = piece.begin
+            yield first, first + len(data[at : piece.end].decode())

@@ -82,3 +82,17 @@ def test_a_file_that_is_not_a_model(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a SentencePiece model") as caught:
         load_tokenizer(TokenizerConfig("SPMTokenizer", path, None))
     assert caught.value.code == "bad_tokenizer"
+
+
+def test_where_each_token_begins(tmp_path: Path) -> None:
+    chat = added(600, "<|user|>", lstrip=True)
+    ours = load(tmp_path, tokenizer_config__json={**T5, "added_tokens_decoder": chat, "add_eos_token": True})
+    text = "the é  <|user|>🎉 x"
+    [(ids, starts)] = ours.encode_with_starts([text])
+    assert ids == ours.encode(text)
+    assert starts[-1] == len(text), "the token that is added at the end"
+    user = ids.index(ours.encode("<|user|>", complete=True)[0])
+    assert starts[user] == text.index("  <|user|>")
+    assert starts[user + 1] == text.index("🎉")
+    assert ours.spell(ids[-2]) == "x"
+    assert text[starts[-2] :].strip() == "x"
