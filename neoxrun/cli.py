@@ -23,6 +23,9 @@ COMMANDS = {
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
     "score": "Score the texts of a file: log-probabilities of tokens, words and documents, and perplexities.",
     "plan": "Show what will run where, and how much memory it needs.",
+    "inspect": "Show what is in a folder of weights, what a configuration for it says, and what is odd about it.",
+    "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
+    "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
     "completion": "Print a script that completes commands and options in bash, zsh or fish.",
 }

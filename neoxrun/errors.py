@@ -4,6 +4,8 @@ Each has an exit code, which says what kind of mistake it is, and a ``code``, a 
 stable: programs and tests go by them. ``docs/errors.md`` is made of the tables below.
 """
 
+# Long because: it has every code of the program, and a page is made of it.
+
 from __future__ import annotations
 
 import errno
@@ -18,6 +20,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     3: "checkpoint",
     4: "data, files and network",
     5: "a rank died or ran out of memory",
+    6: "compared, and different",
     130: "interrupted with Ctrl-C",
     141: "stdout was closed by its reader",
 }
@@ -54,6 +57,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "damaged_file": "A file of weights is cut short or damaged. Copy or download it again.",
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
         "duplicate_revisions": "Revisions have the weights of others. Leave them out, or give --allow-duplicates.",
+        "failed_proof": "A converted folder is not equal to its source. Remove it, and convert again.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
         "mismatched_tokenizer": "The tokenizer is of another model than the weights. Name the right one.",
         "missing_checkpoint": "There is no checkpoint in the folder. Check --checkpoint, or download the weights.",
@@ -81,15 +85,16 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "bad_task": "The file of a task is wrong. Correct what the message names.",
         "bad_tokenizer": "The tokenizer's files are wrong or damaged. Copy or download them again.",
         "disk_full": "The disk has too little room. Make room, or name a folder on another disk.",
+        "existing_target": "The folder to be written exists already. Name another, or remove it.",
         "failed_download": "A file could not be fetched from anywhere. Give the same command again: it continues.",
         "failed_logging": "Weights & Biases cannot be used. Check `wandb login` and the network.",
-        "folder_in_use": "Another neoxrun is downloading into the folder. Wait for it, or end it.",
+        "folder_in_use": "Another neoxrun is writing into the folder. Wait for it, or end it.",
         "foreign_record": "The file to resume holds something else than these prompts' records. Name another with -o.",
         "missing_column": "The texts have no such key or column. The hint names those that there are.",
         "missing_data": "There is no data for a task. The hint says how to fetch it.",
         "missing_file": "A file or folder does not exist. Check the path.",
-        "no_documents": "There are no texts to score in the input. Check that it is the right file.",
         "no_chat_template": "The model has no chat template. Write its prompts out, or add the template to its folder.",
+        "no_documents": "There are no texts to score in the input. Check that it is the right file.",
         "no_prompts": "The prompt file holds no prompts. Write one a line.",
         "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",
@@ -111,6 +116,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "out_of_memory": "A device or the host ran out of memory. Lower --batch-size, or use more devices.",
         "rank_died": "A rank was killed or ended by itself. Its last lines are shown; see also `dmesg`.",
     },
+    6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
 }
@@ -199,6 +205,17 @@ class RankError(NeoxrunError):
     """A rank that died, got stuck or ran out of memory."""
 
     exit_code = 5
+
+
+class Different(NeoxrunError):
+    """Two things that were compared are not equal. The result, on stdout, says so itself."""
+
+    exit_code = 6
+    code = "different"
+
+    def render(self, *, verbose: bool = False) -> str:
+        """Nothing."""
+        return ""
 
 
 class Interrupted(NeoxrunError):

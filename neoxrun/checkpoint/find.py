@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
+from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
 from neoxrun.terminal.words import listing
@@ -37,10 +39,13 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
             where=str(folder),
             hint=download_hint(folder),
         )
-    return find_checkpoint(folder, settings.model, settings.iteration)
+    chosen = any(path.is_dir() and path.absolute() == folder for path in settings.sources)
+    return find_checkpoint(folder, settings.model, settings.iteration, chosen=chosen)
 
 
-def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = None) -> Checkpoint:
+def find_checkpoint(
+    folder: Path, config: ModelConfig, iteration: int | None = None, *, chosen: bool = False
+) -> Checkpoint:
     """Find the checkpoint in ``folder`` and prove, by names and sizes, that it is complete.
 
     Args:
@@ -48,9 +53,26 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
             folder.
         config: the network that the checkpoint should hold.
         iteration: use ``global_step<iteration>`` instead of the one that ``latest`` names.
+        chosen: the configuration comes from this folder, so that what differs from it was set on purpose.
 
     Raises:
         CheckpointError: there is no checkpoint, files are missing, or the files are another network's.
+    """
+    kind, holding = locate_checkpoint(folder, iteration)
+    if kind == "neox":
+        return layout.neox_checkpoint(holding, config)
+    return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
+
+
+def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Literal["neox", "huggingface"], Path]:
+    """Whose weights ``folder`` has, and the folder that holds them: itself, or a ``global_step<N>`` folder in it.
+
+    Args:
+        folder: as for ``find_checkpoint``.
+        iteration: as for ``find_checkpoint``.
+
+    Raises:
+        CheckpointError: there is no checkpoint in it.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -76,10 +98,10 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
                 where=str(folder),
                 hint="Name the folder above it, or leave out `iteration`.",
             )
-        return layout.neox_checkpoint(folder, config)
+        return "neox", folder
     steps = sorted((name for name in names if _STEP.fullmatch(name)), key=_step_number)
     if "latest" in names or steps:
-        return layout.neox_checkpoint(_step_folder(folder, steps, iteration), config)
+        return "neox", _step_folder(folder, steps, iteration)
     if layout.has_hugging_face_files(names):
         if iteration is not None:
             raise CheckpointError(
@@ -88,7 +110,8 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
                 where=str(folder),
                 hint="Leave out `iteration`.",
             )
-        return layout.hugging_face_checkpoint(folder, config)
+        return "huggingface", folder
+    refuse_foreign_folder(folder, names)
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "
         f"Face weights (it holds {listing(names)})",

@@ -98,7 +98,7 @@ def load_weights(
     tp_rank: int,
     tp_size: int,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     merge: Merge = "fold",
     progress: Callable[[int], None] | None = None,
 ) -> frozenset[str]:
@@ -115,7 +115,7 @@ def load_weights(
         tp_size: ranks in that group. At the checkpoint's tensor-parallel size each rank keeps the undivided tensors of
             the same source rank.
         device: device of the tensors.
-        dtype: number format of the tensors.
+        dtype: number format of the tensors; None: each keeps the one that it has in the file.
         merge: at another size, what becomes of norms that differ between the source ranks.
         progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
@@ -146,7 +146,7 @@ def load_weights(
         # Checked once a layer, since each check waits for the device.
         for name, finite in zip(extremes, torch.stack([*extremes.values()]).isfinite().all(1).tolist(), strict=True):
             if not finite:
-                raise _not_finite(name, shards, dtype)
+                raise _not_finite(name, shards, dtype or shards[0][name].tensor.dtype)
         del shards
     return frozenset(share.approximated)
 

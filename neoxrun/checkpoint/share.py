@@ -22,7 +22,7 @@ class RankShare:
         tp_rank: this rank within its group.
         tp_size: ranks in that group.
         device: device of the tensors.
-        dtype: number format of the tensors.
+        dtype: number format of the tensors; None: that of each in the files, and fp32 for a bias that they lack.
         merge: where ``tp_size`` is not the checkpoint's, what becomes of norms that differ between its ranks.
 
     Attributes:
@@ -30,7 +30,13 @@ class RankShare:
     """
 
     def __init__(
-        self, config: ModelConfig, tp_rank: int, tp_size: int, device: torch.device, dtype: torch.dtype, merge: Merge
+        self,
+        config: ModelConfig,
+        tp_rank: int,
+        tp_size: int,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        merge: Merge,
     ) -> None:
         self.approximated: set[str] = set()
         self._config, self._tp_rank, self._tp_size = config, tp_rank, tp_size
@@ -63,7 +69,7 @@ class RankShare:
             module, _, part = key.name.rpartition(".")
             norms = self._norms.get(norm_before(module, config) or "")
             shape = local_shape(key.name, wanted[key], self._tp_size)
-            tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
+            tensor = torch.empty(shape, dtype=self._dtype or stored[0].dtype, device=self._device)
             if module in self._norms:
                 tensor.fill_(0 if part == "bias" else 1)
             elif norms is not None and part == "weight":
@@ -77,7 +83,7 @@ class RankShare:
             yield key, tensor
         if config.norm == "layernorm":  # the other norm has no shifts
             for module, bias in added.items():
-                yield TensorKey(layer, f"{module}.bias"), bias.to(self._dtype)
+                yield TensorKey(layer, f"{module}.bias"), bias.to(self._dtype or bias.dtype)
 
     def _fill(self, target: Tensor, name: str, parameter: Parameter, shards: Sequence[Tensor]) -> None:
         """Write the share of a tensor into ``target``, as the rules of ``checkpoint.merge`` have it."""

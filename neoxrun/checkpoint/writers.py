@@ -35,12 +35,7 @@ def save_layer_files(
         CheckpointError: ``tensors`` are not those of ``config``.
         UsageError: the model does not divide over ``tp`` ranks.
     """
-    for what, size in (
-        ("num_attention_heads", config.num_attention_heads),
-        ("MLP width", config.intermediate_size),
-    ):
-        if size % tp:
-            raise UsageError(f"{what} {size} does not divide over {tp} tensor-parallel ranks", code="impossible_split")
+    check_split(config, tp)
     embedding = tensors.get(TensorKey(0, "word_embeddings.weight"))
     table = parameters(config, 0 if embedding is None else embedding.shape[0])
     if wrong := sorted(table.keys() ^ tensors.keys()):
@@ -56,6 +51,20 @@ def save_layer_files(
             shard = {key.name: _share(tensors[key], key, table[key], config, tp, rank) for key in keys}
             torch.save(shard, target / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt")
     (folder / "latest").write_text(tag, encoding="utf-8")
+
+
+def check_split(config: ModelConfig, tp: int) -> None:
+    """Refuse to divide a model over ranks between which its heads or its MLP do not divide.
+
+    Raises:
+        UsageError: naming what does not divide.
+    """
+    for what, size in (
+        ("num_attention_heads", config.num_attention_heads),
+        ("MLP width", config.intermediate_size),
+    ):
+        if size % tp:
+            raise UsageError(f"{what} {size} does not divide over {tp} tensor-parallel ranks", code="impossible_split")
 
 
 def _share(tensor: Tensor, key: TensorKey, parameter: Parameter, config: ModelConfig, tp: int, rank: int) -> Tensor:

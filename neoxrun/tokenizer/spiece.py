@@ -19,7 +19,6 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
-from sentencepiece.sentencepiece_pb2 import SentencePieceText
 from tokenizers import AddedToken
 
 from neoxrun.errors import DataError
@@ -86,15 +85,14 @@ def load_spiece(path: Path, content: bytes, siblings: Siblings | None, hint: str
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Ids, and where in the text each token is, which is computed when it is asked for."""
+    """Token ids, and where in the text each token begins and ends, which is found only when it is asked for."""
 
     ids: list[int]
-    locate: Callable[[], list[tuple[int, int]]]
+    find_offsets: Callable[[], list[tuple[int, int]]]
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
-        """First character of each token, and the one after its last."""
-        return self.locate()
+        return self.find_offsets()
 
 
 class SpieceLibrary:
@@ -135,9 +133,11 @@ class SpieceLibrary:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> _Encoding:
         """The token ids of ``text``."""
         text.encode()  # half a UTF-16 pair is an error here, as in the other library
-        ids = [token for part in self._parts(text) for token in part]
-        locate = partial(self._offsets, text, add_special_tokens)
-        return _Encoding([*self._before, *ids, *self._after] if add_special_tokens else ids, locate)
+        before, after = (self._before, self._after) if add_special_tokens else ([], [])
+        ids = list(before)
+        for start, end, added in self._parts(text):
+            ids += self._model.encode(text[start:end]) if added is None else [added]
+        return _Encoding(ids + after, partial(self._offsets, text, len(before), len(after)))
 
     def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[_Encoding]:
         """``encode`` of each text."""
@@ -190,28 +190,20 @@ class SpieceLibrary:
         left, right = r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else ""
         return f"{left}({re.escape(content)}){right}"
 
-    def _parts(self, text: str) -> Iterator[list[int]]:
+    def _parts(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Where each part of the text begins and ends, and its id where it is an added token."""
         start = 0
         for match in self._splits.finditer(text):
-            yield self._model.encode(text[start : match.start()])
-            yield [self._ids[match[match.lastindex or 0]]]
+            yield start, match.start(), None
+            yield match.start(), match.end(), self._ids[match[match.lastindex or 0]]
             start = match.end()
-        yield self._model.encode(text[start:])
+        yield start, len(text), None
 
-    def _offsets(self, text: str, add_special_tokens: bool) -> list[tuple[int, int]]:
-        start, spans = 0, [(0, 0)] * (len(self._before) * add_special_tokens)
-        for match in self._splits.finditer(text):
-            spans += self._spans(text[start : match.start()], start)
-            spans.append(match.span())
-            start = match.end()
-        spans += self._spans(text[start:], start)
-        return [*spans, *[(len(text), len(text))] * (len(self._after) * add_special_tokens)]
-
-    def _spans(self, text: str, first: int) -> Iterator[tuple[int, int]]:
-        """Of the model's own tokens; ``first`` is the number of the text's first character."""
-        data, at = text.encode(), 0
-        found = SentencePieceText.FromString(self._model.encode(text, out_type="serialized_proto"))
-        for piece in found.pieces:  # theirs are of bytes, and in order
-            first += len(data[at : piece.begin].decode())
-            at = piece.begin
-            yield first, first + len(data[at : piece.end].decode())
+    def _offsets(self, text: str, before: int, after: int) -> list[tuple[int, int]]:
+        found = [(0, 0)] * before
+        for start, end, added in self._parts(text):
+            inner = [(0, end - start)]
+            if added is None:
+                inner = self._model.encode_as_offset_mapping(text[start:end])["offsets"]
+            found += [(start + first, start + last) for first, last in inner]
+        return found + [(0, 0)] * after

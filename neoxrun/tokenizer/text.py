@@ -6,7 +6,6 @@ import codecs
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -159,10 +158,10 @@ class Tokenizer:
             return [self.encode(text, complete=complete) for text in texts]  # its error names the text
 
     def encode_with_starts(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-        """Token ids of each text as a whole, and the character at which each token begins; they never decrease.
+        """Token ids of each text as a whole, and the character at which each token begins.
 
         A text that begins with ``start_text`` is complete, see ``encode``. Some tokenizers leave out spaces that a
-        token begins with.
+        token begins with, and say that tokens which they add begin at 0.
         """
         begins = self.start_text
         complete = [begins != "" and text.startswith(begins) for text in texts]
@@ -171,9 +170,7 @@ class Tokenizer:
             numbers = [number for number, own in enumerate(complete) if own is kind]
             encodings = self._library.encode_batch([texts[number] for number in numbers], add_special_tokens=not kind)
             for number, encoding in zip(numbers, encodings, strict=True):
-                # A token that is added at the end may be said to be at 0.
-                starts = accumulate((start for start, _ in encoding.offsets), max)
-                found[number] = list(encoding.ids), list(starts)
+                found[number] = list(encoding.ids), [start for start, _ in encoding.offsets]
         return found
 
     def spell(self, token: int) -> str:

@@ -33,7 +33,7 @@ FLOORS = (
     "engine",
     "generation",
     "llm",
-    "evaluation benchmark",
+    "evaluation benchmark conversion",
     "scoring",
     "launch",
     "commands",
@@ -46,8 +46,12 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
 # The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
-# Triton, which not every machine has, or a library that few runs need.
+# Triton, which not every machine has, a library that few runs need, or torch, for a command that works in its own
+# process.
 LATE = {
+    ("commands.convert", "conversion.convert"),
+    ("commands.diff", "conversion.diff_folders"),
+    ("commands.inspect", "conversion.inspect"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
     ("launch.start", "launch.worker"),
@@ -103,10 +107,12 @@ SPEAKS = {
 USES_STDOUT = {
     "commands.completion",
     "cli",
+    "commands.diff",
     "commands.download",
     "commands.evaluate",
     "commands.evaluate_revisions",
     "commands.generate",
+    "commands.inspect",
     "commands.plan",
     "commands.score",
     "generation.records",

@@ -1,0 +1,1 @@
+"""Folders of weights, looked into, converted and compared, each without loading the whole model."""

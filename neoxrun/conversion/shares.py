@@ -1,0 +1,130 @@
+"""A checkpoint's tensors as one of any number of ranks is to have them in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.checkpoint.load import load_weights
+from neoxrun.checkpoint.source import LayerSource
+from neoxrun.config.settings import Merge, ModelConfig
+from neoxrun.config.tensors import Parameter, TensorKey, local_shape
+from neoxrun.conversion.folding import FinalNorm, norm_bias
+from neoxrun.errors import CheckpointError
+
+_CPU: Final = torch.device("cpu")
+_PIECE: Final = 1 << 22
+_BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a checkpoint's tensors become those of the target.
+
+    Attributes:
+        checkpoint: the source.
+        config: its network.
+        table: every tensor of the model.
+        ranks: of the target. At the source's own number each keeps its own undivided tensors.
+        merge: at another number, what becomes of norms that differ.
+        final: the final norm, if it is folded.
+    """
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    table: Mapping[TensorKey, Parameter]
+    ranks: int
+    merge: Merge
+    final: FinalNorm | None
+
+    @property
+    def folds(self) -> bool:
+        """Whether norms that differ are folded."""
+        return self.merge == "fold" and self.checkpoint.source_tp != self.ranks
+
+    def read(
+        self, assign: Callable[[TensorKey, Tensor], None], *, layers: set[int], rank: int, dtype: torch.dtype | None
+    ) -> None:
+        """Give a rank's tensors of some layers to ``assign``, layer by layer.
+
+        Args:
+            assign: takes a tensor's key and a new tensor; also a bias that the head would need, which is not in
+                ``table``.
+            layers: the numbers of the layers.
+            rank: the rank.
+            dtype: number format of the tensors; None: that of each in the source.
+
+        Raises:
+            CheckpointError: as ``load_weights``.
+        """
+        above = self.config.num_layers + 4
+        wanted = layers | ({above - 1} if above in layers else set())  # the head's norm is read before it
+        shift = norm_bias(self.config)
+
+        def replace(key: TensorKey, tensor: Tensor) -> None:
+            if key.layer in layers:
+                assign(key, tensor if self.final is None or key != shift else self.final.shift.to(tensor.dtype))
+
+        table = self.table.items()
+        load_weights(
+            self.checkpoint,
+            {key: local_shape(key.name, parameter, self.ranks) for key, parameter in table if key.layer in wanted},
+            replace,
+            config=self.config,
+            tp_rank=rank,
+            tp_size=self.ranks,
+            device=_CPU,
+            dtype=dtype,
+            merge=self.merge,
+        )
+
+
+def stored_dtypes(source: LayerSource, table: Mapping[TensorKey, Parameter]) -> dict[TensorKey, torch.dtype]:
+    """The type of each tensor in the files. Reads headers only.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
+    found = {}
+    for layer in dict.fromkeys(key.layer for key in table):
+        shard = source.read_layer(layer)[0]
+        for key in table:
+            if key.layer == layer:
+                if key.name not in shard:
+                    raise CheckpointError(
+                        f"layer {layer} has no {key.name}",
+                        code="wrong_tensors",
+                        where=str(source.checkpoint.folder),
+                        hint="Use the configuration that belongs to this checkpoint.",
+                    )
+                found[key] = shard[key.name].tensor.dtype
+    return found
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same type, the same shape and the same bits."""
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    kind = _BITS[first.dtype.itemsize]
+    return torch.equal(first.contiguous().view(kind), second.contiguous().view(kind))
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Equal parts of tensors of one shape, flat, in fp32 and small, so that a large tensor is never copied whole."""
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    for first in range(0, len(flat[0]), _PIECE):
+        yield tuple(one[first : first + _PIECE].float() for one in flat)
+
+
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """The largest absolute difference of two tensors of one shape; infinity where one holds no finite number."""
+    largest = 0.0
+    for one, other in pieces(first, second):
+        difference = float((one - other).abs().max())
+        largest = max(largest, difference) if difference == difference else float("inf")
+    return largest
