@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import accumulate, islice
 from typing import IO, Any
 
 from neoxrun.engine.scoring import ScoreRequest
@@ -106,7 +106,7 @@ class DocumentScorer:
         options: how to score.
 
     Raises:
-        DataError: the tokenizer has no end-of-document token.
+        DataError: the tokenizer has no token that begins or ends a text.
     """
 
     def __init__(self, session: Session, replicas: Replicas, options: ScoreOptions) -> None:
@@ -183,7 +183,8 @@ class DocumentScorer:
                     f"the tokenizer produced id {max(ids)} for {document.where}, but the model has only ids 0 to "
                     f"{rows - 1}",
                 )
-            yield TokenizedDocument(document, ids, starts)
+            # A token that is added at the end belongs to the last word.
+            yield TokenizedDocument(document, ids, list(accumulate(starts, max)))
 
     def _score(self, batch: list[TokenizedDocument], stopped: Callable[[], bool]) -> int:
         """Fill in the scores of a batch; how many of its documents, from the first, are complete."""

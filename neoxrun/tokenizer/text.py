@@ -158,12 +158,20 @@ class Tokenizer:
             return [self.encode(text, complete=complete) for text in texts]  # its error names the text
 
     def encode_with_starts(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-        """Token ids of each text, as ``encode_all`` gives them, and the character at which each token begins.
+        """Token ids of each text as a whole, and the character at which each token begins.
 
-        Some tokenizers leave out spaces at a token's beginning here.
+        A text that begins with ``start_text`` is complete, see ``encode``. Some tokenizers leave out spaces that a
+        token begins with, and say that tokens which they add begin at 0.
         """
-        encodings = self._library.encode_batch(texts)
-        return [(encoding.ids, [start for start, _ in encoding.offsets]) for encoding in encodings]
+        begins = self.start_text
+        complete = [begins != "" and text.startswith(begins) for text in texts]
+        found: list[tuple[list[int], list[int]]] = [([], [])] * len(texts)
+        for kind in (False, True):
+            numbers = [number for number, own in enumerate(complete) if own is kind]
+            encodings = self._library.encode_batch([texts[number] for number in numbers], add_special_tokens=not kind)
+            for number, encoding in zip(numbers, encodings, strict=True):
+                found[number] = list(encoding.ids), [start for start, _ in encoding.offsets]
+        return found
 
     def spell(self, token: int) -> str:
         """The text of one token, a special one too; bytes that are no whole character become U+FFFD."""

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import DataError
-from neoxrun.tokenizer import Tokenizer, vocabulary_size
+from neoxrun.tokenizer import Tokenizer, load_tokenizer, vocabulary_size
 from support import paths
 from support.tiny_models import demo_tokenizer
 from support.tokenizer_files import hugging_face, load_hugging_face, streamed, write_20b_tokenizer
-from support.tokenizer_kinds import unigram, write_kind
+from support.tokenizer_kinds import KINDS, ODD_TEXTS, unigram, write_kind
 
 DEMO = paths.DEMO / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
@@ -145,3 +146,15 @@ def test_padding_and_truncation_of_the_file_do_not_touch_prompts(tmp_path: Path)
 def test_no_end_of_document(tmp_path: Path) -> None:
     Library(models.BPE({"a": 0}, [])).save(str(tmp_path / "t.json"))
     assert load_hugging_face(tmp_path / "t.json").eod is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_with_their_beginnings_are_those_of_the_text(kind: str, tmp_path: Path) -> None:
+    path = write_kind(tmp_path, KINDS[kind])
+    name = "HFTokenizer" if path.name == "tokenizer.json" else "SPMTokenizer"
+    tokenizer = load_tokenizer(TokenizerConfig(name, path, None))
+    for text, (ids, starts) in zip(ODD_TEXTS, tokenizer.encode_with_starts(list(ODD_TEXTS)), strict=True):
+        begins = tokenizer.start_text
+        assert ids == tokenizer.encode(text, complete=begins != "" and text.startswith(begins)), text
+        assert len(starts) == len(ids)
+        assert all(0 <= start <= len(text) for start in starts)
