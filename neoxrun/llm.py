@@ -22,6 +22,7 @@ from typing import TypeVar, get_args
 
 import torch
 
+from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
@@ -86,7 +87,7 @@ class LLM:
     """A loaded model.
 
     Args:
-        configuration: GPT-NeoX YAML files or names of shipped configurations; the later win.
+        configuration: models' folders, GPT-NeoX YAML files, or names of shipped configurations; the later win.
         overrides: ``key=value`` texts, as for ``--set``.
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
@@ -123,7 +124,7 @@ class LLM:
         _check_sizes(tp, pp)
         chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
-        settings = load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)
+        settings = use_stored_head(load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer))
         settings = replace(settings, merge=merge)
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         # Rank 0's processor decides for all of them.

@@ -8,6 +8,7 @@ from typing import Literal
 
 from neoxrun.checkpoint import layout
 from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
+from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
 from neoxrun.terminal.words import listing
@@ -38,10 +39,13 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
             where=str(folder),
             hint=download_hint(folder),
         )
-    return find_checkpoint(folder, settings.model, settings.iteration)
+    chosen = any(path.is_dir() and path.absolute() == folder for path in settings.sources)
+    return find_checkpoint(folder, settings.model, settings.iteration, chosen=chosen)
 
 
-def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = None) -> Checkpoint:
+def find_checkpoint(
+    folder: Path, config: ModelConfig, iteration: int | None = None, *, chosen: bool = False
+) -> Checkpoint:
     """Find the checkpoint in ``folder`` and prove, by names and sizes, that it is complete.
 
     Args:
@@ -49,6 +53,7 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
             folder.
         config: the network that the checkpoint should hold.
         iteration: use ``global_step<iteration>`` instead of the one that ``latest`` names.
+        chosen: the configuration comes from this folder, so that what differs from it was set on purpose.
 
     Raises:
         CheckpointError: there is no checkpoint, files are missing, or the files are another network's.
@@ -56,7 +61,7 @@ def find_checkpoint(folder: Path, config: ModelConfig, iteration: int | None = N
     kind, holding = locate_checkpoint(folder, iteration)
     if kind == "neox":
         return layout.neox_checkpoint(holding, config)
-    return layout.hugging_face_checkpoint(holding, config)
+    return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
 
 
 def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Literal["neox", "huggingface"], Path]:
@@ -106,6 +111,7 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
                 hint="Leave out `iteration`.",
             )
         return "huggingface", folder
+    refuse_foreign_folder(folder, names)
     raise CheckpointError(
         f"no checkpoint in {folder}: neither `latest`, nor layer_*.pt or mp_rank_*.pt files, nor Hugging "
         f"Face weights (it holds {listing(names)})",

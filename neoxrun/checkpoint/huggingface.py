@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from neoxrun.config.huggingface import CONFIG_JSON, read_config_json
 from neoxrun.config.rope import describe_rope_scaling, read_rope_scaling
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import IGNORED, TensorKey
 from neoxrun.errors import CheckpointError
 
 _LAYER = re.compile(r"gpt_neox\.layers\.(\d+)\.(.+)")
-_GELU = {"gelu": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
+# transformers has kept the angles' buffer of the whole model, and of each layer, at times; it ignores both in a file.
+_MODEL_BUFFER = re.compile(r"gpt_neox\.rotary_emb\.\w+")
 
 
 def to_tensor_key(name: str, num_layers: int) -> TensorKey | None:
@@ -58,34 +60,7 @@ def count_layers(names: Iterable[str]) -> int:
 def is_buffer(name: str) -> bool:
     """Whether ``name`` is one of the buffers that are recomputed instead of read."""
     match = _LAYER.fullmatch(name)
-    return match is not None and match[2] in IGNORED
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
-
-    Raises:
-        CheckpointError: the file cannot be read or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read {path.name}: {error}",
-            code="unreadable_checkpoint",
-            where=str(path),
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} does not hold a JSON object", code="damaged_file", where=str(path))
-    return value
-
-
-def _rotary(content: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Share and base of the rotary embedding, as transformers 4 and 5 write them."""
-    rope = content.get("rope_scaling") or content.get("rope_parameters") or {}
-    share = rope.get("partial_rotary_factor", content.get("rotary_pct", content.get("partial_rotary_factor", 0.25)))
-    base = rope.get("rope_theta", content.get("rotary_emb_base", content.get("rope_theta", 10000)))
-    return share, base
+    return match[2] in IGNORED if match is not None else _MODEL_BUFFER.fullmatch(name) is not None
 
 
 def _same(found: Any, configured: Any) -> bool:
@@ -94,81 +69,80 @@ def _same(found: Any, configured: Any) -> bool:
     return bool(found == configured)
 
 
-def _check_rope_scaling(content: Mapping[str, Any], config: ModelConfig, path: Path) -> None:
-    found = read_rope_scaling(content, str(path))
-    if found == config.rope_scaling:
-        return
-    wanted = json.dumps(content.get("rope_scaling") or content.get("rope_parameters"))
-    raise CheckpointError(
-        f"config.json and the configuration scale rotary positions differently: {describe_rope_scaling(found)} in "
-        f"config.json, {describe_rope_scaling(config.rope_scaling)} in the configuration",
-        code="mismatched_configuration",
-        where=str(path),
-        hint=f"Set rope_scaling as config.json has it: --set 'rope_scaling={'null' if found is None else wanted}'.",
-    )
-
-
-def check_config_json(folder: Path, config: ModelConfig) -> str | None:
+def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False) -> tuple[str, ...]:
     """Compare a folder's config.json with the configuration. Absent keys have transformers' defaults.
 
+    Args:
+        folder: of the checkpoint.
+        config: the network that the configuration describes.
+        chosen: the configuration comes from this config.json, so that what differs was set on purpose.
+
     Returns:
-        A warning if only the form of GELU differs, else None. (Published Pythia folders say ``gelu`` although the
-        models were trained with the tanh form; the configuration decides.)
+        Warnings: the form of GELU differs (published Pythia folders say ``gelu`` although the models were trained with
+        the tanh form; the configuration decides), or what was set on purpose.
 
     Raises:
-        CheckpointError: they describe different networks.
+        CheckpointError: they describe different networks, or config.json one that is not supported.
     """
-    path = folder / "config.json"
-    content = read_json(path)
-    if content.get("model_type") != "gpt_neox":
-        raise CheckpointError(
-            f"config.json describes a model of type {content.get('model_type')!r}, not 'gpt_neox'",
-            code="unsupported_checkpoint",
-            where=str(path),
-        )
-    defaults: list[tuple[str, Any, str, Any]] = [
-        ("num_hidden_layers", 44, "num_layers", config.num_layers),
-        ("hidden_size", 6144, "hidden_size", config.hidden_size),
-        ("num_attention_heads", 64, "num_attention_heads", config.num_attention_heads),
-        ("intermediate_size", 24576, "intermediate_size", config.intermediate_size),
-        ("use_parallel_residual", True, "gpt_j_residual", config.gpt_j_residual),
-        ("tie_word_embeddings", False, "weight tying", config.tie_embeddings),
-        ("attention_bias", True, "use_bias_in_attn_linear", config.use_bias_in_attn_linear),
-        ("layer_norm_eps", 1e-5, "layernorm_epsilon", config.norm_epsilon),
-    ]
-    _check_rope_scaling(content, config, path)
-    share, base = _rotary(content)
+    path = folder / CONFIG_JSON
+    options = read_config_json(folder).options
+    context = options["max_position_embeddings"]
     table: list[tuple[str, Any, str, Any]] = [
-        *((name, content.get(name, default), key, value) for name, default, key, value in defaults),
-        ("rotary share", share, "rotary_pct", config.rotary_pct),
-        ("rotary base", base, "rotary_emb_base", config.rotary_emb_base),
+        ("num_hidden_layers", options["num_layers"], "num_layers", config.num_layers),
+        ("hidden_size", options["hidden_size"], "hidden_size", config.hidden_size),
+        ("num_attention_heads", options["num_attention_heads"], "num_attention_heads", config.num_attention_heads),
+        ("intermediate_size", options["intermediate_size"], "intermediate_size", config.intermediate_size),
+        ("use_parallel_residual", options["gpt_j_residual"], "gpt_j_residual", config.gpt_j_residual),
+        (
+            "attention_bias",
+            options["use_bias_in_attn_linear"],
+            "use_bias_in_attn_linear",
+            config.use_bias_in_attn_linear,
+        ),
+        ("layer_norm_eps", options["layernorm_epsilon"], "layernorm_epsilon", config.norm_epsilon),
+        ("rotary share", options["rotary_pct"], "rotary_pct", config.rotary_pct),
+        ("rotary base", options["rotary_emb_base"], "rotary_emb_base", config.rotary_emb_base),
         # These are fixed in Hugging Face's network.
         ("position embedding", "rotary", "pos_emb", config.pos_emb),
         ("norm", "layernorm", "norm", config.norm),
         ("gpt_j_tied", False, "gpt_j_tied", config.gpt_j_tied),
     ]
+    # A head in the file is used whatever config.json says of tying (checkpoint.head).
+    if config.tie_embeddings and options["no_weight_tying"]:
+        table.append(("tie_word_embeddings", False, "weight tying", True))
+    # A shorter context is the user's choice; beyond its positions the model has learnt nothing.
+    if isinstance(context, int) and config.max_context > context:
+        table.append(("max_position_embeddings", context, "seq_length", config.max_context))
+    hint = (
+        "Use the configuration that belongs to this model, or name another folder with --checkpoint DIR. The folder "
+        "itself in place of the configuration runs the model as config.json says."
+    )
+    scaling = read_rope_scaling(options, str(path))
+    if scaling != config.rope_scaling:
+        found, configured = map(describe_rope_scaling, (scaling, config.rope_scaling))
+        table.append(("rotary scaling", found, "rope_scaling", configured))
+        wanted = "null" if scaling is None else json.dumps(options["rope_scaling"])
+        hint = (
+            f"Set rope_scaling as config.json has it: --set 'rope_scaling={wanted}'. Or name the folder itself instead "
+            "of the configuration."
+        )
     differences = [
         f"{name} is {found} in config.json, {key} is {value} in the configuration"
         for name, found, key, value in table
         if not _same(found, value)
     ]
-    if differences:
+    if differences and not chosen:
         raise CheckpointError(
             "config.json and the configuration describe different networks: " + "; ".join(differences),
             code="mismatched_configuration",
             where=str(path),
-            hint="Use the configuration that belongs to this model, or name another folder with --checkpoint DIR.",
+            hint=hint,
         )
-    activation = content.get("hidden_act", "gelu")
-    if activation not in _GELU:
-        raise CheckpointError(
-            f"config.json asks for the activation {activation!r}, but GPT-NeoX uses GELU",
-            code="unsupported_checkpoint",
-            where=str(path),
+    form = "tanh" if options["bias_gelu_fusion"] else "erf"
+    warnings = [f"{path} is overridden: {'; '.join(differences)}"] if differences else []
+    if form != config.gelu:
+        warnings.append(
+            f"hidden_act in {path} is the {form} form of GELU, but the configuration has the {config.gelu} form, "
+            "which is used"
         )
-    if _GELU[activation] != config.gelu:
-        return (
-            f"hidden_act {activation} in {path} is the {_GELU[activation]} form of GELU, but the configuration has the "
-            f"{config.gelu} form, which is used"
-        )
-    return None
+    return tuple(warnings)

@@ -15,6 +15,8 @@ from typing import Literal
 
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.content import damaged_file
+from neoxrun.config.foreign import is_zero3, zero3_error
+from neoxrun.config.huggingface import read_json
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
@@ -26,9 +28,13 @@ CheckpointKind = Literal["layers", "sequential", "huggingface"]
 _LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 
-# Hugging Face's names, the preferred first: safetensors hold nothing but tensors.
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Hugging Face's names of a single file and of an index of several, the preferred first: safetensors hold nothing but
+# tensors. A variant is in the name: `model.fp16.safetensors`, `model.safetensors.index.fp16.json`.
+_WHOLE = (re.compile(r"model(\.\w+)?\.safetensors"), re.compile(r"pytorch_model(\.\w+)?\.bin"))
+_INDEX = (
+    re.compile(r"model\.safetensors\.index(\.\w+)?\.json"),
+    re.compile(r"pytorch_model\.bin\.index(\.\w+)?\.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,7 @@ def has_neox_files(names: Collection[str]) -> bool:
 
 def has_hugging_face_files(names: Collection[str]) -> bool:
     """Whether a folder with these names holds Hugging Face weights."""
-    return not {*_WHOLE, *_INDEX}.isdisjoint(names)
-
-
-def is_zero3(name: str) -> bool:
-    """Whether a file of this name holds a rank's part of the weights of a run with ZeRO stage 3."""
-    return name.startswith("zero_pp_rank_") and name.endswith("model_states.pt")
+    return any(pattern.fullmatch(name) for pattern in (*_WHOLE, *_INDEX) for name in names)
 
 
 def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
@@ -139,12 +140,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     if layers:
         return _layer_files(folder, layers, config)
     if zero3:
-        raise CheckpointError(
-            "the checkpoint was saved with ZeRO stage 3, whose zero_pp_rank_* files hold no whole tensors",
-            code="unsupported_checkpoint",
-            where=str(folder),
-            hint="Save it from GPT-NeoX with zero_optimization.stage 2 or lower.",
-        )
+        raise zero3_error(folder)
     if ranks:
         source_tp = max(ranks) + 1
         _refuse_missing(
@@ -220,8 +216,13 @@ def check_layer_numbers(found: set[int], config: ModelConfig, where: Path) -> No
         )
 
 
-def hugging_face_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
-    """The checkpoint in a Hugging Face folder.
+def hugging_face_checkpoint(folder: Path, config: ModelConfig, *, chosen: bool = False) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder: its first form of weights, without a variant if there is one.
+
+    Args:
+        folder: the folder.
+        config: the network that it should hold.
+        chosen: the configuration comes from this folder, so that what differs from it was set on purpose.
 
     Raises:
         CheckpointError: files are missing or empty, or config.json describes another network.
@@ -234,22 +235,32 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
             where=str(folder / "config.json"),
             hint="Copy config.json from where the weights came from.",
         )
-    warning = huggingface.check_config_json(folder, config)
-    shards: Iterable[str]
+    warnings = huggingface.check_config_json(folder, config, chosen=chosen)
+    files = tuple(folder / name for name in hugging_face_files(folder, names))
+    return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, _total_bytes(files), warnings=warnings)
+
+
+def hugging_face_files(folder: Path, names: Collection[str]) -> list[str]:
+    """The names of the files that hold a Hugging Face folder's weights; ``names`` are all those in the folder.
+
+    Raises:
+        CheckpointError: files are missing, or the index is damaged.
+    """
+    shards: list[str] = []
     for whole, index in zip(_WHOLE, _INDEX, strict=True):
-        if whole in names:
-            shards = (whole,)
+        # The shortest name is the one without a variant.
+        if found := [name for name in names if whole.fullmatch(name)]:
+            shards = [min(found, key=len)]
             break
-        if index in names:
-            table = huggingface.read_json(folder / index).get("weight_map")
+        if found := [name for name in names if index.fullmatch(name)]:
+            path = folder / min(found, key=len)
+            table = read_json(path).get("weight_map")
             if not isinstance(table, dict) or not table:
-                raise CheckpointError(f"{index} has no weight_map", code="damaged_file", where=str(folder / index))
+                raise CheckpointError(f"{path.name} has no weight_map", code="damaged_file", where=str(path))
             shards = sorted({str(name) for name in table.values()})
             break
     _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
-    files = tuple(folder / name for name in shards)
-    warnings = (warning,) if warning else ()
-    return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, _total_bytes(files), warnings=warnings)
+    return shards
 
 
 def _refuse_missing(folder: Path, missing: list[str]) -> None:

@@ -100,7 +100,8 @@ def describe_approximations(names: Iterable[str], source_tp: int, *, folds: bool
         texts.append(f"the position embeddings of {ranks} differ and are averaged, {cost}")
     if "bias" in kinds:
         texts.append(
-            f"the output biases of {ranks} differ, although all ranks should add the same: those of the first are used"
+            f"the output biases of {ranks} differ, although all ranks should add the same: those of the first are "
+            "used, which changes the results a little"
         )
     return texts
 

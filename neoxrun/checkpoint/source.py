@@ -12,8 +12,9 @@ from torch import Tensor
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_names
 from neoxrun.checkpoint.layout import Checkpoint, check_layer_numbers
+from neoxrun.config.foreign import refuse_quantised_tensor
 from neoxrun.config.settings import ModelConfig
-from neoxrun.config.tensors import IGNORED, TensorKey, canonical
+from neoxrun.config.tensors import IGNORED, WORD_EMBEDDINGS, TensorKey, canonical
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import listing
 
@@ -82,6 +83,7 @@ class LayerSource:
                     continue
                 key = huggingface.to_tensor_key(name, self.config.num_layers)
                 if key is None:
+                    refuse_quantised_tensor(name, path)
                     raise CheckpointError(f"unexpected tensor {name}", code="wrong_tensors", where=str(path))
                 if key in index:
                     raise CheckpointError(
@@ -91,8 +93,10 @@ class LayerSource:
                     )
                 index[key] = path, name
         if self.config.tie_embeddings:
-            # torch.save writes the tied head a second time; transformers reads only the embedding.
-            index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
+            # torch.save writes the tied matrix a second time, as the head; some files have it under that name only.
+            head = index.pop(TensorKey(self.config.num_layers + 4, "final_linear.weight"), None)
+            if head is not None:
+                index.setdefault(WORD_EMBEDDINGS, head)
         if not index:
             raise CheckpointError(
                 "the checkpoint holds no tensors",

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace, settings: Settings, plan: Plan, started: float) -> BenchOptions:
     checkpoint = None if args.random_weights else find_configured_checkpoint(settings)
     return BenchOptions(
-        model=", ".join(path.stem for path in settings.sources),
+        model=settings.title,
         parameters=plan.parameters,
         device=plan.devices[0].device_name,
         started=started,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
@@ -28,8 +29,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="*",
         metavar="CONFIG",
-        help="GPT-NeoX configuration: a YAML file, or the name of a shipped one "
-        f"({', '.join(shipped_names())}). Several are merged, and the later wins. Default: 20B.",
+        help="A model's folder (Hugging Face, or of a GPT-NeoX run), a GPT-NeoX configuration file, or the name of a "
+        f"shipped one ({', '.join(shipped_names())}). Several are merged: files win over folders, and the later wins. "
+        "Default: 20B.",
     )
     parser.add_argument(
         "--set",
@@ -142,14 +144,14 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = load_settings(
-        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+    settings = use_stored_head(
+        load_settings(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     )
     settings = replace(settings, merge=args.merge)
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
-        log.debug("ignored, since they concern training only: " + ", ".join(settings.ignored))
+        log.debug("ignored, since they do not change what the model computes: " + ", ".join(settings.ignored))
     return settings
 
 

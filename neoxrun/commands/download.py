@@ -14,7 +14,7 @@ from typing import Any
 
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
-from neoxrun.download import catalog, listing, manifest, models_file, show, tasks, urls, verify
+from neoxrun.download import catalog, following, listing, manifest, models_file, show, tasks, urls, verify
 from neoxrun.download import order as orders
 from neoxrun.download.catalog import Catalog, Model
 from neoxrun.download.fetch import folder_lock
@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--revision",
         metavar="R",
         help="Download this branch, tag or commit of a hub repository, such as step1000 of Pythia. Default: main.",
+    )
+    what.add_argument(
+        "--variant",
+        metavar="V",
+        help="Download this variant of a hub repository's weights, such as fp16 for model.fp16.safetensors. Default: "
+        "the weights without one.",
     )
     what.add_argument(
         "--to",
@@ -147,7 +153,7 @@ def _check_usage(args: argparse.Namespace) -> None:
             code="conflicting_options",
             hint="Give one of them at a time.",
         )
-    for option in ("revision", "to", "dry_run"):
+    for option in ("revision", "variant", "to", "dry_run"):
         if getattr(args, option) and (args.verify or args.repair or args.list):
             flag = f"--{option.replace('_', '-')}"
             raise UsageError(
@@ -155,19 +161,20 @@ def _check_usage(args: argparse.Namespace) -> None:
                 code="conflicting_options",
                 hint=f"Leave out {flag}.",
             )
-    for name, value in (("MODEL", args.model), ("--revision", args.revision)):
+    for name, value in (("MODEL", args.model), ("--revision", args.revision), ("--variant", args.variant)):
         if value == "":
             raise UsageError(
                 f"{name} is empty",
                 code="invalid_value",
                 hint="Check that the shell variable in it is set.",
             )
-    if args.revision and args.tasks:
-        raise UsageError(
-            "--revision is for models of the Hugging Face hub, not for --tasks",
-            code="conflicting_options",
-            hint="Leave out --revision.",
-        )
+    for flag, value in (("--revision", args.revision), ("--variant", args.variant)):
+        if value and args.tasks:
+            raise UsageError(
+                f"{flag} is for models of the Hugging Face hub, not for --tasks",
+                code="conflicting_options",
+                hint=f"Leave out {flag}.",
+            )
 
 
 def _options(args: argparse.Namespace) -> HttpOptions:
@@ -184,7 +191,9 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         model = known.model(catalog.DEFAULT_MODEL if args.model is None else args.model)
         chosen = args.to or args.repair
         folder = chosen.expanduser() if chosen else orders.default_folder(model, args.revision)
-        order = orders.order_model(model, folder, options, revision=args.revision, mirrors=mirrors, given=given)
+        order = orders.order_model(
+            model, folder, options, revision=args.revision, variant=args.variant, mirrors=mirrors, given=given
+        )
     if args.dry_run:
         sizes = listing.ask_sizes(order.files, order.options)
         _print(args, show.order_json(order, sizes), show.order_table(order, sizes))
@@ -193,9 +202,8 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
     about = "" if size is None else f"{show.human_size(size)}, "
     log.info(f"{order.name}: {counted(len(order.files), 'file')}, {about}into {folder}")
     done = orders.carry_out_order(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
-    following = _next(order, model, args.tasks)
     if args.json:
-        _write(json.dumps(show.done_json(order, done, following), indent=2))
+        _write(json.dumps(show.done_json(order, done, _next(order, model, args.tasks)), indent=2))
         return 0
     present = len(done.arrivals) - len(done.fetched)
     fetched = show.human_size(sum(arrival.size for arrival in done.fetched))
@@ -203,8 +211,8 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
         f"{counted(len(done.arrivals), 'file')} complete in {folder}: {len(done.fetched)} downloaded ({fetched} in "
         f"{done.seconds:.0f} s), {present} already present; checksums in {done.manifest}"
     )
-    if following:
-        log.info(f"next: {following}")
+    if command := _next(order, model, args.tasks):
+        log.info(f"next: {command}")
     return 0
 
 
@@ -252,21 +260,24 @@ def _check_held(
 
 
 def _next(order: Order, model: Model | None, task_names: list[str] | None) -> str | None:
-    """The command to type next; None if it is not known."""
+    """The command to type next; None if no command runs what has been downloaded, which a warning explains."""
     if task_names:
         elsewhere = order.folder.resolve() != default_data_dir().resolve()
         data = ["--data-dir", str(order.folder)] if elsewhere else []
         return shlex.join(["neoxrun", "evaluate", *data, "--tasks", *task_names])
-    if model is None or model.config is None:
+    if model is None:
         return None
-    words = ["neoxrun", "generate", model.config]
-    try:
-        looks_in = load_settings([model.config]).checkpoint
-    except NeoxrunError:  # the user's configuration does not exist yet
-        looks_in = None
-    if looks_in is None or looks_in.resolve() != order.folder.resolve():
-        words += ["--checkpoint", str(order.folder), "--tokenizer", str(order.folder / model.tokenizer)]
-    return shlex.join([*words, "--prompt", "Once upon a time"])
+    if model.config is None:
+        words = following.words_for_folder(order.folder, order.name)
+    else:
+        words = [model.config]
+        try:
+            looks_in = load_settings([model.config]).checkpoint
+        except NeoxrunError:  # the user's configuration does not exist yet
+            looks_in = None
+        if looks_in is None or looks_in.resolve() != order.folder.resolve():
+            words += ["--checkpoint", str(order.folder), "--tokenizer", str(order.folder / model.tokenizer)]
+    return shlex.join(["neoxrun", "generate", *words, "--prompt", "Once upon a time"]) if words else None
 
 
 def _print(args: argparse.Namespace, content: dict[str, Any], text: str) -> None:

@@ -8,7 +8,6 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from neoxrun.commands import common, evaluate_revisions, evaluate_values, revision_flags
 from neoxrun.config.reader import shipped_names
@@ -156,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         streams.check_stdout()
         _check_output(args)
         found = _find_tasks(args)
-        return evaluate_revisions.evaluate_each(args, found, _options_of_work(args), partial(_job, args, found=found))
+        return evaluate_revisions.evaluate_each(args, found, partial(_job, args, found=found))
     launcher.run_job(_job(args, common.settings_from_args(args)))
 
 
@@ -167,12 +166,6 @@ def _find_tasks(args: argparse.Namespace) -> FoundTasks:
         include_path=args.include_path,
         num_fewshot=args.num_fewshot,
     )
-
-
-def _options_of_work(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what the results are, and what is written of them."""
-    gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
-    return {"limit": args.limit, "seed": args.seed, "gen_kwargs": gen_kwargs, "samples": args.log_samples}
 
 
 def _job(args: argparse.Namespace, settings: Settings, *, found: FoundTasks | None = None) -> Job:
@@ -214,7 +207,7 @@ def _job(args: argparse.Namespace, settings: Settings, *, found: FoundTasks | No
             output=args.output,
             log_samples=args.log_samples,
             cache=args.cache,
-            model=", ".join(path.stem for path in settings.sources),
+            model=settings.title,
             checkpoint=fingerprint.describe_checkpoint(
                 settings,
                 tp=plan.tp,

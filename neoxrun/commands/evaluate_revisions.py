@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from neoxrun.commands import common, revision_flags
 from neoxrun.config.settings import Settings
@@ -26,6 +25,44 @@ from neoxrun.terminal.plots import check_plot
 from neoxrun.terminal.words import counted
 
 _RESULTS = Path("results")
+
+# Options that do not change the results of a revision, or that the settings and the tasks already have. Every other
+# one makes another work: an option that is new here costs a second run, and not a wrong table.
+_ELSEWHERE = {
+    "allow_duplicates",
+    "batch_size",
+    "cache",
+    "checkpoint",
+    "command",
+    "compare",
+    "config",
+    "device",
+    "dtype",
+    "eager",
+    "gpus",
+    "include_path",
+    "keep_revisions",
+    "nnodes",
+    "node_rank",
+    "num_fewshot",
+    "output",
+    "overrides",
+    "plot",
+    "pp",
+    "quiet",
+    "random_weights",
+    "rdzv_endpoint",
+    "replicas",
+    "repo",
+    "revisions",
+    "revisions_dir",
+    "tasks",
+    "tokenizer",
+    "tp",
+    "verbose",
+    "verbosity",
+    "wandb",
+}
 
 
 def add_plot(parser: argparse._ActionsContainer) -> None:
@@ -65,15 +102,12 @@ def check_usage(args: argparse.Namespace) -> None:
     args.output = args.output or _RESULTS
 
 
-def evaluate_each(
-    args: argparse.Namespace, found: FoundTasks, options: Mapping[str, Any], make_job: Callable[[Settings], Job]
-) -> int:
+def evaluate_each(args: argparse.Namespace, found: FoundTasks, make_job: Callable[[Settings], Job]) -> int:
     """Evaluate every revision that has no results yet, print the table, and return the exit code.
 
     Args:
         args: the command line.
         found: the tasks.
-        options: those that decide what the results are.
         make_job: makes the job for a revision's settings.
 
     Raises:
@@ -85,6 +119,7 @@ def evaluate_each(
         args, settings, common.devices_from_args(args), TYPICAL_TEXTS, args.batch_size, exact=True
     )
     tokenizer = None if args.tokenizer is None else settings.tokenizer.vocab_file
+    options = {name: value for name, value in vars(args).items() if name not in _ELSEWHERE and not callable(value)}
     described = trajectory.describe_work(settings, found, options, plan.dtype, tokenizer)
     works = {
         revision.name: trajectory.work_on(described, chosen.repository, revision.name, revision.contents)

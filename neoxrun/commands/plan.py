@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         text = json.dumps(to_json(plan, notes), indent=2)
     else:
-        text = render(plan, ", ".join(path.stem for path in settings.sources), notes)
+        text = render(plan, settings.title, notes)
     sys.stdout.write(text + "\n")
     return 0
 

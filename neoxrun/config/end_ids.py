@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from neoxrun.errors import CheckpointError
+from neoxrun.config.huggingface import CONFIG_JSON, read_json
 
 
 def read_end_ids(folder: Path) -> tuple[int, ...]:
@@ -14,16 +13,10 @@ def read_end_ids(folder: Path) -> tuple[int, ...]:
     Raises:
         CheckpointError: a file is damaged.
     """
-    for name in ("generation_config.json", "config.json"):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+    for name in ("generation_config.json", CONFIG_JSON):
+        if not (folder / name).is_file():
             continue
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"cannot read {name}: {error}", code="unreadable_checkpoint", where=str(folder / name)
-            ) from error
-        value = content.get("eos_token_id") if isinstance(content, dict) else None
+        value = read_json(folder / name).get("eos_token_id")
         values = value if isinstance(value, list) else [value]
         found = tuple(dict.fromkeys(one for one in values if isinstance(one, int) and not isinstance(one, bool)))
         if found:

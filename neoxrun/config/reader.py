@@ -1,6 +1,7 @@
-"""GPT-NeoX YAML, unchanged, to typed settings. No torch.
+"""GPT-NeoX YAML, unchanged, or a model's folder, to typed settings. No torch.
 
-Precedence: GPT-NeoX's default < configuration files in order < ``--set key=value`` < named flags.
+Precedence: GPT-NeoX's default < folders < configuration files in order < ``--set key=value`` < named flags. Only the
+weights of a folder that is named are its own, whatever a file says.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from neoxrun.config import neox_keys
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.end_ids import read_end_ids
+from neoxrun.config.folders import SUFFIXES, find_folder, partial_error, put_over, read_folder, with_tokenizer
+from neoxrun.config.huggingface import CONFIG_JSON, read_json
+from neoxrun.config.known import check_names
+from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.typed import ConfigOptions
@@ -19,7 +23,6 @@ from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_fil
 from neoxrun.errors import ConfigError, UsageError
 from neoxrun.terminal.words import did_you_mean
 
-_SUFFIXES: Final = (".yml", ".yaml", ".json")
 _REQUIRED: Final = (
     "num_layers",
     "hidden_size",
@@ -46,6 +49,8 @@ _PRECISIONS: Final[dict[str, Precision]] = {
     "fp32": "fp32",
     "float32": "fp32",
 }
+# What a shipped name may follow: `20B`, `configs/20B` and, as the hub has it, `EleutherAI/pythia-160m`.
+_SHIPPED_UNDER: Final = (Path(), Path("configs"), Path("EleutherAI"))
 # Files that mark a checkpoint folder of any kind: GPT-NeoX's, one step of it, or Hugging Face's.
 _CHECKPOINT_FILES: Final = (
     "latest",
@@ -78,30 +83,47 @@ def load_settings(
     """Read and merge configuration files.
 
     Args:
-        sources: paths or names of shipped configurations; where two set the same option, the later wins.
+        sources: paths or names of shipped configurations, folders of models, or names of downloaded repositories;
+            where two set the same option, the later wins, and files win over folders.
         overrides: ``key=value`` texts of ``--set``, values in YAML; they win over all files.
         checkpoint: ``--checkpoint``, which replaces ``load``.
         tokenizer: ``--tokenizer``, which replaces ``vocab_file``.
 
     Raises:
         ConfigError: a file is missing or not YAML, or an option is unknown, impossible or unsupported.
+        CheckpointError: a folder's config.json is damaged, or describes a model that is not supported.
         UsageError: an override is not ``key=value``.
     """
-    paths = tuple(_find_configuration(source) for source in sources)
+    found = [_find_configuration(source) for source in sources]
+    given = [read_override(text) for text in overrides]
+    iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
+    folders = [
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        for path in found
+        if path.is_dir()
+    ]
     entries: dict[str, ConfigEntry] = {}
-    for path in paths:
-        entries |= read_yaml_file(path)
-    for text in overrides:
-        entry = read_override(text)
-        entries[entry.key] = entry
+    for model in folders:
+        entries = put_over(entries, model.entries)
+    for path in found:
+        if not path.is_dir():
+            entries = put_over(entries, read_yaml_file(path))
+    for model in folders:
+        entries["load"] = model.entries["load"]
+    entries = put_over(entries, {entry.key: entry for entry in given})
+    for model in folders:
+        if model.partial and len(found) == len(folders) and "pos_emb" not in entries:
+            raise partial_error(model)
+        entries = with_tokenizer(entries, model, tokenizer)
     if checkpoint is not None:
         entries["load"] = ConfigEntry("load", checkpoint, "--checkpoint")
     if tokenizer is not None:
         entries["vocab_file"] = ConfigEntry("vocab_file", tokenizer, "--tokenizer")
-    _check_names(entries)
+    ignored = check_names(entries)
+    passed_over = {key for model in folders for key in model.passed_over}
 
     options = ConfigOptions(entries)
-    _check_required(options, paths)
+    _check_required(options, found)
     refuse_unsupported(options)
     folder, searched = options.path("load", _holds_checkpoint)
     seed = _seed(options)
@@ -113,56 +135,52 @@ def load_settings(
         precision=_precision(options),
         generation=_generation(options, seed),
         seed=seed,
-        sources=paths,
-        ignored=tuple(sorted(entries.keys() & neox_keys.IGNORED)),
+        sources=tuple(found),
+        ignored=tuple(sorted(ignored | passed_over)),
         checkpoint_looked_in=searched,
         end_ids=() if folder is None else read_end_ids(folder),
     )
 
 
 def _find_configuration(source: str) -> Path:
-    """The file that a CONFIG argument names."""
+    """The file or the folder that a CONFIG argument names."""
     path = Path(source)
-    candidates = [path] if path.suffix in _SUFFIXES else [path, *(Path(source + suffix) for suffix in _SUFFIXES)]
+    candidates = [path] if path.suffix in SUFFIXES else [path, *(Path(source + suffix) for suffix in SUFFIXES)]
     try:
+        if source != path.name and (path / CONFIG_JSON).is_file():  # not model.yml next to the folder ./model
+            return path
         for candidate in candidates:
             if candidate.is_file():
-                return candidate
+                return path.parent if _is_hugging_face(candidate) else candidate
+        if path.is_dir() and source != path.name:
+            return path
+        # A bare name is first that of a shipped configuration: `pythia-160m` is downloaded into a folder of that name.
+        name = path.stem if path.suffix in SUFFIXES else path.name
+        if path.parent in _SHIPPED_UNDER:
+            for shipped in shipped_names():
+                if shipped.lower() == name.lower():
+                    return shipped_dir() / f"{shipped}.yml"
+        if (folder := find_folder(source)) is not None:
+            return folder
     except OSError as error:  # a name too long for the file system, a folder that may not be entered
         raise ConfigError(f"{source} cannot be read: {error.strerror}", code="unreadable_configuration") from error
-    name = path.stem if path.suffix in _SUFFIXES else path.name
-    if path.parent in (Path(), Path("configs")):
-        for shipped in shipped_names():
-            if shipped.lower() == name.lower():
-                return shipped_dir() / f"{shipped}.yml"
-    if path.is_dir():
-        raise ConfigError(
-            f"{source} is a folder, not a configuration file",
-            code="missing_configuration",
-            hint="Name the configuration first, and the folder of weights with --checkpoint DIR.",
-        )
     if path.exists():  # a pipe, for example /dev/stdin
         return path
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=did_you_mean(name, shipped_names(), 1) or f"Give a path, or one of: {', '.join(shipped_names())}.",
+        hint=did_you_mean(name, shipped_names(), 1)
+        or f"Give a path, a model's folder, or one of: {', '.join(shipped_names())}.",
     )
+
+
+def _is_hugging_face(path: Path) -> bool:
+    """Whether a file that is named as a configuration is a Hugging Face folder's config.json."""
+    return path.name == CONFIG_JSON and "model_type" in read_json(path)
 
 
 def _holds_checkpoint(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in _CHECKPOINT_FILES)
-
-
-def _check_names(entries: dict[str, ConfigEntry]) -> None:
-    for entry in entries.values():
-        if entry.key not in neox_keys.KNOWN:
-            raise ConfigError(
-                f"unknown option {entry.key}",
-                code="unknown_option",
-                where=entry.where,
-                hint=did_you_mean(entry.key, neox_keys.KNOWN, 1) or "GPT-NeoX has no such option: remove it.",
-            )
 
 
 def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:

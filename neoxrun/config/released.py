@@ -10,6 +10,11 @@ _ON_THE_HUB = re.compile(r"(pythia-[\d.]+[mb](?:-deduped)?|polyglot-ko-[\d.]+b)(
 _20B = ("20b", "20b_checkpoints", "gpt-neox-20b")
 
 
+def is_20b(folder: Path) -> bool:
+    """Whether a folder is named after the released GPT-NeoX-20B, whose files have no configuration with them."""
+    return folder.absolute().name.lower() in _20B
+
+
 def download_command(folder: Path) -> str | None:
     """The command that downloads the released model a folder is named after; None if it is not the name of a model.
 

@@ -151,8 +151,8 @@ class Settings:
         precision: number format by the keys ``precision``, ``fp16`` and ``bf16``.
         generation: defaults of ``generate``.
         seed: GPT-NeoX's ``seed``.
-        sources: the configuration files, in order.
-        ignored: keys that concern training only and have no effect here, sorted.
+        sources: the configuration files and the models' folders, in order.
+        ignored: keys that do not change what the model computes and have no effect here, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
@@ -171,3 +171,9 @@ class Settings:
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
     end_ids: tuple[int, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The names of the configuration files, without their endings, and of the models' folders."""
+        endings = (".yml", ".yaml", ".json")
+        return ", ".join(path.stem if path.suffix in endings else path.absolute().name for path in self.sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -63,7 +64,7 @@ class ConfigOptions:
         """A whole number from ``low`` to ``high``."""
         if not self._given(name, default):
             return default
-        value = self._entries[name].value
+        value = _unquoted(self._entries[name].value)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.refusal(name, f"a whole number from {low} to {high}")
         return value
@@ -72,7 +73,7 @@ class ConfigOptions:
         """A finite number greater than 0 and at most ``most``."""
         if not self._given(name, default):
             return default
-        value = self._entries[name].value
+        value = _unquoted(self._entries[name].value)
         limit = min(most, 1e30)  # NaN and infinity are beyond it too
         must_be = "a number greater than 0" + (f" and at most {most:g}" if most < math.inf else "")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
@@ -131,6 +132,15 @@ class ConfigOptions:
         """Whether the option has a value to check; null is one, unless it is GPT-NeoX's default."""
         entry = self._entries.get(name)
         return entry is not None and not (entry.value is None and default is None)
+
+
+def _unquoted(value: object) -> object:
+    """The number that a text is, as in ``hidden_size: "64"``; any other value as it is."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
+    return value
 
 
 def _show(value: object) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from neoxrun.config import neox_keys
 from neoxrun.errors import ConfigError, UsageError
+from neoxrun.terminal.log import log
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
     """Every top-level option of a YAML file; an empty file has none.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, is not a mapping, or names an option twice.
+        ConfigError: the file cannot be read, is not YAML, is not a mapping, or names an option twice with values that
+            differ and matter.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -94,16 +97,30 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError("an option's name must be a word", code="invalid_yaml", where=where)
         key = key_node.value.replace("-", "_")
+        value = _construct(loader, value_node, where)
         if key in lines:
-            raise ConfigError(
-                f"{key} is given twice, on line {lines[key]} and on line {line}",
-                code="conflicting_options",
-                where=where,
-                hint="Remove one of the two lines.",
-            )
+            _accept_second(entries[key], value, lines[key], line, where)
         lines[key] = line
-        entries[key] = ConfigEntry(key, _construct(loader, value_node, where), where, path.parent)
+        entries[key] = ConfigEntry(key, value, where, path.parent)
     return entries
+
+
+def _accept_second(first: ConfigEntry, value: object, first_line: int, line: int, where: str) -> None:
+    """Accept an option that is given a second time if that changes nothing here; the last value wins, as in PyYAML.
+
+    Raises:
+        ConfigError: the two values differ, and so would the results.
+    """
+    if type(first.value) is type(value) and first.value == value:
+        return
+    if first.key not in neox_keys.IGNORED:
+        raise ConfigError(
+            f"{first.key} is given twice, on line {first_line} and on line {line}",
+            code="conflicting_options",
+            where=where,
+            hint="Remove one of the two lines.",
+        )
+    log.warning(f"{first.key} is given twice, with different values; it has no effect here ({where})")
 
 
 def read_override(text: str) -> ConfigEntry:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from neoxrun.download.hub_files import Repository, choose_files
+from neoxrun.download.hub_files import Repository, choose_files, variants_of
 from neoxrun.download.remote import RemoteFile, safe_name
 from neoxrun.download.urls import origin, shown_url, url_problem
 from neoxrun.errors import NetworkError, UsageError
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import did_you_mean, printable
+from neoxrun.terminal.words import did_you_mean, listing, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -45,13 +45,14 @@ def localized_url(url: str) -> str:
 
 
 def look_up_repository(
-    name: str, revision: str, *, endpoint: str | None = None, ca_bundle: Path | None = None
+    name: str, revision: str, *, variant: str | None = None, endpoint: str | None = None, ca_bundle: Path | None = None
 ) -> Repository:
     """Ask the hub for the files of a repository.
 
     Args:
         name: ``owner/name``.
         revision: branch, tag or commit.
+        variant: of the weights, such as fp16; None: those without one.
         endpoint: a hub other than the user's usual one; the user's token is not sent to it.
         ca_bundle: certificates to trust instead of the system's.
 
@@ -72,13 +73,19 @@ def look_up_repository(
             f"{_host_of(endpoint)} does not report which commit the revision {revision} of {name} is",
             code="bad_answer",
         )
-    chosen = choose_files(siblings)
+    chosen = choose_files(siblings, variant)
     if not chosen:
+        others, wanted = (
+            listing(variants_of(siblings)),
+            f"of the variant {variant}" if variant else "that neoxrun can read",
+        )
         raise NetworkError(
-            f"the repository {name} has no weights that neoxrun can read",
+            f"the repository {name} has no weights {wanted}",
             code="not_found",
             where=shown_url(f"{endpoint}/{name}"),
-            hint="It needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files.",
+            hint=f"Its weights have variants: choose one with --variant ({others})."
+            if others
+            else "It needs model*.safetensors, pytorch_model*.bin or GPT-NeoX's layer files.",
         )
     files = []
     blobs = {}

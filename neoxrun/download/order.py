@@ -81,6 +81,7 @@ def order_model(
     options: HttpOptions,
     *,
     revision: str | None = None,
+    variant: str | None = None,
     mirrors: Sequence[str] = (),
     given: Manifest | None = None,
 ) -> Order:
@@ -91,25 +92,31 @@ def order_model(
         folder: the target folder.
         options: how to fetch.
         revision: of a hub repository.
+        variant: of its weights.
         mirrors: to try before the catalog's; for a hub repository the one hub to ask.
         given: checksums from the user.
 
     Raises:
-        UsageError: a revision of a model that has none.
+        UsageError: a revision or a variant of a model that has none.
         NetworkError: the server does not list its files.
         DataError: the folder's own manifest cannot be used.
     """
     if model.hub is not None:
         endpoint = mirrors[0].rstrip("/") if mirrors else None
         repository = hub.look_up_repository(
-            model.hub, revision or model.revision, endpoint=endpoint, ca_bundle=options.ca_bundle
+            model.hub,
+            revision or model.revision,
+            variant=variant,
+            endpoint=endpoint,
+            ca_bundle=options.ca_bundle,
         )
         return order_repository(model, repository, folder, options, given=given)
-    if revision is not None:
+    if revision is not None or variant is not None:
+        what = "variant" if revision is None else "revision"
         raise UsageError(
-            f"{model.name} has no revisions: it comes from a web folder, not from the Hugging Face hub",
+            f"{model.name} has no {what}s: it comes from a web folder, not from the Hugging Face hub",
             code="conflicting_options",
-            hint="Leave out --revision.",
+            hint=f"Leave out --{what}.",
         )
     model = replace(model, mirrors=tuple(dict.fromkeys((*mirrors, *model.mirrors))))
     files = _tree(model, options, given)

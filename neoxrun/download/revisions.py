@@ -54,9 +54,9 @@ class Revision:
         return hashlib.sha256(json.dumps(self._checksums()).encode()).hexdigest()
 
     def _checksums(self) -> list[tuple[str, str]]:
-        """Each file's SHA-256, or for small files git's hash, as the hub reports it."""
-        blobs = self.repository.blobs
-        return [(file.name, file.sha256 or blobs.get(file.name, "")) for file in self.repository.files]
+        """Each file's SHA-256, or for small files git's hash, as the hub reports it; the commit if it reports none."""
+        blobs, commit = self.repository.blobs, self.repository.commit
+        return [(file.name, file.sha256 or blobs.get(file.name, commit)) for file in self.repository.files]
 
 
 def step_of(name: str) -> int | None:

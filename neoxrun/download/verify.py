@@ -15,6 +15,7 @@ from neoxrun.download import hub, manifest, proof
 from neoxrun.download.catalog import Catalog
 from neoxrun.download.fetch import fetch_files
 from neoxrun.download.http import HttpOptions
+from neoxrun.download.hub_files import variants_of
 from neoxrun.download.manifest import Manifest, ManifestEntry
 from neoxrun.download.order import content_check, write_texts
 from neoxrun.download.remote import CORRUPT, MANIFEST_NAME, RemoteFile
@@ -176,6 +177,7 @@ def repair_folder(verdict: Verdict, source: RepairSource, *, jobs: int, show: bo
         repository = hub.look_up_repository(
             known.hub,
             known.revision,
+            variant=next(iter(variants_of(known.files)), None),
             endpoint=_other_hub(source),
             ca_bundle=options.ca_bundle,
         )

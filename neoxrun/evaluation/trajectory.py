@@ -59,7 +59,7 @@ def describe_work(
     Args:
         settings: the configuration.
         found: the tasks.
-        options: of the command line: those that change the results or what is written of them.
+        options: of the command line: those that may change the results or what is written of them.
         dtype: the number format of the weights.
         tokenizer: the user's own tokenizer file; None for the repository's.
     """
@@ -74,7 +74,7 @@ def describe_work(
         dict(options),
         [dtype, SCORING_VERSION, version("lm_eval")],
     ]
-    return json.dumps(parts, sort_keys=True)
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _digest(path: Path) -> str:
@@ -97,7 +97,10 @@ def saved_results(folder: Path, works: Collection[str]) -> dict[str, dict[str, A
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*/results_*.json"), key=lambda path: path.name):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            if not any(work in text for work in works):
+                continue
+            document = json.loads(text)
             work = document["neoxrun"]["revision"]["work"]
         except (OSError, ValueError, TypeError, KeyError):  # results of another program or command
             continue

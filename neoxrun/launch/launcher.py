@@ -71,6 +71,7 @@ def run_child(job: Job) -> int:
         )
         code = _await(child)
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)

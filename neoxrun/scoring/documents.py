@@ -122,7 +122,7 @@ def form_of(name: str, head: bytes) -> Form:
             f"{name} is compressed",
             code="not_text",
             where=name,
-            hint="Decompress it on the way: zcat FILE | neoxrun score ... -i -",
+            hint="Decompress it first, or give its text to `neoxrun score -i -` through a pipe.",
         )
     if head.startswith(b"PAR1"):
         return "parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -27,9 +28,11 @@ from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _ENCODED_DOCUMENTS, _ENCODED_LETTERS = 256, 2**20  # that are encoded together
-# Passes of each replica between two times that records are written: the last one is half empty on average.
-_PASSES = 32
-_MOST_TOKENS = 2**19  # between two such times: Python needs about 200 bytes for each
+# Records are written after a few passes of each replica at first, then after twice as many, and so on: the last pass
+# is half empty on average. What a killed run loses should not take longer than this, though.
+_FIRST_PASSES, _MOST_PASSES = 4, 32
+_BATCH_SECONDS = 10
+_MOST_TOKENS = 2**19  # of a batch: Python needs about 200 bytes for each
 
 
 def run_scoring(
@@ -107,7 +110,7 @@ class DocumentScorer:
     """
 
     def __init__(self, session: Session, replicas: Replicas, options: ScoreOptions) -> None:
-        beginning = session.tokenizer.eod
+        beginning = session.tokenizer.start
         if beginning is None:
             raise self._wrong_tokenizer(
                 session, f"the tokenizer has no {END_OF_DOCUMENT}, which every text begins with"
@@ -121,7 +124,7 @@ class DocumentScorer:
             run=options.run,
             weights=session.weights,
         )
-        self._most = min(_MOST_TOKENS, _PASSES * session.scoring_budget() * session.mesh.replicas)
+        self._passes = _FIRST_PASSES
 
     def records(self, documents: Iterable[Document], stopped: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """The records of documents in their order, a batch after the other.
@@ -131,7 +134,10 @@ class DocumentScorer:
             stopped: asked between passes; once it is true, only the records of documents that are complete follow.
         """
         for batch in self._batches(documents):
+            start = time.perf_counter()
             complete = self._score(batch, stopped)
+            if time.perf_counter() - start < _BATCH_SECONDS:
+                self._passes = min(2 * self._passes, _MOST_PASSES)
             for document in batch[:complete]:
                 yield self._maker.record(document)
             if complete < len(batch) or stopped():
@@ -141,11 +147,12 @@ class DocumentScorer:
         """Documents of about as many tokens as are scored before records are written, at least one."""
         batch: list[TokenizedDocument] = []
         tokens = 0
-        most = self._most // (1 + self._options.top)
+        one = self._session.scoring_budget() * self._session.mesh.replicas
+        most = _MOST_TOKENS // (1 + self._options.top)
         for document in self._encoded(documents):
             batch.append(document)
             tokens += len(document.ids)
-            if tokens >= most:
+            if tokens >= min(self._passes * one, most):
                 yield batch
                 batch, tokens = [], 0
         if batch:

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as _Library
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError
-from neoxrun.tokenizer.rebuild import rebuild
-from neoxrun.tokenizer.siblings import content_of, read_siblings
+from neoxrun.tokenizer.rebuild import build_gpt2, rebuild
+from neoxrun.tokenizer.siblings import read_siblings
 from neoxrun.tokenizer.text import END_OF_DOCUMENT, Tokenizer
 
 _PADDING: Final = "<|padding|>"
@@ -40,8 +40,13 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     vocab_path, merge_path = _gpt2_files(kind, path, config)
     vocabulary = _read_vocabulary(vocab_path, config)
     merges = _read_text(merge_path, config, "merge file")
+    siblings = read_siblings(path.parent) if kind == "GPT2BPETokenizer" else None
     try:
-        library = _Library(models.BPE(vocabulary, _parse_merges(merges)))
+        pairs = _parse_merges(merges)
+        if siblings is not None:
+            library = build_gpt2(vocabulary, pairs, siblings)
+            return Tokenizer(library, skip_special=True, byte_level=True, names=siblings.names)
+        library = _Library(models.BPE(vocabulary, pairs))
     except Exception as error:
         raise DataError(
             f"{merge_path} does not belong to {vocab_path}: {error}",
@@ -90,7 +95,9 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
     siblings = read_siblings(config.vocab_file.parent)
     if kind != "HFTokenizer":
         vocabulary = _read_vocabulary(_gpt2_files(kind, config.vocab_file, config)[0], config)
-        return len(vocabulary.keys() | {_PADDING}) if kind == "HFGPT2Tokenizer" else len(vocabulary)
+        if kind == "HFGPT2Tokenizer":
+            return len(vocabulary.keys() | {_PADDING})
+        return len(vocabulary.keys() | (set() if siblings is None else siblings.contents))
     content = _parse_json(config.vocab_file, _read_text(config.vocab_file, config))
     try:
         entries = content["model"]["vocab"]
@@ -98,10 +105,7 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
         names = set(entries) if isinstance(entries, dict) else {name for name, _ in entries}
         if siblings is None or not siblings.replaces:
             names |= {added["content"] for added in content["added_tokens"]}
-        if siblings is not None:
-            names |= {token.content for token in siblings.added.values()} | set(siblings.names.values())
-            names |= {content_of(token) for token in siblings.extra}
-        return len(names)
+        return len(names | (set() if siblings is None else siblings.contents))
     except (LookupError, TypeError, ValueError) as error:
         raise _damaged(config.vocab_file, content, error) from error
 

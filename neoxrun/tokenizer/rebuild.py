@@ -43,15 +43,9 @@ def _rebuilt(content: Mapping[str, Any], siblings: Siblings) -> _Library | None:
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         return None
     if siblings.class_name in ("GPTNeoXTokenizer", "GPT2Tokenizer") and byte_level:
-        library = _Library(
-            models.BPE(model["vocab"], _merges(model), continuing_subword_prefix="", end_of_word_suffix="")
-        )
-        prefix = bool(siblings.says("add_prefix_space"))
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-        library.decoder = decoders.ByteLevel()
+        library = _byte_level(model["vocab"], _merges(model), siblings)
         if siblings.class_name == "GPTNeoXTokenizer":
             # It takes the post-processor for add_bos_token and add_eos_token, which tokenizer.json overrules.
-            library.normalizer = normalizers.NFC()
             return library
     elif siblings.class_name == "LlamaTokenizer" and not byte_level:
         library = _llama(model["vocab"], _merges(model), siblings)
@@ -73,6 +67,26 @@ def build_llama(vocabulary: Mapping[str, int], added: Sequence[AddedToken], sibl
     """
     library = _llama(vocabulary, _find_merges(vocabulary), siblings)
     _add_tokens(library, replace(siblings, extra=(*siblings.extra, *added)), {})
+    _begin_and_end(library, siblings)
+    return library
+
+
+def build_gpt2(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], siblings: Siblings) -> _Library:
+    """What transformers makes of vocab.json and merges.txt in a folder of a GPT-NeoX model.
+
+    Args:
+        vocabulary: the entries.
+        merges: the pairs.
+        siblings: what the files next to them say. A class that is not byte-level counts as GPTNeoXTokenizer.
+    """
+    library = _byte_level(vocabulary, merges, siblings)
+    _add_tokens(library, siblings, {})
+    _begin_and_end(library, siblings)
+    return library
+
+
+def _begin_and_end(library: _Library, siblings: Siblings) -> None:
+    """Add tokens to every text as ``add_bos_token`` and ``add_eos_token`` say; a tokenizer.json overrules them."""
     names = siblings.names
     begin = names["bos_token"] if siblings.says("add_bos_token") else ""
     end = names["eos_token"] if siblings.says("add_eos_token") else ""
@@ -80,6 +94,15 @@ def build_llama(vocabulary: Mapping[str, int], added: Sequence[AddedToken], sibl
         single=f"{begin} $A {end}".strip(),
         special_tokens=[(token, library.token_to_id(token)) for token in {begin, end} - {""}],
     )
+
+
+def _byte_level(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], siblings: Siblings) -> _Library:
+    model = models.BPE(dict(vocabulary), merges, continuing_subword_prefix="", end_of_word_suffix="")
+    library = _Library(model)
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(siblings.says("add_prefix_space")))
+    library.decoder = decoders.ByteLevel()
+    if siblings.class_name != "GPT2Tokenizer":
+        library.normalizer = normalizers.NFC()
     return library
 
 

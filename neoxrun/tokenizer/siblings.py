@@ -15,6 +15,9 @@ from neoxrun.errors import DataError
 NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """What transformers calls the special tokens."""
 
+SIBLING_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""The files that change how a tokenizer next to them works."""
+
 _END: Final = "<|endoftext|>"
 _DEFAULT_CLASS: Final = "GPTNeoXTokenizer"
 # The names that a class gives where the files do not.
@@ -52,6 +55,12 @@ class Siblings:
         """The texts of the special tokens by transformers' names."""
         return {name: content_of(token) for name, token in self.named.items()}
 
+    @property
+    def contents(self) -> set[str]:
+        """The texts of all tokens that these files name."""
+        added = {str(token.content) for token in self.added.values()}
+        return added | set(self.names.values()) | {content_of(token) for token in self.extra}
+
     def says(self, key: str) -> bool | None:
         """A yes or no of tokenizer_config.json; None where it has none."""
         value = self.options.get(key)
@@ -69,14 +78,12 @@ def read_siblings(folder: Path) -> Siblings | None:
     Raises:
         DataError: a file is damaged.
     """
-    files = {name: read_object(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")}
-    model = read_object(folder / "config.json")
-    old_added = read_object(folder / "added_tokens.json")
-    options = dict(files["tokenizer_config.json"] or {})
-    if not any(found is not None for found in (*files.values(), old_added)) and (model or {}).get("model_type") is None:
+    options, special_map, old_added = (read_object(folder / name) for name in SIBLING_FILES)
+    model = read_object(folder / "config.json") or {}
+    if options is special_map is old_added is None and model.get("model_type") is None:
         return None
     try:
-        return _siblings(options, files["special_tokens_map.json"] or {}, old_added, model or {})
+        return _siblings(dict(options or {}), special_map or {}, old_added, model)
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"the special tokens in {folder} cannot be read: {error}",

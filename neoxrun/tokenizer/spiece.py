@@ -9,8 +9,9 @@ models keep what they were trained with.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,14 @@ def load_spiece(path: Path, content: bytes, siblings: Siblings | None, hint: str
 
 @dataclass(frozen=True)
 class _Encoding:
+    """Token ids, and where in the text each token begins and ends, which is found only when it is asked for."""
+
     ids: list[int]
+    find_offsets: Callable[[], list[tuple[int, int]]]
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        return self.find_offsets()
 
 
 class SpieceLibrary:
@@ -125,8 +133,11 @@ class SpieceLibrary:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> _Encoding:
         """The token ids of ``text``."""
         text.encode()  # half a UTF-16 pair is an error here, as in the other library
-        ids = [token for part in self._parts(text) for token in part]
-        return _Encoding([*self._before, *ids, *self._after] if add_special_tokens else ids)
+        before, after = (self._before, self._after) if add_special_tokens else ([], [])
+        ids = list(before)
+        for start, end, added in self._parts(text):
+            ids += self._model.encode(text[start:end]) if added is None else [added]
+        return _Encoding(ids + after, partial(self._offsets, text, len(before), len(after)))
 
     def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[_Encoding]:
         """``encode`` of each text."""
@@ -179,10 +190,20 @@ class SpieceLibrary:
         left, right = r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else ""
         return f"{left}({re.escape(content)}){right}"
 
-    def _parts(self, text: str) -> Iterator[list[int]]:
+    def _parts(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Where each part of the text begins and ends, and its id where it is an added token."""
         start = 0
         for match in self._splits.finditer(text):
-            yield self._model.encode(text[start : match.start()])
-            yield [self._ids[match[match.lastindex or 0]]]
+            yield start, match.start(), None
+            yield match.start(), match.end(), self._ids[match[match.lastindex or 0]]
             start = match.end()
-        yield self._model.encode(text[start:])
+        yield start, len(text), None
+
+    def _offsets(self, text: str, before: int, after: int) -> list[tuple[int, int]]:
+        found = [(0, 0)] * before
+        for start, end, added in self._parts(text):
+            inner = [(0, end - start)]
+            if added is None:
+                inner = self._model.encode_as_offset_mapping(text[start:end])["offsets"]
+            found += [(start + first, start + last) for first, last in inner]
+        return found + [(0, 0)] * after

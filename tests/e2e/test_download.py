@@ -20,6 +20,7 @@ from neoxrun.config.reader import load_settings
 from neoxrun.terminal.words import human_bytes
 from support.command import Running
 from support.download_command import NOWHERE, download, environment, own_models, read_tree, weights
+from support.families import make_folder
 from support.faulty_server import PAGE, Fault, FaultyServer
 from support.hub_server import HubRepository, HubServer
 from support.paths import DEMO, ROOT
@@ -139,6 +140,54 @@ def test_a_revision_of_a_hub_model(hub: HubServer, tmp_path: Path) -> None:
     repaired = download(tmp_path, "--repair", folder).check_success()  # the hub that they came from is recorded
     assert "1 file repaired: model.safetensors" in repaired.err
     download(tmp_path, "--verify", folder).check_success()
+
+
+@pytest.fixture(scope="module")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = make_folder(tmp_path_factory.mktemp("hub") / "tiny", "pythia")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_any_repository_ends_with_the_command_that_runs_it(
+    variant: str | None, tiny_repository: dict[str, bytes], tmp_path: Path
+) -> None:
+    marked = "model.safetensors" if variant is None else f"model.{variant}.safetensors"
+    files = {name.replace("model.safetensors", marked): data for name, data in tiny_repository.items()}
+    with HubServer({"acme/tiny": HubRepository({"main": files}, lfs=tuple(files))}) as server:
+        if variant:
+            download(tmp_path, "acme/tiny", HF_ENDPOINT=server.url).check_error(4, "--variant (fp16)")
+        arguments = ("acme/tiny", "--variant", variant) if variant else ("acme/tiny",)
+        done = download(tmp_path, *arguments, HF_ENDPOINT=server.url).check_success()
+        weights = next(path for path in (tmp_path / "tiny").glob("*.safetensors"))
+        weights.write_bytes(PAGE)
+        download(tmp_path, "--repair", "tiny").check_success()
+    assert done.err.splitlines()[-1] == "next: neoxrun generate ./tiny --prompt 'Once upon a time'"
+    arguments = ("generate", "./tiny", "--prompt", "Once upon a time", "--maximum-tokens", "3")
+    Running(*arguments, cwd=tmp_path, env=environment(tmp_path)).finish().check_success()
+
+
+@pytest.mark.parametrize(
+    ("files", "last"),
+    [
+        (
+            {"config.json": b'{"model_type": "llama"}'},
+            "warning: no command runs ./tiny as it is",
+        ),
+        ({"config.json": b'{"model_type": "gpt_neox"}'}, "next: neoxrun generate ./tiny --tokenizer FILE --prompt"),
+        (
+            {"config.json": b'{"model_type": "gpt_neox"}', "spiece.model": b"x"},
+            "next: neoxrun generate ./tiny --prompt",
+        ),
+    ],
+    ids=["foreign", "without a tokenizer", "SentencePiece"],
+)
+def test_the_last_line_says_what_can_be_done(files: dict[str, bytes], last: str, tmp_path: Path) -> None:
+    files = {**files, "model.safetensors": (8).to_bytes(8, "little") + b"{}      "}
+    with HubServer({"acme/tiny": HubRepository({"main": files})}) as server:
+        done = download(tmp_path, "acme/tiny", HF_ENDPOINT=server.url).check_success()
+    assert done.err.splitlines()[-1].startswith(last)
+    assert (tmp_path / "tiny" / "spiece.model").exists() == ("spiece.model" in files)
 
 
 def test_a_revision_that_is_not_there(hub: HubServer, tmp_path: Path, snapshot: Snapshot) -> None:

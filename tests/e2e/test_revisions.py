@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.colours import DOCUMENTS, write_tasks
+from support.colours import write_tasks
 from support.command import Result, Running, neoxrun, wait_for
 from support.faulty_server import Fault
 from support.hub_server import HubServer
@@ -80,8 +80,8 @@ def watched(running: Running, folder: Path) -> tuple[Result, int]:
 def test_every_revision_is_fetched_run_and_removed(hub: HubServer, tasks: Path, tmp_path: Path) -> None:
     plot = tmp_path / "steps.svg"
     drawn = ["--plot", plot] if find_spec("matplotlib") else []
-    asked = ("--tasks", "colours", "tale", "--revisions", "all", *drawn)
-    done, most = watched(evaluating(hub, tmp_path, tasks, *asked), tmp_path)
+    asked = ("--revisions", "all", *drawn)
+    done, most = watched(evaluating(hub, tmp_path, tasks, *asked, names=["colours", "tale"]), tmp_path)
     assert done.code == 0, done.err
     assert most == 2, "the next one is fetched while one runs, and no more than that"
     assert on_disk(tmp_path) == set()
@@ -110,7 +110,7 @@ def test_every_revision_is_fetched_run_and_removed(hub: HubServer, tasks: Path, 
 
     # The same command again: the same table, and nothing is fetched or run.
     hub.cdn.requests.clear()
-    again = evaluating(hub, tmp_path, tasks, *asked).finish()
+    again = evaluating(hub, tmp_path, tasks, *asked, names=["colours", "tale"]).finish()
     assert (again.code, again.out) == (0, done.out)
     assert not hub.cdn.requests
     assert saved(tmp_path / "results") == results
@@ -124,15 +124,20 @@ def test_revisions_with_the_weights_of_another_are_named(tasks: Path, tmp_path: 
         assert not hub.cdn.requests
         some = evaluating(hub, tmp_path, tasks, "--revisions", "step0,step4").finish()
         snapshot(some.check_error(3, "1 of 2 revisions"), "some")
-        # Allowed: both are run, and a folder that was kept stays.
-        allowed = ("--revisions", "4:5:1", "--allow-duplicates", "--keep-revisions")
-        both = evaluating(hub, tmp_path, tasks, *allowed).finish()
-        assert both.code == 0, both.err
-        assert "warning: the same weights as main: step4\n" in both.err
-        assert saved(tmp_path / "results").keys() == {"step4", "step5"}
-        assert on_disk(tmp_path) == {"step4", "step5"}
-        for name in ("step4", "step5"):
-            assert (tmp_path / f"tiny-{name}" / "model.safetensors").is_file()
+        # Allowed: it is run; and a folder that was kept is used and left from then on.
+        asked = ("--revisions", "4:4:1", "--allow-duplicates", "--revisions-dir", tmp_path / "kept")
+        done = evaluating(hub, tmp_path, tasks, *asked, "--keep-revisions").finish()
+        assert done.code == 0, done.err
+        assert "warning: the same weights as main: step4\n" in done.err
+        assert saved(tmp_path / "results").keys() == {"step4"}
+        weights = tmp_path / "kept" / "tiny-step4" / "model.safetensors"
+        assert weights.read_bytes() == hub.repositories[NAME].revisions["step4"]["model.safetensors"]
+        hub.cdn.requests.clear()
+        again = evaluating(hub, tmp_path, tasks, *asked, "--output", tmp_path / "out", "--limit", 2).finish()
+        assert again.code == 0, again.err
+        assert saved(tmp_path / "out")["step4"]["n-samples"]["colours"]["effective"] == 2
+        assert weights.is_file()
+        assert not hub.cdn.requests
 
 
 MISSING = {
@@ -193,10 +198,10 @@ def model_runs(running: Running) -> bool:
     return any("neoxrun.launch.start" in line for line in running.processes().values())
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_and_resumed(how: int, hub: HubServer, tasks: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "ranks"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)])
+def test_interrupted_and_resumed(how: int, ranks: int, hub: HubServer, tasks: Path, tmp_path: Path) -> None:
     hub.cdn.faults[weights_at("step2000")] = [Fault("stall", 100_000)]
-    running = evaluating(hub, tmp_path, tasks, "--revisions", "step1000,step2000")
+    running = evaluating(hub, tmp_path, tasks, "--revisions", "step1000,step2000", "--tp", ranks)
     part = tmp_path / "tiny-step2000" / ".model.safetensors.part"
     wait_for(lambda: part.exists() and model_runs(running), 60, lambda: "it does not start")
     if how == signal.SIGINT:
@@ -209,10 +214,10 @@ def test_interrupted_and_resumed(how: int, hub: HubServer, tasks: Path, tmp_path
     assert on_disk(tmp_path) == {"step1000", "step2000"}
     hub.cdn.requests.clear()
     # What was left is used, and what is not needed any more is removed.
-    again = evaluating(hub, tmp_path, tasks, "--revisions", "step1000,step0").finish()
+    again = evaluating(hub, tmp_path, tasks, "--revisions", "step1000").finish()
     assert again.code == 0, again.err
-    assert downloaded(hub) == ["step0"]
-    assert saved(tmp_path / "results").keys() == {"step0", "step1000"}
+    assert not hub.cdn.requests
+    assert saved(tmp_path / "results").keys() == {"step1000"}
     assert on_disk(tmp_path) == set()
 
 
@@ -223,16 +228,3 @@ def test_ctrl_c_while_a_revision_is_awaited(hub: HubServer, tasks: Path, tmp_pat
     wait_for(lambda: part.exists() and part.stat().st_size >= 100_000, 60, lambda: "nothing arrives")
     running.interrupt()
     snapshot(running.finish(timeout=20).check_error(130, "step0"))
-
-
-def test_a_user_s_own_folder_is_used_and_left(hub: HubServer, tasks: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "elsewhere" / "tiny-step0"
-    folder.mkdir(parents=True)
-    for name, data in hub.repositories[NAME].revisions["step0"].items():
-        (folder / name).write_bytes(data)
-    asked = ("--revisions", "step0", "--revisions-dir", folder.parent, "--output", tmp_path / "out")
-    done = evaluating(hub, tmp_path, tasks, *asked).finish()
-    assert done.code == 0, done.err
-    assert not hub.cdn.requests
-    assert (folder / "model.safetensors").is_file()
-    assert saved(tmp_path / "out")["step0"]["n-samples"]["colours"]["effective"] == len(DOCUMENTS)

@@ -66,6 +66,18 @@ def test_a_tokenizer_json_and_its_siblings(kind: str, tmp_path: Path) -> None:
     assert vocabulary_size(config) == len(reference)
 
 
+@pytest.mark.parametrize("kind", ["config.json alone", "pythia", "open-assistant", "h2ogpt", "gpt2", "begins texts"])
+def test_gpt2s_files_and_their_siblings(kind: str, tmp_path: Path) -> None:
+    files = dict(KINDS.get(kind, {"tokenizer_config.json": {**NEOX, "add_bos_token": True, "add_eos_token": True}}))
+    files.pop("tokenizer.json", None)
+    byte_level().model.save(str(tmp_path))
+    write_kind(tmp_path, files)
+    config = TokenizerConfig("GPT2BPETokenizer", tmp_path / "vocab.json", tmp_path / "merges.txt")
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    check_equal(load_tokenizer(config), reference, len(reference))
+    assert vocabulary_size(config) == len(reference)
+
+
 @pytest.mark.parametrize("kind", SPIECE_KINDS)
 def test_a_sentencepiece_model_of_llamas_kind(kind: str, tmp_path: Path) -> None:
     ours, config, reference = both(

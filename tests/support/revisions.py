@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -89,7 +90,9 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def evaluating(server: HubServer, folder: Path, tasks: Path, *arguments: object) -> Running:
-    """`neoxrun evaluate tiny.yml --repo lab/tiny` under way in a folder, on the task `colours`."""
-    words = ("evaluate", write_config(folder), "--repo", NAME, "--tasks", "colours", "--include-path", tasks)
+def evaluating(
+    server: HubServer, folder: Path, tasks: Path, *arguments: object, names: Sequence[str] = ("colours",)
+) -> Running:
+    """`neoxrun evaluate tiny.yml --repo lab/tiny` under way in a folder, on the tasks of these names in ``tasks``."""
+    words = ("evaluate", write_config(folder), "--repo", NAME, "--tasks", *names, "--include-path", tasks)
     return Running(*words, *arguments, cwd=folder, env=environment(folder, HF_ENDPOINT=server.url))

@@ -204,4 +204,5 @@ def write_kind(folder: Path, files: dict[str, Any]) -> Path:
             (folder / name).write_bytes(content)
         else:
             (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    return folder / next(name for name in ("tokenizer.json", "tokenizer.model", "spiece.model") if name in files)
+    names = ("tokenizer.json", "tokenizer.model", "spiece.model")
+    return folder / next((name for name in names if name in files), "vocab.json")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.layout import hugging_face_files
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
@@ -119,6 +120,22 @@ def test_mp_rank_files_next_to_layer_files_are_not_read(folder: Path) -> None:
 def test_zero_3_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt").touch()
     assert "ZeRO stage 3" in refusal(tmp_path, "unsupported_checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["model.fp16.safetensors", "model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (["model.fp16.safetensors", "pytorch_model.bin"], ["model.fp16.safetensors"]),
+        (["pytorch_model.bin", "pytorch_model.bf16.bin"], ["pytorch_model.bin"]),
+        (["model.safetensors.index.fp16.json", "pytorch_model.bin"], ["model.fp16-1.safetensors"]),
+        (["training_args.bin", "optimizer.bin", "pytorch_model.fp16.bin"], ["pytorch_model.fp16.bin"]),
+    ],
+)
+def test_one_form_of_the_weights_is_read(names: list[str], chosen: list[str], tmp_path: Path) -> None:
+    for name in (*names, *chosen):
+        (tmp_path / name).write_text(json.dumps({"weight_map": {"a": "model.fp16-1.safetensors"}}))
+    assert hugging_face_files(tmp_path, sorted(names)) == chosen
 
 
 def test_hugging_face_folders_with_something_missing(tmp_path: Path) -> None:

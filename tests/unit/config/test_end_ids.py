@@ -37,10 +37,16 @@ def test_generation_config_counts_first(
     assert load_settings(["demo"], checkpoint=str(tmp_path)).end_ids == ends
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{", "unreadable_checkpoint"),
+        ("[]", "damaged_file"),
+        ("version https://git-lfs", "damaged_file"),
+    ],
+)
+def test_a_damaged_file_is_refused(text: str, code: str, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         read_end_ids(tmp_path)
-    assert caught.value.code == "unreadable_checkpoint"
-    (tmp_path / "generation_config.json").write_text("[]", encoding="utf-8")
-    assert read_end_ids(tmp_path) == ()
+    assert caught.value.code == code

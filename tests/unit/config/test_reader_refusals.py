@@ -17,7 +17,7 @@ from support.configurations import SMALL, write_config
 # One option more than SMALL, on line 2 of its file: the error's message and hint.
 MISTAKES = [
     ("num_layer: 2", "unknown option num_layer", "Did you mean num_layers?"),
-    ("max_tokens: 5", "unknown option max_tokens", "Did you mean maximum_tokens?"),
+    ("maximum_token: 5", "unknown option maximum_token", "Did you mean maximum_tokens?"),
     ("zzzzqqqq: 2", "unknown option zzzzqqqq", "no such option"),
     ("num_layers: abc", "num_layers must be a whole number from 1", None),
     ("num_layers: 0", "num_layers must be a whole number from 1", None),

@@ -23,6 +23,8 @@ ACCEPTED: dict[str, tuple[Callable[[ConfigOptions], object], object, object]] = 
     "integer null": (lambda found: found.integer("one", None), None, None),
     "number": (lambda found: found.number("one", 0.5), 2, 2.0),
     "number at its limit": (lambda found: found.number("one", 0.5, most=1), 1, 1.0),
+    "integer in quotes": (lambda found: found.integer("one", 7), "64", 64),
+    "number in quotes": (lambda found: found.number("one", 0.5), "1e-5", 1e-5),
     "flag": (lambda found: found.flag("one", True), False, False),
     "text": (lambda found: found.text("one", None), "a b", "a b"),
     "choice": (lambda found: found.choice("one", "x", ("gelu", "relu")), "GELU", "gelu"),
@@ -36,12 +38,12 @@ def test_accepted_values(case: str) -> None:
     assert type(read(options(value))) is type(result)
 
 
-@pytest.mark.parametrize("value", [0, -1, 2**31, 1.0, "1", True, [1], None])
+@pytest.mark.parametrize("value", [0, -1, 2**31, 1.0, "0", "1.5", "x", True, [1], None])
 def test_what_is_no_whole_number(value: object) -> None:
     check_refused(value, lambda found: found.integer("one", 7))
 
 
-@pytest.mark.parametrize("value", [0, -0.5, math.nan, math.inf, 1.5, "1", True, None])
+@pytest.mark.parametrize("value", [0, -0.5, math.nan, math.inf, 1.5, "nan", "2", "x", True, None])
 def test_what_is_no_number_up_to_one(value: object) -> None:
     check_refused(value, lambda found: found.number("one", 0.5, most=1))
 

@@ -36,8 +36,20 @@ REFUSED: dict[str, tuple[str, str, int]] = {
     "a name that is a list": ("a: 1\n[b]: 2\n", "invalid_yaml", 2),
     "an object": ("a: 1\nb: !!python/object:os.system {}\n", "invalid_yaml", 2),
     "a tag with a wrong value": ("b: !!int x\n", "invalid_yaml", 1),
-    "an option twice": ("num-layers: 1\nb: 2\nnum_layers: 1\n", "conflicting_options", 3),
+    "an option twice": ("num-layers: 1\nb: 2\nnum_layers: 2\n", "conflicting_options", 3),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "warned"),
+    [("num-layers: 1\nnum_layers: 1\n", 1, False), ("log_interval: 10\nlog-interval: 100\n", 100, True)],
+)
+def test_an_option_twice_that_changes_nothing(
+    text: str, value: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (entry,) = read_yaml_file(write(tmp_path, text)).values()
+    assert entry.value == value, "the last wins, as in PyYAML"
+    assert ("log_interval is given twice" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neoxrun.config.reader import load_settings, shipped_names
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig, RopeScaling
 from neoxrun.conversion.configurations import (
     config_json,
     neox_options,
@@ -28,6 +28,8 @@ CHANGES: list[dict[str, Any]] = [
     {"gpt_j_residual": False, "gelu": "erf", "tie_embeddings": True},
     {"gpt_j_tied": True, "intermediate_size": 48},
     {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False},
+    {"rope_scaling": RopeScaling("linear", 4.0, 8)},
+    {"rope_scaling": RopeScaling("yarn", 2.0, 4, beta_fast=16.0, attention_factor=1.5, truncate=False)},
     {"rotary_emb_base": 1234.5, "rotary_legacy_fp16": True, "norm_epsilon": 1e-12, "model_parallel_size": 2},
 ]
 
@@ -95,7 +97,7 @@ def test_what_hugging_face_does_not_have_is_refused_by_name(changes: dict[str, A
 def test_config_json_is_what_transformers_understands(tmp_path: Path, config: ModelConfig) -> None:
     from transformers import AutoConfig
 
-    (tmp_path / "config.json").write_text(json.dumps(config_json(config, 99, "bf16", 3)))
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config, 99, "bf16", [3])))
     found = AutoConfig.from_pretrained(tmp_path)
     assert found.model_type == "gpt_neox"
     assert (found.vocab_size, found.eos_token_id, str(found.dtype)) == (99, 3, "torch.bfloat16")

@@ -53,6 +53,8 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     vocabulary = tmp_path / "demo" / "tokenizer.json"
     vocabulary.write_bytes(vocabulary.read_bytes() + b" ")
     others.append(of())
+    (tmp_path / "demo" / "added_tokens.json").write_text("{}")  # it says how the tokenizer is used
+    others.append(of())
     assert len({first, *others}) == 1 + len(others)
 
 

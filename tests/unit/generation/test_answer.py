@@ -153,3 +153,25 @@ def test_aborting_ends_what_runs() -> None:
     assert all(len(answer.tokens) == 2 for answer in aborted)
     assert loop.abort() == []
     assert list(steps) == [[]]
+
+
+def test_a_special_token_that_a_stop_text_names_ends_the_answer() -> None:
+    """Decoded text never shows it, so its id is looked for."""
+    end = TOKENIZER.eod
+    assert end is not None
+    assert TOKENIZER.special_ids(["<|endoftext|>", "x"]) == {end}
+    stream = TextStream(TOKENIZER.stream(), ["<|endoftext|>"], {end})
+    before = [*TOKENIZER.encode("a"), TOKENIZER.encode("🎉")[0]]
+    shown = "".join(map(stream.push, before))
+    assert not stream.stopped
+    shown += stream.push(end)
+    assert stream.stopped
+    shown += "".join(map(stream.push, TOKENIZER.encode("more"))) + stream.finish()
+    assert shown == stream.text == "a\ufffd"
+    words = TOKENIZER.encode("def stop(self)")
+    script = [*words, end, *words]
+    engine = reciter(script, SIZE).start_engine(slots=1, length=len(script), ends=())
+    request = TextRequest(0, [5], SamplingParams(temperature=0.0, maximum_tokens=20, stop=("<|endoftext|>",)))
+    answers = [answer for step in AnswerLoop(engine, TOKENIZER).run([request]) for answer in step]
+    assert answers[-1].tokens == script[: len(words) + 1]
+    assert (answers[-1].stream.text, answers[-1].finish_reason) == ("def stop(self)", "stop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from neoxrun.config.sampling import SamplingParams
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
 from neoxrun.generation.prompts import Prompt, expand_prompt
 from support.tiny_models import demo_tokenizer
+from support.tokenizer_files import load_hugging_face
+from support.tokenizer_kinds import END, FAST, byte_level, ends_texts, write_kind
 
 TOKENIZER = demo_tokenizer()
 SIZE = TOKENIZER.vocab_size
@@ -48,6 +51,21 @@ def test_a_text_is_encoded_once() -> None:
     for one in encoded[:9]:
         assert list(one.ids) == TOKENIZER.encode(one.prompt.context)
     assert list(encoded[-1].ids) == TOKENIZER.encode("x = 1 " * 30)[-15:]
+
+
+def test_nothing_is_added_to_what_a_chat_template_wrote(tmp_path: Path) -> None:
+    folder = {"tokenizer.json": lambda: ends_texts(byte_level(), single=f"{END} $A"), "tokenizer_config.json": FAST}
+    tokenizer = load_hugging_face(write_kind(tmp_path, folder))
+    prompts = [Prompt(number, None, "a", SamplingParams(), complete) for number, complete in enumerate((False, True))]
+    encoder = PromptEncoder(tokenizer, vocab_size=tokenizer.vocab_size, max_context=20)
+    plain, chat = encoder.encode(prompts)
+    assert list(plain.ids) == [tokenizer.eod, *chat.ids]
+
+
+def test_an_empty_prompt_begins_with_the_models_own_token(tmp_path: Path) -> None:
+    names = {**FAST, "bos_token": "<|padding|>"}
+    tokenizer = load_hugging_face(write_kind(tmp_path, {"tokenizer.json": byte_level, "tokenizer_config.json": names}))
+    assert list(encode("", tokenizer=tokenizer).ids) == [1]
 
 
 def test_nothing_is_said_of_a_prompt_that_fits() -> None:

@@ -69,6 +69,20 @@ def test_tokens_that_begin_and_end_every_text(tmp_path: Path) -> None:
     assert load(tmp_path / "2", tokenizer_config__json=T5).encode("a") == ours.encode("a", complete=True)
 
 
+def test_where_tokens_begin(tmp_path: Path) -> None:
+    config = {**T5, "add_bos_token": True, "add_eos_token": True}
+    ours = load(tmp_path, tokenizer_config__json=config)
+    text = "日本語 🎉 the</s> model  x"
+    ((ids, starts),) = ours.encode_with_starts([text])
+    assert ids == ours.encode(text)
+    assert len(starts) == len(ids)
+    assert (starts[0], starts[-1]) == (0, 0), "tokens that are not in the text"
+    assert starts[1:-1] == sorted(starts[1:-1])
+    assert starts[ids.index(2)] == text.index("</s>")
+    spelled = {start: ours.spell(token).strip() for token, start in zip(ids[1:-1], starts[1:-1], strict=True)}
+    assert all(text[start:].strip().startswith(piece) for start, piece in spelled.items() if "\ufffd" not in piece)
+
+
 def test_half_a_utf16_pair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path).encode("a\ud800")

@@ -15,6 +15,7 @@ from neoxrun.tokenizer import Tokenizer, vocabulary_size
 from support import paths
 from support.tiny_models import demo_tokenizer
 from support.tokenizer_files import hugging_face, load_hugging_face, streamed, write_20b_tokenizer
+from support.tokenizer_kinds import unigram, write_kind
 
 DEMO = paths.DEMO / "tokenizer.json"
 TOKENIZER = demo_tokenizer()
@@ -92,6 +93,20 @@ def test_a_tokenizer_that_is_not_byte_level_streams_too(tmp_path: Path) -> None:
     assert "".join(pieces_shown) == tokenizer.decode(ids) == "a b😀 ab"
     assert not any("\ufffd" in piece for piece in pieces_shown)
     assert "".join(streamed(tokenizer, ids[:4])) == tokenizer.decode(ids[:4])
+
+
+def test_no_text_is_lost_after_bytes_that_are_no_character(tmp_path: Path) -> None:
+    """A run of bytes is a text only as a whole: one byte too many makes U+FFFD of each."""
+    path = write_kind(tmp_path, {"tokenizer.json": unigram})
+    tokenizer = load_hugging_face(path)
+    words, party = tokenizer.encode("the model"), [3 + byte for byte in "🎉".encode()]
+    assert party == tokenizer.encode("🎉")[-4:]
+    ids = [*words, 3 + 0x0A, *party[:3], *words]
+    pieces = streamed(tokenizer, ids)
+    assert "".join(pieces) == tokenizer.decode(ids)
+    assert tokenizer.decode(ids).count("\ufffd") == 4
+    assert tokenizer.decode(ids).endswith("the model")
+    assert pieces[len(words) : len(words) + 4] == [""] * 4
 
 
 def test_a_file_that_begins_every_text_is_followed(tmp_path: Path) -> None:

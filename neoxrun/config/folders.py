@@ -1,0 +1,195 @@
+"""A model's folder where a configuration is expected: which one a name means, and the options that it holds. No torch.
+
+A folder is Hugging Face's (with config.json), or that of a GPT-NeoX run: its ``save`` folder with ``latest``, or one
+``global_step<N>`` of it, in which GPT-NeoX keeps its configuration files under ``configs/``, and a few options in the
+mp_rank files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from neoxrun.config import neox_keys
+from neoxrun.config.foreign import refuse_foreign_folder
+from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_json
+from neoxrun.config.known import with_present_names
+from neoxrun.config.saved_args import read_saved_args
+from neoxrun.config.typed import ConfigOptions
+from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
+from neoxrun.errors import ConfigError
+
+SUFFIXES: Final = (".yml", ".yaml", ".json")
+"""Endings of a configuration file's name."""
+
+_STEP = re.compile(r"global_step(\d+)")
+_MANIFEST = "neoxrun.manifest.json"  # download.remote.MANIFEST_NAME
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model's folder says.
+
+    Attributes:
+        folder: the folder, as an absolute path.
+        entries: GPT-NeoX's options, by name; ``load`` is the folder itself.
+        tokenizer: the options of the tokenizer in the folder; empty if there is none.
+        passed_over: keys of config.json that do not change what the network computes.
+        partial: the options come from mp_rank files, which do not hold all of them.
+    """
+
+    folder: Path
+    entries: Mapping[str, ConfigEntry]
+    tokenizer: Mapping[str, ConfigEntry]
+    passed_over: tuple[str, ...] = ()
+    partial: bool = False
+
+
+def find_folder(source: str) -> Path | None:
+    """The folder that a CONFIG argument names: a path, or the name of a repository that was downloaded here.
+
+    ``neoxrun download OWNER/NAME`` puts the files into ./NAME, with a record of where they came from.
+
+    Raises:
+        ConfigError: ./NAME comes from another repository.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    owner, slash, name = source.partition("/")
+    if not slash or not owner or not name or "/" in name or not Path(name).is_dir():
+        return None
+    record = Path(name) / _MANIFEST
+    origin = read_json(record).get("hub") if record.is_file() else None
+    if isinstance(origin, str) and origin.lower() != source.lower():
+        raise ConfigError(
+            f"{source} is not on this machine: the folder {name} is from {origin}",
+            code="missing_configuration",
+            where=str(record),
+            hint=f"Get it with `neoxrun download {source} --to DIR`, and name DIR.",
+        )
+    return Path(name)
+
+
+def read_folder(folder: Path, iteration: object = None, released: Path | None = None) -> ModelFolder:
+    """The options that a model's folder holds.
+
+    Args:
+        folder: of Hugging Face, or of a GPT-NeoX run.
+        iteration: the ``global_step<iteration>`` whose options count; None: the one that ``latest`` names.
+        released: the configuration of the released model that the folder is named after, for a folder without one.
+
+    Raises:
+        ConfigError: the folder holds no options, or they cannot be read.
+        CheckpointError: as ``read_config_json`` and ``read_saved_args``.
+    """
+    folder = folder.absolute()
+    if (folder / CONFIG_JSON).is_file():
+        config, path = read_config_json(folder), folder / CONFIG_JSON
+        return ModelFolder(
+            folder,
+            _entries({**config.options, "load": str(folder)}, path),
+            _tokenizer(folder),
+            config.passed_over,
+        )
+    step = _step(folder, iteration)
+    entries: dict[str, ConfigEntry] = {}
+    files = sorted(path for path in (step / "configs").glob("*") if path.suffix in SUFFIXES and path.is_file())
+    ranks = sorted(step.glob("mp_rank_*_model_states.pt"))
+    if not files and released is not None:
+        files = [released]
+    for path in files:
+        entries |= read_yaml_file(path)
+    if not files and ranks:
+        args = {key: value for key, value in read_saved_args(ranks[0]).items() if key in neox_keys.KNOWN}
+        if args:
+            args.setdefault("seq_length", args.get("max_position_embeddings"))
+            entries = _entries(args, ranks[0])
+    if not entries:
+        for place in {folder, step}:
+            refuse_foreign_folder(place, [path.name for path in place.iterdir()])
+        raise ConfigError(
+            f"{folder} is a folder without a configuration: it has no config.json, as Hugging Face's folders do, and "
+            "no configs/, as those of GPT-NeoX's runs do",
+            code="missing_configuration",
+            hint="Name the model's YAML file first, and the folder of weights with --checkpoint DIR.",
+        )
+    entries |= _entries({"load": str(folder)}, folder)
+    entries.pop("iteration", None)  # of the run that was continued
+    tokenizer = next(filter(None, map(_tokenizer, (folder, step, step.parent))), {})
+    return ModelFolder(folder, entries, tokenizer, partial=not files)
+
+
+def put_over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) -> dict[str, ConfigEntry]:
+    """``entries`` with the ``later`` ones, which win, under today's names.
+
+    The number format has three keys: whichever is set replaces that of a config.json.
+    """
+    formats = ("precision", "fp16", "bf16")
+    if any(name in later for name in formats):
+        entries = {
+            key: entry for key, entry in entries.items() if key not in formats or not entry.where.endswith(CONFIG_JSON)
+        }
+    return {**entries, **with_present_names(later)}
+
+
+def partial_error(model: ModelFolder) -> ConfigError:
+    """The error for options that come from mp_rank files alone, which fit several networks."""
+    return ConfigError(
+        f"the mp_rank files in {model.folder} hold the sizes of the network, not pos_emb, gpt_j_residual and others",
+        code="incomplete_configuration",
+        where=str(model.folder),
+        hint="Name the run's YAML files as well, after the folder.",
+    )
+
+
+def with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: str | None) -> dict[str, ConfigEntry]:
+    """``entries`` with the tokenizer in a model's folder, unless they name another one that exists.
+
+    A run's configuration names the file on the machine where it was trained.
+    """
+    if chosen is not None and "tokenizer_type" not in entries:
+        kind = "SPMTokenizer" if chosen.endswith(".model") else "HFTokenizer"
+        return {**entries, "tokenizer_type": ConfigEntry("tokenizer_type", kind, "--tokenizer")}
+    named = ConfigOptions(entries).path("vocab_file")[0]
+    return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
+
+
+def _entries(options: Mapping[str, object], path: Path) -> dict[str, ConfigEntry]:
+    return {key: ConfigEntry(key, value, str(path), path.parent) for key, value in options.items()}
+
+
+def _tokenizer(folder: Path) -> dict[str, ConfigEntry]:
+    """The tokenizer's options, from the best of its files that the folder has."""
+    for name, kind in (
+        ("tokenizer.json", "HFTokenizer"),
+        ("20B_tokenizer.json", "HFTokenizer"),
+        ("tokenizer.model", "SPMTokenizer"),
+        ("spiece.model", "SPMTokenizer"),
+    ):
+        if (folder / name).is_file():
+            return _entries({"tokenizer_type": kind, "vocab_file": str(folder / name)}, folder / name)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if vocabulary.is_file() and merges.is_file():
+        options = {"tokenizer_type": "GPT2BPETokenizer", "vocab_file": str(vocabulary), "merge_file": str(merges)}
+        return _entries(options, vocabulary)
+    return {}
+
+
+def _step(folder: Path, iteration: object) -> Path:
+    """The ``global_step<N>`` folder in a run's folder, or the folder itself if that is one.
+
+    Which one holds the weights is for ``checkpoint.find`` to say, with its reasons; the configuration of a run is the
+    same in all.
+    """
+    steps = [path for path in folder.glob("global_step*") if _STEP.fullmatch(path.name) and path.is_dir()]
+    if not steps:
+        return folder
+    wanted = f"global_step{iteration}"
+    if iteration is None and (folder / "latest").is_file():
+        wanted = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    newest = max(steps, key=lambda path: int(path.name.removeprefix("global_step")))
+    return next((path for path in steps if path.name == wanted), newest)

@@ -1,0 +1,193 @@
+"""A Hugging Face config.json as GPT-NeoX's options, read as transformers 5 reads it for ``gpt_neox``. No torch.
+
+transformers takes what is absent from ``GPTNeoXConfig``, so its defaults are here. It reads the base and the share of
+the rotary embedding from ``rope_scaling`` or ``rope_parameters``, then from ``rotary_emb_base`` and ``rotary_pct``; a
+top-level ``rope_theta`` or ``partial_rotary_factor`` has no effect there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from neoxrun.errors import CheckpointError
+from neoxrun.terminal.words import listing
+
+CONFIG_JSON: Final = "config.json"
+"""The file's name."""
+
+GELU: Final[Mapping[str, Literal["erf", "tanh"]]] = {
+    "gelu": "erf",
+    "gelu_python": "erf",
+    "gelu_new": "tanh",
+    "gelu_fast": "tanh",
+    "gelu_accurate": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh",
+}
+"""transformers' names of GELU, and which of its two forms each computes."""
+
+_PRECISIONS: Final = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp32"}
+
+# Key of config.json -> GPT-NeoX's option, and what GPTNeoXConfig has where the key is absent.
+_SAME: Final[Mapping[str, tuple[str, object]]] = {
+    "num_hidden_layers": ("num_layers", 44),
+    "hidden_size": ("hidden_size", 6144),
+    "num_attention_heads": ("num_attention_heads", 64),
+    "intermediate_size": ("intermediate_size", 24576),
+    "layer_norm_eps": ("layernorm_epsilon", 1e-5),
+    "use_parallel_residual": ("gpt_j_residual", True),
+    "attention_bias": ("use_bias_in_attn_linear", True),
+    "max_position_embeddings": ("max_position_embeddings", 2048),
+    "vocab_size": ("make_vocab_size_divisible_by", 50432),
+}
+_READ: Final = frozenset(
+    {*_SAME, "model_type", "hidden_act", "tie_word_embeddings", "rotary_pct", "rotary_emb_base", "rope_parameters"}
+    | {"rope_scaling", "head_dim", "dtype", "torch_dtype", "eos_token_id", "quantization_config"}
+)
+
+# Who runs quantised weights, by transformers' `quant_method`.
+_RUNS: Final = {
+    "gptq": "vLLM, or transformers with gptqmodel, runs these files",
+    "awq": "vLLM, or transformers with autoawq, runs these files",
+    "bitsandbytes": "transformers with bitsandbytes runs these files",
+}
+
+
+@dataclass(frozen=True)
+class HuggingFaceConfig:
+    """A config.json.
+
+    Attributes:
+        options: GPT-NeoX's options that describe the same network; all that describe one are set.
+        passed_over: the keys that do not change what the network computes, sorted.
+    """
+
+    options: Mapping[str, object]
+    passed_over: tuple[str, ...]
+
+
+def read_config_json(folder: Path) -> HuggingFaceConfig:
+    """The network that a folder's config.json describes.
+
+    Raises:
+        CheckpointError: the file is damaged, or describes another network than transformers' ``gpt_neox``, or a
+            quantised one.
+    """
+    path = folder / CONFIG_JSON
+    content = read_json(path)
+    if content.get("model_type") != "gpt_neox":
+        raise _unsupported(path, f"describes a model of type {content.get('model_type')!r}, not 'gpt_neox'")
+    if content.get("quantization_config"):
+        raise quantised_error(path, _method(content["quantization_config"]))
+    activation = content.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in GELU:
+        raise _unsupported(path, f"asks for hidden_act {activation!r}, but GPT-NeoX uses GELU")
+    options: dict[str, object] = {option: content.get(key, default) for key, (option, default) in _SAME.items()}
+    share, base, scaling = _rotary(content, path)
+    options |= {
+        "seq_length": options["max_position_embeddings"],
+        "pos_emb": "rotary",
+        "rotary_pct": share,
+        "rotary_emb_base": base,
+        "rope_scaling": scaling,
+        "norm": "layernorm",
+        "gpt_j_tied": False,
+        "bias_gelu_fusion": GELU[activation] == "tanh",
+        "no_weight_tying": not content.get("tie_word_embeddings", False),
+        "precision": _precision(content, path),
+        "model_parallel_size": 1,
+    }
+    return HuggingFaceConfig(options, tuple(sorted(content.keys() - _READ)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds something else.
+    """
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        if text.startswith("version https://git-lfs"):
+            raise CheckpointError(
+                f"{path.name} is a Git LFS pointer, not the file itself",
+                code="damaged_file",
+                where=str(path),
+                hint="The folder was cloned without Git LFS: `git lfs pull` in it fetches the files.",
+            ) from error
+        raise CheckpointError(
+            f"cannot read {path.name}: {error}",
+            code="unreadable_checkpoint",
+            where=str(path),
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} does not hold a JSON object", code="damaged_file", where=str(path))
+    return value
+
+
+def quantised_error(path: Path, method: str) -> CheckpointError:
+    """The error for quantised weights, which names the tool that runs them."""
+    runs = _RUNS.get(method.lower(), "the tool that quantised them runs these files")
+    return CheckpointError(
+        f"the weights are quantised ({method}), which neoxrun does not read",
+        code="unsupported_checkpoint",
+        where=str(path),
+        hint=f"Use the original weights, in fp16, bf16 or fp32; {runs}.",
+    )
+
+
+def _method(value: object) -> str:
+    """The way of quantising that a ``quantization_config`` names."""
+    if isinstance(value, Mapping):
+        if isinstance(method := value.get("quant_method"), str):
+            return method
+        if any(value.get(key) for key in ("load_in_8bit", "load_in_4bit")):
+            return "bitsandbytes"
+    return "quantization_config"
+
+
+def _unsupported(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path.name} {what}", code="unsupported_checkpoint", where=str(path))
+
+
+def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object, Mapping[str, Any] | None]:
+    """Share and base of the rotary embedding, and how it is scaled, in the form of ``config.rope``.
+
+    ``head_dim`` has one effect in transformers' network: the rotated dims are a share of it instead of those of a head.
+    """
+    name = "rope_scaling" if content.get("rope_scaling") else "rope_parameters"
+    rope = content.get(name) or {}
+    if not isinstance(rope, Mapping):
+        raise _unsupported(path, f"has a {name} that is not a mapping")
+    share = rope.get("partial_rotary_factor", content.get("rotary_pct", 0.25))
+    base = rope.get("rope_theta", content.get("rotary_emb_base", 10000))
+    head_dim, hidden, heads = (
+        content.get("head_dim"),
+        content.get("hidden_size", 6144),
+        content.get("num_attention_heads", 64),
+    )
+    if head_dim and all(isinstance(one, int) and one > 0 for one in (head_dim, hidden, heads)):
+        width = hidden // heads
+        if head_dim != width and isinstance(share, int | float):
+            share = int(head_dim * share) / width
+            if share > 1 or int(width * share) != share * width:
+                raise _unsupported(path, f"has head_dim {head_dim}, which does not go with heads of {width}")
+    if rope.get("rope_type", rope.get("type", "default")) == "default":
+        return share, base, None
+    original = content.get("original_max_position_embeddings")
+    return share, base, rope if original is None else {**rope, "original_max_position_embeddings": original}
+
+
+def _precision(content: Mapping[str, Any], path: Path) -> str:
+    dtype = content.get("dtype") or content.get("torch_dtype") or "float32"
+    name = str(dtype).removeprefix("torch.")
+    if name not in _PRECISIONS:
+        raise _unsupported(path, f"has dtype {dtype!r}; neoxrun has {listing(sorted(_PRECISIONS))}")
+    return _PRECISIONS[name]
