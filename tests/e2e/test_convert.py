@@ -25,15 +25,17 @@ CONFIG = ("--config", "demo")
 
 
 def convert(source: Path, target: Path, *arguments: object) -> None:
-    neoxrun("convert", source, target, *arguments, *CONFIG).check_success()
+    """The folders that a conversion writes say themselves what they are; the demo model's does not."""
+    configuration = CONFIG if source == DEMO else ()
+    neoxrun("convert", source, target, *arguments, *configuration).check_success()
 
 
 def test_there_and_back_with_transformers_as_the_judge(tmp_path: Path) -> None:
     """The demo model is two ranks' files whose norms agree: every rule is exact."""
     hf, two, back = tmp_path / "hf", tmp_path / "two", tmp_path / "back"
     convert(DEMO, hf, "--to", "huggingface", "--shard-size", "3MB")
-    convert(hf, two, "--to", "neox", "--tp", "2", "--tokenizer", hf / "tokenizer.json")
-    convert(two, back, "--to", "huggingface", "--shard-size", "3MB", "--tokenizer", two / "tokenizer.json")
+    convert(hf, two, "--to", "neox", "--tp", "2")
+    convert(two, back, "--to", "huggingface", "--shard-size", "3MB")
     assert len(list(hf.glob("*.safetensors"))) > 2
     assert same_files(hf, back, "*.safetensors*")
     assert same_files(hf, back, "*token*.json")
@@ -48,13 +50,13 @@ def test_there_and_back_with_transformers_as_the_judge(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = [float(theirs[at, ids[at + 1]]) for at in range(len(ids) - 1)]
-    with LLM(str(two / "config.yml"), dtype="fp32") as llm:
+    with LLM(str(two), dtype="fp32") as llm:
         half = len(TEXT) // 2
         (scored,) = llm.score([(TEXT[:half], TEXT[half:])])
     assert tokenizer.decode(ids) == TEXT
     first = len(tokenizer.encode(TEXT[:half]))
     assert scored.logprob == pytest.approx(sum(expected[first - 1 :]), abs=1e-3)
-    assert neoxrun("diff", hf, two, *CONFIG, "--logits").check_success().out == (
+    assert neoxrun("diff", hf, two, "--logits").check_success().out == (
         "76 tensors: 76 equal\nlogits: 0 apart at most, over 121 tokens; the most likely token is the same at 121\n"
     )
 
@@ -111,6 +113,24 @@ def test_killed_and_continued(large: Path, tmp_path: Path, kind: str) -> None:
     for path, written_at in kept.items():
         assert (target / path.relative_to(partial)).stat().st_mtime_ns == written_at
     assert not (target / ".writing").exists()
+
+
+@pytest.mark.parametrize("kind", ["neox", "huggingface"])
+def test_one_layer_is_in_memory(tmp_path: Path, kind: str) -> None:
+    """Private memory: mapped pages of files are the system's to take back."""
+    shape = {"num_layers": 8, "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 8}
+    source = make_folder(tmp_path / "source", tiny(**shape), rows=256, dtype=torch.float16)
+    layer = 12 * 1280**2 * 4
+    peak = 0
+    with running("convert", source, tmp_path / "out", "--to", kind, "--config", source / "model.yml") as command:
+        while command.process.poll() is None:
+            status = Path(f"/proc/{command.process.pid}/status").read_text()
+            if found := re.search(r"RssAnon:\s+(\d+) kB", status):
+                peak = max(peak, int(found[1]) * 1024)
+            time.sleep(0.005)
+        command.finish().check_success()
+    assert 8 * layer > 600e6, "the whole model would show"
+    assert peak < layer + 400e6, f"{peak / 1e6:.0f} MB"
 
 
 @pytest.mark.parametrize("kind", ["neox", "huggingface"])
