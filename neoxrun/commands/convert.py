@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
@@ -93,8 +94,10 @@ def run(args: argparse.Namespace) -> int:
             code="conflicting_options",
             hint="Leave out --shard-size, or give --to huggingface.",
         )
-    settings = load_settings(
-        args.config or [str(args.source)], args.overrides, checkpoint=str(args.source), tokenizer=args.tokenizer
+    settings = use_stored_head(
+        load_settings(
+            args.config or [str(args.source)], args.overrides, checkpoint=str(args.source), tokenizer=args.tokenizer
+        )
     )
     options = ConvertOptions(
         settings=replace(settings, merge=args.merge),

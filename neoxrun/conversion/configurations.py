@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from neoxrun.config.rope import write_rope_scaling
@@ -36,6 +36,8 @@ def neox_options(config: ModelConfig, precision: Precision) -> dict[str, object]
     if config.pos_emb == "rotary":
         base = config.rotary_emb_base
         options |= {"rotary_pct": config.rotary_pct, "rotary_emb_base": int(base) if base.is_integer() else base}
+    if config.rope_scaling is not None:
+        options["rope_scaling"] = write_rope_scaling(config.rope_scaling)
     if config.intermediate_size != 4 * config.hidden_size:
         options["intermediate_size"] = config.intermediate_size
     options |= {
@@ -56,8 +58,6 @@ def neox_options(config: ModelConfig, precision: Precision) -> dict[str, object]
             options[name] = False
     if config.rotary_legacy_fp16:
         options["rotary_legacy_fp16"] = True
-    if config.rope_scaling is not None:
-        options["rope_scaling"] = write_rope_scaling(config.rope_scaling)
     return options
 
 
@@ -110,17 +110,16 @@ def refuse_for_hugging_face(config: ModelConfig) -> None:
             )
 
 
-def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int | None) -> dict[str, Any]:
+def config_json(config: ModelConfig, rows: int, precision: Precision, ends: Sequence[int]) -> dict[str, Any]:
     """config.json of a network, as transformers 4 and 5 and vLLM read it.
 
     Args:
         config: the network, which ``refuse_for_hugging_face`` lets through.
         rows: of the embedding.
         precision: number format of the files.
-        eod: id of the token that begins and ends a text; None where the tokenizer has none.
+        ends: ids of the tokens that end a text; the first begins one, too.
     """
-    scaling = {} if config.rope_scaling is None else write_rope_scaling(config.rope_scaling)
-    ends = {} if eod is None else {"bos_token_id": eod, "eos_token_id": eod}
+    rope = {} if config.rope_scaling is None else write_rope_scaling(config.rope_scaling)
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
@@ -139,10 +138,11 @@ def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int |
         "rotary_emb_base": config.rotary_emb_base,
         "rope_parameters": {
             "rope_type": "default",
-            **scaling,
+            **rope,
             "rope_theta": config.rotary_emb_base,
             "partial_rotary_factor": config.rotary_pct,
         },
+        **({"rope_scaling": rope} if rope else {}),  # its name in transformers 4
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
         "classifier_dropout": 0.1,
@@ -150,6 +150,10 @@ def config_json(config: ModelConfig, rows: int, precision: Precision, eod: int |
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "torch_dtype": _TORCH_NAMES[precision],
-        **({"rope_scaling": scaling} if scaling else {}),  # its name in transformers 4
-        **ends,
+        **end_options(ends),
     }
+
+
+def end_options(ends: Sequence[int]) -> dict[str, Any]:
+    """The keys of config.json and generation_config.json for the tokens that begin and end a text."""
+    return {"bos_token_id": ends[0], "eos_token_id": ends[0] if len(ends) == 1 else list(ends)} if ends else {}

@@ -185,17 +185,20 @@ def _write_configuration(options: ConvertOptions, source: _Source, work: Workpla
     """Write the configuration and the tokenizer; returns the network that they describe, read from them."""
     tokenizer = copy_tokenizer(work, options.settings.tokenizer)
     if options.kind == "huggingface":
-        eod = None if source.tokenizer is None else source.tokenizer.eod
-        content = config_json(source.config, source.rows, written, eod)
+        ends = options.settings.end_ids
+        if not ends and source.tokenizer is not None and source.tokenizer.eod is not None:
+            ends = (source.tokenizer.eod,)
+        content = config_json(source.config, source.rows, written, ends)
         if source.checkpoint.kind == "huggingface":
-            # Its own words, but for what may have changed.
-            content = read_json(source.checkpoint.folder / "config.json") | {
-                key: content[key] for key in ("torch_dtype", "vocab_size", "tie_word_embeddings")
-            }
+            # Its own words, but for what has changed.
+            folder = source.checkpoint.folder
+            same = load_settings([str(folder)]).model == source.config
+            kept = ("torch_dtype", "vocab_size", "tie_word_embeddings") if same else tuple(content)
+            content = read_json(folder / "config.json") | {key: content[key] for key in kept}
             content.pop("dtype", None)
         work.write_json("config.json", content)
-        write_companions(work, source.tokenizer, source.config.max_context)
-        return replace(source.config, model_parallel_size=1)
+        write_companions(work, source.tokenizer, source.config.max_context, ends)
+        return load_settings([str(work.folder)]).model
     padded = -(-source.rows // options.tp) * options.tp
     size = None if source.tokenizer is None else source.tokenizer.vocab_size
     divisor = vocabulary_divisor(padded, options.tp, size, source.config.make_vocab_size_divisible_by)

@@ -18,7 +18,6 @@ from neoxrun.checkpoint import huggingface, layout
 from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
 from neoxrun.config.foreign import is_zero3
-from neoxrun.config.huggingface import read_json
 from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
 from neoxrun.conversion.shares import largest_difference, same_bits
 from neoxrun.conversion.surveyed import Survey, SurveyedTensor, divided_dim
@@ -117,19 +116,18 @@ def _neox_files(survey: Survey, names: list[str]) -> dict[int, dict[int, Path]]:
 
 
 def _hugging_face_files(survey: Survey, names: list[str]) -> dict[int, dict[int, Path]]:
+    """The weights' files, in one group: the tensors of a layer may be in several of them."""
     survey.kind = "huggingface"
-    safetensors = [name for name in names if name.startswith("model") and name.endswith(".safetensors")]
-    pickles = [name for name in names if name.startswith("pytorch_model") and name.endswith(".bin")]
-    if safetensors and pickles:
-        survey.odd.append(f"The folder has the weights twice: {listing(pickles)} are not used.")
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if index not in names or (safetensors and index.startswith("pytorch")):
-            continue
-        wanted = {str(name) for name in read_json(survey.folder / index).get("weight_map", {}).values()}
-        if missing := sorted(wanted - set(names)):
-            survey.odd.append(f"Files that {index} names are missing: {listing(missing)}.")
-    # One group: the tensors of a layer may be in several files.
-    return {0: {number: survey.folder / name for number, name in enumerate(safetensors or pickles)}}
+    weights = [name for name in names if name.startswith(("model", "pytorch_model"))]
+    weights = [name for name in weights if name.endswith((".safetensors", ".bin"))]
+    try:
+        used = layout.hugging_face_files(survey.folder, names)
+    except CheckpointError as error:
+        survey.odd.append(f"{error.message}.")
+        used = [name for name in weights if name.endswith(".safetensors")] or weights
+    if others := [name for name in weights if name not in used]:
+        survey.odd.append(f"The folder has weights twice: {listing(others)} are not used.")
+    return {0: {number: survey.folder / name for number, name in enumerate(used)}}
 
 
 def _read(survey: Survey, path: Path) -> Mapping[str, Any]:

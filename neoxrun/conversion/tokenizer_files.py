@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.conversion.configurations import end_options
 from neoxrun.conversion.workplace import Workplace
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer.text import END_OF_DOCUMENT
@@ -52,12 +54,18 @@ def copy_tokenizer(work: Workplace, config: TokenizerConfig) -> TokenizerConfig:
     return replace(config, tokenizer_type=kind, vocab_file=work.folder / next(iter(files)), merge_file=merges)
 
 
-def write_companions(work: Workplace, tokenizer: Tokenizer | None, context: int) -> None:
-    """What transformers reads next to a tokenizer.json, where the source had none of it."""
+def write_companions(work: Workplace, tokenizer: Tokenizer | None, context: int, ends: Sequence[int]) -> None:
+    """What transformers reads next to a tokenizer.json, where the source had none of it.
+
+    Args:
+        work: where to write.
+        tokenizer: the model's, if there is one.
+        context: most tokens of a text.
+        ends: ids of the tokens that end a text.
+    """
     eod = None if tokenizer is None else tokenizer.eod
-    ends: dict[str, Any] = {} if eod is None else {"bos_token_id": eod, "eos_token_id": eod}
     if not work.has(GENERATION_CONFIG):
-        work.write_json(GENERATION_CONFIG, {"_from_model_config": True, **ends})
+        work.write_json(GENERATION_CONFIG, {"_from_model_config": True, **end_options(ends)})
     if tokenizer is not None and not work.has("tokenizer_config.json"):
         names = ("bos_token", "eos_token", "unk_token") if eod is not None else ()
         content = dict.fromkeys(names, END_OF_DOCUMENT)

@@ -190,5 +190,5 @@ def _unwritable(error: OSError, folder: Path) -> DataError:
         f"the folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
         where=str(error.filename or folder),
-        hint="Give the same command again when that is mended: what has been written is kept.",
+        hint="Mend that, and give the same command again: what has been written is kept.",
     )

@@ -106,7 +106,7 @@ def test_what_hugging_face_does_not_have_is_refused_by_name(changes: dict[str, A
 def test_config_json_is_what_transformers_understands(tmp_path: Path, config: ModelConfig) -> None:
     from transformers import AutoConfig
 
-    (tmp_path / "config.json").write_text(json.dumps(config_json(config, 99, "bf16", 3)))
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config, 99, "bf16", [3])))
     found = AutoConfig.from_pretrained(tmp_path)
     assert found.model_type == "gpt_neox"
     assert (found.vocab_size, found.eos_token_id, str(found.dtype)) == (99, 3, "torch.bfloat16")

@@ -28,7 +28,7 @@ from support.paths import FIXTURES
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(
     layers=st.integers(1, 3),
     heads=st.sampled_from([4, 8]),

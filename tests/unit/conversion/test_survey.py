@@ -54,7 +54,7 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     next((tmp_path / "hf").glob("model-00002*")).unlink()
     (tmp_path / "hf" / "pytorch_model.bin").touch()
     text = " ".join(survey_folder(tmp_path / "hf").odd)
-    assert "missing: model-00002" in text
+    assert "missing from the checkpoint: model-00002" in text
     assert "twice: pytorch_model.bin" in text
 
 
