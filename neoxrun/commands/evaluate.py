@@ -126,7 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_random_weights(how)
     common.add_eager(how)
     revision_flags.add_revision_arguments(parser)
-    evaluate_revisions.add_plot(out)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,6 @@ from neoxrun.launch.job import Job
 from neoxrun.planning.explain import explain_notes
 from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal.log import log
-from neoxrun.terminal.plots import check_plot
 from neoxrun.terminal.words import counted
 
 _RESULTS = Path("results")
@@ -65,31 +64,13 @@ _ELSEWHERE = {
 }
 
 
-def add_plot(parser: argparse._ActionsContainer) -> None:
-    """``--plot``."""
-    parser.add_argument(
-        "--plot",
-        type=common.path,
-        metavar="FILE.png",
-        help="With --revisions: also draw the results over the steps into this file (.png, .svg or .pdf); needs "
-        "matplotlib. Default: no plot.",
-    )
-
-
 def check_usage(args: argparse.Namespace) -> None:
-    """Refuse options that do not go with ``--revisions``, or without it, and set the folder of its results.
+    """Refuse options that do not go with ``--revisions``, and set the folder of its results.
 
     Raises:
-        UsageError: there is such an option, or the plot cannot be drawn.
-        DataError: the folder of the plot cannot be written to.
+        UsageError: there is such an option.
     """
     if args.revisions is None:
-        if args.plot is not None:
-            raise UsageError(
-                "--plot needs --revisions",
-                code="missing_option",
-                hint="It draws results over the steps of a training run.",
-            )
         return
     if args.compare is not None:
         raise UsageError(
@@ -97,8 +78,6 @@ def check_usage(args: argparse.Namespace) -> None:
             code="conflicting_options",
             hint="Compare a single revision, or compare the files of results later.",
         )
-    if args.plot is not None:
-        check_plot(args.plot)
     args.output = args.output or _RESULTS
 
 

@@ -16,6 +16,7 @@ from neoxrun.download.revision_folders import RevisionOptions, fetch_in_turn
 from neoxrun.download.revisions import MAIN, Revision
 from neoxrun.errors import CheckpointError, NetworkError, UsageError
 from neoxrun.terminal.log import log
+from neoxrun.terminal.plots import check_plot
 from neoxrun.terminal.words import counted
 
 _SUFFIXES = (".yml", ".yaml", ".json")
@@ -51,19 +52,28 @@ def add_revision_arguments(parser: argparse.ArgumentParser) -> None:
         help="Also run --revisions that have the same weights as another one or as main, which ends the command "
         "otherwise.",
     )
+    many.add_argument(
+        "--plot",
+        type=common.path,
+        metavar="FILE.png",
+        help="Also draw the results of --revisions over the steps into this file (.png, .svg or .pdf); needs "
+        "matplotlib. Default: no plot.",
+    )
 
 
 def check_companions(args: argparse.Namespace) -> None:
     """Refuse what only makes sense with ``--revisions``, or without.
 
     Raises:
-        UsageError: such an option is given.
+        UsageError: such an option is given, or the plot cannot be drawn.
+        DataError: the folder of the plot cannot be written to.
     """
     companions = {
         "--repo": args.repo,
         "--revisions-dir": args.revisions_dir,
         "--keep-revisions": args.keep_revisions,
         "--allow-duplicates": args.allow_duplicates,
+        "--plot": args.plot,
     }
     given = [name for name, value in companions.items() if value]
     if args.revisions is None:
@@ -88,6 +98,8 @@ def check_companions(args: argparse.Namespace) -> None:
             code="conflicting_options",
             hint="Leave out --nnodes, torchrun and srun.",
         )
+    if args.plot is not None:
+        check_plot(args.plot)
 
 
 @dataclass(frozen=True)

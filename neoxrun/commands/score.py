@@ -6,10 +6,13 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common
+from neoxrun.commands import common, revision_flags
 from neoxrun.commands.sampling_flags import unescape
+from neoxrun.commands.score_flags import add_score_arguments
+from neoxrun.commands.score_revisions import score_each
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.evaluation import fingerprint
@@ -22,7 +25,8 @@ from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS, Work
 from neoxrun.scoring import output
 from neoxrun.scoring.documents import Source, open_source
-from neoxrun.scoring.options import LEVELS, ScoreOptions
+from neoxrun.scoring.options import ScoreOptions
+from neoxrun.scoring.output import Scan
 from neoxrun.scoring.summary import write_summary
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
@@ -35,90 +39,26 @@ _MOST_ALTERNATIVES = 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``neoxrun score``."""
     common.add_model_arguments(parser)
-    what = parser.add_argument_group("texts")
-    what.add_argument(
-        "-i",
-        "--input",
-        metavar="FILE",
-        required=True,
-        help="Score the documents in this file: text, JSON lines or Parquet. Use - for stdin. Default: none; name one.",
-    )
-    what.add_argument(
-        "--column",
-        metavar="NAME",
-        default="text",
-        help="Key or column that holds the text, in JSON lines and Parquet. Default: text.",
-    )
-    what.add_argument(
-        "--document-end",
-        metavar="TEXT",
-        default="\n",
-        help=r"What separates the documents of a text file; it may contain \n and \t. With an empty text the whole "
-        "file is one document. Default: end of line.",
-    )
-    how = parser.add_argument_group("scores")
-    how.add_argument(
-        "--context",
-        "--max-length",
-        type=common.positive,
-        metavar="N",
-        help="Read at most this many tokens at a time: longer documents are scored in windows. Default: the model's "
-        "context.",
-    )
-    how.add_argument(
-        "--stride",
-        type=common.positive,
-        metavar="N",
-        help="Score this many tokens in each window after a document's first, so that windows overlap by the rest. "
-        "Default: the same as --context, which lets windows not overlap.",
-    )
-    how.add_argument(
-        "--top",
-        type=common.natural,
-        metavar="N",
-        default=0,
-        help="Also give the N most likely tokens at each position. Default: 0.",
-    )
-    how.add_argument(
-        "--level",
-        choices=LEVELS,
-        default="token",
-        help="The smallest unit whose scores the records list. Default: token.",
-    )
-    out = parser.add_argument_group("output")
-    out.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
-        "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
-    )
-    out.add_argument(
-        "--resume",
-        action="store_true",
-        help="Keep the records in the output file and score only the documents after them. Default: start over.",
-    )
-    out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "--batch-size",
-        type=common.positive,
-        metavar="N",
-        help="Process at most N windows at a time in each replica. Default: as many as fit.",
-    )
-    common.add_random_weights(running)
-    common.add_eager(running)
+    add_score_arguments(parser)
+    common.add_random_weights(parser)
+    common.add_eager(parser)
+    revision_flags.add_revision_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything that can be checked, and hand the job to the ranks. Returns only if there is nothing to do.
+    """Check everything that can be checked, and hand the job to the ranks.
+
+    Returns only if there is nothing to do, and after ``--revisions``, of which each has a job in a child process.
 
     Raises:
         NeoxrunError: the command line, the configuration, the input or the output are wrong.
     """
-    settings = common.settings_from_args(args)
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
+    revision_flags.check_companions(args)
+    if args.revisions is not None:
+        return _run_revisions(args)
+    settings = common.settings_from_args(args)
     model_context = settings.model.max_context
     _check_window(args, model_context, f"the model's context is {model_context} tokens")
     leading = common.is_first(args)
@@ -135,7 +75,15 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if source is not None and scan is not None:
-        options = _options(args, settings, plan, source, written, scan)
+        checkpoint = fingerprint.describe_checkpoint(
+            settings,
+            tp=plan.tp,
+            pp=plan.pp,
+            device_kind=plan.device_kind,
+            dtype=plan.dtype,
+            random_weights=args.random_weights,
+        )
+        options = _options(args, checkpoint["fingerprint"], plan, source, written, scan)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
         for note in explain_notes(plan):
@@ -144,21 +92,45 @@ def run(args: argparse.Namespace) -> int:
             log.info(explain_reason(plan))
         if written is not None and not args.resume:
             records.warn_of_replacing(written)
-    launcher.run_job(
-        Job(
-            "score",
-            settings,
-            plan,
-            options,
-            random_weights=args.random_weights,
-            eager=args.eager,
-            verbosity=args.verbosity,
-            node_rank=args.node_rank,
-            rendezvous=args.rdzv_endpoint,
-            kept="Finished records are kept; continue with --resume."
-            if written is not None
-            else "Give the same command again.",
+    launcher.run_job(_job(args, settings, plan, options))
+
+
+def _run_revisions(args: argparse.Namespace) -> int:
+    source = open_source(args.input, args.column, unescape(args.document_end))
+    written = _output(args)
+    if written is None or args.input == "-":
+        raise UsageError(
+            "--revisions reads the input and writes a file of records for each revision",
+            code="conflicting_options",
+            hint="Name both files, with -i FILE and -o FILE.",
         )
+
+    def make_job(settings: Settings, output_file: Path, identity: str) -> tuple[Job, Scan]:
+        context = settings.model.max_context
+        _check_window(args, context, f"the model's context is {context} tokens")
+        scan = output.scan_input(source, output_file)
+        work = Work(scan.documents, max(1, scan.size // (_TOKEN_BYTES * scan.documents)), 0, 0)
+        plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
+        _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
+        options = _options(args, f"{identity} {plan.dtype}", plan, source, output_file, scan)
+        return _job(args, settings, plan, replace(options, summary=False)), scan
+
+    return score_each(args, written, make_job)
+
+
+def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
+    kept = options is not None and options.output is not None
+    return Job(
+        "score",
+        settings,
+        plan,
+        options,
+        random_weights=args.random_weights,
+        eager=args.eager,
+        verbosity=args.verbosity,
+        node_rank=args.node_rank,
+        rendezvous=args.rdzv_endpoint,
+        kept="Finished records are kept; continue with --resume." if kept else "Give the same command again.",
     )
 
 
@@ -228,25 +200,23 @@ def _output(args: argparse.Namespace) -> Path | None:
 
 
 def _options(
-    args: argparse.Namespace, settings: Settings, plan: Plan, source: Source, written: Path | None, scan: output.Scan
+    args: argparse.Namespace, identity: str, plan: Plan, source: Source, written: Path | None, scan: Scan
 ) -> ScoreOptions:
     """The work, of which what an earlier run has done is taken off.
 
+    Args:
+        args: the command line.
+        identity: tells the model and its number format from all others.
+        plan: how it runs.
+        source, written: the input and the output.
+        scan: of both.
+
     Raises:
         DataError: the earlier run was another.
-        CheckpointError: a file of weights cannot be read.
     """
     context = args.context or plan.max_context
     stride = args.stride or context
-    checkpoint = fingerprint.describe_checkpoint(
-        settings,
-        tp=plan.tp,
-        pp=plan.pp,
-        device_kind=plan.device_kind,
-        dtype=plan.dtype,
-        random_weights=args.random_weights,
-    )
-    how = [checkpoint["fingerprint"], context, stride, args.top, args.level]
+    how = [identity, context, stride, args.top, args.level]
     run = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
     scan.check_run(run)
     return ScoreOptions(

@@ -29,7 +29,8 @@ class ScoreOptions:
         finished: how many documents an earlier run has scored.
         keep: bytes of their records.
         totals: their sums.
-        as_json: print the summary as JSON.
+        summary: print a summary at the end.
+        as_json: print it as JSON.
         batch_size: most windows at a time in each replica; None: what fits.
     """
 
@@ -44,5 +45,6 @@ class ScoreOptions:
     finished: int = 0
     keep: int = 0
     totals: Totals = field(default_factory=Totals)
+    summary: bool = True
     as_json: bool = False
     batch_size: int | None = None

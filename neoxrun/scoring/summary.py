@@ -10,7 +10,9 @@ from neoxrun.terminal.log import log
 
 
 def write_summary(options: ScoreOptions, stdout: IO[str]) -> None:
-    """Print the sums to stdout, or to stderr where stdout has the records."""
+    """Print the sums, where that is asked for, to stdout, or to stderr where stdout has the records."""
+    if not options.summary:
+        return
     totals = options.totals
     if options.output is None:
         for line in totals.to_table().splitlines():

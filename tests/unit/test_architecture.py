@@ -115,6 +115,7 @@ USES_STDOUT = {
     "commands.inspect",
     "commands.plan",
     "commands.score",
+    "commands.score_revisions",
     "generation.records",
     "launch.launcher",
     "launch.start",

@@ -1,0 +1,82 @@
+"""The options of ``neoxrun score`` that no other command has."""
+
+from __future__ import annotations
+
+import argparse
+
+from neoxrun.commands import common
+from neoxrun.scoring.options import LEVELS
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to score, how, and where the records go."""
+    what = parser.add_argument_group("texts")
+    what.add_argument(
+        "-i",
+        "--input",
+        metavar="FILE",
+        required=True,
+        help="Score the documents in this file: text, JSON lines or Parquet. Use - for stdin. Default: none; name one.",
+    )
+    what.add_argument(
+        "--column",
+        metavar="NAME",
+        default="text",
+        help="Key or column that holds the text, in JSON lines and Parquet. Default: text.",
+    )
+    what.add_argument(
+        "--document-end",
+        metavar="TEXT",
+        default="\n",
+        help=r"What separates the documents of a text file; it may contain \n and \t. With an empty text the whole "
+        "file is one document. Default: end of line.",
+    )
+    how = parser.add_argument_group("scores")
+    how.add_argument(
+        "--context",
+        "--max-length",
+        type=common.positive,
+        metavar="N",
+        help="Read at most this many tokens at a time: longer documents are scored in windows. Default: the model's "
+        "context.",
+    )
+    how.add_argument(
+        "--stride",
+        type=common.positive,
+        metavar="N",
+        help="Score this many tokens in each window after a document's first, so that windows overlap by the rest. "
+        "Default: the same as --context, which lets windows not overlap.",
+    )
+    how.add_argument(
+        "--top",
+        type=common.natural,
+        metavar="N",
+        default=0,
+        help="Also give the N most likely tokens at each position. Default: 0.",
+    )
+    how.add_argument(
+        "--level",
+        choices=LEVELS,
+        default="token",
+        help="The smallest unit whose scores the records list. Default: token.",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
+        "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
+    )
+    out.add_argument(
+        "--resume",
+        action="store_true",
+        help="Keep the records in the output file and score only the documents after them. Default: start over.",
+    )
+    out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
+    parser.add_argument(
+        "--batch-size",
+        type=common.positive,
+        metavar="N",
+        help="Process at most N windows at a time in each replica. Default: as many as fit.",
+    )

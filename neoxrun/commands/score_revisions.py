@@ -1,0 +1,96 @@
+"""``neoxrun score --revisions``: the same texts with several revisions of a repository, and one table of them all."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from neoxrun.commands import revision_flags
+from neoxrun.config.settings import Settings
+from neoxrun.download.revisions import Revision
+from neoxrun.evaluation.trajectory import Point, revisions_table
+from neoxrun.evaluation.trajectory_plot import draw_revisions
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from neoxrun.scoring.measures import Totals
+from neoxrun.scoring.output import Scan
+from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
+
+_SHOWN = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+
+MakeJob = Callable[[Settings, Path, str], tuple[Job, Scan]]
+"""From a revision's settings, its file of records and what tells it from others: the job, and what is done of it."""
+
+
+def score_each(args: argparse.Namespace, output: Path, make_job: MakeJob) -> int:
+    """Score with every revision whose records are not complete, print the table, and return the exit code.
+
+    Args:
+        args: the command line.
+        output: the file of records; a revision's has its name in front of the ending.
+        make_job: makes the job for a revision.
+
+    Raises:
+        NeoxrunError: see ``revision_flags.choose`` and ``fetch_in_turn``.
+    """
+    chosen = revision_flags.choose(args)
+    settings = chosen.settings()
+    tokenizer = None if args.tokenizer is None else _digest(settings.tokenizer.vocab_file)
+
+    def job_of(revision: Revision, settings: Settings) -> tuple[Job, Scan]:
+        network = [repr(settings.model), settings.merge, tokenizer]
+        parts = [chosen.repository, revision.name, revision.contents, *network]
+        identity = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return make_job(settings, _file_of(output, revision.name), identity)
+
+    scans = {revision.name: job_of(revision, settings)[1] for revision in chosen.revisions}
+    wanted = [revision for revision in chosen.revisions if not _complete(scans[revision.name])]
+    if len(wanted) < len(scans):
+        log.info(f"{counted(len(scans) - len(wanted), 'revision')} with all records, {len(wanted)} still to be run")
+
+    def score_one(revision: Revision, settings: Settings) -> int:
+        code = launcher.run_child(job_of(revision, settings)[0])
+        if code == 0:
+            scans[revision.name] = job_of(revision, settings)[1]
+        return code
+
+    code = chosen.run_each(wanted, score_one)
+    if code == 0:
+        _report(args, chosen, {name: scan.totals for name, scan in scans.items()})
+    return code
+
+
+def _file_of(output: Path, revision: str) -> Path:
+    """``texts.step1000.jsonl``; a revision's name may be that of a branch with slashes."""
+    return output.with_name(f"{output.stem}.{revision.replace('/', '-')}{output.suffix}")
+
+
+def _complete(scan: Scan) -> bool:
+    return scan.finished == scan.documents
+
+
+def _report(args: argparse.Namespace, chosen: revision_flags.ChosenRevisions, totals: dict[str, Totals]) -> None:
+    summaries = {name: sums.to_dict() for name, sums in totals.items()}
+    if args.json:
+        sys.stdout.write(json.dumps(summaries, ensure_ascii=False) + "\n")
+    name = Path(args.input).name
+    points = []
+    for revision in chosen.revisions:
+        values = summaries[revision.name]
+        results = {f"{measure},none": values[measure] for measure in _SHOWN}
+        points.append(Point(revision.name, revision.step, {"results": {name: results}}))
+    if not args.json:
+        sys.stdout.write(revisions_table(points))
+    sys.stdout.flush()
+    if args.plot is not None:
+        draw_revisions(points, f"{chosen.repository}, {name}", args.plot)
+        log.info(f"plot: {args.plot}")
+
+
+def _digest(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
