@@ -20,8 +20,6 @@ def connect_gpus(mesh: Mesh, width: int, dtype: torch.dtype) -> PeerMemory | Non
     Returns:
         Memory for the sums of the tensor-parallel ranks, where they have the kernels that use it.
     """
-    if mesh.device.type != "cuda":
-        return None
     torch.cuda.set_device(mesh.device)  # each thread has a current device
     mesh.connect_gpus()
     return connect_peers(mesh, PEER_ROWS, width, dtype) if agree_on_kernels(mesh) and mesh.tp > 1 else None

@@ -133,7 +133,8 @@ def open_session(
     warnings: list[str] = []
     start = time.perf_counter()
     # A rank whose weights cannot be loaded connects, too: the others wait for it there.
-    connecting = in_background(partial(connect_gpus, mesh, settings.model.hidden_size, DTYPES[precisions.compute]))
+    connect = partial(connect_gpus, mesh, settings.model.hidden_size, DTYPES[precisions.compute])
+    connecting = in_background(connect) if mesh.device.type == "cuda" else None
     build = (
         partial(_random, settings, mesh, precisions, warnings)
         if random_weights
@@ -141,7 +142,8 @@ def open_session(
     )
     built, failure = _attempt(build, mesh.rank)
     loading = time.perf_counter() - start
-    peers = connecting.result()  # not caught: a rank that cannot connect ends, and then the others are ended
+    # Not caught: a rank that cannot connect ends, and then the others are ended.
+    peers = None if connecting is None else connecting.result()
     session, model = None, None
     if built is not None:
         tokenizer, stage, model = built
