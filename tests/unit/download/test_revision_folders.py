@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,14 @@ def test_a_locked_folder_holds_up_only_its_own_revision(revisions: list[Revision
         assert next(turn)[0].name == "step0"
     assert [revision.name for revision, _ in turn] == ["step1", "step2"], "the other has ended meanwhile"
     assert names(tmp_path) == set()
+
+
+def test_every_revision_has_a_folder_of_its_own(revisions: list[Revision], tmp_path: Path) -> None:
+    branches = ["step0", "a/b", "a-b", "a%2Fb", "a+b", "é", "è"]
+    folders = {options(tmp_path).folder(replace(revisions[0], name=name)) for name in branches}
+    assert len(folders) == len(branches)
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert tmp_path / "tiny-step0" in folders
 
 
 def test_only_real_folders_are_removed(revisions: list[Revision], tmp_path: Path) -> None:
