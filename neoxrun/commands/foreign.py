@@ -134,6 +134,8 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
     options = parser._option_string_actions
     aliases = {name: row.ours for row in FOREIGN_NAMES if command in row.commands for name in row.names}
     models: list[str] = []
+    configs: list[str] = []
+    in_list = False  # words belong to an option that takes several
     found: list[str] = []
     given: dict[str, str] = {}
     rest = iter(words)
@@ -143,7 +145,9 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
             break
         if not word.startswith("-") or word == "-" or _NUMBER.fullmatch(word):
             found.append(word)
+            configs += [] if in_list else [word]
             continue
+        in_list = False
         name, value = _split(word, options, aliases)
         ours = aliases.get(name, name)
         if ours == CONFIG:
@@ -158,6 +162,7 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
         _refuse_second(action, name, given)
         long = action.option_strings[-1]
         if action.nargs is not None:
+            in_list = action.nargs != 0
             found.append(ours if value is None else f"{ours}={value}")
         elif value is not None:
             # Joined words stay joined: a value that begins with a hyphen cannot be given otherwise.
@@ -166,6 +171,12 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
             found += [word for own in _own_values(long, value, given) for word in (ours, own)]
         else:
             found.append(ours)  # the parser says that a value is missing
+    if models and len(models + configs) > 1:
+        raise UsageError(
+            f"--model is the argument CONFIG, and both are given: {', '.join(models + configs)}",
+            code="usage",
+            hint="Leave one of them out.",
+        )
     if gpu := given.get(_GPU):
         if "gpus" in given:
             raise UsageError(

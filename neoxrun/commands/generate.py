@@ -210,6 +210,8 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
                 hint="Name another file with -o.",
             )
         lines.check_writable(output)
+        if not args.resume:
+            lines.refuse_other_lines(output)
         if args.resume and output.exists() and not output.is_file():
             raise UsageError(
                 f"--resume needs a file to continue, but {output} is not a regular file",

@@ -196,6 +196,8 @@ def _output(args: argparse.Namespace) -> Path | None:
             hint="Name a file with -o FILE.",
         )
     lines.check_writable(written)
+    if not args.resume and args.revisions is None:
+        output.refuse_other_file(written)
     return written
 
 

@@ -95,6 +95,12 @@ def load_settings(
         UsageError: an override is not ``key=value``.
     """
     found = [_find_configuration(source) for source in sources]
+    if len(models := [str(path) for path in found if path.is_dir()]) > 1:
+        raise ConfigError(
+            f"{' and '.join(models)} are folders of several models",
+            code="conflicting_options",
+            hint="Name one folder; YAML files next to it win over what it says.",
+        )
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
     folders = [

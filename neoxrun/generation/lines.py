@@ -13,6 +13,8 @@ from neoxrun.errors import DataError, writing_code
 OTHER_OUTPUT: Final = "Give another file with -o."
 """The hint where a file cannot be used."""
 
+_BEGINNING: Final = b'{"id": '
+
 
 def check_writable(path: Path) -> None:
     """Fail now rather than after the model is loaded.
@@ -32,6 +34,28 @@ def check_writable(path: Path) -> None:
         raise unwritable(path, error) from None
     if not existed:
         path.resolve().unlink()  # a link that named no file yet stays
+
+
+def refuse_other_lines(path: Path) -> None:
+    """Refuse to replace a file that no earlier run has written: all records begin alike.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(_BEGINNING))
+    except OSError as error:
+        raise unwritable(path, error) from None
+    if beginning and beginning != _BEGINNING:
+        raise DataError(
+            f"{path} exists, and does not hold records",
+            code="other_file",
+            where=str(path),
+            hint=f"{OTHER_OUTPUT} To replace this one, remove it first.",
+        )
 
 
 class LineWriter:

@@ -91,13 +91,13 @@ class Record:
 
 
 def warn_of_replacing(path: Path) -> None:
-    """Warn that a file is about to be replaced, with the number of lines that it has."""
+    """Warn that a file is about to be replaced, with the number of records that it has."""
     lines = 0
     if path.is_file():
         with path.open("rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     if lines:
-        log.warning(f"{path} is replaced; it had {counted(lines, 'line')}, which --resume would have kept")
+        log.warning(f"{path} is replaced; it had {counted(lines, 'record')}")
 
 
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:

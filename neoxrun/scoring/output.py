@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from neoxrun.errors import DataError
-from neoxrun.generation.lines import OTHER_OUTPUT, unwritable
+from neoxrun.generation.lines import OTHER_OUTPUT, refuse_other_lines, unwritable
 from neoxrun.scoring.documents import Document, Source, read_documents
 from neoxrun.scoring.measures import Totals
 from neoxrun.terminal.words import printable
@@ -37,6 +37,18 @@ def lines_file(output: Path | None) -> Path | None:
     if output is None or not is_parquet(output):
         return output
     return output.with_name(f"{output.name}.unfinished.jsonl")
+
+
+def refuse_other_file(output: Path) -> None:
+    """Refuse to replace a file that no earlier run has written.
+
+    Raises:
+        DataError: it holds something else than records of scores.
+    """
+    if not is_parquet(output):
+        refuse_other_lines(output)
+    elif output.is_file() and output.stat().st_size:
+        next(_rows(output), None)
 
 
 @dataclass

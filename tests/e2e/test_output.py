@@ -115,3 +115,17 @@ def test_help_into_a_full_device() -> None:
 @pytest.mark.parametrize("flag", ["-i", "-o"])
 def test_empty_file_name(flag: str, snapshot: Snapshot) -> None:
     snapshot(neoxrun("generate", "demo", flag, "").check_error(2, "-i", "-o"))
+
+
+def test_a_file_of_something_else_is_not_replaced(tmp_path: Path, snapshot: Snapshot) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\n")
+    asked = ("generate", "demo", "--prompt", "import os", "-o", "notes.txt")
+    snapshot(neoxrun(*asked, cwd=tmp_path).check_error(4, "notes.txt"))
+    assert notes.read_text() == "my notes\n"
+    scores = neoxrun("score", "demo", "-i", "notes.txt", "-o", "samples.parquet", cwd=tmp_path)
+    scores.check_success()
+    (tmp_path / "samples.parquet").write_bytes(b"PAR1 of another program")
+    neoxrun("score", "demo", "-i", "notes.txt", "-o", "samples.parquet", cwd=tmp_path).check_error(4, "samples.parquet")
+    (tmp_path / "samples.txt").write_text("mine")
+    neoxrun("generate", "demo", cwd=tmp_path).check_error(4, "samples.txt")

@@ -119,3 +119,10 @@ def test_a_numbered_gpu_and_gpus() -> None:
     for words in (("--device", "cuda:1", "--gpus", "0"), ("--gpus=0", "--device=gpu:1")):
         with pytest.raises(UsageError, match=r"--device (cuda|gpu):1 and --gpus"):
             translated("plan", *words)
+
+
+def test_model_and_config() -> None:
+    for words in (("demo", "--model", "20B"), ("--model", "demo", "-m", "20B"), ("--model=demo", "--tp", "1", "20B")):
+        with pytest.raises(UsageError, match="--model is the argument CONFIG"):
+            translated("generate", *words)
+    assert translated("evaluate", "--model", "demo", "--tasks", "piqa", "arc") == ["demo", "--tasks", "piqa", "arc"]
