@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-close",
         action="store_true",
-        help="End with exit code 0 also where numbers are no further apart than the coarser number format rounds.",
+        help="Count numbers as equal that are no further apart than neighbours in the coarser number format.",
     )
     parser.add_argument("--all", action="store_true", help="List every tensor. Default: the 20 most different ones.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")

@@ -20,7 +20,7 @@ from neoxrun.checkpoint.source import LayerSource
 from neoxrun.checkpoint.writers import check_split
 from neoxrun.config.huggingface import read_json
 from neoxrun.config.reader import load_settings
-from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.config.settings import ModelConfig, Precision, Settings
 from neoxrun.config.tensors import FIRST_LAYER, Parameter, TensorKey, parameters
 from neoxrun.conversion.configurations import (
     config_json,
@@ -32,7 +32,7 @@ from neoxrun.conversion.configurations import (
 from neoxrun.conversion.folding import find_final_norm, merge_for_files
 from neoxrun.conversion.logits import PROMPTS, compare_logits, prompt_ids, stream_logits
 from neoxrun.conversion.options import RECEIPT_NAME, ConvertOptions
-from neoxrun.conversion.proof import Comparison, checksums, main_dtype
+from neoxrun.conversion.proof import Comparison, check_finite, checksums, main_dtype, short_name
 from neoxrun.conversion.shares import Division, stored_dtypes
 from neoxrun.conversion.targets import (
     HuggingFaceTarget,
@@ -42,7 +42,13 @@ from neoxrun.conversion.targets import (
     relative_files,
     written_tensors,
 )
-from neoxrun.conversion.tokenizer_files import copy_tokenizer, tokenizer_files, write_companions
+from neoxrun.conversion.tokenizer_files import (
+    check_tokenizer,
+    copy_tokenizer,
+    tokenizer_files,
+    write_generation_config,
+    write_tokenizer_config,
+)
 from neoxrun.conversion.workplace import Workplace, open_workplace
 from neoxrun.model.dtypes import DTYPES
 from neoxrun.terminal.log import log
@@ -91,8 +97,8 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
         if work.resumed:
             log.info(f"continuing in {work.folder}")
         written = _write_weights(options, source, work)
-        config = _write_configuration(options, source, work, written)
-        receipt = _prove(options, source, work, config) | {"job": job}
+        settings = _write_configuration(options, source, work, written)
+        receipt = _prove(options, source, work, settings) | {"job": job}
         work.write_json(RECEIPT_NAME, receipt)
         work.publish(options.target.absolute())
     log.info(_how_it_went(options.target, receipt))
@@ -107,7 +113,7 @@ def _open_source(options: ConvertOptions) -> _Source:
     rows = read_vocab_rows(checkpoint, settings.model)
     tokenizer = None
     if settings.tokenizer.vocab_file is None:
-        log.warning("the configuration names no tokenizer, so that none is written: give it with --tokenizer FILE")
+        log.warning("the configuration names no tokenizer, so none is written: give it with --tokenizer FILE")
     else:
         tokenizer = load_tokenizer(settings.tokenizer)
     layers = LayerSource(checkpoint, settings.model)
@@ -123,7 +129,7 @@ def _open_source(options: ConvertOptions) -> _Source:
         dtypes = dict.fromkeys(table, DTYPES[options.dtype])
     merge = merge_for_files(settings.model, settings.merge)
     folds = merge == "fold" and checkpoint.source_tp != options.tp
-    final = find_final_norm(layers, folds=folds)
+    final = find_final_norm(layers, dtypes, folds=folds)
     division = Division(checkpoint, settings.model, table, options.tp, merge, final)
     return _Source(division, checkpoint, settings.model, table, dtypes, rows, tokenizer, tag, new_names)
 
@@ -142,7 +148,7 @@ def _job(options: ConvertOptions, source: _Source) -> dict[str, Any]:
     """What tells this conversion from others: an interrupted one continues only if all of it is the same."""
     stats = [(path, path.stat()) for path in source.checkpoint.files]
     return {
-        "source": str(source.checkpoint.folder.absolute()),
+        "source": short_name(source.checkpoint.folder),
         "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "network": asdict(source.config),
         "to": options.kind,
@@ -181,8 +187,8 @@ def _write_weights(options: ConvertOptions, source: _Source, work: Workplace) ->
     return main_dtype(source.dtypes)
 
 
-def _write_configuration(options: ConvertOptions, source: _Source, work: Workplace, written: Precision) -> ModelConfig:
-    """Write the configuration and the tokenizer; returns the network that they describe, read from them."""
+def _write_configuration(options: ConvertOptions, source: _Source, work: Workplace, written: Precision) -> Settings:
+    """Write the configuration and the tokenizer; returns what they describe, read from them."""
     tokenizer = copy_tokenizer(work, options.settings.tokenizer)
     if options.kind == "huggingface":
         ends = options.settings.end_ids
@@ -197,8 +203,10 @@ def _write_configuration(options: ConvertOptions, source: _Source, work: Workpla
             content = read_json(folder / "config.json") | {key: content[key] for key in kept}
             content.pop("dtype", None)
         work.write_json("config.json", content)
-        write_companions(work, source.tokenizer, source.config.max_context, ends)
-        return load_settings([str(work.folder)]).model
+        write_generation_config(work, ends)
+        if source.tokenizer is not None:
+            write_tokenizer_config(work, options.settings.tokenizer, source.tokenizer, source.config.max_context)
+        return load_settings([str(work.folder)])
     padded = -(-source.rows // options.tp) * options.tp
     size = None if source.tokenizer is None else source.tokenizer.vocab_size
     divisor = vocabulary_divisor(padded, options.tp, size, source.config.make_vocab_size_divisible_by)
@@ -214,12 +222,15 @@ def _write_configuration(options: ConvertOptions, source: _Source, work: Workpla
             paths["merge_file"] = above + tokenizer.merge_file.name
         text = yaml_text(network | paths, "Written by neoxrun convert. Paths are relative to this file's folder.")
         work.write_text(name, text)
-    return load_settings([str(work.folder / _NEOX_YAML)]).model
+    return load_settings([str(work.folder / _NEOX_YAML)])
 
 
-def _prove(options: ConvertOptions, source: _Source, work: Workplace, config: ModelConfig) -> dict[str, Any]:
+def _prove(options: ConvertOptions, source: _Source, work: Workplace, settings: Settings) -> dict[str, Any]:
     """Read both sides, compare them, and return the receipt."""
-    target = find_checkpoint(work.folder, config)
+    encoded = []
+    if source.tokenizer is not None:
+        encoded = check_tokenizer(source.tokenizer, settings.tokenizer, work.folder, PROMPTS)
+    target = find_checkpoint(work.folder, settings.model)
     others = [path for path in tokenizer_files(options.settings.tokenizer).values() if path.is_file()]
     others += [path for path in (source.checkpoint.folder / "config.json",) if path.is_file()]
     before = [*source.checkpoint.files, *others]
@@ -229,14 +240,14 @@ def _prove(options: ConvertOptions, source: _Source, work: Workplace, config: Mo
     with Bar("comparing", total, show=options.show_progress) as bar:
         comparison = Comparison(source.division, target, source.dtypes, bar.update)
         comparison.run()
-        encoded = [] if source.tokenizer is None else source.tokenizer.encode_all(list(PROMPTS))
         prompts = prompt_ids(encoded, source.rows, source.config.max_context)
         first = stream_logits(source.checkpoint, source.config, prompts)
-        second = stream_logits(target, config, prompts)
+        second = stream_logits(target, settings.model, prompts)
         largest, same, positions = compare_logits(first, second)
+        check_finite(largest, work.folder)
         hashes = [
             {
-                "folder": str(folder.absolute()),
+                "folder": short_name(folder),
                 "kind": checkpoint.kind,
                 "tp": checkpoint.source_tp,
                 "files": checksums(files, folder, bar.update),
@@ -247,7 +258,7 @@ def _prove(options: ConvertOptions, source: _Source, work: Workplace, config: Mo
             )
         ]
     hashes[0] |= {"tag": source.tag, "new_names": source.new_names}
-    hashes[1]["folder"] = str(options.target.absolute())
+    hashes[1]["folder"] = short_name(options.target)
     remains = comparison.remains()
     for text in remains:
         log.info(text)
@@ -275,7 +286,7 @@ def _how_it_went(target: Path, receipt: Mapping[str, Any]) -> str:
     equal = sum(tensor["equal"] for tensor in tensors)
     logits = receipt["logits"]
     return (
-        f"{target}: {counted(len(files), 'file')}, {size}; {equal} of {len(tensors)} tensors have every bit of the "
-        f"source's; the logits of {counted(logits['positions'], 'token')} differ by "
+        f"{target}: {counted(len(files), 'file')}, {size}; {equal} of {len(tensors)} tensors are bit-identical to the "
+        f"source; the logits of {counted(logits['positions'], 'token')} differ by "
         f"{logits['largest_difference']:.2g} at most; {RECEIPT_NAME} has the proof"
     )

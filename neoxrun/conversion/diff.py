@@ -16,7 +16,7 @@ from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.checkpoint.source import LayerSource, Shard
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import VOCABULARY, TensorKey
-from neoxrun.conversion.shares import pieces, same_bits
+from neoxrun.conversion.numbers import largest, pieces, same_bits, step_at
 from neoxrun.conversion.survey import survey_folder
 from neoxrun.conversion.surveyed import Survey, divided_dim
 from neoxrun.errors import CheckpointError, ConfigError
@@ -60,8 +60,8 @@ class Difference:
 
     Attributes:
         layer, name: which one.
-        state: equal in every number; close: apart by no more than the coarser number format's rounding; different; or
-            missing from one side.
+        state: equal in every number; close: no further apart than two neighbours in the coarser number format;
+            different; or missing from one side.
         largest: the largest difference.
         relative: that, compared with the largest number.
         note: what a number does not tell.
@@ -187,25 +187,19 @@ def _difference(key: TensorKey, first: Tensor, second: Tensor) -> Difference:
         if not padded or any(bool(part.any()) for part in spare):
             return Difference(key.layer, key.name, "different", float("inf"), float("inf"), shapes)
         first, second, note = first[:rows], second[:rows], f"{shapes}, padded with zeros"
-    coarse = max((first.dtype, second.dtype), key=lambda dtype: torch.finfo(dtype).eps)
-    eps, least = torch.finfo(coarse).eps, torch.finfo(coarse).smallest_normal
-    largest = scale = 0.0
+    most = scale = 0.0
     close = equal = True
     for one, other in pieces(first, second):
         difference = (one - other).abs()
         size = torch.maximum(one.abs(), other.abs())
         equal &= torch.equal(one, other)
-        close &= bool((difference <= eps * size.clamp_min(least)).all())
-        largest = max(largest, _number(difference.max()))
-        scale = max(scale, _number(size.max()))
+        # Two roundings of one number are at most a step of the coarser format apart: half a step each.
+        step = torch.maximum(step_at(size, first.dtype), step_at(size, second.dtype))
+        close &= bool((difference <= step).all())
+        most = max(most, largest(difference))
+        scale = max(scale, largest(size))
     state: State = "equal" if equal else "close" if close else "different"
-    return Difference(key.layer, key.name, state, largest, largest / scale if scale else 0.0, note)
-
-
-def _number(value: Tensor) -> float:
-    """A maximum; infinite where it is not a number."""
-    number = float(value)
-    return number if number == number else float("inf")
+    return Difference(key.layer, key.name, state, most, most / scale if scale else 0.0, note)
 
 
 def _short(tensor: Tensor) -> str:
@@ -214,10 +208,13 @@ def _short(tensor: Tensor) -> str:
 
 def diff_json(differences: list[Difference], logits: Mapping[str, Any] | None) -> dict[str, Any]:
     """The comparison as JSON values; an infinite difference is null."""
-    rows = [asdict(difference) for difference in differences]
-    for row in rows:
-        row |= {name: None for name in ("largest", "relative") if row[name] in (float("inf"),)}
-    return {"states": _counts(differences), "tensors": rows, "logits": logits}
+    rows = [_finite(asdict(difference)) for difference in differences]
+    found = None if logits is None else _finite(logits)
+    return {"states": _counts(differences), "tensors": rows, "logits": found}
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value == float("inf") else value for name, value in values.items()}
 
 
 def diff_text(differences: list[Difference], logits: Mapping[str, Any] | None, most: int | None) -> str:

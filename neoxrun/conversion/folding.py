@@ -7,7 +7,7 @@ source rank ``r``. So the final norm keeps the mean of ``shift_r / scale_r``, wh
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import torch
@@ -17,6 +17,7 @@ from neoxrun.checkpoint.fold import foldable_norms, norm_before
 from neoxrun.checkpoint.source import LayerSource, Shard
 from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.config.tensors import TensorKey
+from neoxrun.conversion.numbers import largest
 
 _CPU: Final = torch.device("cpu")
 _ROWS: Final = 1 << 10
@@ -56,13 +57,14 @@ class FinalNorm:
 
     Args:
         shift: fp32 ``[H]``.
+        left_out: in how many of its numbers a rank has no part, because the number format does not hold it.
 
     Attributes:
         remains: the most that is missing from the logit of any token, once ``note_head`` and ``note_bias`` were told.
     """
 
-    def __init__(self, shift: Tensor) -> None:
-        self.shift = shift
+    def __init__(self, shift: Tensor, left_out: int) -> None:
+        self.shift, self.left_out = shift, left_out
         self.remains = 0.0
         self._given: Tensor | None = None
 
@@ -74,11 +76,17 @@ class FinalNorm:
     def note_bias(self, bias: Tensor) -> None:
         """The bias that these rows would need with a shift of 0, fp32."""
         assert self._given is not None, "the head's weight comes first"
-        self.remains = max(self.remains, float((bias.float() - self._given).abs().max()))
+        self.remains = max(self.remains, largest(bias.float() - self._given))
 
 
-def find_final_norm(source: LayerSource, *, folds: bool) -> FinalNorm | None:
-    """The final norm of a checkpoint, if it is folded and has shifts."""
+def find_final_norm(source: LayerSource, dtypes: Mapping[TensorKey, torch.dtype], *, folds: bool) -> FinalNorm | None:
+    """The final norm of a checkpoint, if it is folded and has shifts.
+
+    Args:
+        source: the checkpoint.
+        dtypes: number format of each tensor in the files to be written.
+        folds: whether norms that drifted apart are folded.
+    """
     config = source.config
     if not folds or config.norm != "layernorm":
         return None
@@ -88,7 +96,11 @@ def find_final_norm(source: LayerSource, *, folds: bool) -> FinalNorm | None:
         return None
     # A scale of 0 turns any shift into nothing, so that any number serves there.
     scales = torch.where(norms.scales == 0, torch.ones_like(norms.scales), norms.scales)
-    return FinalNorm((norms.shifts / scales).mean(0))
+    shifts = norms.shifts / scales
+    # A rank whose scale is nearly 0 has no say; what activations are added to must leave them room in the format.
+    fits = shifts.abs() <= torch.finfo(dtypes[norm_bias(config)]).max / 2
+    mean = torch.where(fits, shifts, 0).sum(0) / fits.sum(0).clamp_min(1)
+    return FinalNorm(mean, int((~fits).any(0).sum()))
 
 
 def norm_bias(config: ModelConfig) -> TensorKey:

@@ -13,6 +13,7 @@ from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import ModelConfig
+from neoxrun.conversion.numbers import largest
 from neoxrun.model.batch import Batch
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.tree import TreeAttention
@@ -98,13 +99,14 @@ def _batch(stage: Stage, prompts: Sequence[Sequence[int]]) -> Batch:
 def compare_logits(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, int, int]:
     """The largest difference, at how many positions both sides' most likely token is the same, and how many there are.
 
-    Rows that only one side has, which pad its vocabulary, are left out.
+    The difference is infinite where one is not a number. Rows that only one side has, which pad its vocabulary, are
+    left out.
     """
-    largest, same, count = 0.0, 0, 0
+    most, same, count = 0.0, 0, 0
     for one, other in zip(first, second, strict=True):
         rows = min(one.shape[1], other.shape[1])
         left, right = one[:, :rows], other[:, :rows]
-        largest = max(largest, float((left - right).abs().max()))
+        most = max(most, largest(left - right))
         same += int((left.argmax(-1) == right.argmax(-1)).sum())
         count += len(left)
-    return largest, same, count
+    return most, same, count

@@ -18,7 +18,8 @@ from neoxrun.checkpoint.source import LayerSource, Shard
 from neoxrun.config.settings import Precision
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.folding import Folding, norm_bias
-from neoxrun.conversion.shares import Division, largest_difference, same_bits, stored_dtypes
+from neoxrun.conversion.numbers import largest_difference, same_bits
+from neoxrun.conversion.shares import Division, stored_dtypes
 from neoxrun.errors import CheckpointError
 
 KEPT, JOINED, SAME = "kept", "joined and cut", "the same on all ranks"
@@ -150,9 +151,14 @@ class Comparison:
             )
         if self.division.final is not None:
             texts.append(
-                "The head has no bias in these files, so that the final norm keeps the mean of the ranks' shifts: of "
-                f"the logits {self.division.final.remains:.3g} at most is missing, a constant for each token."
+                "The head has no bias in these files, so the final norm keeps the mean of the ranks' shifts: each "
+                f"token's logit is off by a constant of at most {self.division.final.remains:.3g}."
             )
+            if self.division.final.left_out:
+                texts.append(
+                    f"In {self.division.final.left_out} of these means a rank has no part, because its scale is so "
+                    "small that the number format does not hold its shift divided by it."
+                )
         sums = sum(proof.rule == SUM for proof in self.tensors.values())
         if sums:
             texts.append(f"{sums} biases, which the source's ranks add up, are their sums.")
@@ -183,17 +189,38 @@ class Comparison:
         ]
 
 
+def check_finite(difference: float, folder: Path) -> None:
+    """Refuse the largest difference of logits that are not all numbers.
+
+    Raises:
+        CheckpointError: it is infinite.
+    """
+    if difference == float("inf"):
+        raise CheckpointError(
+            "the logits of the source or of the converted files are NaN or infinite, which proves nothing",
+            code="failed_proof",
+            where=str(folder),
+            hint="See which numbers of the source are too large, or none, with `neoxrun inspect --full`.",
+        )
+
+
 def checksums(files: Iterable[Path], folder: Path, progress: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files, by their names within ``folder``, or their whole paths if they are elsewhere."""
+    """Size and SHA-256 of files, by their names within ``folder``, or their last names if they are elsewhere."""
     found = {}
     for path in files:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = path.stat().st_size
-        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
         found[name] = {"bytes": size, "sha256": digest}
         progress(size)
     return found
+
+
+def short_name(folder: Path) -> str:
+    """A folder's name without the path to it; that of a ``global_step`` folder with the name of the one above it."""
+    parts = folder.absolute().parts
+    return "/".join(parts[-2:] if parts[-1].startswith("global_step") else parts[-1:])
 
 
 def main_dtype(dtypes: Mapping[TensorKey, torch.dtype]) -> Precision:

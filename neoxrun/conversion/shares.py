@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,6 @@ from neoxrun.conversion.folding import FinalNorm, norm_bias
 from neoxrun.errors import CheckpointError
 
 _CPU: Final = torch.device("cpu")
-_PIECE: Final = 1 << 22
-_BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -104,27 +102,3 @@ def stored_dtypes(source: LayerSource, table: Mapping[TensorKey, Parameter]) -> 
                     )
                 found[key] = shard[key.name].tensor.dtype
     return found
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same type, the same shape and the same bits."""
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    kind = _BITS[first.dtype.itemsize]
-    return torch.equal(first.contiguous().view(kind), second.contiguous().view(kind))
-
-
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Equal parts of tensors of one shape, flat, in fp32 and small, so that a large tensor is never copied whole."""
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    for first in range(0, len(flat[0]), _PIECE):
-        yield tuple(one[first : first + _PIECE].float() for one in flat)
-
-
-def largest_difference(first: Tensor, second: Tensor) -> float:
-    """The largest absolute difference of two tensors of one shape; infinity where one holds no finite number."""
-    largest = 0.0
-    for one, other in pieces(first, second):
-        difference = float((one - other).abs().max())
-        largest = max(largest, difference) if difference == difference else float("inf")
-    return largest

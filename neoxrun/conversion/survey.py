@@ -19,7 +19,7 @@ from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
 from neoxrun.config.foreign import is_zero3
 from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
-from neoxrun.conversion.shares import largest_difference, same_bits
+from neoxrun.conversion.numbers import largest_difference, same_bits
 from neoxrun.conversion.surveyed import Survey, SurveyedTensor, divided_dim
 from neoxrun.errors import CheckpointError, NeoxrunError
 from neoxrun.terminal.words import listing
@@ -191,7 +191,8 @@ def _note_missing_ranks(survey: Survey) -> None:
     whole, rest = divmod(3 * hidden[1] * survey.tp, rows[0])
     if rest == 0 and whole > survey.tp:
         survey.odd.append(
-            f"The shapes are those of {whole} ranks, of which {whole - survey.tp} have no file: the model is not whole."
+            f"The shapes are those of {whole} ranks, of which {whole - survey.tp} have no file: the model is "
+            "incomplete."
         )
 
 
@@ -199,7 +200,7 @@ def _note_strangers(survey: Survey, names: list[str]) -> None:
     strange = [name for name in names if name not in survey.files and not _KNOWN.fullmatch(name)]
     strange = [name for name in strange if layout.layer_and_rank(name) is None]
     if strange:
-        survey.odd.append(f"Files that belong to none of it: {listing(strange)}.")
+        survey.odd.append(f"Unrelated files: {listing(strange)}.")
     kinds = Counter(kind for tensor in survey.tensors.values() for kind in tensor.dtypes)
     if len(kinds) > 1:
         survey.odd.append(f"Number formats are mixed: {', '.join(f'{n} x {kind}' for kind, n in kinds.most_common())}.")

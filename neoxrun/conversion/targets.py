@@ -146,13 +146,15 @@ class HuggingFaceTarget:
         name = self._file_of[key]
         if name in self._done:
             return
-        if name not in self._open:
-            header = {self._names[other]: self._tensors[other] for other in self._shards[name]}
-            self._open[name] = SafetensorsFile(self._work.begin(name), header)
-        file = self._open[name]
-        file.write(self._names[key], tensor)
+        with self._work.writing():
+            if name not in self._open:
+                header = {self._names[other]: self._tensors[other] for other in self._shards[name]}
+                self._open[name] = SafetensorsFile(self._work.begin(name), header)
+            file = self._open[name]
+            file.write(self._names[key], tensor)
+            if not file.missing:
+                file.close()
         if not file.missing:
-            file.close()
             self._work.finish(name)
             self._done.add(name)
             del self._open[name]

@@ -45,33 +45,40 @@ class Workplace:
     def begin(self, name: str) -> Path:
         """Where to write a file, until ``finish``; its last part is that of ``name``."""
         path = self.folder / _WRITING / Path(name).name
-        path.parent.mkdir(exist_ok=True)
+        with self.writing():
+            path.parent.mkdir(exist_ok=True)
         return path
 
     def finish(self, name: str) -> None:
         """The file that ``begin`` named is whole."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.begin(name).replace(path)
+        with self.writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.begin(name).replace(path)
 
     def write(self, name: str, save: Callable[[Path], object]) -> None:
         """Write a whole file with ``save`` and put it on the disk.
 
         Raises:
-            OSError: the system refuses.
+            DataError: the system refuses.
         """
         path = self.begin(name)
-        try:
-            save(path)
-        except RuntimeError as error:
-            raise _refusal(path) from error  # torch.save does not say why the system refused
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        with self.writing():
+            try:
+                save(path)
+            except RuntimeError as error:
+                raise _refusal(path) from error  # torch.save does not say why the system refused
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         self.finish(name)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of these bytes."""
+        self.write(name, lambda path: path.write_bytes(content))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file."""
@@ -101,14 +108,27 @@ class Workplace:
 
     def publish(self, target: Path) -> None:
         """Give the folder its final name."""
-        shutil.rmtree(self.folder / _WRITING, ignore_errors=True)
-        (self.folder / _JOB).unlink(missing_ok=True)
-        self.folder.rename(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
+        with self.writing():
+            shutil.rmtree(self.folder / _WRITING, ignore_errors=True)
+            (self.folder / _JOB).unlink(missing_ok=True)
+            self.folder.rename(target)
+            descriptor = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around whatever writes into the folder: what the system refuses there is said to be about the folder.
+
+        Raises:
+            DataError: the system refuses.
+        """
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            yield
+        except OSError as error:
+            raise _unwritable(error, self.folder) from error
 
 
 def _refusal(path: Path) -> OSError:
@@ -160,9 +180,10 @@ def open_workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Workplace]:
                 hint="Wait for it to end, or stop it: what it has written is kept.",
             ) from error
         try:
-            yield Workplace(folder, _same_job(folder, dict(job)))
+            resumed = _same_job(folder, dict(job))
         except OSError as error:
             raise _unwritable(error, folder) from error
+        yield Workplace(folder, resumed)
 
 
 def _same_job(folder: Path, job: dict[str, Any]) -> bool:
@@ -178,7 +199,7 @@ def _same_job(folder: Path, job: dict[str, Any]) -> bool:
             "an earlier conversion into this folder had another source or other options",
             code="conflicting_options",
             where=str(folder),
-            hint="Give its command again to continue it, or remove the folder.",
+            hint="Run its command again to continue it, or remove the folder.",
         )
     new.write_text(json.dumps(job), encoding="utf-8")
     new.replace(folder / _JOB)
@@ -190,5 +211,5 @@ def _unwritable(error: OSError, folder: Path) -> DataError:
         f"the folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
         where=str(error.filename or folder),
-        hint="Mend that, and give the same command again: what has been written is kept.",
+        hint="Fix this and run the command again: what has been written is kept.",
     )

@@ -84,9 +84,13 @@ def test_every_rank_keeps_its_own_at_the_same_split(tmp_path: Path) -> None:
 
 
 def test_the_receipt_says_what_remains(tmp_path: Path) -> None:
-    receipt = convert(order(FIXTURES / "tp2_native", tmp_path / "hf", "huggingface", dtype="bf16"))
+    job = order(FIXTURES / "tp2_native", tmp_path / "hf", "huggingface", dtype="bf16")
+    receipt = convert(job)
     assert receipt == read_receipt(tmp_path / "hf")
     assert not receipt["equal"]
+    assert str(tmp_path) not in (tmp_path / "hf" / "neoxrun.receipt.json").read_text(), "no path of this machine"
+    assert str(FIXTURES) not in (tmp_path / "hf" / "neoxrun.receipt.json").read_text()
+    assert (receipt["source"]["folder"], receipt["target"]["folder"]) == ("tp2_native/global_step150000", "hf")
     text = " ".join(receipt["remains"])
     assert re.search(r"Rounding changed \d+ tensors", text)
     assert "6 biases, which the source's ranks add up" in text
@@ -94,7 +98,8 @@ def test_the_receipt_says_what_remains(tmp_path: Path) -> None:
         files = receipt[side]["files"]
         assert files
         for name, entry in files.items():
-            content = (folder / name).read_bytes()
+            elsewhere = job.settings.tokenizer.vocab_file if side == "source" and name == "tokenizer.json" else None
+            content = (elsewhere or folder / name).read_bytes()
             assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert set(receipt["target"]["files"]) | {"neoxrun.receipt.json"} == {p.name for p in (tmp_path / "hf").iterdir()}
     assert receipt["logits"]["largest_difference"] > 0
@@ -127,7 +132,7 @@ def test_a_folded_folder_is_the_native_model_but_for_a_constant(tmp_path: Path) 
     constant = distances["fold"][:, :1]
     assert float((distances["fold"] - constant).abs().max()) < 1e-4
     text = next(text for text in receipts["fold"]["remains"] if "The head has no bias" in text)
-    told = float(re.search(r"of the logits ([\d.e-]+) at most", text)[1])
+    told = float(re.search(r"a constant of at most ([\d.e-]+[\de])", text)[1])
     assert abs(float(constant.abs().max()) - told) < 1e-3
     assert abs(receipts["fold"]["logits"]["largest_difference"] - told) < 1e-3
     assert receipts["fold"]["rules"]["folded norm"] == 26
@@ -184,16 +189,15 @@ def test_an_interrupted_conversion_continues_with_what_is_missing(
 ) -> None:
     source = make_folder(tmp_path / "source", tiny(num_layers=3))
     job = order(source, tmp_path / "out", "neox", tp=2)
-    read, seen = LayerSource.read_layer, []
+    save = torch.save
 
-    def failing(self: LayerSource, layer: int) -> Any:
-        seen.append(layer)
-        if layer == 4 and seen.count(4) == 2:  # the first time its types are looked at
+    def failing(value: Any, path: Path) -> None:
+        if path.name.startswith("layer_04"):
             raise OSError(28, "No space left on device")
-        return read(self, layer)
+        save(value, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LayerSource, "read_layer", failing)
+        patch.setattr(torch, "save", failing)
         with pytest.raises(DataError) as caught:
             convert(job)
     assert caught.value.code == "disk_full"
@@ -205,6 +209,50 @@ def test_an_interrupted_conversion_continues_with_what_is_missing(
     assert not partial.exists()
     for path, time in written.items():
         assert (tmp_path / "out" / path.relative_to(partial)).stat().st_mtime_ns == time, "written once"
+
+
+def test_a_source_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folder(tmp_path / "source", tiny())
+    read = LayerSource.read_layer
+
+    def failing(self: LayerSource, layer: int) -> Any:
+        if (tmp_path / "out.partial").exists():
+            raise OSError(5, "Input/output error", "a source")
+        return read(self, layer)
+
+    monkeypatch.setattr(LayerSource, "read_layer", failing)
+    with pytest.raises(OSError, match="a source"):
+        convert(order(source, tmp_path / "out", "neox"))
+
+
+def test_logits_that_are_no_numbers_prove_nothing(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", tiny())
+    path = source / "global_step7" / "layer_02-model_00-model_states.pt"
+    layer = torch.load(path, weights_only=True)
+    layer["mlp.dense_4h_to_h.weight"].fill_(3e38)
+    torch.save(layer, path)
+    with pytest.raises(CheckpointError, match="NaN or infinite") as caught:
+        convert(order(source, tmp_path / "out", "neox"))
+    assert caught.value.code == "failed_proof"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_final_norm_whose_scale_is_nearly_zero(tmp_path: Path, ranks: int) -> None:
+    """Its shift, divided by it, is too large for fp16: such ranks have no part in the mean that stands for it."""
+    source = make_folder(tmp_path / "source", tiny(), tp=2, dtype=torch.float16)
+    for rank, path in enumerate(sorted(source.glob("global_step7/layer_05-*"))):
+        layer = torch.load(path, weights_only=True)
+        layer["norm.weight"][3], layer["norm.bias"][3] = (1e-6 if rank < ranks else 1.0), 0.5
+        layer["norm.bias"][4] = rank
+        torch.save(layer, path)
+    receipt = convert(order(source, tmp_path / "hf", "huggingface"))
+    (text,) = [text for text in receipt["remains"] if "has no part" in text]
+    assert text.startswith("In 1 of these means a rank has no part")
+    told = next(text for text in receipt["remains"] if "a constant of at most" in text)
+    assert receipt["logits"]["largest_difference"] <= float(told.rstrip(".").split()[-1]) + 1e-2
+    shift = load_file(tmp_path / "hf" / "model.safetensors")["gpt_neox.final_layer_norm.bias"]
+    assert float(shift[3]) == (0.5 if ranks == 1 else 0.0)
 
 
 def test_a_wrong_byte_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

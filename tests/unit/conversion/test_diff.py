@@ -53,6 +53,28 @@ def test_another_format_is_close(tmp_path: Path, source: Path) -> None:
     assert all(0 < one.relative < 2**-8 for one in found.values())
 
 
+def test_neighbours_in_the_number_format_are_close(tmp_path: Path, source: Path) -> None:
+    other = make_folder(tmp_path / "other", CONFIG)
+    states = []
+    change(source, 2, "attention.dense.weight", 1.75)
+    for value in (1.75, 1.75 + 2**-23, 1.75 + 2**-22):
+        change(other, 2, "attention.dense.weight", value)
+        states.append(compared(source, other)[2, "attention.dense.weight"].state)
+    assert states == ["equal", "close", "different"]
+
+
+def test_whole_numbers_are_compared_too(tmp_path: Path, source: Path) -> None:
+    folders = [source, make_folder(tmp_path / "other", CONFIG)]
+    for folder in folders:
+        path = next(folder.glob("global_step*/layer_02-*"))
+        content = torch.load(path, weights_only=True)
+        content["attention.dense.weight"] = torch.ones(16, 16, dtype=torch.int8)
+        torch.save(content, path)
+    assert compared(*folders)[2, "attention.dense.weight"].state == "equal"
+    change(folders[1], 2, "attention.dense.weight", 2)
+    assert compared(*folders)[2, "attention.dense.weight"].state == "different"
+
+
 def test_one_number(tmp_path: Path, source: Path) -> None:
     other = make_folder(tmp_path / "other", CONFIG)
     change(other, 3, "mlp.dense_h_to_4h.weight", 100.0)
@@ -65,7 +87,10 @@ def test_one_number(tmp_path: Path, source: Path) -> None:
     change(other, 3, "mlp.dense_h_to_4h.weight", float("nan"))
     (one,) = [one for one in compared(source, other).values() if one.state != "equal"]
     assert (one.state, one.largest) == ("different", float("inf"))
-    assert diff_json([one], None)["tensors"][0]["largest"] is None
+    logits = {"largest_difference": float("inf"), "positions": 3}
+    content = diff_json([one], logits)
+    assert content["tensors"][0]["largest"] is None
+    assert content["logits"] == {"largest_difference": None, "positions": 3}
 
 
 def test_other_shapes_and_missing_tensors(tmp_path: Path, source: Path) -> None:

@@ -36,3 +36,10 @@ def test_comparing_leaves_padding_out() -> None:
     one = torch.tensor([[1.0, 2.0, 9.0], [3.0, 1.0, 9.0]])
     other = torch.tensor([[1.0, 2.5], [1.0, 3.0]])
     assert compare_logits([one], [other]) == (2.0, 1, 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_infinitely_far_from_all(value: float) -> None:
+    one = torch.tensor([[1.0, value], [1.0, 2.0]])
+    assert compare_logits([one], [torch.ones(2, 2)])[0] == float("inf")
+    assert compare_logits([one], [one])[0] == float("inf")

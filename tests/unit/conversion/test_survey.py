@@ -104,7 +104,7 @@ def test_a_missing_last_rank_shows_in_the_shapes(folder: Path) -> None:
     for path in (folder / STEP).glob("*-model_01-*"):
         path.unlink()
     odd = survey_folder(folder).odd
-    assert odd == ["The shapes are those of 2 ranks, of which 1 have no file: the model is not whole."]
+    assert odd == ["The shapes are those of 2 ranks, of which 1 have no file: the model is incomplete."]
 
 
 def test_two_files_of_one_part(folder: Path) -> None:
