@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from neoxrun.commands import revision_flags
 from neoxrun.config.settings import Settings
@@ -66,8 +67,8 @@ def score_each(args: argparse.Namespace, output: Path, make_job: MakeJob) -> int
 
 
 def _file_of(output: Path, revision: str) -> Path:
-    """``texts.step1000.jsonl``; a revision's name may be that of a branch with slashes."""
-    return output.with_name(f"{output.stem}.{revision.replace('/', '-')}{output.suffix}")
+    """``texts.step1000.jsonl``; the slash in the name of a branch becomes ``%2F``, so that no two share a file."""
+    return output.with_name(f"{output.stem}.{quote(revision, safe='')}{output.suffix}")
 
 
 def _complete(scan: Scan) -> bool:

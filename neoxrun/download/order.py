@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from neoxrun.download import hub, hub_cache, listing, manifest, proof
 from neoxrun.download.catalog import KnownFile, Model
@@ -69,10 +69,10 @@ class Downloaded:
 
 
 def default_folder(model: Model, revision: str | None) -> Path:
-    """The folder for a model; a revision other than the default one gets a separate folder."""
+    """The folder for a model; each revision other than the default one gets a folder of its own."""
     if revision in (None, model.revision):
         return Path(model.folder).expanduser()
-    return Path(f"{model.folder}-{re.sub(r'[^A-Za-z0-9._-]', '-', str(revision))}").expanduser()
+    return Path(f"{model.folder}-{quote(str(revision), safe='')}").expanduser()
 
 
 def order_model(

@@ -66,7 +66,7 @@ def fetch_in_turn(
 
     Raises:
         NetworkError, CheckpointError: a revision cannot be fetched; what has arrived is kept.
-        DataError: the disk is full, or another process uses the folder.
+        DataError: the disk is full, or another process uses the folder of the revision whose turn it is.
         Interrupted: Ctrl-C while a revision was awaited.
     """
     _remove_left(options, {options.folder(revision) for revision in revisions[:2]})
@@ -80,7 +80,7 @@ def fetch_in_turn(
             held += [_Fetch(one, options, show=False) for one in following]
             yield revision, folder
             held.pop(0).give_up_folder(remove=not options.keep)
-            if held and held[0].failed("disk_full"):  # there is room now
+            if held and held[0].failed("disk_full", "folder_in_use"):  # there may be room now, or the other has ended
                 held.pop().stop()
                 held += [_Fetch(one, options, show=False) for one in following]
     finally:
@@ -98,7 +98,7 @@ def _arrived(fetch: _Fetch) -> Path:
 
 
 class _Fetch:
-    """The download of one revision, in a thread, into a folder that this process holds."""
+    """The download of one revision, in a thread, into a folder that this process holds; ``wait`` raises what fails."""
 
     def __init__(self, revision: Revision, options: RevisionOptions, *, show: bool) -> None:
         self.revision, self.folder = revision, options.folder(revision)
@@ -106,13 +106,14 @@ class _Fetch:
         self._done: Downloaded | None = None
         self._error: NeoxrunError | None = None
         self._stop = threading.Event()
-        self._lock = _claim(self.folder, revision.repository.name, options.keep)
+        self._lock: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         options = self._options
         try:
+            self._lock = _claim(self.folder, self.revision.repository.name, options.keep)
             order = order_repository(options.model, self.revision.repository, self.folder, options.http)
             self._done = carry_out_order(order, jobs=_JOBS, show=self._show, stop=self._stop)
         except Stopped:
@@ -153,9 +154,9 @@ class _Fetch:
         error.hint += "The same command continues: what was finished is kept."
         return error
 
-    def failed(self, code: str) -> bool:
-        """Whether the download has ended with this error."""
-        return not self._thread.is_alive() and self._error is not None and self._error.code == code
+    def failed(self, *codes: str) -> bool:
+        """Whether the download has ended with one of these errors."""
+        return not self._thread.is_alive() and self._error is not None and self._error.code in codes
 
     def stop(self) -> None:
         """End the download; what has arrived is kept for the next time."""
@@ -181,13 +182,13 @@ class _Fetch:
 def _claim(folder: Path, repository: str, keep: bool) -> int | None:
     """Create and mark a folder, or take over one with a mark: the descriptor that locks it.
 
-    None for a folder that is not to be removed: it exists already, or is to be kept.
+    None for a folder that is not to be removed: it exists already, is a link, or is to be kept.
 
     Raises:
         DataError: another process uses it, or it cannot be written to.
     """
     mark = folder / MARK
-    if not mark.exists() and (keep or folder.exists()):
+    if folder.is_symlink() or (not mark.exists() and (keep or folder.exists())):
         return None
     make_folder(folder)
     try:
@@ -226,11 +227,15 @@ def _locked(mark: Path) -> int:
 def _remove_left(options: RevisionOptions, needed: set[Path]) -> None:
     """Remove the folders that an interrupted command has left, except those that are needed now."""
     for mark in options.parent.glob(f"*/{MARK}"):
+        if mark.parent in needed or mark.parent.is_symlink():
+            continue
         with contextlib.suppress(OSError):  # another process holds it, or it is gone
-            if mark.parent not in needed and mark.read_text(encoding="utf-8").strip() == options.model.hub:
+            if mark.read_text(encoding="utf-8", errors="replace").strip() == options.model.hub:
                 descriptor = _locked(mark)
-                _remove(mark.parent)
-                os.close(descriptor)
+                try:
+                    _remove(mark.parent)
+                finally:
+                    os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:
@@ -241,4 +246,4 @@ def _remove(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         shutil.rmtree(folder)
     except OSError as error:
-        log.warning(f"{folder} cannot be removed: {error.strerror}")
+        log.warning(f"{folder} cannot be removed: {error.strerror or error}")

@@ -51,8 +51,10 @@ def run_child(job: Job) -> int:
 
     What the job writes to stdout is dropped, and the child has reported its own failure. It is in a process group of
     its own, so that a Ctrl-C at the terminal reaches it once, through this process; it does not outlive this process.
+    Only the main thread can call this.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C came too late for the child, which has done its work.
         RankError: the child was killed before it could report anything.
         DataError: temporary files cannot be written.
     """
@@ -60,6 +62,18 @@ def run_child(job: Job) -> int:
     folder, lock = job.save_and_lock()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Not an exception, and not only a blocked signal: other threads, such as those of a download, take the signal that
+    # this one blocks, and Python would raise KeyboardInterrupt here, between the start of the child and its name.
+    children: list[subprocess.Popen[bytes]] = []
+    interrupted = False
+
+    def pass_on(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        for child in children:
+            child.send_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, pass_on)
     hold_interrupts()  # the child inherits this, and answers as soon as it can
     try:
         child = subprocess.Popen(
@@ -69,12 +83,19 @@ def run_child(job: Job) -> int:
             process_group=0,
             pass_fds=() if lock is None else (lock,),
         )
-        code = _await(child)
+        children.append(child)
+        if interrupted:  # before the child had a name
+            child.send_signal(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        code = child.wait()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+    if interrupted and code == 0:
+        raise KeyboardInterrupt
     if code < 0:
         raise RankError(
             f"the process of the model (process {child.pid}) was killed by signal {-code}",
@@ -82,16 +103,6 @@ def run_child(job: Job) -> int:
             hint=f"The system kills processes when memory runs out: see `dmesg`. {job.kept}",
         )
     return code
-
-
-def _await(child: subprocess.Popen[bytes]) -> int:
-    """The exit code of a child, to which each Ctrl-C is passed on."""
-    while True:
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            return child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
 
 
 def _role_and_environment(job: Job) -> tuple[str, dict[str, str]]:

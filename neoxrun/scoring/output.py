@@ -7,6 +7,7 @@ No torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,8 @@ from neoxrun.terminal.words import printable
 
 _ROWS: Final = 256  # of a row group: a record of a long document has megabytes
 _LISTS: Final = ("word_texts", "word_logprobs", "token_ids", "token_texts", "token_starts", "token_logprobs")
+_WHOLE_ID: Final = re.compile(rb'\{"id": (-?\d{1,19}),')
+_INT64: Final = range(-(2**63), 2**63)
 _NESTED: Final = ("top_ids", "top_texts", "top_logprobs")
 
 
@@ -153,7 +156,7 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int, str]]:
 
 
 def _check_record(record: dict[str, Any], document: Document, where: str) -> None:
-    # As texts: in a Parquet file all ids are texts if one of them is.
+    # As texts: in a Parquet file all ids are texts if one of them is no 64-bit number.
     if (str(record["id"]), record["text"]) != (str(document.id), document.text):
         raise _foreign(f"this record is not of {document.where}", where, "--resume needs the same input. ")
 
@@ -171,15 +174,26 @@ def finish_output(output: Path) -> None:
     lines = lines_file(output)
     if lines is None or lines == output or not lines.exists():
         return
-    unfinished = output.with_name(f"{output.name}.unfinished")
+    import pyarrow
+
+    target = output.resolve()  # a link still names the file afterwards; it may be on another file system
+    unfinished = target.with_name(f"{target.name}.unfinished")
     try:
         with lines.open("rb") as file:
             _write_parquet(file, unfinished)
-        unfinished.replace(output.resolve())  # a link still names the file afterwards
+        unfinished.replace(target)
         lines.unlink()
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise unwritable(output, error) from None
+    except (pyarrow.ArrowException, OverflowError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise DataError(
+            f"the records cannot be turned into {output}: {printable(str(error))}",
+            code="unwritable_file",
+            where=str(lines),
+            hint="They are complete, as JSON lines, in the file named above.",
+        ) from None
 
 
 def _write_parquet(lines: IO[bytes], path: Path) -> None:
@@ -187,7 +201,8 @@ def _write_parquet(lines: IO[bytes], path: Path) -> None:
     from pyarrow import parquet
 
     first = json.loads(lines.readline())
-    whole = isinstance(first["id"], int) and not any(line.startswith(b'{"id": "') for line in lines)
+    lines.seek(0)
+    whole = all((found := _WHOLE_ID.match(line)) and int(found[1]) in _INT64 for line in lines)
     lines.seek(0)
     integer, real, text = pyarrow.int64(), pyarrow.float64(), pyarrow.string()
     plain = dict.fromkeys(("tokens", "words", "bytes"), integer) | dict.fromkeys(("text", "run", "weights"), text)

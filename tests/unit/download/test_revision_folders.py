@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,73 @@ def test_two_commands_do_not_share_a_folder(revisions: list[Revision], tmp_path:
             next(fetch_in_turn(revisions, options(tmp_path)))
     assert caught.value.code == "folder_in_use"
     assert "--revisions-dir" in (caught.value.hint or "")
+
+
+def test_a_locked_folder_holds_up_only_its_own_revision(revisions: list[Revision], tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-step1"
+    folder.mkdir()
+    with (folder / MARK).open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        turn = fetch_in_turn(revisions, options(tmp_path))
+        assert next(turn)[0].name == "step0"
+        with pytest.raises(DataError) as caught:
+            next(turn)
+        assert caught.value.message.startswith("step1: another neoxrun")
+        assert caught.value.code == "folder_in_use"
+        turn = fetch_in_turn(revisions, options(tmp_path))
+        assert next(turn)[0].name == "step0"
+    assert [revision.name for revision, _ in turn] == ["step1", "step2"], "the other has ended meanwhile"
+    assert names(tmp_path) == set()
+
+
+def test_every_revision_has_a_folder_of_its_own(revisions: list[Revision], tmp_path: Path) -> None:
+    branches = ["step0", "a/b", "a-b", "a%2Fb", "a+b", "é", "è"]
+    folders = {options(tmp_path).folder(replace(revisions[0], name=name)) for name in branches}
+    assert len(folders) == len(branches)
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert tmp_path / "tiny-step0" in folders
+
+
+def test_only_real_folders_are_removed(revisions: list[Revision], tmp_path: Path) -> None:
+    theirs, parent = tmp_path / "theirs", tmp_path / "revisions"
+    theirs.mkdir()
+    (theirs / MARK).write_text(f"{NAME}\n")
+    (theirs / "notes").write_text("mine")
+    for name in ("tiny-step7", "tiny-step0"):  # one that is left, and one that is needed
+        parent.mkdir(exist_ok=True)
+        (parent / name).symlink_to(theirs)
+    seen = [revision.name for revision, _ in fetch_in_turn(revisions[:1], options(parent))]
+    assert seen == ["step0"]
+    assert names(parent) == {"tiny-step7", "tiny-step0"}
+    assert (theirs / "notes").read_text() == "mine"
+    assert (theirs / MARK).exists()
+
+
+def test_a_folder_that_cannot_be_removed_is_reported(
+    tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise OSError("no reason given")
+
+    left = tmp_path / "tiny-step9"
+    left.mkdir()
+    (left / MARK).write_text(f"{NAME}\n")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert list(fetch_in_turn([], options(tmp_path))) == []
+    assert "cannot be removed: no reason given" in caplog.text
+    monkeypatch.setattr(shutil, "rmtree", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(fetch_in_turn([], options(tmp_path)))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_mark_that_is_no_text_is_of_another(tmp_path: Path, server: HubServer) -> None:
+    foreign = tmp_path / "tiny-step9"
+    foreign.mkdir()
+    (foreign / MARK).write_bytes(b"\xff\xfe")
+    assert list(fetch_in_turn([], options(tmp_path))) == []
+    assert names(tmp_path) == {"tiny-step9"}
 
 
 def test_room_for_one_is_enough(revisions: list[Revision], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import threading
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +183,47 @@ os.kill(int(sys.argv[3]), signal.SIGINT)
 signal.pause()
 """
     assert launcher.run_child(child(monkeypatch, program)) == 130
+
+
+def test_ctrl_c_that_a_thread_takes_while_the_child_starts_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a download in another thread the signal is not held back, though the main thread blocks it."""
+    monkeypatch.setattr(launcher, "hold_interrupts", hold_interrupts)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(50):  # the thread takes the signal, and then this one answers between two of these
+            time.sleep(0.01)
+        return started[0]
+
+    monkeypatch.setattr(launcher, "subprocess", types.SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
+    program = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+signal.sigtimedwait([], 60)
+"""
+    work = child(monkeypatch, program)
+    before, end = signal.getsignal(signal.SIGINT), threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        assert launcher.run_child(work) == 130
+    finally:
+        end.set()
+        thread.join()
+        for one in started:
+            one.kill()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_comes_too_late_for_the_child_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(0))
+os.kill(int(sys.argv[3]), signal.SIGINT)
+signal.pause()
+"""
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run_child(child(monkeypatch, program))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,7 @@ def test_no_documents() -> None:
     assert caught.value.code == "no_documents"
 
 
-@pytest.mark.parametrize("identity", [1, "b"])
+@pytest.mark.parametrize("identity", [1, "b", 2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 10**30])
 def test_parquet_has_the_records(identity: int | str, tmp_path: Path) -> None:
     output = tmp_path / "a.parquet"
     lines = lines_file(output)
@@ -79,10 +81,52 @@ def test_parquet_has_the_records(identity: int | str, tmp_path: Path) -> None:
     finish_output(output)
     assert list(tmp_path.iterdir()) == [output]
     found = parquet.read_table(output).to_pylist()
-    ids = [0, 1] if identity == 1 else ["0", "b"]
+    ids = [0, identity] if identity in (1, 2**63 - 1, -(2**63)) else ["0", str(identity)]
     assert found == [record(0, "one", bits=1.0) | {"id": ids[0]}, second | {"id": ids[1]}]
     finish_output(output)  # again, after a run that had nothing to do
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_link_to_another_file_system_names_the_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.parent != target.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    output = here / "a.parquet"
+    output.symlink_to(there / "b.parquet")
+    write(here / "a.parquet.unfinished.jsonl", record(0, "one"))
+    finish_output(output)
+    assert output.is_symlink()
+    assert [*here.iterdir(), *there.iterdir()] == [output, there / "b.parquet"]
+    assert parquet.read_table(output).num_rows == 1
+
+
+def test_records_that_parquet_cannot_hold_are_kept_as_lines(tmp_path: Path) -> None:
+    output = tmp_path / "a.parquet"
+    lines = write(tmp_path / "a.parquet.unfinished.jsonl", record(0, "one"), record(1, "two", token_ids=["many"]))
+    with pytest.raises(DataError, match="the records cannot be turned into") as caught:
+        finish_output(output)
+    assert (caught.value.code, caught.value.where) == ("unwritable_file", str(lines))
+    assert list(tmp_path.iterdir()) == [lines]
+    write(lines, record(0, "one", tokens=2**70))
+    with pytest.raises(DataError, match="the records cannot be turned into"):
+        finish_output(output)
+    assert list(tmp_path.iterdir()) == [lines]
+
+
+def test_documents_may_share_an_id(tmp_path: Path) -> None:
+    rows = Source("a.jsonl", None, b'{"id": 7, "text": "one"}\n{"id": 7, "text": "two"}\n', "jsonl")
+    path = write(tmp_path / "a.jsonl", record(7, "one"))
+    assert (scan_input(rows, path).finished, scan_input(rows, path).documents) == (1, 2)
+    write(path, record(7, "one"), record(7, "two"))
+    assert scan_input(rows, path).finished == 2
 
 
 def test_a_finished_parquet_file_counts_and_does_not_grow(tmp_path: Path) -> None:
