@@ -21,6 +21,7 @@ from neoxrun.config.saved_args import read_saved_args
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
+from neoxrun.terminal.log import log
 
 SUFFIXES: Final = (".yml", ".yaml", ".json")
 """Endings of a configuration file's name."""
@@ -55,6 +56,7 @@ def find_folder(source: str) -> Path | None:
 
     Raises:
         ConfigError: ./NAME comes from another repository.
+        CheckpointError: the record in it is damaged.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -71,6 +73,8 @@ def find_folder(source: str) -> Path | None:
             where=str(record),
             hint=f"Get it with `neoxrun download {source} --to DIR`, and name DIR.",
         )
+    if origin is None:
+        log.warning(f"{source}: the folder {name} is used, which does not say where its files come from")
     return Path(name)
 
 
@@ -109,7 +113,7 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
             args.setdefault("seq_length", args.get("max_position_embeddings"))
             entries = _entries(args, ranks[0])
     if not entries:
-        for place in {folder, step}:
+        for place in dict.fromkeys((folder, step)):
             refuse_foreign_folder(place, [path.name for path in place.iterdir()])
         raise ConfigError(
             f"{folder} is a folder without a configuration: it has no config.json, as Hugging Face's folders do, and "

@@ -7,12 +7,13 @@ top-level ``rope_theta`` or ``partial_rotary_factor`` has no effect there.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from neoxrun.config.json_file import read_json_object
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import listing
 
@@ -105,31 +106,12 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
+    """The JSON object in ``path``, a file that describes weights.
 
     Raises:
         CheckpointError: the file cannot be read or holds something else.
     """
-    text = ""
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if text.startswith("version https://git-lfs"):
-            raise CheckpointError(
-                f"{path.name} is a Git LFS pointer, not the file itself",
-                code="damaged_file",
-                where=str(path),
-                hint="The folder was cloned without Git LFS: `git lfs pull` in it fetches the files.",
-            ) from error
-        raise CheckpointError(
-            f"cannot read {path.name}: {error}",
-            code="unreadable_checkpoint",
-            where=str(path),
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} does not hold a JSON object", code="damaged_file", where=str(path))
-    return value
+    return read_json_object(path, CheckpointError)
 
 
 def quantised_error(path: Path, method: str) -> CheckpointError:
@@ -175,10 +157,13 @@ def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object, Map
     )
     if head_dim and all(isinstance(one, int) and one > 0 for one in (head_dim, hidden, heads)):
         width = hidden // heads
-        if head_dim != width and isinstance(share, int | float):
-            share = int(head_dim * share) / width
-            if share > 1 or int(width * share) != share * width:
+        if head_dim != width and isinstance(share, int | float) and abs(share) < 1e6:  # others are refused later
+            dims = int(head_dim * share)
+            if not 0 <= dims <= width:
                 raise _unsupported(path, f"has head_dim {head_dim}, which does not go with heads of {width}")
+            share = dims / width
+            if int(width * share) < dims:  # a quotient that was rounded down: 49 * (2 / 49) < 2
+                share = math.nextafter(share, 1)
     if rope.get("rope_type", rope.get("type", "default")) == "default":
         return share, base, None
     original = content.get("original_max_position_embeddings")

@@ -81,6 +81,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._cut = 0
         self._texts = TextEncoder(tokenizer)
         self._template: ChatTemplate | None = None
+        self._said_refusal = False
         self.counts = Counts()
 
     @property
@@ -138,7 +139,9 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             others = [message for message in chat_history if message["role"] != "system"]
             if len(others) == len(chat_history):
                 raise
-            log.warning("the model's chat template refuses system messages: they are left out")
+            if not self._said_refusal:
+                log.warning("the model's chat template refuses system messages: they are left out")
+            self._said_refusal = True
             return self._chat.render(others, answer=add_generation_prompt)
 
     @property

@@ -24,9 +24,8 @@ from neoxrun.errors import DataError
 from neoxrun.tokenizer.siblings import read_siblings
 
 _FILE: Final = "chat_template.jinja"
+_AGAIN: Final = 'Get the file again, or write the prompts out under "prompt".'
 _TAG: Final = "CONTINUE_FINAL_MESSAGE_TAG "  # as transformers has it: a template may treat the space at its end
-
-
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -56,7 +55,14 @@ class ChatTemplate:
                 f"the chat template is wrong in its line {error.lineno}: {error.message}",
                 code="bad_chat_template",
                 where=str(where),
-                hint='Get the file again, or write the prompts out under "prompt".',
+                hint=_AGAIN,
+            ) from error
+        except Exception as error:  # Jinja makes Python of it, whose compiler has limits of its own
+            raise DataError(
+                f"the chat template cannot be used: {type(error).__name__}: {error}",
+                code="bad_chat_template",
+                where=str(where),
+                hint=_AGAIN,
             ) from error
 
     def render(self, messages: object, *, answer: bool = True, where: str | None = None) -> str:
@@ -74,7 +80,7 @@ class ChatTemplate:
         """
         chat = _checked(messages, where)
         if not answer:
-            chat[-1]["content"] = str(chat[-1].get("content", "")) + _TAG
+            chat[-1]["content"] = _tagged(chat[-1].get("content", ""), where)
         try:
             text = self._template.render(
                 messages=chat, tools=None, documents=None, add_generation_prompt=answer, **self._names
@@ -156,6 +162,23 @@ def _reasoned(message: dict[str, Any]) -> dict[str, Any]:
     if reasoning is None:
         return message
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _tagged(content: object, where: str | None) -> object:
+    """A message's content with the tag after its text: after the last one of several parts."""
+    if isinstance(content, str):
+        return content + _TAG
+    parts = list(content) if isinstance(content, list) else []
+    for at in reversed(range(len(parts))):
+        if isinstance(parts[at], dict) and isinstance(text := parts[at].get("text"), str):
+            parts[at] = {**parts[at], "text": text + _TAG}
+            return parts
+    raise DataError(
+        "the last message, which is to be continued, has no text",
+        code="bad_prompt",
+        where=where,
+        hint='Its "content" is a text, or a list of parts like {"type": "text", "text": "Hello"}.',
+    )
 
 
 def _cut_at_tag(text: str, where: str | None) -> str:

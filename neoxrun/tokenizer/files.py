@@ -9,6 +9,7 @@ from typing import Any, Final
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as _Library
 
+from neoxrun.config.json_file import refuse_lfs_pointer
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.errors import ConfigError, DataError
@@ -47,6 +48,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
             library = build_gpt2(vocabulary, pairs, siblings)
             return Tokenizer(library, skip_special=True, byte_level=True, names=siblings.names)
         library = _Library(models.BPE(vocabulary, pairs))
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"{merge_path} does not belong to {vocab_path}: {error}",
@@ -200,7 +203,9 @@ def _read_bytes(path: Path, config: TokenizerConfig, what: str = "tokenizer file
     """The bytes of one of the tokenizer's files."""
     hint = _download_hint(path)
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
+        refuse_lfs_pointer(path, content, DataError)
+        return content
     except FileNotFoundError as error:
         others = [other for other in config.looked_in if other != path] if path == config.vocab_file else []
         also = f" (nor {', '.join(map(str, others))})" if others else ""

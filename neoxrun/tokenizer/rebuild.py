@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as _Library
 
+from neoxrun.errors import DataError
 from neoxrun.tokenizer.siblings import Siblings, content_of
 
 
@@ -87,12 +88,28 @@ def build_gpt2(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], sib
 
 def _begin_and_end(library: _Library, siblings: Siblings) -> None:
     """Add tokens to every text as ``add_bos_token`` and ``add_eos_token`` say; a tokenizer.json overrules them."""
-    names = siblings.names
-    begin = names["bos_token"] if siblings.says("add_bos_token") else ""
-    end = names["eos_token"] if siblings.says("add_eos_token") else ""
+    begin, end = (_asked_for(siblings, name) for name in ("bos_token", "eos_token"))
     library.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}".strip(),
         special_tokens=[(token, library.token_to_id(token)) for token in {begin, end} - {""}],
+    )
+
+
+def _asked_for(siblings: Siblings, name: str) -> str:
+    """The token of this name if it is to be added to every text, else nothing.
+
+    Raises:
+        DataError: it is to be added, and there is none.
+    """
+    if not siblings.says(f"add_{name}"):
+        return ""
+    if token := siblings.names.get(name):
+        return token
+    raise DataError(
+        f"tokenizer_config.json says add_{name}, but no {name}",
+        code="bad_tokenizer",
+        where=str(siblings.folder / "tokenizer_config.json"),
+        hint=f"Name the token under {name} there, or set add_{name} to false.",
     )
 
 
@@ -158,7 +175,16 @@ def _add_tokens(library: _Library, siblings: Siblings, of_file: Mapping[int, Add
         if content_of(token) not in known:
             known.add(content_of(token))
             tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
-    for token in tokens:
-        if token.content in named:
-            token.special = True
-    library.add_tokens(tokens)
+    library.add_tokens([_special(token) if token.content in named else token for token in tokens])
+
+
+def _special(token: AddedToken) -> AddedToken:
+    """The same token, as a special one."""
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )

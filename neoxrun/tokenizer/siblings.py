@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from tokenizers import AddedToken
 
+from neoxrun.config.json_file import read_json_object
 from neoxrun.errors import DataError
 
 NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -34,6 +34,7 @@ class Siblings:
     """The files of a Hugging Face folder that say how a tokenizer is used.
 
     Attributes:
+        folder: where they are.
         class_name: transformers' class, without ``Fast``; ``GPTNeoXTokenizer`` where none is named, as in transformers
             for a GPT-NeoX model.
         options: the keys of tokenizer_config.json, with those of special_tokens_map.json.
@@ -43,6 +44,7 @@ class Siblings:
         extra: further special tokens.
     """
 
+    folder: Path
     class_name: str
     options: Mapping[str, Any]
     added: Mapping[int, AddedToken]
@@ -78,12 +80,12 @@ def read_siblings(folder: Path) -> Siblings | None:
     Raises:
         DataError: a file is damaged.
     """
-    options, special_map, old_added = (read_object(folder / name) for name in SIBLING_FILES)
-    model = read_object(folder / "config.json") or {}
+    options, special_map, old_added = (_read_object(folder / name) for name in SIBLING_FILES)
+    model = _read_object(folder / "config.json") or {}
     if options is special_map is old_added is None and model.get("model_type") is None:
         return None
     try:
-        return _siblings(dict(options or {}), special_map or {}, old_added, model)
+        return _siblings(folder, dict(options or {}), special_map or {}, old_added, model)
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"the special tokens in {folder} cannot be read: {error}",
@@ -94,6 +96,7 @@ def read_siblings(folder: Path) -> Siblings | None:
 
 
 def _siblings(
+    folder: Path,
     options: dict[str, Any],
     special_map: Mapping[str, Any],
     old_added: Mapping[str, int] | None,
@@ -121,7 +124,8 @@ def _siblings(
                 for text, number in old_added.items()
             }
     by_text = {token.content: token for token in added.values()}
-    return Siblings(class_name, options, added, replaces, _named(options, class_name, by_text), tuple(_extra(options)))
+    named = _named(options, class_name, by_text)
+    return Siblings(folder, class_name, options, added, replaces, named, tuple(_extra(options)))
 
 
 def _named(
@@ -152,20 +156,10 @@ def _token(entry: Any, *, special: bool | None = None) -> AddedToken:
     return AddedToken(**(known if special is None else {**known, "special": special}))
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``; None where there is no such file.
-
-    Raises:
-        DataError: the file cannot be read, or holds something else.
-    """
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``; None where there is no such file, or none that may be looked at."""
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (FileNotFoundError, NotADirectoryError):
+        path.stat()
+    except OSError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read: it is cut off, damaged or no JSON", code="bad_tokenizer", where=str(path)
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} does not hold a JSON object", code="bad_tokenizer", where=str(path))
-    return content
+    return read_json_object(path, DataError)

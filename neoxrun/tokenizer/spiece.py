@@ -186,16 +186,19 @@ class SpieceLibrary:
             self._added[number] = token
 
     def _pattern(self, content: str) -> str:
-        token = self._added[self._ids[content]]
-        left, right = r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else ""
-        return f"{left}({re.escape(content)}){right}"
+        right = r"\s*" if self._added[self._ids[content]].rstrip else ""
+        return f"({re.escape(content)}){right}"
 
     def _parts(self, text: str) -> Iterator[tuple[int, int, int | None]]:
         """Where each part of the text begins and ends, and its id where it is an added token."""
         start = 0
         for match in self._splits.finditer(text):
-            yield start, match.start(), None
-            yield match.start(), match.end(), self._ids[match[match.lastindex or 0]]
+            number, begin = self._ids[match[match.lastindex or 0]], match.start()
+            if self._added[number].lstrip:
+                # Not part of the pattern, which would look for the end of the spaces from each of them again.
+                begin = start + len(text[start:begin].rstrip())
+            yield start, begin, None
+            yield begin, match.end(), number
             start = match.end()
         yield start, len(text), None
 

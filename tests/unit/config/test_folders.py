@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neoxrun.config.folders import find_folder, read_folder
 from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.config.settings import Settings
 from neoxrun.errors import CheckpointError, ConfigError, NeoxrunError
@@ -164,6 +165,36 @@ def test_released_names_mean_the_shipped_configuration(
     found = load_settings([name])
     assert (found.sources, found.checkpoint) == ((shipped_dir() / "pythia-160m.yml",), folder)
     assert load_settings(["./pythia-160m"]).sources == (folder.relative_to(tmp_path),)
+
+
+def test_a_folder_that_names_no_repository_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()
+    assert find_folder("acme/tiny") == Path("tiny")
+    assert "the folder tiny is used, which does not say where its files come from" in caplog.text
+    caplog.clear()
+    assert find_folder("tiny") == Path("tiny")
+    record = Path("tiny/neoxrun.manifest.json")
+    record.write_text(json.dumps({"hub": "acme/tiny"}))
+    assert find_folder("acme/tiny") == Path("tiny")
+    assert not caplog.text
+    record.write_text("{")
+    with pytest.raises(CheckpointError, match=r"cannot read neoxrun\.manifest\.json"):
+        find_folder("acme/tiny")
+
+
+def test_a_run_is_looked_at_before_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both hold foreign files, the error is the same each time."""
+    seen: list[str] = []
+    monkeypatch.setattr("neoxrun.config.folders.refuse_foreign_folder", lambda place, names: seen.append(place.name))
+    for number in range(12):
+        folder = tmp_path / f"run{number}"
+        (folder / "global_step1").mkdir(parents=True)
+        with pytest.raises(ConfigError):
+            read_folder(folder)
+    assert seen == [name for number in range(12) for name in (f"run{number}", "global_step1")]
 
 
 @pytest.mark.parametrize("hub", [None, "acme/tiny", "ACME/Tiny"])

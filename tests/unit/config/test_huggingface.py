@@ -107,6 +107,17 @@ def test_head_dim_changes_the_rotated_dims_alone(head_dim: int, share: float, ro
     assert embedding.inv_freq.numel() * 2 == rotated
 
 
+def test_a_share_of_a_head_may_be_rounded_down(tmp_path: Path) -> None:
+    """49 * (2 / 49) is less than 2: the share that is made of head_dim must lead back to the same dims."""
+    for dims in range(2, 49, 2):
+        write(
+            tmp_path, SMALL | {"hidden_size": 98, "num_attention_heads": 2, "head_dim": 100, "rotary_pct": dims / 100}
+        )
+        found = read_config_json(tmp_path).options["rotary_pct"]
+        assert isinstance(found, float)
+        assert int(49 * found) == int(100 * (dims / 100)), dims
+
+
 REFUSED = {
     "another model": ({"model_type": "llama"}, "'llama'"),
     "no model_type": ({"model_type": None}, "type None"),

@@ -25,6 +25,7 @@ from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel.mesh import single_rank_mesh
+from neoxrun.tokenizer.chat import ChatTemplate
 
 TOKENIZER = demo_tokenizer()
 ROWS = TOKENIZER.vocab_size
@@ -183,3 +184,15 @@ def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
         assert (lm.counts.asked, lm.counts.cached) == (2, 2)
     with AnswerCache(path, "another model") as cache:
         assert cache.get(cache.key("scoring", (1,), (2,))) is None
+
+
+def test_a_template_without_system_messages_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    template = ChatTemplate(source, {}, Path("chat_template.jinja"))
+    monkeypatch.setattr("neoxrun.evaluation.adapter.read_chat_template", lambda config: template)
+    lm = reciting("import os")
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert [lm.apply_chat_template(chat) for _ in range(3)] == ["Hello"] * 3
+    assert caplog.text.count("refuses system messages") == 1

@@ -84,3 +84,30 @@ def test_the_last_message_is_continued() -> None:
     chat = template("{% for m in messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}")
     assert chat.render([USER, {"role": "assistant", "content": "Well, "}], answer=False) == "Hello</s>Well,"
     assert code_of("nothing of it", answer=False) == "bad_chat_template"
+
+
+def test_a_message_in_parts_is_continued_after_its_last_text() -> None:
+    chat = template(
+        "{% for m in messages %}{% for part in m.content %}[{{ part.text or 'image' }}]{% endfor %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two "}]
+    assert chat.render([{"role": "assistant", "content": parts}], answer=False) == "[One][Two "
+    assert parts[1] == {"type": "text", "text": "Two "}, "the caller's message is not changed"
+    for content in ([{"type": "image"}], [], 3, {"text": "x"}):
+        assert code_of("x", [{"role": "assistant", "content": content}], answer=False) == "bad_prompt"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "".join(f"{{% for a{number} in messages %}}" for number in range(30)) + "{% endfor %}" * 30,
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    ],
+    ids=["blocks that Python does not nest so deep", "parentheses"],
+)
+def test_a_template_beyond_the_compilers_limits(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "chat_template.jinja"
+    path.write_text(source, encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be used") as caught:
+        read_chat_template(TokenizerConfig("HFTokenizer", tmp_path / "tokenizer.json", None))
+    assert (caught.value.code, caught.value.where) == ("bad_chat_template", str(path))

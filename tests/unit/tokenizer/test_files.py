@@ -73,3 +73,24 @@ def test_a_tokenizer_that_the_configuration_does_not_fit(tmp_path: Path) -> None
     for found, kind, message in table:
         with pytest.raises(kind, match=message):
             load_tokenizer(found)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json"])
+def test_a_git_lfs_pointer_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    kind = "GPT2BPETokenizer" if name == "vocab.json" else "HFTokenizer"
+    with pytest.raises(DataError, match=f"{name} is a Git LFS pointer") as caught:
+        load_tokenizer(TokenizerConfig(kind, path, path))
+    assert caught.value.code == "bad_tokenizer"
+    assert "git lfs pull" in caught.value.render()
+
+
+def test_files_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(DEMO.read_bytes())
+    plain = load_tokenizer(TokenizerConfig("HFTokenizer", path, None))
+    for name, content in {"config.json": '{"model_type": "gpt_neox"}', "tokenizer_config.json": "{}"}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    marked = load_tokenizer(TokenizerConfig("HFTokenizer", path, None))
+    assert marked.encode("Hello") == plain.encode("Hello")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,26 @@ def test_tokens_that_begin_and_end_every_text(tmp_path: Path) -> None:
     ours = load(tmp_path, tokenizer_config__json={**T5, "add_bos_token": True, "add_eos_token": True})
     assert ours.encode("a") == [1, *ours.encode("a", complete=True), 2]
     assert load(tmp_path / "2", tokenizer_config__json=T5).encode("a") == ours.encode("a", complete=True)
+
+
+def test_a_token_that_is_to_begin_every_text_and_is_not_there(tmp_path: Path) -> None:
+    path = write_kind(tmp_path, {"tokenizer.model": spiece(model_type="bpe")})
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": None, "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="says add_bos_token, but no bos_token") as caught:
+        load_tokenizer(TokenizerConfig("SPMTokenizer", path, None))
+    assert (caught.value.code, caught.value.where) == ("bad_tokenizer", str(tmp_path / "tokenizer_config.json"))
+
+
+def test_spaces_before_a_token_that_takes_them(tmp_path: Path) -> None:
+    left = {**added(600, "<|user|>", lstrip=True), **added(601, "<|end|>", lstrip=True, rstrip=True)}
+    ours = load(tmp_path, tokenizer_config__json={**T5, "added_tokens_decoder": left})
+    user, end = ours.encode("<|user|><|end|>")
+    assert ours.encode("a \t\n<|user|>") == [*ours.encode("a"), user]
+    assert ours.encode("<|user|>  <|end|>  <|user|> a") == [user, end, user, *ours.encode(" a")]
+    start = time.monotonic()
+    assert ours.encode("a" + " " * 60_000 + "b<|user|>")[-1] == user
+    assert time.monotonic() - start < 10, "seconds; looking for the end of the spaces from each takes twice that"
 
 
 def test_where_tokens_begin(tmp_path: Path) -> None:
