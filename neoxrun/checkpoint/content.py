@@ -6,6 +6,8 @@ lack some of their bytes, and pickles that name more than weights need.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickletools
 import struct
@@ -13,7 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 from neoxrun.errors import CheckpointError
 
@@ -70,7 +72,25 @@ _OTHER_WAYS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4
 _NO_PICKLE = (ValueError, EOFError, OverflowError, MemoryError)
 
 _LARGEST_PICKLE = 1 << 30
+_LARGEST_HEADER = 100_000_000  # of a safetensors file, as in its own library
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file: its type, its shape, and where in the file its bytes begin and end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 def damaged_file(path: Path, what: str) -> CheckpointError:
@@ -193,3 +213,62 @@ def _globals(file: IO[bytes]) -> Iterator[str]:
             yield str(argument).replace(" ", ".")
         elif opcode.name in _OTHER_WAYS:
             yield f"something by {opcode.name}"
+
+
+def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name; they fill it without gaps.
+
+    Raises:
+        CheckpointError: it is cut short or damaged, or its header contradicts itself.
+        OSError: it cannot be read.
+    """
+
+    def damaged(why: str) -> CheckpointError:
+        return damaged_file(path, f"is not a complete safetensors file: {why}")
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
+        if length > _LARGEST_HEADER:
+            raise damaged("it has no header")
+        if 8 + length > size:
+            raise damaged("it ends within its header")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            tensors = {name: _stored_tensor(name, entry, 8 + length) for name, entry in header.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise damaged(f"its header cannot be read ({error})") from error
+    end = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1][2:]):
+        if tensor.begin != end:
+            raise damaged(f"the bytes of {name} do not begin where those of the tensor before end")
+        end = tensor.end
+    if end != size:
+        raise damaged(f"its tensors need {end:,} bytes, and it has {size:,}")
+    return tensors
+
+
+def _stored_tensor(name: str, entry: dict[str, object], start: int) -> StoredTensor:
+    """What a header says of a tensor; ``start`` is where the header ends.
+
+    Raises:
+        ValueError, TypeError, KeyError: the entry contradicts itself.
+    """
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2 or len(shape) > 64:
+        raise ValueError(f"{name} has no shape or no data offsets")
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in [*shape, *offsets]):
+        raise ValueError(f"{name} has a size or an offset that is not a number")
+    first, last = offsets
+    # For a type newer than this table only the offsets can be checked.
+    bits = _BITS.get(str(dtype))
+    if last < first or (bits is not None and (last - first) * 8 != math.prod(shape) * bits):
+        raise ValueError(f"{name} has {last - first} bytes, which does not match its shape and type")
+    return StoredTensor(str(dtype), tuple(shape), start + first, start + last)
+
+
+def is_file_name(name: object) -> bool:
+    """Whether what an index of weights names is a file in its own folder, and not a path to another."""
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name

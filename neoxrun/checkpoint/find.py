@@ -129,15 +129,15 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
     """The ``global_step<N>`` folder of ``iteration``, or else the one that ``latest`` names."""
     present = f"The folder {folder} has {listing(steps)}." if steps else f"The folder {folder} has no global_step<N>."
     if iteration is not None:
-        chosen = folder / f"global_step{iteration}"
-        if not chosen.is_dir():
+        named = folder / f"global_step{iteration}"
+        if not named.is_dir():
             raise CheckpointError(
                 f"there is no checkpoint of iteration {iteration}",
                 code="missing_iteration",
-                where=str(chosen),
+                where=str(named),
                 hint=present,
             )
-        return chosen
+        return named
     latest = folder / "latest"
     if not latest.exists():
         # GPT-NeoX insists on `latest`; with one candidate there is nothing to choose.

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from neoxrun.checkpoint.content import StoredTensor, read_safetensors_header
 from neoxrun.checkpoint.layout import has_hugging_face_files, has_neox_files, hugging_face_files, list_names
 from neoxrun.config.saved_args import Inert, read_without_tensors
 from neoxrun.config.settings import Settings
@@ -41,65 +41,56 @@ def use_stored_head(settings: Settings) -> Settings:
             return settings
     except (CheckpointError, OSError):
         return settings
+    path, tensor = stored[head]
+    how = "is another matrix than" if isinstance(tensor, StoredTensor) else "is stored separately from"
     log.warning(
-        f"the head is tied by the configuration, but {head} in {stored[head][0].name} is another matrix than the "
-        "embedding: it is used, as in transformers"
+        f"the head is tied by the configuration, but {head} in {path.name} {how} the embedding: it is used, as in "
+        "transformers"
     )
     return replace(settings, model=replace(settings.model, tie_embeddings=False))
 
 
-def _stored(folder: Path, files: list[str]) -> dict[str, tuple[Path, Any]]:
-    """The file of the embedding and of the head, and where in it their numbers are."""
-    found: dict[str, tuple[Path, Any]] = {}
+def _stored(folder: Path, files: list[str]) -> dict[str, tuple[Path, object]]:
+    """The file of the embedding and of the head, and what it says of them: where in it their numbers are."""
+    found: dict[str, tuple[Path, object]] = {}
     for name in files:
         path = folder / name
-        tensors = _safetensors_header(path) if path.suffix == ".safetensors" else read_without_tensors(path)
+        tensors: Mapping[str, object]
+        tensors = read_safetensors_header(path) if path.suffix == ".safetensors" else read_without_tensors(path)
         for tensor in (_EMBEDDING, *_HEADS):
             if tensor in tensors:
                 found[tensor] = path, tensors[tensor]
     return found
 
 
-def _same(first: tuple[Path, Any], second: tuple[Path, Any]) -> bool:
+def _same(first: tuple[Path, object], second: tuple[Path, object]) -> bool:
     """Whether two stored tensors are equal: the same data of an archive, or the same bytes of safetensors.
 
     Two equal tensors that an archive holds separately count as different, which costs memory and changes no result.
     """
-    if first[0].suffix != ".safetensors":
-        return first[0] == second[0] and _data_of(first[1]) == _data_of(second[1]) is not None
-    if any(first[1].get(key) != second[1].get(key) for key in ("dtype", "shape")):
+    (path, one), (other_path, other) = first, second
+    if not isinstance(one, StoredTensor) or not isinstance(other, StoredTensor):
+        return path == other_path and _data_of(one) == _data_of(other) is not None
+    if (one.dtype, one.shape, one.end - one.begin) != (other.dtype, other.shape, other.end - other.begin):
         return False
-    return all(one == other for one, other in zip(_pieces(*first), _pieces(*second), strict=True))
+    return all(map(operator.eq, _pieces(path, one), _pieces(other_path, other)))
 
 
-def _data_of(tensor: object) -> object:
-    """The words that name a tensor's data and where in them it begins; None if the stand-in is not a tensor's."""
+def _data_of(tensor: object) -> tuple[str, int] | None:
+    """The key of a tensor's data in an archive, and where in them it begins; None if it is not a tensor."""
     while isinstance(tensor, Inert) and tensor.arguments:
         storage, *rest = tensor.arguments
-        if isinstance(storage, Inert) and isinstance(pid := next(iter(storage.arguments), None), tuple):
-            return pid[2:], rest[:1]
+        if isinstance(storage, Inert) and storage.arguments and isinstance(words := storage.arguments[0], tuple):
+            # ("storage", type, key, device, size), and then the offset.
+            key, offset = (words[2:3] or (None,))[0], (rest or (None,))[0]
+            return (key, offset) if isinstance(key, str) and isinstance(offset, int) else None
         tensor = storage  # a parameter is made of a tensor
     return None
 
 
-def _safetensors_header(path: Path) -> dict[str, Any]:
-    """The table of a safetensors file; empty if it is damaged."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        try:
-            table = json.loads(file.read(min(size, path.stat().st_size)))
-        except ValueError:
-            return {}
-    if not isinstance(table, dict):
-        return {}
-    return {name: entry | {"start": 8 + size} for name, entry in table.items() if isinstance(entry, dict)}
-
-
-def _pieces(path: Path, entry: dict[str, Any]) -> Iterator[bytes]:
+def _pieces(path: Path, tensor: StoredTensor) -> Iterator[bytes]:
     """The bytes of a tensor in a safetensors file, some at a time."""
-    first, last = entry["data_offsets"]
     with path.open("rb") as file:
-        file.seek(entry["start"] + first)
-        for begin in range(first, last, _PIECE):
-            yield file.read(min(_PIECE, last - begin))
+        file.seek(tensor.begin)
+        for begin in range(tensor.begin, tensor.end, _PIECE):
+            yield file.read(min(_PIECE, tensor.end - begin))

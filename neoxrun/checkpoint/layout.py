@@ -8,13 +8,14 @@ names, sizes and small JSON files are read.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.content import damaged_file
+from neoxrun.checkpoint.content import damaged_file, is_file_name
 from neoxrun.config.foreign import is_zero3, zero3_error
 from neoxrun.config.huggingface import read_json
 from neoxrun.config.released import download_command
@@ -257,7 +258,9 @@ def hugging_face_files(folder: Path, names: Collection[str]) -> list[str]:
             table = read_json(path).get("weight_map")
             if not isinstance(table, dict) or not table:
                 raise CheckpointError(f"{path.name} has no weight_map", code="damaged_file", where=str(path))
-            shards = sorted({str(name) for name in table.values()})
+            if strange := [name for name in table.values() if not is_file_name(name)]:
+                raise damaged_file(path, f"names {reprlib.repr(strange[0])}, which is not a file in its folder")
+            shards = sorted(set(table.values()))
             break
     _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
     return shards

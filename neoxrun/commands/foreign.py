@@ -115,6 +115,7 @@ FOREIGN_VALUES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Values as other tools call them, by our option; an empty text leaves the option out, which means the same here."""
 
+_GPU: Final = "device:number"  # no option's name
 _NUMBERED_GPU: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 _NUMBER: Final = re.compile(r"-\.?\d.*")
 
@@ -154,13 +155,25 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
         if word[:2] == ours and action.nargs == 0:
             found.append(word)  # -vv
             continue
+        _refuse_second(action, name, given)
+        long = action.option_strings[-1]
         if action.nargs is not None:
             found.append(ours if value is None else f"{ours}={value}")
-        elif value is not None or (value := next(rest, None)) is not None:
-            found += _with_value(action.option_strings[-1], ours, value)
+        elif value is not None:
+            # Joined words stay joined: a value that begins with a hyphen cannot be given otherwise.
+            found += [f"{long}={own}" for own in _own_values(long, value, given)]
+        elif (value := next(rest, None)) is not None:
+            found += [word for own in _own_values(long, value, given) for word in (ours, own)]
         else:
             found.append(ours)  # the parser says that a value is missing
-        _refuse_second(action, name, given)
+    if gpu := given.get(_GPU):
+        if "gpus" in given:
+            raise UsageError(
+                f"--device {gpu} and {given['gpus']} cannot be combined",
+                code="conflicting_options",
+                hint="Both choose GPUs: leave one of them out.",
+            )
+        found += ["--gpus", gpu.partition(":")[2]]
     return models + found
 
 
@@ -174,14 +187,15 @@ def _split(word: str, options: Mapping[str, argparse.Action], aliases: Mapping[s
     return word[:2], None if options[word[:2]].nargs == 0 else word[2:].removeprefix("=")
 
 
-def _with_value(long: str, name: str, value: str) -> Iterator[str]:
-    """An option and its value, as we call it."""
-    if long == "--device" and (match := _NUMBERED_GPU.fullmatch(value)):
-        yield from ("--device", "cuda", "--gpus", match[1])
+def _own_values(long: str, value: str, given: dict[str, str]) -> Iterator[str]:
+    """A value as we call it; none where leaving the option out means the same."""
+    if long == "--device" and _NUMBERED_GPU.fullmatch(value):
+        given[_GPU] = value
+        yield "cuda"
         return
     ours = FOREIGN_VALUES.get(long, {}).get(value.lower(), value)
     if ours or not value:
-        yield from (name, ours)
+        yield ours
 
 
 def _model(command: str, name: str, value: str | None) -> str:

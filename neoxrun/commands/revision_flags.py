@@ -182,7 +182,7 @@ def _check_duplicates(
             if error.code != "not_found":
                 raise
             log.debug(f"{MAIN} cannot be compared: {error.message}")
-    last = max(known, key=lambda name: -1 if (step := revisions.step_of(name)) is None else step)
+    last = revisions.last_step(known)
     groups = revisions.find_duplicates(found, main, last)
     for group in groups:
         log.warning(f"the same weights as {group[0]}: {', '.join(group[1:])}")

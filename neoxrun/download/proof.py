@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 import zipfile
 from collections.abc import Callable
@@ -19,6 +18,8 @@ from neoxrun.checkpoint.content import (
     check_archive_pickle,
     check_legacy_pickles,
     damaged_file,
+    is_file_name,
+    read_safetensors_header,
     refuse_other_content,
 )
 from neoxrun.errors import CheckpointError
@@ -37,16 +38,7 @@ _INDEXES = (
 """The name of weights in one file, and of the index of weights in several; in the order to look for them."""
 
 _BLOCK = 1 << 20
-_LARGEST_HEADER = 100_000_000  # of a safetensors file, as in its own library
 _LARGEST_JSON = 256_000_000
-
-_BITS = {
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
-    "U32": 32, "I32": 32, "F32": 32,
-    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that were read since the last call."""
@@ -78,7 +70,7 @@ def prove_file(path: Path, name: str, progress: Progress | None = None) -> None:
         if ending in (*WEIGHTS, ".json", ".parquet"):
             refuse_other_content(path, start)
         if ending == ".safetensors":
-            _safetensors(path)
+            read_safetensors_header(path)
         elif ending in WEIGHTS:
             _torch(path, start, progress)
         elif ending == ".json":
@@ -97,7 +89,7 @@ def prove_file(path: Path, name: str, progress: Progress | None = None) -> None:
 
 
 def missing_shards(folder: Path) -> list[str]:
-    """The weights files that the index in a folder names and that are missing.
+    """The weights files that the index in a folder names and that are missing; a path to another folder counts as that.
 
     An index that cannot be read names none: the check of the index itself reports it.
     """
@@ -109,7 +101,9 @@ def missing_shards(folder: Path) -> list[str]:
                 shards = {str(shard) for shard in json.loads((folder / index).read_bytes())["weight_map"].values()}
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 return []
-            return sorted(printable(shard) for shard in shards if not (folder / shard).is_file())
+            return sorted(
+                printable(shard) for shard in shards if not (is_file_name(shard) and (folder / shard).is_file())
+            )
     return []
 
 
@@ -167,52 +161,6 @@ def _check_sums(path: Path, progress: Progress | None) -> None:
                             progress(len(block))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise damaged_file(path, f"is damaged: {error}") from error
-
-
-def _safetensors(path: Path) -> None:
-    def damaged(why: str) -> CheckpointError:
-        return damaged_file(path, f"is not a complete safetensors file: {why}")
-
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
-        if length > _LARGEST_HEADER:
-            raise damaged("it has no header")
-        if 8 + length > size:
-            raise damaged("it ends within its header")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            spans = sorted(_span(name, entry) for name, entry in header.items())
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise damaged(f"its header cannot be read ({error})") from error
-    end = 0
-    for first, last, name in spans:
-        if first != end:
-            raise damaged(f"the bytes of {name} do not begin where those of the tensor before end")
-        end = last
-    if 8 + length + end != size:
-        raise damaged(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
-
-
-def _span(name: str, entry: dict[str, object]) -> tuple[int, int, str]:
-    """Where the bytes of a tensor begin and end.
-
-    Raises:
-        ValueError, TypeError, KeyError: the entry contradicts itself.
-    """
-    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
-    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
-        raise ValueError(f"{name} has no shape or no data offsets")
-    if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
-        raise ValueError(f"{name} has a size or an offset that is not a number")
-    first, last = offsets
-    # For a type newer than this table only the offsets can be checked.
-    bits = _BITS.get(str(dtype))
-    if last < first or (bits is not None and (last - first) * 8 != math.prod(shape) * bits):
-        raise ValueError(f"{name} has {last - first} bytes, which does not match its shape and type")
-    return first, last, name
 
 
 def _json(path: Path) -> None:

@@ -146,6 +146,12 @@ def look_up_revisions(
         pool.shutdown(cancel_futures=True)
 
 
+def last_step(names: Sequence[str]) -> str | None:
+    """The revision with the latest training step in its name; None if no name has one."""
+    steps = {name: step for name in names if (step := step_of(name)) is not None}
+    return max(steps, key=steps.__getitem__, default=None)
+
+
 def find_duplicates(revisions: Sequence[Revision], main: Revision | None, last: str | None) -> list[tuple[str, ...]]:
     """The names of revisions that have the same weights, a group for each.
 
@@ -154,7 +160,7 @@ def find_duplicates(revisions: Sequence[Revision], main: Revision | None, last: 
     Args:
         revisions: what to look at.
         main: to compare them with, if there is one.
-        last: the name of the repository's last step.
+        last: the name of the repository's last step; None if it has no steps.
 
     Returns:
         Groups of two names or more, main first in its group.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -17,17 +19,16 @@ from neoxrun.checkpoint.merge import describe_approximations
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.config.precisions import Precisions
 from neoxrun.config.settings import Settings
+from neoxrun.engine.connect import connect_gpus
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
 from neoxrun.errors import CheckpointError, NeoxrunError, classify
 from neoxrun.model.dtypes import DTYPES, device_kind
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.model.kernels import agree_on_kernels
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import in_background
 from neoxrun.parallel.mesh import Mesh
-from neoxrun.parallel.peers import PEER_ROWS, PeerMemory, connect_peers
 from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.memory import MAX_BATCH, scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
@@ -36,6 +37,9 @@ from neoxrun.tokenizer import Tokenizer, load_tokenizer
 
 # Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
 _PADDING, _WIDEST_TRAINING = 128, 8
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -126,44 +130,45 @@ def open_session(
         DataError: the tokenizer cannot be read.
         RankError: a device has too little memory.
     """
-    built: tuple[Tokenizer, Stage, object] | None = None
-    failure: NeoxrunError | None = None
     warnings: list[str] = []
     start = time.perf_counter()
     # A rank whose weights cannot be loaded connects, too: the others wait for it there.
-    connecting = in_background(partial(_connect, mesh, settings.model.hidden_size, DTYPES[precisions.compute]))
-    try:
-        if random_weights:
-            built = _random(settings, mesh, precisions, warnings)
-        else:
-            built = _loaded(settings, mesh, precisions, show_progress, warnings)
-    except Exception as error:
-        failure = classify(error, mesh.rank)
-        if failure is not error and failure.code != "out_of_memory":
-            raise
+    connect = partial(connect_gpus, mesh, settings.model.hidden_size, DTYPES[precisions.compute])
+    connecting = in_background(connect) if mesh.device.type == "cuda" else None
+    build = (
+        partial(_random, settings, mesh, precisions, warnings)
+        if random_weights
+        else partial(_loaded, settings, mesh, precisions, show_progress, warnings)
+    )
+    built, failure = _attempt(build, mesh.rank)
     loading = time.perf_counter() - start
-    peers = connecting.result()  # not caught: a rank that cannot connect ends, and then the others are ended
+    # Not caught: a rank that cannot connect ends, and then the others are ended.
+    peers = None if connecting is None else connecting.result()
     session, model = None, None
     if built is not None:
         tokenizer, stage, model = built
         stage.residual.peers = peers
-        cache_bytes = _cache_bytes(mesh, stage)
-        session = Session(
-            settings,
-            mesh,
-            Replica(Runner(stage, cache_bytes, eager=eager)),
-            tokenizer,
-            weights="random" if random_weights else None,
-            max_context=max_context or settings.model.max_context,
-            most_scored=scoring_tokens(
-                settings.model,
-                tensor=mesh.tp,
-                compute=precisions.compute,
-                kind=device_kind(mesh.device),
-                spare=cache_bytes,
-            ),
-            loading_seconds=loading,
-        )
+
+        def finish() -> Session:
+            cache_bytes = _cache_bytes(mesh, stage)
+            return Session(
+                settings,
+                mesh,
+                Replica(Runner(stage, cache_bytes, eager=eager)),
+                tokenizer,
+                weights="random" if random_weights else None,
+                max_context=max_context or settings.model.max_context,
+                most_scored=scoring_tokens(
+                    settings.model,
+                    tensor=mesh.tp,
+                    compute=precisions.compute,
+                    kind=device_kind(mesh.device),
+                    spare=cache_bytes,
+                ),
+                loading_seconds=loading,
+            )
+
+        session, failure = _attempt(finish, mesh.rank)
     distinct: dict[str, None] = {}
     others = meshes.gather_from_all((failure, model, warnings, session and session.most_scored))
     for other_failure, _, other_warnings, _ in others:
@@ -188,22 +193,15 @@ def open_session(
     )
 
 
-def _connect(mesh: Mesh, width: int, dtype: torch.dtype) -> PeerMemory | None:
-    """Have the GPUs of all ranks connect and compile a first kernel, which takes seconds; in any thread.
-
-    Args:
-        mesh: this rank among the others.
-        width: numbers of a token's activations.
-        dtype: of the activations.
-
-    Returns:
-        Memory for the sums of the tensor-parallel ranks, where they have the kernels that use it.
-    """
-    if mesh.device.type != "cuda":
-        return None
-    torch.cuda.set_device(mesh.device)  # each thread has a current device
-    mesh.connect_gpus()
-    return connect_peers(mesh, PEER_ROWS, width, dtype) if agree_on_kernels(mesh) and mesh.tp > 1 else None
+def _attempt(work: Callable[[], _T], rank: int) -> tuple[_T | None, NeoxrunError | None]:
+    """What ``work`` returns, or the error that the other ranks are to hear of; others are raised."""
+    try:
+        return work(), None
+    except Exception as error:
+        failure = classify(error, rank)
+        if failure is not error and failure.code != "out_of_memory":
+            raise
+        return None, failure
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:

@@ -43,7 +43,7 @@ class ReferenceResults:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedValue:
     """One measured value and its reference value.
 
     Attributes:
@@ -169,7 +169,7 @@ def check_overlap(references: Sequence[ReferenceResults], names: Collection[str]
         )
 
 
-def compare_results(document: Mapping[str, Any], references: Sequence[ReferenceResults]) -> list[Comparison]:
+def compare_results(document: Mapping[str, Any], references: Sequence[ReferenceResults]) -> list[ComparedValue]:
     """Every measured value that has a reference value.
 
     Args:
@@ -190,7 +190,7 @@ def not_measured(document: Mapping[str, Any], references: Sequence[ReferenceResu
     ]
 
 
-def _compared(document: Mapping[str, Any], reference: ReferenceResults) -> Iterator[Comparison]:
+def _compared(document: Mapping[str, Any], reference: ReferenceResults) -> Iterator[ComparedValue]:
     for task, metrics in reference.results.items():
         measured = document["results"].get(task, {})
         for metric, value in metrics.items():
@@ -201,7 +201,7 @@ def _compared(document: Mapping[str, Any], reference: ReferenceResults) -> Itera
                 finite = math.isfinite(measured[key]) and math.isfinite(value)
                 errors = _errors(name, measured[key], stderr, value) if stderr is not None and finite else None
                 verdict = _verdict(document, task, reference, errors) if finite else "unknown: not a number"
-                yield Comparison(task, key, float(measured[key]), stderr, value, errors, verdict, reference.source)
+                yield ComparedValue(task, key, float(measured[key]), stderr, value, errors, verdict, reference.source)
 
 
 def _matching(metric: str, measured: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.errors import DataError, writing_code
-from neoxrun.evaluation.compare import AGREES_WITHIN, Comparison, document_counts, metric_label
+from neoxrun.evaluation.compare import AGREES_WITHIN, ComparedValue, document_counts, metric_label
 from neoxrun.terminal.words import aligned_columns
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -158,7 +158,7 @@ def limited_tasks(document: Mapping[str, Any]) -> str | None:
     return ", ".join(parts) or None
 
 
-def comparison_table(comparisons: Iterable[Comparison]) -> str:
+def comparison_table(comparisons: Iterable[ComparedValue]) -> str:
     """The measured results next to the reference results, a block for each source."""
     blocks: dict[str, list[tuple[str, ...]]] = {}
     for one in comparisons:

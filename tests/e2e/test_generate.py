@@ -163,7 +163,9 @@ def test_prompt_prints_plain_text_and_how_much_is_said() -> None:
     quiet = neoxrun("-m", "neoxrun", *arguments, "-q", command=[sys.executable]).check_success()
     assert quiet.err == ""
     verbose = neoxrun(*arguments, "-o", "-", "-v").check_success()
-    assert "ignored, since they concern training only: attention_dropout, hidden_dropout\n" in verbose.err
+    assert (
+        "ignored, since they do not change what the model computes: attention_dropout, hidden_dropout\n" in verbose.err
+    )
     assert quiet.out == verbose.records[0]["text"] + "\n"
 
 

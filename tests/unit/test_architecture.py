@@ -65,7 +65,7 @@ LATE = {
 MOST_LINES = 300
 MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 
-# The only modules that import a package, and the package's name on the index where it is another.
+# The only modules that import a package (torch apart), and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
     "google": "tokenizer.spiece",
@@ -75,11 +75,13 @@ IMPORTERS = {
     "evaluation.registered evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
+    "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents scoring.documents scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
+    "shtab": "commands.completion",
     "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
@@ -255,6 +257,16 @@ def test_modules_are_short() -> None:
     assert not long, "look for a seam, or say in the head of the module why there is none"
 
 
+@cache
+def foreign() -> set[str]:
+    """The packages of others that our modules import."""
+    return {name for tree in trees().values() for name in imported(tree)} - trees().keys() - sys.stdlib_module_names
+
+
+def test_every_package_of_others_has_its_importers() -> None:
+    assert foreign() - {"torch"} == IMPORTERS.keys()
+
+
 @pytest.mark.parametrize("package", sorted(IMPORTERS))
 def test_a_package_has_few_importers(package: str) -> None:
     importers = {name for name, tree in trees().items() if package in imported(tree)}
@@ -262,13 +274,12 @@ def test_a_package_has_few_importers(package: str) -> None:
 
 
 def test_what_is_imported_is_what_is_depended_on() -> None:
-    foreign = {name for tree in trees().values() for name in imported(tree)} - trees().keys()
-    foreign -= sys.stdlib_module_names | {"triton"}  # comes with torch for CUDA; on other machines it is not used
+    needed = foreign() - {"triton"}  # comes with torch for CUDA; on other machines it is not used
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [extra for name, extra in project["optional-dependencies"].items() if name != "dev"]
     wanted = [*project["dependencies"], *chain.from_iterable(extras)]
     depended = {re.split(r"[^\w-]", requirement)[0] for requirement in wanted}
-    assert {INDEX_NAMES.get(name, name) for name in foreign} == depended
+    assert {INDEX_NAMES.get(name, name) for name in needed} == depended
 
 
 def test_a_plan_is_made_without_torch() -> None:

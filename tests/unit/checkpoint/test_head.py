@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,8 @@ def test_another_head_in_the_files_is_used(
     name: str, head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not is_tied(folder_with(tmp_path, name, embed_in=EMBEDDING, **{head: EMBEDDING + 1}))
-    assert f"{head}.weight in {name} is another matrix" in caplog.text
+    how = "stored separately from" if name.endswith(".bin") else "another matrix than"
+    assert f"{head}.weight in {name} is {how} the embedding" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -68,8 +71,69 @@ def test_parameters_of_one_storage_are_the_same(tmp_path: Path) -> None:
     assert is_tied(folder_with(tmp_path, "pytorch_model.bin", embed_in=shared, embed_out=shared))
 
 
-def test_damaged_files_change_nothing(tmp_path: Path) -> None:
+def test_two_equal_matrices_of_an_archive_are_not_called_different(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not is_tied(folder_with(tmp_path, "pytorch_model.bin", embed_in=EMBEDDING, embed_out=EMBEDDING.clone()))
+    assert "is stored separately" in caplog.text
+    assert "another matrix" not in caplog.text
+
+
+def table(**changes: object) -> dict[str, object]:
+    """A header with a head and an embedding, each of 8 bytes."""
+    head = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16], **changes}
+    return {
+        "gpt_neox.embed_in.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "embed_out.weight": {key: value for key, value in head.items() if value is not None},
+    }
+
+
+DAMAGED = {
+    "empty": b"",
+    "no header": b"\xff" * 8,
+    "a list": b"\x02\0\0\0\0\0\0\0[]",
+    "no offsets": table(data_offsets=None),
+    "offsets that are texts": table(data_offsets=["8", "16"]),
+    "one offset": table(data_offsets=[8]),
+    "offsets of another length": table(data_offsets=[8, 12]),
+    "offsets beyond the end": table(data_offsets=[8, 1 << 40], shape=[(1 << 38) - 2]),
+    "negative offsets": table(data_offsets=[-8, 0]),
+    "no type": table(dtype=None),
+    "an entry that is no mapping": {**table(), "embed_out.weight": 3},
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_files_change_nothing(content: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_with(tmp_path, "model.safetensors", embed_in=EMBEDDING)
-    for content in (b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]"):
-        (folder / "model.safetensors").write_bytes(content)
-        assert is_tied(folder)
+    if isinstance(content, dict):
+        content = json.dumps(content).encode()
+    assert isinstance(content, bytes)
+    if len(content) > 16:
+        content = struct.pack("<Q", len(content)) + content + bytes(range(16))
+    (folder / "model.safetensors").write_bytes(content)
+    assert is_tied(folder)
+    assert not caplog.text
+
+
+def test_a_header_is_not_longer_than_its_file(tmp_path: Path) -> None:
+    """A bogus length does not make the whole file be read."""
+    folder = folder_with(tmp_path, "model.safetensors", embed_in=EMBEDDING)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", 1 << 60))
+        file.truncate(1 << 36)
+    assert is_tied(folder)
+
+
+def test_hostile_archives_take_no_time(tmp_path: Path) -> None:
+    """A tensor whose data has a name of 2**60 parts, twice: comparing them would take forever."""
+    folder = folder_with(tmp_path, "model.safetensors", embed_in=EMBEDDING)
+    (folder / "model.safetensors").unlink()
+    deep = b")" + b"q\0h\0\x86" * 60
+    tensor = b"cx\ny\n(" + b"NN" + deep + b"tQK\0\x86R"
+    names = (b"gpt_neox.embed_in.weight", b"embed_out.weight")
+    items = b"".join(b"X" + struct.pack("<I", len(name)) + name + tensor + b"s" for name in names)
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("one/data.pkl", b"\x80\x02}" + items + b".")
+    assert not is_tied(folder)

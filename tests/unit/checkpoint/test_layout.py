@@ -138,6 +138,23 @@ def test_one_form_of_the_weights_is_read(names: list[str], chosen: list[str], tm
     assert hugging_face_files(tmp_path, sorted(names)) == chosen
 
 
+@pytest.mark.parametrize("named", ["{outside}", "../outside.bin", "sub/model.bin", "..", "", None, 3, ["model.bin"]])
+def test_an_index_names_no_files_elsewhere(named: object, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.bin"
+    outside.write_bytes(b"private")
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "model.bin").write_bytes(b"weights")
+    if named == "{outside}":
+        named = str(outside)
+    name = "pytorch_model.bin.index.json"
+    (folder / name).write_text(json.dumps({"weight_map": {"a": named}}))
+    with pytest.raises(CheckpointError) as caught:
+        hugging_face_files(folder, [name])
+    assert caught.value.code == "damaged_file"
+    assert "not a file in its folder" in caught.value.message
+
+
 def test_hugging_face_folders_with_something_missing(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.touch()

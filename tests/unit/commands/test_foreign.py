@@ -54,16 +54,19 @@ def test_values_become_values_that_the_parser_takes() -> None:
     ("words", "ours"),
     [
         (("--max_new_tokens", "5"), ["--maximum-tokens", "5"]),
-        (("--max-tokens=5",), ["--maximum-tokens", "5"]),
+        (("--max-tokens=5",), ["--maximum-tokens=5"]),
+        (("--prompt=--tp", "--stop=-x"), ["--prompt=--tp", "--stop=-x"]),
+        (("-p=-x",), ["--prompt=-x"]),
         (("--prompt", "x", "--model", "demo"), ["demo", "--prompt", "x"]),
         (("-mdemo",), None),
         (("--dtype", "Half"), ["--dtype", "fp16"]),
         (("--dtype", "auto"), []),
         (("--device", "cuda:1"), ["--device", "cuda", "--gpus", "1"]),
         (("--batch-size", "auto"), []),
-        (("-n3", "-vv"), ["-n", "3", "-vv"]),
+        (("-n3", "-vv"), ["--num-samples=3", "-vv"]),
         (("--temperature", "-1"), ["--temperature", "-1"]),
-        (("--prompt=",), ["--prompt", ""]),
+        (("--prompt=",), ["--prompt="]),
+        (("--dtype=float16",), ["--dtype=fp16"]),
         (("demo", "--", "--max_tokens"), ["demo", "--", "--max_tokens"]),
         (("--stop", "a", "--stop", "b"), ["--stop", "a", "--stop", "b"]),
         (("--set", "a_b=c_d"), ["--set", "a_b=c_d"]),
@@ -79,7 +82,7 @@ def test_words(words: tuple[str, ...], ours: list[str] | None) -> None:
 
 def _own_words(parser: argparse.ArgumentParser) -> st.SearchStrategy[list[str]]:
     """Option by option, what our own help shows."""
-    values = st.text("abc_=:1 ", min_size=1)
+    values = st.text("abc_=:1 -", min_size=1)
 
     def words(action: argparse.Action) -> st.SearchStrategy[list[str]]:
         flag = st.sampled_from(action.option_strings)
@@ -87,18 +90,32 @@ def _own_words(parser: argparse.ArgumentParser) -> st.SearchStrategy[list[str]]:
             return flag.map(lambda name: [name])
         choices: Sequence[str] = list(action.choices or ())
         value = st.sampled_from(choices) if choices else values
-        return st.tuples(flag, value).map(list)
+        long = action.option_strings[-1]
+        joined = value.map(lambda text: [f"{long}={text}"])
+        return joined | st.tuples(flag, value.filter(lambda text: not text.startswith("-"))).map(list)
 
-    options = [action for action in parser._actions if action.option_strings and action.nargs in (0, None)]
+    options = [
+        action
+        for action in parser._actions
+        if action.option_strings and action.nargs in (0, None) and action.type in (None, str)
+    ]
     chosen = st.lists(st.sampled_from(options), unique_by=lambda action: action.dest, max_size=6)
-    return chosen.flatmap(lambda actions: st.tuples(*map(words, actions))).map(
-        lambda parts: [word for part in parts for word in part]
-    )
+    parts = chosen.flatmap(lambda actions: st.tuples(*map(words, actions)))
+    return parts.map(lambda found: [word for part in found for word in part])
 
 
 @given(st.data())
-def test_our_own_words_stay_as_they_are(data: st.DataObject) -> None:
-    command = data.draw(st.sampled_from(sorted(COMMANDS)))
-    words = data.draw(_own_words(PARSERS[command]))
-    if not {"cuda:1", "auto"} & set(words):
-        assert translate(command, words, PARSERS[command]) == words
+def test_our_own_words_mean_what_they_meant(data: st.DataObject) -> None:
+    """The parser alone, without translation, understands the same."""
+    command = data.draw(st.sampled_from(["generate", "plan", "bench"]))
+    parser = PARSERS[command]
+    words = [word for word in data.draw(_own_words(parser)) if word not in ("-h", "--help")]
+    plain = argparse.ArgumentParser.parse_known_args
+    if not any(word.endswith(("cuda:1", "auto")) for word in words):
+        assert plain(parser, translate(command, words, parser)) == plain(parser, words)
+
+
+def test_a_numbered_gpu_and_gpus() -> None:
+    for words in (("--device", "cuda:1", "--gpus", "0"), ("--gpus=0", "--device=gpu:1")):
+        with pytest.raises(UsageError, match=r"--device (cuda|gpu):1 and --gpus"):
+            translated("plan", *words)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -84,6 +87,80 @@ def test_damaged_pickles_are_reported(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_saved_args(_archive(tmp_path, content))
     assert caught.value.code == "damaged_file"
+
+
+NESTED = b"\x80\x02}X\x04\0\0\0args}X\x01\0\0\0x"  # {"args": {"x": ... and two "s" follow
+
+
+def test_lists_that_hold_one_list_many_times_are_refused_at_once(tmp_path: Path) -> None:
+    levels = b"".join(b"]q%c(h%ch%ce0" % (number + 1, number, number) for number in range(60))
+    _check_refused(_archive(tmp_path, NESTED + b"]q\x000" + levels + b"h\x16ss."), "more than 100,000 values")
+    assert read_saved_args(_archive(tmp_path, NESTED + b"]q\x000" + levels + b"h\x3css.")) == {}, "too deep"
+
+
+def test_a_list_that_holds_itself_is_no_option(tmp_path: Path) -> None:
+    assert read_saved_args(_archive(tmp_path, NESTED + b"]q\0h\0ass.")) == {}
+    assert read_saved_args(_archive(tmp_path, NESTED + b"]q\0h\0ah\0ass.")) == {}
+
+
+def test_a_memo_takes_no_more_memory_than_the_file(tmp_path: Path) -> None:
+    path = _archive(tmp_path, b"\x80\x02}r\xff\xff\xff\x03.")  # the entry 2**26 - 1
+    program = f"""
+import resource
+from pathlib import Path
+from neoxrun.config.saved_args import read_saved_args
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_saved_args(Path({str(path)!r}))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 50_000, "KiB"
+
+
+def test_too_many_operations_are_refused(tmp_path: Path) -> None:
+    _check_refused(_archive(tmp_path, b"\x80\x02" + b"N0" * (1 << 20) + b"}."), "more than 2,097,152 operations")
+
+
+def test_a_pickle_changes_no_class(tmp_path: Path) -> None:
+    """State for the class itself, as ``BUILD`` would set it, and what the next file then holds."""
+    ordered = b"ccollections\nOrderedDict\n"
+    state = b"}X\x05\0\0\0items"
+    read_saved_args(_archive(tmp_path, b"\x80\x02" + ordered + b"N" + state + b"Ns\x86b0}."))
+    read_saved_args(_archive(tmp_path, b"\x80\x02" + ordered + b")R" + state + b"Nsb."))
+    path = _archive(tmp_path, NESTED + ordered + b")RX\x01\0\0\0yK\x05sss.")
+    assert read_saved_args(path) == {"x": {"y": 5}}
+
+
+def test_keys_that_are_no_texts_are_not_hashed(tmp_path: Path) -> None:
+    pairs = b")" + b"2\x86".replace(b"2", b"q\0h\0") * 60  # ((...), (...)), 60 deep: 2**60 parts
+    path = _archive(tmp_path, NESTED + b"}" + pairs + b"Nsss.")
+    assert read_saved_args(path) == {}
+    assert read_saved_args(_archive(tmp_path, pickle.dumps({"args": {"a": {1: 2}, "b": 3}}))) == {"b": 3}
+
+
+def test_operations_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
+    _check_refused(_archive(tmp_path, b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"."), "")
+    _check_refused(_archive(tmp_path, b"(S'touch victim'\nios\nsystem\n."), "operation STRING")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_torch_save(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "one.pt"
+    inner: list[object] = []
+    args: dict[str, object] = {**ARGS, "pair": (1, -70000), "text": "ä" * 300, "many": list(range(2000))}
+    content = OrderedDict(args=args, inner=inner)
+    inner.append((inner, content))  # holds itself
+    torch.save(content, path, pickle_protocol=protocol)
+    assert read_saved_args(path) == args
+
+
+def _check_refused(path: Path, says: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        read_saved_args(path)
+    assert caught.value.code == "damaged_file"
+    assert says in caught.value.message
+    assert time.monotonic() - start < 60, "seconds, on a busy machine"
 
 
 def _archive(folder: Path, content: bytes) -> Path:

@@ -224,6 +224,16 @@ def test_json_that_is_none(content: bytes, tmp_path: Path) -> None:
     assert "config.json" in (prove(path) or "")
 
 
+def test_shards_elsewhere_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "outside.bin").write_bytes(b"private")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "here.bin").write_bytes(b"weights")
+    shards = {"a": str(tmp_path / "outside.bin"), "b": "../outside.bin", "c": "here.bin", "d": "gone.bin"}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert proof.missing_shards(folder) == sorted([shards["a"], shards["b"], "gone.bin"])
+
+
 def test_git_names_contents_as_git_does(layer: Path) -> None:
     done = subprocess.run(["git", "hash-object", str(layer)], capture_output=True, text=True, check=True)
     assert proof.git_blob_name(layer) == done.stdout.strip()

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from neoxrun.download import hub
-from neoxrun.download.revisions import choose_revisions, find_duplicates, look_up_revisions, step_of
+from neoxrun.download.revisions import choose_revisions, find_duplicates, last_step, look_up_revisions, step_of
 from neoxrun.errors import NetworkError, UsageError
 from support.hub_server import HubRepository, HubServer
 
@@ -115,3 +115,10 @@ def test_duplicates_by_the_checksums_of_the_weights(server: HubServer) -> None:
     assert find_duplicates(found, None, "step4") == [("step1", "step4"), ("step2", "step3")]
     assert find_duplicates([found[0], found[4]], main, "step4") == [], "the last step is main"
     assert find_duplicates([main, found[1]], main, "step4") == [("main", "step1")]
+    assert find_duplicates([found[0], found[4]], main, None) == [("main", "step4")], "without a last step"
+
+
+def test_the_last_step() -> None:
+    assert last_step(["main", "step9", "step10", "other"]) == "step10"
+    assert last_step(["main", "a", "b"]) is None
+    assert last_step([]) is None
