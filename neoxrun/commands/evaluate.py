@@ -6,8 +6,8 @@ import argparse
 import importlib.util
 import os
 import sys
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from neoxrun.commands import common, evaluate_revisions, evaluate_values, revision_flags
 from neoxrun.config.reader import shipped_names
@@ -21,6 +21,7 @@ from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
@@ -147,15 +148,45 @@ def run(args: argparse.Namespace) -> int:
             hint="Name configurations before --tasks.",
         )
     revision_flags.check_companions(args)
-    evaluate_revisions.check_usage(args)
+    gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
     # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     if args.revisions is not None:
+        return _run_revisions(args, gen_kwargs)
+    settings = common.settings_from_args(args)
+    leading = common.is_first(args)
+    references: tuple[ReferenceResults, ...] = ()
+    if leading:
         streams.check_stdout()
         _check_output(args)
+        references = _references(args, settings)
+    plan = _checked_plan(args, settings)
+    options = None
+    if leading:
         found = _find_tasks(args)
-        return evaluate_revisions.evaluate_each(args, found, partial(_job, args, found=found))
-    launcher.run_job(_job(args, common.settings_from_args(args)))
+        if references:
+            rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
+            compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
+        for note in explain_notes(plan):
+            log.info(note)
+        if plan.decision.rule is SplitRule.FASTEST:
+            log.info(explain_reason(plan))
+        options = _options(args, settings, plan, found, gen_kwargs, references)
+    launcher.run_job(_job(args, settings, plan, options))
+
+
+def _run_revisions(args: argparse.Namespace, gen_kwargs: dict[str, Any]) -> int:
+    evaluate_revisions.check_usage(args)
+    args.output = args.output or evaluate_revisions.RESULTS
+    streams.check_stdout()
+    _check_output(args)
+    found = _find_tasks(args)
+
+    def make_job(settings: Settings) -> Job:
+        plan = _checked_plan(args, settings)
+        return _job(args, settings, plan, _options(args, settings, plan, found, gen_kwargs, references=()))
+
+    return evaluate_revisions.evaluate_each(args, found, make_job)
 
 
 def _find_tasks(args: argparse.Namespace) -> FoundTasks:
@@ -167,57 +198,49 @@ def _find_tasks(args: argparse.Namespace) -> FoundTasks:
     )
 
 
-def _job(args: argparse.Namespace, settings: Settings, *, found: FoundTasks | None = None) -> Job:
-    """Everything for the ranks, checked.
-
-    Args:
-        args: the command line.
-        settings: the configuration.
-        found: the tasks, if they have been found already; then this job is one of several.
-    """
-    leading = common.is_first(args)
-    if leading and found is None:
-        streams.check_stdout()
-        _check_output(args)
-    if leading:
-        references = _references(args, settings)
-        gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
+def _checked_plan(args: argparse.Namespace, settings: Settings) -> Plan:
+    """How the model runs, whose files have been looked for."""
     found_devices = common.devices_from_args(args)
     plan = common.plan_from_args(args, settings, found_devices, TYPICAL_TEXTS, args.batch_size, exact=True)
     common.check_files(settings, random_weights=args.random_weights)
-    options = None
-    if leading:
-        alone = found is None
-        found = found or _find_tasks(args)
-        if references:
-            rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
-            compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in explain_notes(plan) if alone else ():
-            log.info(note)
-        if alone and plan.decision.rule is SplitRule.FASTEST:
-            log.info(explain_reason(plan))
-        options = EvaluateOptions(
-            found=found,
-            limit=args.limit,
-            seed=args.seed,
-            gen_kwargs=gen_kwargs,
-            batch_size=args.batch_size,
-            max_context=plan.max_context,
-            output=args.output,
-            log_samples=args.log_samples,
-            cache=args.cache,
-            model=settings.title,
-            checkpoint=fingerprint.describe_checkpoint(
-                settings,
-                tp=plan.tp,
-                pp=plan.pp,
-                device_kind=plan.device_kind,
-                dtype=plan.dtype,
-                random_weights=args.random_weights,
-            ),
-            references=references,
-            wandb=args.wandb,
-        )
+    return plan
+
+
+def _options(
+    args: argparse.Namespace,
+    settings: Settings,
+    plan: Plan,
+    found: FoundTasks,
+    gen_kwargs: dict[str, Any],
+    references: tuple[ReferenceResults, ...],
+) -> EvaluateOptions:
+    """The work for rank 0."""
+    return EvaluateOptions(
+        found=found,
+        limit=args.limit,
+        seed=args.seed,
+        gen_kwargs=gen_kwargs,
+        batch_size=args.batch_size,
+        max_context=plan.max_context,
+        output=args.output,
+        log_samples=args.log_samples,
+        cache=args.cache,
+        model=settings.title,
+        checkpoint=fingerprint.describe_checkpoint(
+            settings,
+            tp=plan.tp,
+            pp=plan.pp,
+            device_kind=plan.device_kind,
+            dtype=plan.dtype,
+            random_weights=args.random_weights,
+        ),
+        references=references,
+        wandb=args.wandb,
+    )
+
+
+def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: EvaluateOptions | None) -> Job:
+    """Everything for the ranks; without options in a process that is not the first."""
     return Job(
         "evaluate",
         settings,

@@ -23,7 +23,8 @@ from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
-_RESULTS = Path("results")
+RESULTS = Path("results")
+"""The folder of results, unless ``--output`` names another."""
 
 # Options that do not change the results of a revision, or that the settings and the tasks already have. Every other
 # one makes another work: an option that is new here costs a second run, and not a wrong table.
@@ -65,20 +66,17 @@ _ELSEWHERE = {
 
 
 def check_usage(args: argparse.Namespace) -> None:
-    """Refuse options that do not go with ``--revisions``, and set the folder of its results.
+    """Refuse options that do not go with ``--revisions``, which is given.
 
     Raises:
         UsageError: there is such an option.
     """
-    if args.revisions is None:
-        return
     if args.compare is not None:
         raise UsageError(
             "--compare and --revisions cannot be combined",
             code="conflicting_options",
             hint="Compare a single revision, or compare the files of results later.",
         )
-    args.output = args.output or _RESULTS
 
 
 def evaluate_each(args: argparse.Namespace, found: FoundTasks, make_job: Callable[[Settings], Job]) -> int:

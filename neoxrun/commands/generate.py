@@ -196,28 +196,14 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
     defaults = settings.generation
     prompts, default_output = _prompts(args, settings, sampling)
     named = args.output or defaults.sample_output_file or default_output
-    # The ranks keep stdout under another descriptor, so they must not open it by name.
-    output = None if named is None or str(named) in ("-", "/dev/stdout", "/dev/fd/1") else Path(named)
+    output = None if named is None else lines.output_of(str(named))
     finished: set[records.RecordKey] = set()
     if output is None:
         streams.check_stdout()
     if output is not None:
-        source = args.input or args.chat
-        if source and output.exists() and Path(source).exists() and output.samefile(source):
-            raise UsageError(
-                f"the output {output} is also the input",
-                code="conflicting_options",
-                hint="Name another file with -o.",
-            )
-        lines.check_writable(output)
+        lines.check_output(output, args.input or args.chat, "--resume" if args.resume else None)
         if not args.resume:
             lines.refuse_other_lines(output)
-        if args.resume and output.exists() and not output.is_file():
-            raise UsageError(
-                f"--resume needs a file to continue, but {output} is not a regular file",
-                code="invalid_value",
-                hint="Name a file with -o FILE.",
-            )
         if args.resume:
             finished = records.finished_keys(output, prompts)
     elif args.resume:

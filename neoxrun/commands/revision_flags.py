@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neoxrun.commands import common
+from neoxrun.config.names import bare_name
 from neoxrun.config.settings import Settings
 from neoxrun.download import hub, models_file, revisions
 from neoxrun.download.catalog import DEFAULT_MODEL, Catalog, Model
@@ -18,8 +19,6 @@ from neoxrun.errors import CheckpointError, NetworkError, UsageError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.plots import check_plot
 from neoxrun.terminal.words import counted
-
-_SUFFIXES = (".yml", ".yaml", ".json")
 
 
 def add_revision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,10 +204,7 @@ def _model(args: argparse.Namespace, catalog: Catalog) -> Model:
     names = {name.casefold(): model for name, model in catalog.models.items()}
     sources = args.config or [DEFAULT_MODEL]
     for source in sources:
-        name = source
-        for suffix in _SUFFIXES:
-            name = name.removesuffix(suffix)
-        if model := names.get(Path(name).name.casefold()):
+        if model := names.get(bare_name(Path(source)).casefold()):
             return model
     raise UsageError(
         f"which repository has the revisions of {', '.join(sources)} is not known",

@@ -172,8 +172,8 @@ def _output(args: argparse.Namespace) -> Path | None:
         )
     named = args.output or f"{args.input}.scores.jsonl"
     streams.check_stdout()  # for the summary, at least
-    # The ranks keep stdout under another descriptor, so they must not open it by name.
-    if named in ("-", "/dev/stdout", "/dev/fd/1"):
+    written = lines.output_of(named)
+    if written is None:
         for option in ("resume", "json"):
             if getattr(args, option):
                 raise UsageError(
@@ -182,20 +182,7 @@ def _output(args: argparse.Namespace) -> Path | None:
                     hint="Name it with -o FILE.",
                 )
         return None
-    written = Path(named)
-    if written.exists() and Path(args.input).exists() and written.samefile(args.input):
-        raise UsageError(
-            f"the output {written} is also the input",
-            code="conflicting_options",
-            hint="Name another file with -o.",
-        )
-    if (args.resume or output.is_parquet(written)) and written.exists() and not written.is_file():
-        raise UsageError(
-            f"{written} is not a regular file, as --resume and Parquet need",
-            code="invalid_value",
-            hint="Name a file with -o FILE.",
-        )
-    lines.check_writable(written)
+    lines.check_output(written, args.input, "--resume" if args.resume else "Parquet" * output.is_parquet(written))
     if not args.resume and args.revisions is None:
         output.refuse_other_file(written)
     return written

@@ -11,20 +11,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from neoxrun.config import neox_keys
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_json
 from neoxrun.config.known import with_present_names
+from neoxrun.config.names import SUFFIXES
 from neoxrun.config.saved_args import read_saved_args
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
 from neoxrun.terminal.log import log
-
-SUFFIXES: Final = (".yml", ".yaml", ".json")
-"""Endings of a configuration file's name."""
 
 _STEP = re.compile(r"global_step(\d+)")
 _MANIFEST = "neoxrun.manifest.json"  # download.remote.MANIFEST_NAME

@@ -12,9 +12,10 @@ from typing import Any, Final, Literal, cast
 
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.end_ids import read_end_ids
-from neoxrun.config.folders import SUFFIXES, find_folder, partial_error, put_over, read_folder, with_tokenizer
+from neoxrun.config.folders import find_folder, partial_error, put_over, read_folder, with_tokenizer
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.known import check_names
+from neoxrun.config.names import SUFFIXES, bare_name
 from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
@@ -161,7 +162,7 @@ def _find_configuration(source: str) -> Path:
         if path.is_dir() and source != path.name:
             return path
         # A bare name is first that of a shipped configuration: `pythia-160m` is downloaded into a folder of that name.
-        name = path.stem if path.suffix in SUFFIXES else path.name
+        name = bare_name(path)
         if path.parent in _SHIPPED_UNDER:
             for shipped in shipped_names():
                 if shipped.lower() == name.lower():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from neoxrun.config.names import bare_name
 from neoxrun.config.sampling import SamplingParams
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -175,5 +176,4 @@ class Settings:
     @property
     def title(self) -> str:
         """The names of the configuration files, without their endings, and of the models' folders."""
-        endings = (".yml", ".yaml", ".json")
-        return ", ".join(path.stem if path.suffix in endings else path.absolute().name for path in self.sources)
+        return ", ".join(bare_name(path.absolute()) for path in self.sources)

@@ -8,12 +8,44 @@ import os
 from pathlib import Path
 from typing import IO, Final
 
-from neoxrun.errors import DataError, writing_code
+from neoxrun.errors import DataError, UsageError, writing_code
 
 OTHER_OUTPUT: Final = "Give another file with -o."
 """The hint where a file cannot be used."""
 
 _BEGINNING: Final = b'{"id": '
+
+
+def output_of(name: str) -> Path | None:
+    """The file that ``-o`` names; None is stdout, which the ranks keep under another descriptor than 1."""
+    return None if name in ("-", "/dev/stdout", "/dev/fd/1") else Path(name)
+
+
+def check_output(path: Path, source: str | None, needs_file: str | None) -> None:
+    """Refuse an output that would be in the way later.
+
+    Args:
+        path: the output.
+        source: the input, if it has a name.
+        needs_file: the option or the form that no pipe or device can have, if there is one.
+
+    Raises:
+        UsageError: the output is also the input, or is not the regular file that it has to be.
+        DataError: the file cannot be written.
+    """
+    if source and path.exists() and Path(source).exists() and path.samefile(source):
+        raise UsageError(
+            f"the output {path} is also the input",
+            code="conflicting_options",
+            hint="Name another file with -o.",
+        )
+    if needs_file and path.exists() and not path.is_file():
+        raise UsageError(
+            f"{path} is not a regular file, which {needs_file} needs",
+            code="invalid_value",
+            hint="Name a file with -o FILE.",
+        )
+    check_writable(path)
 
 
 def check_writable(path: Path) -> None:

@@ -1,0 +1,14 @@
+"""The names of configuration files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+SUFFIXES: Final = (".yml", ".yaml", ".json")
+"""Endings of a configuration file's name."""
+
+
+def bare_name(path: Path) -> str:
+    """The name of a configuration file without its ending, or of a model's folder."""
+    return path.stem if path.suffix in SUFFIXES else path.name
