@@ -61,6 +61,17 @@ def test_neighbours_in_the_number_format_are_close(tmp_path: Path, source: Path)
         change(other, 2, "attention.dense.weight", value)
         states.append(compared(source, other)[2, "attention.dense.weight"].state)
     assert states == ["equal", "close", "different"]
+    coarse = make_folder(tmp_path / "coarse", CONFIG, dtype=torch.bfloat16)
+    for folder in (source, coarse):
+        path = next(folder.glob("global_step*/layer_02-*"))
+        content = torch.load(path, weights_only=True)
+        content["attention.dense.bias"].fill_(1.75)
+        torch.save(content, path)
+    states = []
+    for steps in (1.0, 1.5):
+        change(source, 2, "attention.dense.bias", 1.75 + steps * 2**-7)
+        states.append(compared(source, coarse)[2, "attention.dense.bias"].state)
+    assert states == ["close", "different"]
 
 
 def test_whole_numbers_are_compared_too(tmp_path: Path, source: Path) -> None:
