@@ -22,8 +22,6 @@ WORK = (
     "demo",
     "-i",
     "-",
-    "-o",
-    "-",
     "--temperature",
     "0",
     "--maximum-tokens",
