@@ -83,7 +83,13 @@ def open_side(folder: Path, config: ModelConfig | None) -> Side:
     """
     survey = survey_folder(folder)
     if not survey.tensors:
-        raise CheckpointError("the checkpoint holds no tensors", code="wrong_tensors", where=str(survey.folder))
+        why = survey.odd[0].rstrip(".") if survey.odd else "the checkpoint holds no tensors"
+        raise CheckpointError(
+            why,
+            code="wrong_tensors",
+            where=str(survey.folder),
+            hint="Run `neoxrun inspect` on it, which shows everything that is wrong.",
+        )
     broken = [key for key, tensor in survey.tensors.items() if len(tensor.shapes) != survey.tp]
     if broken:
         raise CheckpointError(

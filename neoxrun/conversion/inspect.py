@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from neoxrun.conversion.described import describe
+from neoxrun.conversion.refusals import note_refusals
 from neoxrun.conversion.report import survey_json, survey_text
 from neoxrun.conversion.survey import survey_folder
 from neoxrun.terminal.progress import Bar
@@ -29,6 +30,7 @@ def inspect_folder(
     """
     with Bar("reading", None, show=show_progress and full) as bar:
         survey = survey_folder(folder, iteration, full=full, progress=bar.update)
+    note_refusals(survey, folder)
     description = describe(survey, str(folder))
     if as_json:
         content = survey_json(survey, description)

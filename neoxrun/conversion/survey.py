@@ -46,14 +46,21 @@ def survey_folder(
     Raises:
         CheckpointError: there are no weights.
     """
-    whose, holding = locate_checkpoint(folder, iteration)
+    try:
+        whose, holding = locate_checkpoint(folder, iteration)
+    except CheckpointError as error:
+        if error.code == "missing_checkpoint":  # whose hint is for commands that take a configuration
+            error.hint = "Name a folder that holds weights: layer or mp_rank files of GPT-NeoX, or Hugging Face's."
+        raise
     names = layout.list_names(holding)
     survey = Survey("layers", holding, holding.absolute().name, 1, {})
     groups = _neox_files(survey, names) if whose == "neox" else _hugging_face_files(survey, names)
-    survey.files = {path.name: path.stat().st_size for group in groups.values() for path in group.values()}
+    survey.files = {path.name: _size(survey, path) for group in groups.values() for path in group.values()}
     for layer in sorted(groups):
         contents: dict[int, tuple[Path, Mapping[str, Any]]] = {}
         for rank, path in sorted(groups[layer].items()):
+            if not path.exists():
+                continue
             try:
                 contents[rank] = path, _read(survey, path)
             except NeoxrunError as error:
@@ -128,6 +135,15 @@ def _hugging_face_files(survey: Survey, names: list[str]) -> dict[int, dict[int,
     if others := [name for name in weights if name not in used]:
         survey.odd.append(f"The folder has weights twice: {listing(others)} are not used.")
     return {0: {number: survey.folder / name for number, name in enumerate(used)}}
+
+
+def _size(survey: Survey, path: Path) -> int:
+    """Bytes of a file; none where it is a link to nothing, which is odd."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        survey.odd.append(f"{path.name} cannot be read: {error.strerror}.")
+        return 0
 
 
 def _read(survey: Survey, path: Path) -> Mapping[str, Any]:

@@ -188,18 +188,27 @@ def open_workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Workplace]:
 
 def _same_job(folder: Path, job: dict[str, Any]) -> bool:
     """Whether the folder holds the beginning of this conversion; if it is empty, note which one it will hold."""
+    begun = False
     for name in (_JOB, RECEIPT_NAME):  # a conversion that ended just before the folder's last name has a receipt only
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             found = json.loads((folder / name).read_text(encoding="utf-8"))
+            begun = True
             if (found if name == _JOB else found["job"]) == job:
                 return True
     new = folder / f"{_JOB}.new"
     if any(path != new for path in folder.iterdir()):
+        if not begun:
+            raise UsageError(
+                "the conversion needs this folder, and it holds something else",
+                code="conflicting_options",
+                where=str(folder),
+                hint="Name another target, or move what is in the folder elsewhere.",
+            )
         raise UsageError(
-            "an earlier conversion into this folder had another source or other options",
+            "an earlier conversion into this folder had another source or other options, or its source has changed",
             code="conflicting_options",
             where=str(folder),
-            hint="Run its command again to continue it, or remove the folder.",
+            hint="Run its command again to continue it, or remove the folder to start over.",
         )
     new.write_text(json.dumps(job), encoding="utf-8")
     new.replace(folder / _JOB)

@@ -117,6 +117,16 @@ def test_a_damaged_file_is_noted(folder: Path) -> None:
     assert any("layer_03-model_01-model_states.pt is damaged" in text for text in survey_folder(folder).odd)
 
 
+def test_links_to_nothing(folder: Path) -> None:
+    for number, target in ((3, "nowhere"), (2, layer(folder, 2, 1).name)):
+        path = layer(folder, number, 1)
+        path.unlink()
+        path.symlink_to(target)
+    odd = " ".join(survey_folder(folder).odd)
+    assert "layer_03-model_01-model_states.pt cannot be read: No such file or directory." in odd
+    assert "layer_02-model_01-model_states.pt cannot be read: Too many levels of symbolic links." in odd
+
+
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         survey_folder(tmp_path)
