@@ -11,18 +11,14 @@ from pathlib import Path
 from neoxrun.benchmark.options import BenchOptions, check_comparison
 from neoxrun.benchmark.reading import cached_share
 from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.commands import common
+from neoxrun.commands import common, jobs
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
-from neoxrun.launch.job import Job
-from neoxrun.planning.decision import SplitRule
-from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_PROMPTS
 from neoxrun.terminal import streams
-from neoxrun.terminal.log import log
 from neoxrun.terminal.plots import check_plot
 
 
@@ -72,21 +68,14 @@ def run(args: argparse.Namespace) -> int:
         settings = _without_tokenizer(settings, plan)
     common.check_files(settings, random_weights=args.random_weights)
     if common.is_first(args):
-        for note in explain_notes(plan):
-            log.info(note)
-        if plan.decision.rule is SplitRule.FASTEST:
-            log.info(explain_reason(plan))
+        jobs.log_plan(plan)
     launcher.run_job(
-        Job(
+        jobs.job_for(
+            args,
             "bench",
             settings,
             plan,
             _options(args, settings, plan, started),
-            random_weights=args.random_weights,
-            eager=args.eager,
-            verbosity=args.verbosity,
-            node_rank=args.node_rank,
-            rendezvous=args.rdzv_endpoint,
             kept="Give the same command again.",
         )
     )

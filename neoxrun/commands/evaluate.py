@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neoxrun.commands import common, evaluate_revisions, evaluate_values, revision_flags
+from neoxrun.commands import common, evaluate_revisions, evaluate_values, jobs, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
@@ -19,12 +19,9 @@ from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.decision import SplitRule
-from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal import streams
-from neoxrun.terminal.log import log
 
 _PUBLISHED = "paper"
 
@@ -167,10 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if references:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
             compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
-        for note in explain_notes(plan):
-            log.info(note)
-        if plan.decision.rule is SplitRule.FASTEST:
-            log.info(explain_reason(plan))
+        jobs.log_plan(plan)
         options = _options(args, settings, plan, found, gen_kwargs, references)
     launcher.run_job(_job(args, settings, plan, options))
 
@@ -241,16 +235,12 @@ def _options(
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: EvaluateOptions | None) -> Job:
     """Everything for the ranks; without options in a process that is not the first."""
-    return Job(
+    return jobs.job_for(
+        args,
         "evaluate",
         settings,
         plan,
         options,
-        random_weights=args.random_weights,
-        eager=args.eager,
-        verbosity=args.verbosity,
-        node_rank=args.node_rank,
-        rendezvous=args.rdzv_endpoint,
         kept=f"The answers so far are in {args.cache}; run the same command again to resume."
         if args.cache
         else "With --cache FILE a run can resume where it stopped.",

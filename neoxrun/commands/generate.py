@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from neoxrun.commands import common
+from neoxrun.commands import common, jobs
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
@@ -19,9 +19,6 @@ from neoxrun.generation import prompts as reading
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt, Render
 from neoxrun.launch import launcher
-from neoxrun.launch.job import Job
-from neoxrun.planning.decision import SplitRule
-from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, Work
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
@@ -159,23 +156,16 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
     if leading:
-        for note in explain_notes(plan):
-            log.info(note)
-        if plan.decision.rule is SplitRule.FASTEST:
-            log.info(explain_reason(plan))
+        jobs.log_plan(plan)
         if options.output is not None and not args.resume:
             records.warn_of_replacing(options.output)
     launcher.run_job(
-        Job(
+        jobs.job_for(
+            args,
             "generate",
             settings,
             plan,
             options,
-            random_weights=args.random_weights,
-            eager=args.eager,
-            verbosity=args.verbosity,
-            node_rank=args.node_rank,
-            rendezvous=args.rdzv_endpoint,
             interactive=dialogue,
             kept="Finished records are kept; continue with --resume."
             if options.output is not None

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common, revision_flags
+from neoxrun.commands import common, jobs, revision_flags
 from neoxrun.commands.sampling_flags import unescape
 from neoxrun.commands.score_flags import add_score_arguments
 from neoxrun.commands.score_revisions import score_each
@@ -19,8 +19,6 @@ from neoxrun.evaluation import fingerprint
 from neoxrun.generation import lines, records
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.decision import SplitRule
-from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS, Work
 from neoxrun.scoring import output
@@ -86,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
         options = _options(args, checkpoint["fingerprint"], plan, source, written, scan)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
-        for note in explain_notes(plan):
-            log.info(note)
-        if plan.decision.rule is SplitRule.FASTEST:
-            log.info(explain_reason(plan))
+        jobs.log_plan(plan)
         if written is not None and not args.resume:
             records.warn_of_replacing(written)
     launcher.run_job(_job(args, settings, plan, options))
@@ -120,16 +115,12 @@ def _run_revisions(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
     kept = options is not None and options.output is not None
-    return Job(
+    return jobs.job_for(
+        args,
         "score",
         settings,
         plan,
         options,
-        random_weights=args.random_weights,
-        eager=args.eager,
-        verbosity=args.verbosity,
-        node_rank=args.node_rank,
-        rendezvous=args.rdzv_endpoint,
         kept="Finished records are kept; continue with --resume." if kept else "Give the same command again.",
     )
 

@@ -104,7 +104,7 @@ class Dialogue:
         self._stdout.flush()
 
     def obey(self, line: str) -> bool:
-        """Carry out a command; returns whether the dialogue goes on after it."""
+        """Carry out a command; returns whether the dialogue continues after it."""
         name, *words = line.split(maxsplit=2)
         match name:
             case "/exit" | "/quit":

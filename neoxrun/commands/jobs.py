@@ -1,0 +1,47 @@
+"""From a command's plan to the job that its ranks get, and what people are told of the plan."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from neoxrun.config.settings import Settings
+from neoxrun.launch.job import Job
+from neoxrun.planning.decision import SplitRule
+from neoxrun.planning.explain import explain_notes, explain_reason
+from neoxrun.planning.plan import Plan
+from neoxrun.terminal.log import log
+
+
+def log_plan(plan: Plan) -> None:
+    """Say what differs from what was asked for, and why this split was chosen if that is not obvious."""
+    for note in explain_notes(plan):
+        log.info(note)
+    if plan.decision.rule is SplitRule.FASTEST:
+        log.info(explain_reason(plan))
+
+
+def job_for(
+    args: argparse.Namespace,
+    command: str,
+    settings: Settings,
+    plan: Plan,
+    options: Any,
+    *,
+    kept: str,
+    interactive: bool = False,
+) -> Job:
+    """The job of a command, with what every command passes on from its command line."""
+    return Job(
+        command,
+        settings,
+        plan,
+        options,
+        random_weights=args.random_weights,
+        eager=args.eager,
+        verbosity=args.verbosity,
+        node_rank=args.node_rank,
+        rendezvous=args.rdzv_endpoint,
+        interactive=interactive,
+        kept=kept,
+    )
