@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import layout
-from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
+from neoxrun.checkpoint.huggingface_files import has_hugging_face_files
+from neoxrun.checkpoint.layout import Checkpoint, list_names
+from neoxrun.checkpoint.missing import download_hint
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
@@ -102,7 +104,7 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
     steps = sorted((name for name in names if _STEP.fullmatch(name)), key=_step_number)
     if "latest" in names or steps:
         return "neox", _step_folder(folder, steps, iteration)
-    if layout.has_hugging_face_files(names):
+    if has_hugging_face_files(names):
         if iteration is not None:
             raise CheckpointError(
                 f"iteration {iteration} was requested, but a Hugging Face folder holds one model only",

@@ -46,6 +46,11 @@ def zero3_error(folder: Path) -> CheckpointError:
     )
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a file of this name belongs to an adapter, as peft writes it."""
+    return name.startswith(("adapter_config.json", "adapter_model."))
+
+
 def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
     """Refuse a folder without weights that neoxrun reads, if its files tell what it is.
 
@@ -56,12 +61,13 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
     Raises:
         CheckpointError: it holds an adapter, GGUF, quantised weights or those of ZeRO stage 3.
     """
-    if "adapter_config.json" in names:
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if adapter := sorted(filter(is_adapter, names)):
+        about = folder / adapter[0]
+        base = read_json(about).get("base_model_name_or_path") if about.suffix == ".json" else None
         raise CheckpointError(
             "the folder holds an adapter (LoRA), not a model" + (f": its model is {base}" if base else ""),
             code="unsupported_checkpoint",
-            where=str(folder / "adapter_config.json"),
+            where=str(about),
             hint="Merge it into its model with peft (`merge_and_unload`, then `save_pretrained`), and use the result.",
         )
     if "quantize_config.json" in names:

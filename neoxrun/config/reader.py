@@ -136,7 +136,7 @@ def load_settings(
     seed = _seed(options)
     return Settings(
         model=read_architecture(options),
-        tokenizer=_tokenizer(options),
+        tokenizer=_tokenizer(options, folders[-1].folder if folders else None),
         checkpoint=folder,
         iteration=options.integer("iteration", None, low=0),
         precision=_precision(options),
@@ -262,7 +262,7 @@ def _sampling_value(options: ConfigOptions, name: str, default: object) -> Any:
         raise ConfigError(error.message, code="invalid_value", where=entry.where) from error
 
 
-def _tokenizer(options: ConfigOptions) -> TokenizerConfig:
+def _tokenizer(options: ConfigOptions, folder: Path | None) -> TokenizerConfig:
     vocab_file, searched = options.path("vocab_file")
     merge_file, _ = options.path("merge_file")
     return TokenizerConfig(
@@ -270,4 +270,5 @@ def _tokenizer(options: ConfigOptions) -> TokenizerConfig:
         vocab_file=vocab_file,
         merge_file=merge_file,
         looked_in=searched,
+        folder=folder if vocab_file is None else None,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from neoxrun.checkpoint import huggingface, layout
 from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
+from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
 from neoxrun.config.foreign import is_zero3
 from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
 from neoxrun.conversion.numbers import largest_difference, same_bits
@@ -128,10 +129,12 @@ def _hugging_face_files(survey: Survey, names: list[str]) -> dict[int, dict[int,
     weights = [name for name in names if name.startswith(("model", "pytorch_model"))]
     weights = [name for name in weights if name.endswith((".safetensors", ".bin"))]
     try:
-        used = layout.hugging_face_files(survey.folder, names)
+        used = hugging_face_files(survey.folder, names)
     except CheckpointError as error:
         survey.odd.append(f"{error.message}.")
         used = [name for name in weights if name.endswith(".safetensors")] or weights
+    if len(used) > 1 and not has_index(names):
+        survey.odd.append(f"There is no index of the {len(used)} files of weights.")
     if others := [name for name in weights if name not in used]:
         survey.odd.append(f"The folder has weights twice: {listing(others)} are not used.")
     return {0: {number: survey.folder / name for number, name in enumerate(used)}}

@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wider": (config(intermediate_size=512), "have other shapes: layer 02 mlp."),
     "a missing tensor": (without("gpt_neox.layers.1.attention.dense.bias"), "missing: layer 03 attention.dense.bias."),
     "a cut tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"a'), "tokenizer.json is not JSON"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "names no tokenizer"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer in "),
 }
 
 
