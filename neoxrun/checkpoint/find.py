@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import layout
+from neoxrun.checkpoint.content import (
+    ARCHIVE,
+    LEGACY,
+    NOT_TORCH,
+    check_archive,
+    damaged_file,
+    read_safetensors_header,
+    refuse_other_content,
+    unreadable_file,
+)
 from neoxrun.checkpoint.huggingface_files import has_hugging_face_files
 from neoxrun.checkpoint.layout import Checkpoint, list_names
 from neoxrun.checkpoint.missing import download_hint
@@ -43,6 +53,41 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
         )
     chosen = any(path.is_dir() and path.absolute() == folder for path in settings.sources)
     return find_checkpoint(folder, settings.model, settings.iteration, chosen=chosen)
+
+
+def find_whole_checkpoint(settings: Settings) -> Checkpoint:
+    """The checkpoint that a configuration names, none of whose files is cut short. Tensors are not read.
+
+    Raises:
+        ConfigError: as ``find_configured_checkpoint``.
+        CheckpointError: as ``find_configured_checkpoint``, or a file is not whole.
+    """
+    checkpoint = find_configured_checkpoint(settings)
+    for path in checkpoint.files:
+        _check_whole(path)
+    return checkpoint
+
+
+def _check_whole(path: Path) -> None:
+    """Prove by what a weights file says at its beginning and end that it is whole; the tensors are not read.
+
+    Files of torch before 1.6 do not say it: they pass.
+
+    Raises:
+        CheckpointError: it is cut short, is not a weights file, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        refuse_other_content(path, start)
+        if path.suffix == ".safetensors":
+            read_safetensors_header(path)
+        elif start.startswith(ARCHIVE):
+            check_archive(path)
+        elif not start.startswith(LEGACY):
+            raise damaged_file(path, NOT_TORCH)
+    except OSError as error:
+        raise unreadable_file(path, error) from error
 
 
 def find_checkpoint(

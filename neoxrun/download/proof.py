@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neoxrun.checkpoint.content import (
+    ARCHIVE,
+    LEGACY,
     NOT_TORCH,
     check_archive,
     check_archive_pickle,
@@ -146,11 +148,11 @@ def git_blob_name(path: Path) -> str:
 
 
 def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith(ARCHIVE):
         check_archive(path)
         check_archive_pickle(path)
         _check_sums(path, progress)
-    elif start.startswith(b"\x80"):
+    elif start.startswith(LEGACY):
         check_legacy_pickles(path)
     else:
         raise damaged_file(path, NOT_TORCH)
