@@ -111,6 +111,22 @@ def find_checkpoint(
     return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a folder of weights that does not exist.
+
+    Raises:
+        CheckpointError: it does not, or is something else.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"the checkpoint folder {folder} {what}",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=download_hint(folder),
+        )
+
+
 def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Literal["neox", "huggingface"], Path]:
     """Whose weights ``folder`` has, and the folder that holds them: itself, or a ``global_step<N>`` folder in it.
 
@@ -121,14 +137,7 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
     Raises:
         CheckpointError: there is no checkpoint in it.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise CheckpointError(
-            f"the checkpoint folder {folder} {what}",
-            code="missing_checkpoint",
-            where=str(folder),
-            hint=download_hint(folder),
-        )
+    require_folder(folder)
     names = list_names(folder)
     if not names:
         raise CheckpointError(

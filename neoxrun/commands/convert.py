@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
@@ -94,10 +95,10 @@ def run(args: argparse.Namespace) -> int:
             code="conflicting_options",
             hint="Leave out --shard-size, or give --to huggingface.",
         )
+    require_folder(args.source)
+    source = str(args.source.absolute())  # a bare name can be that of a shipped configuration, too
     settings = use_stored_head(
-        load_settings(
-            args.config or [str(args.source)], args.overrides, checkpoint=str(args.source), tokenizer=args.tokenizer
-        )
+        load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
     options = ConvertOptions(
         settings=replace(settings, merge=args.merge),

@@ -18,6 +18,7 @@ from neoxrun.checkpoint import huggingface, layout
 from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
 from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
+from neoxrun.checkpoint.vectors import read_alone, read_vectors
 from neoxrun.config.foreign import is_zero3
 from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
 from neoxrun.conversion.numbers import largest_difference, same_bits
@@ -63,7 +64,7 @@ def survey_folder(
             if not path.exists():
                 continue
             try:
-                contents[rank] = path, _read(survey, path)
+                contents[rank] = path, _read(survey, path, full)
             except NeoxrunError as error:
                 survey.odd.append(f"{error.message}.")
             progress(survey.files[path.name])
@@ -149,15 +150,20 @@ def _size(survey: Survey, path: Path) -> int:
         return 0
 
 
-def _read(survey: Survey, path: Path) -> Mapping[str, Any]:
-    """Everything in a file, by its name there."""
-    content: Mapping[str, Any] = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if survey.kind != "sequential":
-        return content
-    module = content.get("module")
-    if not isinstance(module, Mapping):
-        raise CheckpointError(f"{path.name} holds no weights", code="missing_shard", where=str(path))
-    return module
+def _read(survey: Survey, path: Path, full: bool) -> Mapping[str, Any]:
+    """Everything in a file, by its name there; the numbers of matrices only if all are asked for."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path) if full else read_vectors(path)
+    content = read_pickle(path)
+    if survey.kind == "sequential":
+        module = content.get("module")
+        if not isinstance(module, Mapping):
+            raise CheckpointError(f"{path.name} holds no weights", code="missing_shard", where=str(path))
+        content = module
+    for tensor in content.values():
+        if isinstance(tensor, Tensor) and tensor.dim() < 2 and not full:
+            read_alone(tensor)
+    return content
 
 
 def _key_of(survey: Survey, name: str, layer: int, depth: int) -> TensorKey | None:
