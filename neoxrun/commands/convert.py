@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Final
 
 from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.head import use_stored_head
@@ -11,6 +12,9 @@ from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
 from neoxrun.errors import UsageError
+
+# Other names of what can be written.
+_KINDS: Final = {"hf": "huggingface", "transformers": "huggingface", "gpt-neox": "neox", "gptneox": "neox"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
+        type=lambda text: _KINDS.get(text.lower(), text),
         choices=("neox", "huggingface"),
         required=True,
         help="What to write: GPT-NeoX layer files, or a folder for transformers and vLLM. No default.",

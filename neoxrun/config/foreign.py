@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from neoxrun.config.huggingface import quantised_error, read_json
-from neoxrun.errors import CheckpointError
+from neoxrun.errors import CheckpointError, ConfigError
 
+_WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 # Endings of tensors that only quantised layers have.
 _QUANTISED: Final = {
     "qweight": "gptq or awq",
@@ -43,6 +44,25 @@ def zero3_error(folder: Path) -> CheckpointError:
         code="unsupported_checkpoint",
         where=str(folder),
         hint="Save it from GPT-NeoX with zero_optimization.stage 2 or lower.",
+    )
+
+
+def refuse_weights_file(path: Path) -> None:
+    """Refuse a file of weights in place of a configuration.
+
+    Raises:
+        ConfigError: its name is that of such a file.
+    """
+    if path.suffix.lower() not in _WEIGHTS:
+        return
+    folder = path.parent if path.parent.name else path.absolute().parent
+    raise ConfigError(
+        f"{path} is a file of weights, not a configuration",
+        code="unreadable_configuration",
+        where=str(path),
+        hint="Weights for llama.cpp (GGUF) are not supported: name the original ones, in Hugging Face's files."
+        if path.suffix.lower() == ".gguf"
+        else f"Name its folder instead, `{folder if len(folder.parts) > 1 else f'./{folder}'}`.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, cast
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.end_ids import read_end_ids
 from neoxrun.config.folders import find_folder, partial_error, put_over, read_folder, with_tokenizer
+from neoxrun.config.foreign import refuse_weights_file
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.known import check_names
 from neoxrun.config.names import SUFFIXES, bare_name
@@ -158,6 +159,7 @@ def _find_configuration(source: str) -> Path:
             return path
         for candidate in candidates:
             if candidate.is_file():
+                refuse_weights_file(candidate)
                 return path.parent if _is_hugging_face(candidate) else candidate
         if path.is_dir() and source != path.name:
             return path
