@@ -69,7 +69,7 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     arguments = [
         f"--nproc-per-node={local}",
         f"--log-dir={logs}",
-        "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
+        "--signals-to-handle=SIGHUP,SIGQUIT",
     ]
     if quiet:
         arguments += ["--tee" if job.verbosity > 0 else "--redirects", quiet]
