@@ -85,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=common.path,
         metavar="DIR",
-        help="Write the results to this folder in lm-eval's layout: DIR/MODEL/results_TIME.json. Default: no files, "
-        "but ./results with --revisions; the table is always printed to stdout.",
+        help="Write the results to this folder in lm-eval's layout: DIR/MODEL@CHECKPOINT/results_TIME.json. Default: no "
+        "files, but ./results with --revisions; the table is always printed to stdout.",
     )
     out.add_argument(
         "--log-samples", action="store_true", help="Also write every document with its answers; needs --output."
@@ -209,6 +209,14 @@ def _options(
     references: tuple[ReferenceResults, ...],
 ) -> EvaluateOptions:
     """The work for rank 0."""
+    checkpoint = fingerprint.describe_checkpoint(
+        settings,
+        tp=plan.tp,
+        pp=plan.pp,
+        device_kind=plan.device_kind,
+        dtype=plan.dtype,
+        random_weights=args.random_weights,
+    )
     return EvaluateOptions(
         found=found,
         limit=args.limit,
@@ -220,14 +228,8 @@ def _options(
         log_samples=args.log_samples,
         cache=args.cache,
         model=settings.title,
-        checkpoint=fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        ),
+        name=fingerprint.name_of_model(settings.title, checkpoint),
+        checkpoint=checkpoint,
         references=references,
         wandb=args.wandb,
     )

@@ -34,7 +34,8 @@ class EvaluateOptions:
         output: folder for the results; None writes no files.
         log_samples: also write every document with its answers.
         cache: file of answers; None keeps none.
-        model: the model's name in the results.
+        model: the model's name, as the user gave it.
+        name: what tells the model and its checkpoint from others: the name in the results, and of their folder.
         checkpoint: the model's description by ``fingerprint.describe_checkpoint``.
         references: results to compare with.
         wandb: Weights & Biases project to log to; None logs nothing.
@@ -51,6 +52,7 @@ class EvaluateOptions:
     log_samples: bool
     cache: Path | None
     model: str
+    name: str
     checkpoint: Mapping[str, Any]
     references: tuple[ReferenceResults, ...]
     wandb: str | None
