@@ -85,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=common.path,
         metavar="DIR",
-        help="Write the results to this folder in lm-eval's layout: DIR/MODEL@CHECKPOINT/results_TIME.json. Default: no "
-        "files, but ./results with --revisions; the table is always printed to stdout.",
+        help="Write the results to this folder in lm-eval's layout: DIR/MODEL@CHECKPOINT/results_TIME.json. Default: "
+        "no files, but ./results with --revisions; the table is always printed to stdout.",
     )
     out.add_argument(
         "--log-samples", action="store_true", help="Also write every document with its answers; needs --output."

@@ -62,7 +62,7 @@ class Answers:
                 answer = self._cache.get(keys[request])
                 if answer is not None:
                     found[request] = answer
-        missing: list[_AnyRequest] = [request for request in dict.fromkeys(asked) if request not in found]
+        missing = [request for request in dict.fromkeys(asked) if request not in found]
         self.counts.asked += len(missing) + len(found)
         self.counts.cached += len(found)
         start = time.perf_counter()
@@ -78,13 +78,13 @@ class Answers:
             doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
         ) as bar:
             for answers in compute(missing) if missing else ():
-                new: list[tuple[_AnyRequest, Any]] = [(missing[index], answer) for index, answer in answers]
-                found |= new
-                if self._cache is None:
-                    self._computed += [((doing, *key_of(one)), answer) for one, answer in new]
-                else:
-                    self._cache.put((keys[one], answer) for one, answer in new)
+                for number, answer in answers:
+                    found[missing[number]] = answer
+                if self._cache is not None:
+                    self._cache.put((keys[missing[number]], answer) for number, answer in answers)
                 bar.update(len(answers))
+        if self._cache is None:
+            self._computed += [((doing, *key_of(request)), found[request]) for request in missing]
         self.counts.seconds += time.perf_counter() - start
         return [found[request] for request in asked]
 
