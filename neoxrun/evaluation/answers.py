@@ -36,7 +36,7 @@ class Answers:
 
     def __init__(self, cache: AnswerCache | None, *, show_progress: bool) -> None:
         self._cache, self._show_progress = cache, show_progress
-        self._computed: list[tuple[tuple[Any, ...], Any]] = []
+        self._computed: list[tuple[str, tuple[Any, ...], Any]] = []
         self.counts = Counts()
 
     def find(
@@ -84,7 +84,7 @@ class Answers:
                     self._cache.put((keys[missing[number]], answer) for number, answer in answers)
                 bar.update(len(answers))
         if self._cache is None:
-            self._computed += [((doing, *key_of(request)), found[request]) for request in missing]
+            self._computed += [(doing, key_of(request), found[request]) for request in missing]
         self.counts.seconds += time.perf_counter() - start
         return [found[request] for request in asked]
 
@@ -95,4 +95,4 @@ class Answers:
             DataError: the file cannot be written.
         """
         with AnswerCache(path, fingerprint) as cache:
-            cache.put((cache.key(*parts), answer) for parts, answer in self._computed)
+            cache.put((cache.key(doing, *parts), answer) for doing, parts, answer in self._computed)
