@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from neoxrun.config.sampling import sampling_value
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.find import FoundTasks
+from neoxrun.evaluation.references import ReferenceResults
 
 MAX_GENERATED: Final = 256
 """The most tokens of an answer if neither the task nor --gen-kwargs limits it (lm-eval's default)."""

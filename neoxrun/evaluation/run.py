@@ -24,7 +24,7 @@ from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.checks import build_requests, check_task
-from neoxrun.evaluation.compare import compare_results, not_measured
+from neoxrun.evaluation.compare import compare_results, not_measured, not_run
 from neoxrun.evaluation.data import PreparedTasks, load_tasks
 from neoxrun.evaluation.document import add_facts_of_the_run, added_results, describe_environment
 from neoxrun.evaluation.faster import faster_lm_eval
@@ -205,6 +205,8 @@ def _report(document: dict[str, Any], samples: report.Samples, options: Evaluate
             stdout.write("\n" + report.comparison_table(comparisons))
             if missing := not_measured(document, options.references):
                 stdout.write(f"not measured in this run: {', '.join(missing)}\n")
+            if missing := not_run(document, options.references):
+                stdout.write(f"not in this run, though the reference has them: {', '.join(missing)}\n")
         stdout.flush()
     finally:  # even if stdout has no reader any more
         _save(document, samples, options)
