@@ -15,7 +15,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, compare, data, fingerprint, references, report
 from neoxrun.evaluation.find import FoundTasks
-from neoxrun.evaluation.options import EvaluateOptions
+from neoxrun.evaluation.options import EvaluateOptions, check_gen_kwargs
 from neoxrun.evaluation.references import ReferenceResults
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
@@ -146,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         )
     revision_flags.check_companions(args)
     gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
+    check_gen_kwargs(gen_kwargs)
     # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     if args.revisions is not None:

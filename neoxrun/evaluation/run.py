@@ -88,7 +88,8 @@ def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewsho
         if task.get_config("output_type") == "generate_until":
             if options.gen_kwargs:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
-            sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
+            kwargs = task.get_config("generation_kwargs")
+            sampling_of(kwargs, options.max_context, where=name, given=options.gen_kwargs)
         check_task(name, task, options.limit)
     kinds = {task.get_config("output_type") for task in tasks.values()}
     if options.gen_kwargs and "generate_until" not in kinds:

@@ -44,20 +44,26 @@ def explain_notes(plan: Plan) -> list[str]:
 class RefusedPlanError(UsageError):
     """There is no plan.
 
+    Args:
+        words: the error for people.
+        refusal: why, as a value.
+
     Attributes:
         refusal: why, as a value.
     """
 
-    def __init__(self, refusal: Refusal, message: str, *, code: str, hint: str) -> None:
-        super().__init__(message, code=code, hint=hint)
+    def __init__(self, words: UsageError, refusal: Refusal) -> None:
+        super().__init__(words.message, code=words.code, hint=words.hint)
         self.refusal = refusal
 
 
 def explain_refusal(refusal: Refusal) -> RefusedPlanError:
     """The error for what cannot be planned: by how much, and what would be possible."""
     if isinstance(refusal, SizesRefused):
-        return _sizes_refused(refusal)
-    return _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
+        words = _sizes_refused(refusal)
+    else:
+        words = _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
+    return RefusedPlanError(words, refusal)
 
 
 def _gpu_reason(plan: Plan) -> str:
@@ -202,7 +208,7 @@ def _cause(plan: Plan, note: SizeChanged) -> str:
             return f"as there {'is' if seen == 1 else 'are'} {counted(seen, 'core')}"
 
 
-def _sizes_refused(refusal: SizesRefused) -> RefusedPlanError:
+def _sizes_refused(refusal: SizesRefused) -> UsageError:
     requested, per_host, nearest = refusal.requested, refusal.per_host, refusal.nearest
     sizes = _sizes(requested.tp, requested.pp, requested.replicas) or "the model"
     here = counted(requested.nnodes, "host") if refusal.kind == "cpu" else _gpus(per_host, requested.nnodes)
@@ -222,10 +228,10 @@ def _sizes_refused(refusal: SizesRefused) -> RefusedPlanError:
             message = f"{sizes} cannot be spread evenly over {here}"
             if requested.world_size:
                 message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return RefusedPlanError(refusal, message, code="impossible_split", hint=hint)
+    return UsageError(message, code="impossible_split", hint=hint)
 
 
-def _gpus_too_small(refusal: MemoryRefused) -> RefusedPlanError:
+def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
     split, instead = refusal.split, refusal.alternatives
     where, each = counted(split.replica_size, "GPU"), ""
     if split.replica_size > 1:
@@ -241,19 +247,17 @@ def _gpus_too_small(refusal: MemoryRefused) -> RefusedPlanError:
         ways.append(f"{split.replica_size}x{math.ceil(instead.gpu_free_bytes / 2**30)}GB")
     host = human_bytes(instead.host_free_bytes)
     ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
-    return RefusedPlanError(
-        refusal,
+    return UsageError(
         f"the model does not fit on {where}: {_need(refusal)}{each}, {_shortage(refusal)}",
         code="does_not_fit",
         hint=f"What would fit: {', or '.join(ways)}.",
     )
 
 
-def _host_too_small(refusal: MemoryRefused) -> RefusedPlanError:
+def _host_too_small(refusal: MemoryRefused) -> UsageError:
     ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
     fewer = ", fewer ranks (--tp, --pp, --replicas)" if refusal.ranks > 1 else ""
-    return RefusedPlanError(
-        refusal,
+    return UsageError(
         f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
         code="does_not_fit",
         hint=f"What would fit: {host} of free host memory{fewer}, or a smaller model.",
