@@ -12,6 +12,7 @@ import os
 import re
 import time
 import zipfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.errors import CheckpointError
+from neoxrun.download.manifest import read_folder_manifest
+from neoxrun.errors import CheckpointError, DataError
 from neoxrun.terminal.log import log, waiting
 from neoxrun.tokenizer.siblings import SIBLING_FILES
 
@@ -41,6 +44,9 @@ def describe_checkpoint(
     exception: norms that differ between the checkpoint's tensor-parallel ranks are folded or averaged at another
     tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
     are drawn on each rank, so they differ between splits and kinds of device.
+
+    ``weights_fingerprint`` covers the files of the weights alone; ``repository`` and ``commit`` say where on the hub
+    they came from, if neoxrun has downloaded them and their sizes are still the same.
 
     Args:
         settings: the configuration.
@@ -65,6 +71,8 @@ def describe_checkpoint(
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
+        facts["weights_fingerprint"] = whole.hexdigest()
+        facts |= _origin(found)
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
             # For HFGPT2Tokenizer it is the folder of both files.
@@ -81,6 +89,37 @@ def describe_checkpoint(
     how = {key: facts.get(key) for key in ("weights", "ranks")}
     whole.update(json.dumps([network, how, dtype, settings.tokenizer.tokenizer_type], sort_keys=True).encode())
     return {**facts, "fingerprint": whole.hexdigest()}
+
+
+def _origin(found: Checkpoint) -> dict[str, str]:
+    """The repository and commit of a checkpoint that was downloaded; empty for any other."""
+    try:
+        manifest = read_folder_manifest(found.folder)
+    except DataError:
+        return {}
+    if manifest is None or manifest.hub is None or manifest.revision is None:
+        return {}
+    listed = {name: entry.size for name, entry in manifest.files.items()}
+    if any(listed.get(path.name) != path.stat().st_size for path in found.files):
+        return {}
+    return {"repository": manifest.hub, "commit": manifest.revision}
+
+
+def name_of_model(title: str, checkpoint: Mapping[str, Any]) -> str:
+    """A name that tells a model's checkpoints apart: ``pythia-160m@step1000-0123abcd``.
+
+    After the ``@`` are the step, or what the name of the weights' folder adds to the title, and the first digits of the
+    weights' fingerprint.
+
+    Args:
+        title: the model's name.
+        checkpoint: by ``describe_checkpoint``.
+    """
+    if "folder" not in checkpoint:
+        return f"{title}@random"
+    label = checkpoint["tag"] or Path(checkpoint["folder"]).name.removeprefix(title).lstrip("-_.@")
+    digits = checkpoint["weights_fingerprint"][:8]
+    return f"{title}@{label}-{digits}" if label else f"{title}@{digits}"
 
 
 def _digest(path: Path) -> str:

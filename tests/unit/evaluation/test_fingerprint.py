@@ -13,8 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.config.settings import Settings
+from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.evaluation import fingerprint
 
 
@@ -103,3 +105,24 @@ def test_checksums_are_remembered_while_a_file_stays_as_it_is(tmp_path: Path, mo
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # nothing can be kept there
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    facts = {"folder": "/a/pythia-160m-step1000", "tag": None, "weights_fingerprint": "0123456789abcdef"}
+    assert fingerprint.name_of_model("pythia-160m", facts) == "pythia-160m@step1000-01234567"
+    assert fingerprint.name_of_model("pythia-160m", facts | {"folder": "/b/pythia-160m"}) == "pythia-160m@01234567"
+    assert fingerprint.name_of_model("mine", facts | {"tag": "global_step7"}) == "mine@global_step7-01234567"
+    assert fingerprint.name_of_model("pythia-160m", {"weights": "random, seed 1"}) == "pythia-160m@random"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_commit_of_downloaded_weights_is_named(changed: bool, tmp_path: Path) -> None:
+    """Only while the files are those that were downloaded."""
+    shutil.copytree(shipped_dir() / "demo", tmp_path / "demo")
+    settings = load_settings(["demo"], checkpoint=str(tmp_path / "demo"))
+    folder = find_configured_checkpoint(settings).folder
+    files = {path.name: ManifestEntry(path.stat().st_size + changed, "0" * 64) for path in folder.iterdir()}
+    write_manifest(Manifest(files, hub="lab/demo", revision="abc"), folder)
+    found = fingerprint.describe_checkpoint(settings, tp=2, pp=1, device_kind="cpu", dtype="fp32", random_weights=False)
+    expected = (None, None) if changed else ("lab/demo", "abc")
+    assert (found.get("repository"), found.get("commit")) == expected
