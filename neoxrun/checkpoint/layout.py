@@ -17,7 +17,7 @@ from typing import Literal
 from neoxrun.checkpoint import huggingface
 from neoxrun.checkpoint.content import damaged_file, is_file_name
 from neoxrun.config.foreign import is_zero3, zero3_error
-from neoxrun.config.huggingface import read_json
+from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
@@ -229,11 +229,11 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig, *, chosen: bool =
         CheckpointError: files are missing or empty, or config.json describes another network.
     """
     names = list_names(folder)
-    if "config.json" not in names:
+    if CONFIG_JSON not in names:
         raise CheckpointError(
             "the folder holds Hugging Face weights but no config.json",
             code="missing_shard",
-            where=str(folder / "config.json"),
+            where=str(folder / CONFIG_JSON),
             hint="Copy config.json from where the weights came from.",
         )
     warnings = huggingface.check_config_json(folder, config, chosen=chosen)

@@ -13,7 +13,7 @@ from neoxrun.commands import common, evaluate_revisions, evaluate_values, jobs, 
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import cache, compare, data, fingerprint, report
+from neoxrun.evaluation import cache, compare, data, report
 from neoxrun.evaluation.compare import ReferenceResults
 from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions
@@ -220,14 +220,7 @@ def _options(
         log_samples=args.log_samples,
         cache=args.cache,
         model=settings.title,
-        checkpoint=fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        ),
+        checkpoint=jobs.describe_weights(args, settings, plan),
         references=references,
         wandb=args.wandb,
     )

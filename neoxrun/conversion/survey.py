@@ -18,9 +18,9 @@ from neoxrun.checkpoint import huggingface, layout
 from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
 from neoxrun.config.foreign import is_zero3
-from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
+from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical, divided_dim
 from neoxrun.conversion.numbers import largest_difference, same_bits
-from neoxrun.conversion.surveyed import Survey, SurveyedTensor, divided_dim
+from neoxrun.conversion.surveyed import Survey, SurveyedTensor
 from neoxrun.errors import CheckpointError, NeoxrunError
 from neoxrun.terminal.words import listing
 
