@@ -210,14 +210,7 @@ def _options(
     wanted: tuple[ReferenceResults, ...],
 ) -> EvaluateOptions:
     """The work for rank 0."""
-    checkpoint = fingerprint.describe_checkpoint(
-        settings,
-        tp=plan.tp,
-        pp=plan.pp,
-        device_kind=plan.device_kind,
-        dtype=plan.dtype,
-        random_weights=args.random_weights,
-    )
+    checkpoint = jobs.describe_weights(args, settings, plan)
     return EvaluateOptions(
         found=found,
         limit=args.limit,

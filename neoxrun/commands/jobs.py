@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from neoxrun.config.settings import Settings
+from neoxrun.evaluation import fingerprint
 from neoxrun.launch.job import Job
 from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
@@ -19,6 +20,22 @@ def log_plan(plan: Plan) -> None:
         log.info(note)
     if plan.decision.rule is SplitRule.FASTEST:
         log.info(explain_reason(plan))
+
+
+def describe_weights(args: argparse.Namespace, settings: Settings, plan: Plan) -> dict[str, Any]:
+    """The description of the model that a command runs; see ``fingerprint.describe_checkpoint``.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    return fingerprint.describe_checkpoint(
+        settings,
+        tp=plan.tp,
+        pp=plan.pp,
+        device_kind=plan.device_kind,
+        dtype=plan.dtype,
+        random_weights=args.random_weights,
+    )
 
 
 def job_for(

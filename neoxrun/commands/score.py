@@ -15,7 +15,6 @@ from neoxrun.commands.score_flags import add_score_arguments
 from neoxrun.commands.score_revisions import score_each
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
-from neoxrun.evaluation import fingerprint
 from neoxrun.generation import lines, records
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
@@ -73,15 +72,8 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if source is not None and scan is not None:
-        checkpoint = fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        )
-        options = _options(args, checkpoint["fingerprint"], plan, source, written, scan)
+        identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
+        options = _options(args, identity, plan, source, written, scan)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
         jobs.log_plan(plan)

@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.download.manifest import read_folder_manifest
 from neoxrun.errors import CheckpointError, DataError
 from neoxrun.terminal.log import log, waiting
-from neoxrun.tokenizer.siblings import SIBLING_FILES
 
 _READERS: Final = 4
 _REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")
@@ -76,8 +76,8 @@ def describe_checkpoint(
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
             # For HFGPT2Tokenizer it is the folder of both files.
-            files = [named / "vocab.json", named / "merges.txt"] if named.is_dir() else [named]
-            next_to_it = (files[0].parent / name for name in SIBLING_FILES)
+            files = [named / tokenizer_names.VOCABULARY, named / tokenizer_names.MERGES] if named.is_dir() else [named]
+            next_to_it = (files[0].parent / name for name in tokenizer_names.SIBLINGS)
             for path in (*files, *(path for path in next_to_it if path.is_file())):
                 whole.update(hashlib.sha256(path.read_bytes()).digest())
     network = {
