@@ -40,6 +40,7 @@ def job_for(
         random_weights=args.random_weights,
         eager=args.eager,
         verbosity=args.verbosity,
+        as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
         interactive=interactive,

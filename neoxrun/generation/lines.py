@@ -152,7 +152,13 @@ class LineWriter:
 def unwritable(path: Path | None, error: OSError) -> DataError:
     """The error for an output that the system does not take."""
     if path is None:
-        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
+        code = writing_code(error)
+        hint = "Make room on the disk that it is redirected to, or name a file on another with -o FILE."
+        return DataError(
+            f"standard output cannot be written: {error.strerror}",
+            code=code,
+            hint=hint if code == "disk_full" else None,
+        )
     hint = OTHER_OUTPUT
     if path.is_file():
         hint += " Records written so far are kept; --resume continues with them."
