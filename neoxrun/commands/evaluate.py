@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neoxrun.checkpoint import fingerprint
 from neoxrun.commands import common, evaluate_revisions, evaluate_values, jobs, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import cache, compare, data, fingerprint, references, report
+from neoxrun.evaluation import cache, compare, data, references, report
 from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions, check_gen_kwargs
 from neoxrun.evaluation.references import ReferenceResults

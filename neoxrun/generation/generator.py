@@ -23,6 +23,9 @@ class TextGenerator:
         engine: of this process's replica, which this process leads.
         tokenizer: the model's.
         weights: ``random`` marks every record.
+
+    Attributes:
+        tokens: how many have been generated.
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, *, weights: str | None = None) -> None:
@@ -30,6 +33,7 @@ class TextGenerator:
         self._engine, self._tokenizer, self._weights = engine, tokenizer, weights
         self._under_way: dict[int, EncodedPrompt] = {}
         self._ids = count()
+        self.tokens = 0
 
     def run(
         self, prompts: Iterable[EncodedPrompt], on_text: Callable[[str], None] | None = None
@@ -45,6 +49,7 @@ class TextGenerator:
         """
         refused: list[Record] = []
         for answers in self._loop.run(self._requests_for(prompts, refused)):
+            self.tokens += sum(answer.new_tokens for answer in answers)
             records = [*refused, *self._records(answers, on_text)]
             refused.clear()
             yield records
