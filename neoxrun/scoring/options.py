@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from neoxrun.scoring.documents import Source
+from neoxrun.scoring.documents import DocumentSource
 from neoxrun.scoring.measures import Totals
 
 Level = Literal["document", "word", "token"]
@@ -34,7 +34,7 @@ class ScoreOptions:
         batch_size: most windows at a time in each replica; None: what fits.
     """
 
-    source: Source
+    source: DocumentSource
     documents: int
     context: int
     stride: int
