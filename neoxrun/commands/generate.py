@@ -11,15 +11,16 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from neoxrun.commands import common, jobs, output_flags
+from neoxrun.commands import common, input_flags, jobs, output_flags
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
-from neoxrun.errors import UsageError
+from neoxrun.errors import ConfigError, UsageError
 from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt, Render
+from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
 from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, Work
 from neoxrun.terminal import streams
@@ -43,16 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--input",
         metavar="FILE",
-        help="Continue the prompts in this file, one per line. Each line of a .jsonl file is an object with prompt (or "
-        "context, or messages, as with --chat) and, optionally, id, n and sampling parameters. Use - for stdin. "
-        "Default: the configuration's `sample_input_file`; without one, generate text from an empty prompt.",
+        help="Continue the prompts in this file: text, one per line, or JSON lines, JSON, CSV, TSV or Parquet, whose "
+        "rows have prompt, context, text or messages and, optionally, id, n and sampling parameters; compressed or "
+        "not. Use - for stdin. Default: the configuration's `sample_input_file`; without one, stdin if it is a pipe "
+        "or a file; without either, generate text from an empty prompt.",
     )
     what.add_argument(
         "--chat",
         metavar="FILE",
-        help="Answer the conversations in this file, in the form of the model's own chat template. Each line is a JSON "
-        "object with messages, which have role and content, and, optionally, id, n and sampling parameters. Use - for "
-        "stdin. Default: none.",
+        help="Answer the conversations in this file, in the form of the model's own chat template. Each line, or row "
+        "of another format, has messages with role and content and, optionally, id, n and sampling parameters. Use - "
+        "for stdin. Default: none.",
     )
     what.add_argument(
         "--prompt",
@@ -64,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D quits. Default: only if the "
         "configuration's `text_gen_type` is interactive.",
+    )
+    input_flags.add_input_format(source)
+    source.add_argument(
+        "--strict-keys",
+        action="store_true",
+        help="Refuse an input with keys that mean nothing here. Default: they are copied into the records.",
     )
     source.add_argument(
         "--no-history",
@@ -116,7 +124,11 @@ def run(args: argparse.Namespace) -> int:
             hint="Is a shell variable empty? Use - for stdin or stdout.",
         )
     args.resume |= args.resume_anyway
-    settings = common.settings_from_args(args)
+    try:
+        settings = common.settings_from_args(args)
+    except ConfigError as error:
+        input_flags.explain_misplaced(error, args.config, prompts=True)
+        raise
     defaults = settings.generation
     sampling = sampling_params(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
@@ -139,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
             keep_history=not args.no_history,
         )
     elif leading:
+        if args.input is args.chat is args.prompt is defaults.sample_input_file is None:
+            args.input = input_flags.piped_input()
         options, seen = _options(args, settings, sampling)
     else:
         options = GenerateOptions([])
@@ -240,12 +254,18 @@ def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
                 hint="Name the output with -o FILE; -o - is stdout.",
             )
         found = reading.read_prompts(
-            str(source),
-            prompt_end=_prompt_end(args, defaults),
+            open_source(
+                str(source),
+                end=_prompt_end(args, defaults),
+                wanted=args.input_format,
+                text=args.chat is None,
+                missing="Give a file with -i, or --prompt TEXT.",
+            ),
             params=sampling,
             num_samples=args.num_samples or 1,
             render=_renderer(settings.tokenizer),
             chat=args.chat is not None,
+            strict=args.strict_keys,
         )
         return found, None if source == "-" else f"{source}.output.jsonl"
     count = wanted or _UNCONDITIONAL_SAMPLES

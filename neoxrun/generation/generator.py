@@ -107,6 +107,7 @@ class TextGenerator:
             tokens=tokens if wanted else None,
             logprobs=[_logprobs(sampled) for sampled in answer.sampled] if wanted else None,
             weights=self._weights,
+            extra=prompt.extra,
         )
 
     def _refusal(self, encoded: EncodedPrompt) -> Record:
@@ -123,6 +124,7 @@ class TextGenerator:
             code=encoded.notice.code,
             duration_seconds=0.0,
             weights=self._weights,
+            extra=encoded.prompt.extra,
         )
 
 

@@ -26,7 +26,7 @@ PACKAGE = ROOT / "neoxrun"
 FLOORS = (
     "errors version",
     "terminal",
-    "config",
+    "config input",
     "parallel tokenizer",
     "planning checkpoint",
     "model download",
@@ -76,7 +76,7 @@ IMPORTERS = {
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "prompt_toolkit": "generation.prompter",
-    "pyarrow": "evaluation.documents scoring.documents scoring.output",
+    "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",
