@@ -14,7 +14,7 @@ from neoxrun.errors import EXIT_CODES, UsageError, classify
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
 from neoxrun.terminal.json_lines import asks_for_json
-from neoxrun.terminal.words import printable
+from neoxrun.terminal.words import did_you_mean, printable
 from neoxrun.version import __version__
 
 # Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
@@ -50,6 +50,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, code="usage", hint=f"See `{self.prog} --help`.")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """As argparse's, with the value that is meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()), 1)
+            raise UsageError(str(error), code="usage", hint=f"{near} See `{self.prog} --help`.".strip()) from None
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         """Help that cannot be written is an error too, which argparse would ignore."""
@@ -146,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = None
     try:
         streams.open_closed()
+        streams.name_stdout()
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0

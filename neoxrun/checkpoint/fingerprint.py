@@ -13,6 +13,7 @@ import os
 import re
 import time
 import zipfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,11 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.log import log, waiting
-from neoxrun.tokenizer.siblings import SIBLING_FILES
 
 _READERS: Final = 4
 _REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")
@@ -45,6 +46,8 @@ def describe_checkpoint(
     exception: norms that differ between the checkpoint's tensor-parallel ranks are folded or averaged at another
     tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
     are drawn on each rank, so they differ between splits and kinds of device.
+
+    ``weights_fingerprint`` covers the files of the weights alone.
 
     Args:
         settings: the configuration.
@@ -69,6 +72,7 @@ def describe_checkpoint(
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
+        facts["weights_fingerprint"] = whole.hexdigest()
     _add_tokenizer(whole, settings)
     how = {key: facts.get(key) for key in ("weights", "ranks")}
     whole.update(
@@ -110,8 +114,8 @@ def _add_tokenizer(whole: hashlib._Hash, settings: Settings) -> None:
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
             # For HFGPT2Tokenizer it is the folder of both files.
-            files = [named / "vocab.json", named / "merges.txt"] if named.is_dir() else [named]
-            next_to_it = (files[0].parent / name for name in SIBLING_FILES)
+            files = [named / tokenizer_names.VOCABULARY, named / tokenizer_names.MERGES] if named.is_dir() else [named]
+            next_to_it = (files[0].parent / name for name in tokenizer_names.SIBLINGS)
             for path in (*files, *(path for path in next_to_it if path.is_file())):
                 whole.update(hashlib.sha256(path.read_bytes()).digest())
 
@@ -123,6 +127,23 @@ def _network(settings: Settings) -> dict[str, Any]:
         # A field that is None was not there when older fingerprints were made.
         if key not in ("model_parallel_size", "pipe_parallel_size") and value is not None
     }
+
+
+def name_of_model(title: str, checkpoint: Mapping[str, Any]) -> str:
+    """A name that tells a model's checkpoints apart: ``pythia-160m@step1000-0123abcd``.
+
+    After the ``@`` are the step, or what the name of the weights' folder adds to the title, and the first digits of the
+    weights' fingerprint.
+
+    Args:
+        title: the model's name.
+        checkpoint: by ``describe_checkpoint``.
+    """
+    if "folder" not in checkpoint:
+        return f"{title}@random"
+    label = checkpoint["tag"] or Path(checkpoint["folder"]).name.removeprefix(title).lstrip("-_.@")
+    digits = checkpoint["weights_fingerprint"][:8]
+    return f"{title}@{label}-{digits}" if label else f"{title}@{digits}"
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.checkpoint import fingerprint
 from neoxrun.commands import common, jobs, output_flags, revision_flags
 from neoxrun.commands.sampling_flags import unescape
 from neoxrun.commands.score_flags import add_score_arguments
@@ -80,19 +79,11 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if source is not None and scan is not None:
-        checkpoint = fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        )
+        identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
         made = None
         if written is not None:
-            made = _work(args, settings, plan, scan)
-            made = output_flags.check_work(args, written, made, args.input)
-        options = replace(_options(args, checkpoint["fingerprint"], plan, source, written, scan), made=made)
+            made = output_flags.check_work(args, written, _work(args, settings, plan, scan), args.input)
+        options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
         jobs.log_plan(plan)

@@ -15,6 +15,7 @@ from neoxrun.errors import DataError
 from neoxrun.generation.lines import OTHER_OUTPUT, LineWriter, unwritable
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
+from neoxrun.terminal.streams import output_stream
 from neoxrun.terminal.words import counted
 
 RecordKey = tuple[str | int, int | None]
@@ -219,4 +220,4 @@ def standard_output(verbose: bool) -> IO[str]:
     own = os.dup(1)
     elsewhere = 2 if verbose else os.open(os.devnull, os.O_WRONLY)
     os.dup2(elsewhere, 1)
-    return os.fdopen(own, "w", encoding="utf-8")
+    return output_stream(own)

@@ -111,3 +111,11 @@ def test_checksums_are_remembered_while_a_file_stays_as_it_is(tmp_path: Path, mo
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # nothing can be kept there
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    facts = {"folder": "/a/pythia-160m-step1000", "tag": None, "weights_fingerprint": "0123456789abcdef"}
+    assert fingerprint.name_of_model("pythia-160m", facts) == "pythia-160m@step1000-01234567"
+    assert fingerprint.name_of_model("pythia-160m", facts | {"folder": "/b/pythia-160m"}) == "pythia-160m@01234567"
+    assert fingerprint.name_of_model("mine", facts | {"tag": "global_step7"}) == "mine@global_step7-01234567"
+    assert fingerprint.name_of_model("pythia-160m", {"weights": "random, seed 1"}) == "pythia-160m@random"
