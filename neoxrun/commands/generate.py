@@ -200,9 +200,18 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
     """The work, of which what an earlier run has done is taken off, and a checksum of all that was asked for."""
     defaults = settings.generation
     prompts, default_output = _prompts(args, settings, sampling)
+    if any(prompt.sample and prompt.params.temperature == 0 for prompt in prompts):
+        log.warning("at temperature 0 all answers to a prompt are the same: give --temperature")
     named = args.output or defaults.sample_output_file or default_output
     output = None if named is None else lines.output_of(str(named))
     finished: set[records.RecordKey] = set()
+    plain_text = args.prompt is not None and args.output is None and output is None
+    if plain_text and args.logprobs is not None:
+        raise UsageError(
+            "--logprobs needs records, and this prints the text alone",
+            code="missing_option",
+            hint="Add -o - to print the record, or -o FILE.",
+        )
     if output is None:
         streams.check_stdout()
     if output is not None:
@@ -217,7 +226,7 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
         prompts=[prompt for prompt in prompts if prompt.key not in finished],
         finished=len(finished),
         output=output,
-        plain_text=args.prompt is not None and args.output is None and output is None,
+        plain_text=plain_text,
         keep_partial=args.prompt is not None,
         resume=args.resume,
         batch_size=args.batch_size,

@@ -94,7 +94,6 @@ class Answer:
         stream: its text.
         sampled: its tokens, without the end-of-document token.
         new_text: the text that became certain in the last step.
-        new_tokens: how many tokens the last step added: 1, or 0 for the end-of-document token.
         finish_reason: why it ended; None while it is in progress.
         start: when the engine was given the request, by ``time.perf_counter``.
     """
@@ -103,7 +102,6 @@ class Answer:
     stream: TextStream
     sampled: list[Sampled] = field(default_factory=list)
     new_text: str = ""
-    new_tokens: int = 0
     finish_reason: FinishReason | None = None
     start: float = field(default_factory=time.perf_counter)
 
@@ -161,9 +159,8 @@ class AnswerLoop:
     def _advance(self, event: TokenEvent) -> Answer:
         answer = self._under_way[event.request_id]
         stream, reason = answer.stream, event.finish_reason
-        answer.new_text, answer.new_tokens = "", 0
+        answer.new_text = ""
         if reason != "stop":  # that is the end-of-document token, which is not text
-            answer.new_tokens = 1
             answer.sampled.append(event.sampled)
             answer.new_text = stream.push(event.sampled.token)
         if reason is not None:

@@ -33,6 +33,7 @@ class TextGenerator:
         self._engine, self._tokenizer, self._weights = engine, tokenizer, weights
         self._under_way: dict[int, EncodedPrompt] = {}
         self._ids = count()
+        self._counted: dict[int, int] = {}
         self.tokens = 0
 
     def run(
@@ -49,7 +50,7 @@ class TextGenerator:
         """
         refused: list[Record] = []
         for answers in self._loop.run(self._requests_for(prompts, refused)):
-            self.tokens += sum(answer.new_tokens for answer in answers)
+            self._count(answers)
             records = [*refused, *self._records(answers, on_text)]
             refused.clear()
             yield records
@@ -61,6 +62,12 @@ class TextGenerator:
             on_text: called with the text that was held back.
         """
         return self._records(self._loop.abort(), on_text)
+
+    def _count(self, answers: Iterable[Answer]) -> None:
+        for answer in answers:
+            self.tokens += len(answer.sampled) - self._counted.pop(answer.request_id, 0)
+            if answer.finish_reason is None:
+                self._counted[answer.request_id] = len(answer.sampled)
 
     def close(self) -> None:
         """Close the engine."""

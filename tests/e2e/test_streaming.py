@@ -113,6 +113,12 @@ def test_several_answers_have_their_numbers() -> None:
     }
 
 
+def test_what_text_alone_cannot_show() -> None:
+    neoxrun("generate", "demo", "--prompt", "import os", "--logprobs", "1").check_error(2, "--logprobs", "-o -")
+    asked = ("generate", "demo", "--prompt", "import os", "--temperature", "0", "-n", "2", "--maximum-tokens", "2")
+    assert "warning: at temperature 0 all answers to a prompt are the same" in neoxrun(*asked).check_success().err
+
+
 def test_prompts_of_a_file_have_a_bar_at_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("import os\nclass Queue:\n")
     asked = ("generate", "demo", "-i", "in.txt", "--tp", "1", *GREEDY, "--maximum-tokens", "40", "--batch-size", "1")
