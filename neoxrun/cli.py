@@ -14,6 +14,7 @@ from neoxrun.errors import EXIT_CODES, Interrupted, Terminated, UsageError, clas
 from neoxrun.launch.termination import Termination
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
+from neoxrun.terminal.json_lines import asks_for_json
 from neoxrun.terminal.words import did_you_mean, printable
 from neoxrun.version import __version__
 
@@ -105,14 +106,22 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             continue
         module = importlib.import_module(f"neoxrun.commands.{name}")
         module.add_arguments(sub)
-        sub.add_argument(
+        messages = sub.add_mutually_exclusive_group()
+        messages.add_argument(
             "-v",
             "--verbose",
             action="count",
             default=0,
             help="Show details, the other ranks' messages and the traceback of an error.",
         )
-        sub.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
+        messages.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
+        sub.add_argument(
+            "--log-format",
+            choices=("text", "json"),
+            default="text",
+            help="With json every message is one JSON object a line, with time, level, rank and message, and errors "
+            "also with code and hint. Default: text.",
+        )
         sub.set_defaults(run=module.run, build_parser=build_parser)
     return parser
 
@@ -149,17 +158,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: Sequence[str], termination: Termination) -> int:
     verbose = False
     speaks = True
+    rank = None
     try:
         streams.open_closed()
         streams.name_stdout()
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0
+        rank = None if world is None else world.rank
+        log.set_up(0, rank, as_json=asks_for_json(words))
         words = _asked(words)
         args = build_parser(words[:1]).parse_args(words)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
-        log.set_up(args.verbosity, world.rank if world else 0)
+        log.set_up(args.verbosity, rank, as_json=args.log_format == "json")
         code: int = args.run(args)
         sys.stdout.flush()
         # Of a job in a child process, which has reported it.
@@ -169,7 +181,7 @@ def _main(words: Sequence[str], termination: Termination) -> int:
         log.details_of(error)
         if isinstance(error, OSError):
             streams.drop_stdout()
-    text = failure.render(verbose=verbose)
+    text = log.error_text(failure, rank, verbose=verbose)
     if speaks and text:
         print(text, file=sys.stderr)
     return failure.exit_code

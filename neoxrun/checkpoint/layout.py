@@ -18,6 +18,7 @@ from neoxrun.checkpoint.content import damaged_file
 from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
 from neoxrun.checkpoint.missing import download_hint, refuse_missing
 from neoxrun.config.foreign import is_adapter, is_zero3, zero3_error
+from neoxrun.config.huggingface import CONFIG_JSON
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
 from neoxrun.errors import CheckpointError
@@ -205,11 +206,11 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig, *, chosen: bool =
         CheckpointError: files are missing or empty, or config.json describes another network.
     """
     names = list_names(folder)
-    if "config.json" not in names:
+    if CONFIG_JSON not in names:
         raise CheckpointError(
             "the folder holds Hugging Face weights but no config.json",
             code="missing_shard",
-            where=str(folder / "config.json"),
+            where=str(folder / CONFIG_JSON),
             hint="Copy config.json from where the weights came from.",
         )
     warnings = [*huggingface.check_config_json(folder, config, chosen=chosen)]

@@ -60,27 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "size: fold them into the weights that read them, which keeps the results, or average them, as other "
         "converters do. Default: fold.",
     )
-    add_configuration(parser)
-
-
-def add_configuration(parser: argparse.ArgumentParser) -> None:
-    """Where the network's description comes from, for the commands that name folders of weights."""
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="GPT-NeoX configuration of the model: a YAML file, or the name of a shipped one. May be repeated; the "
-        "later wins. Default: what the folder itself says.",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
-    )
+    common.add_folder_configuration(parser, "Default: what the folder itself says.")
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: that of the configuration or of the folder."
     )

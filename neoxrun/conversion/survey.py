@@ -20,9 +20,9 @@ from neoxrun.checkpoint.find import locate_checkpoint
 from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
 from neoxrun.checkpoint.vectors import read_alone, read_vectors
 from neoxrun.config.foreign import is_zero3
-from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
+from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical, divided_dim
 from neoxrun.conversion.numbers import largest_difference, same_bits
-from neoxrun.conversion.surveyed import Survey, SurveyedTensor, divided_dim
+from neoxrun.conversion.surveyed import Survey, SurveyedTensor
 from neoxrun.errors import CheckpointError, NeoxrunError
 from neoxrun.terminal.words import listing
 

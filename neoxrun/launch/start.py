@@ -43,8 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         job = load_job(folder)
         verbose = job.verbosity > 0
-        log.set_up(job.verbosity, rank)
-        leave = partial(_leave, folder, termination, job.kept if rank == 0 else None)
+        # torchrun marks the lines of the ranks that an agent starts.
+        who = None if role == "agent" else rank
+        log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
+        leave = partial(_leave, folder, termination, who, job.kept)
         if role == "agent":
             answer = partial(_answer_signals, folder, termination, leave, interactive=job.interactive)
             threading.Thread(target=answer, daemon=True).start()
@@ -120,13 +122,14 @@ def _answer_signals(
     leave()
 
 
-def _leave(folder: Path, termination: Termination, kept: str | None) -> NoReturn:
-    """End this process because of Ctrl-C or SIGTERM, whatever it is doing; with ``kept`` as the hint, or silently."""
+def _leave(folder: Path, termination: Termination, rank: int | None, kept: str) -> NoReturn:
+    """End this process because of Ctrl-C or SIGTERM, whatever it is doing; rank 0 and the agent say so."""
     shutil.rmtree(folder, ignore_errors=True)
     failure = termination.rename(Interrupted("interrupted", hint=kept))
-    line_end = "\n" if os.isatty(2) else ""
-    if kept is not None:
-        os.write(2, f"{line_end}{failure.render()}\n".encode())  # a print may be in progress
+    if not rank:
+        text = log.error_text(failure, rank, verbose=False)
+        line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""
+        os.write(2, f"{line_end}{text}\n".encode())  # a print may be in progress
     os._exit(failure.exit_code)
 
 

@@ -12,14 +12,14 @@ from tokenizers import Tokenizer as _Library
 from neoxrun.config.json_file import refuse_lfs_pointer
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.config.tokenizer_names import MERGES, SPIECE_TYPE, VOCABULARY, is_spiece
 from neoxrun.errors import ConfigError, DataError
 from neoxrun.tokenizer.rebuild import build_gpt2, rebuild
 from neoxrun.tokenizer.siblings import read_siblings
 from neoxrun.tokenizer.text import END_OF_DOCUMENT, Tokenizer
 
 _PADDING: Final = "<|padding|>"
-_SPIECE: Final = "SPMTokenizer"
-_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer", _SPIECE)}
+_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer", SPIECE_TYPE)}
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
@@ -31,7 +31,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     kind = _kind(config)
     path = _vocab_file(config)
-    if kind == _SPIECE:
+    if kind == SPIECE_TYPE:
         from neoxrun.tokenizer.spiece import load_spiece
 
         return load_spiece(path, _read_bytes(path, config), read_siblings(path.parent), _download_hint(path))
@@ -93,7 +93,7 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
     kind = _kind(config)
     if config.vocab_file is None or not config.vocab_file.exists():
         return None
-    if kind == _SPIECE:
+    if kind == SPIECE_TYPE:
         return load_tokenizer(config).vocab_size
     siblings = read_siblings(config.vocab_file.parent)
     if kind != "HFTokenizer":
@@ -115,8 +115,8 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
 
 def _kind(config: TokenizerConfig) -> str:
     """The type, as GPT-NeoX calls it; a ``.model`` file is SentencePiece's, whatever the configuration calls it."""
-    if config.vocab_file is not None and config.vocab_file.suffix == ".model":
-        return _SPIECE
+    if is_spiece(config.vocab_file):
+        return SPIECE_TYPE
     kind = _TYPES.get(config.tokenizer_type.lower())
     if kind is None:
         raise ConfigError(
@@ -151,7 +151,7 @@ def _vocab_file(config: TokenizerConfig) -> Path:
 def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, Path]:
     """The paths of vocab.json and merges.txt; for an HFGPT2Tokenizer, ``vocab_file`` is the folder of both."""
     if kind == "HFGPT2Tokenizer" and path.is_dir():
-        return path / "vocab.json", path / "merges.txt"
+        return path / VOCABULARY, path / MERGES
     merge_file = config.merge_file
     if merge_file is None:
         raise ConfigError(

@@ -18,8 +18,9 @@ PLANS = {
     "one prompt": (("--devices", "2x80GB", "--prompts", "1"), "tensor parallel 2 x pipeline 1 x replicas 1"),
     "many prompts": (("--devices", "8x80GB", "--prompts", "10000"), "tensor parallel 2 x pipeline 1 x replicas 4"),
     "scoring": (("--devices", "2x80GB", "--score"), "tensor parallel 1 x pipeline 1 x replicas 2"),
-    "small cards": (("--devices", "3x24GB"), "tensor parallel 1 x pipeline 3 x replicas 1"),
-    "shorter context": (("--devices", "2x24GB"), "tensor parallel 2 x pipeline 1 x replicas 1"),
+    "small cards": (("--devices", "3x22GB"), "tensor parallel 1 x pipeline 3 x replicas 1"),
+    "shorter context": (("--devices", "2x23GB"), "tensor parallel 2 x pipeline 1 x replicas 1"),
+    "a known card": (("--devices", "2xH100"), "tensor parallel 2 x pipeline 1 x replicas 1, on 2 GPUs"),
     "flags": (("--devices", "2x80GB", "--tp", "1"), "tensor parallel 1 x pipeline 1 x replicas 2"),
 }
 
