@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
@@ -254,12 +254,12 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
     """Check now for missing and damaged files, which the ranks would find seconds later.
 
     Raises:
-        CheckpointError: files of the checkpoint are missing.
+        CheckpointError: files of the checkpoint are missing or cut short.
         ConfigError: no checkpoint or no tokenizer is named.
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        find_configured_checkpoint(settings)
+        find_whole_checkpoint(settings)
     load_tokenizer(settings.tokenizer)
 
 

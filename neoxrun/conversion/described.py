@@ -33,7 +33,7 @@ def describe(survey: Survey, folder: str) -> Description:
 
     Args:
         survey: what is in the folder.
-        folder: as it was named.
+        folder: its path.
     """
     try:
         settings = load_settings([folder])

@@ -73,7 +73,7 @@ def open_source(options: ConvertOptions) -> OpenedSource:
     rows = read_vocab_rows(checkpoint, settings.model)
     tokenizer = None
     if settings.tokenizer.vocab_file is None:
-        log.warning("the configuration names no tokenizer, so none is written: give it with --tokenizer FILE")
+        log.warning("no tokenizer was found, so none is written: give it with --tokenizer FILE")
     else:
         tokenizer = load_tokenizer(settings.tokenizer)
     layers = LayerSource(checkpoint, settings.model)

@@ -110,7 +110,8 @@ def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
     """
     folder = None if config.vocab_file is None else config.vocab_file.parent
     if folder is None:
-        raise _none_found("the configuration names no tokenizer")
+        where = "the configuration names" if config.folder is None else f"{config.folder} has"
+        raise _none_found(f"{where} no tokenizer")
     siblings = read_siblings(folder)
     options = {} if siblings is None else siblings.options
     names = {} if siblings is None else siblings.names

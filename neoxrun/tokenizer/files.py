@@ -26,7 +26,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Load the tokenizer that a configuration names, with the files next to it that say how it is used.
 
     Raises:
-        ConfigError: the type is not supported, or no file is named.
+        ConfigError: the type is not supported, or neither a file nor a folder is named.
         DataError: a file is missing, damaged or not a tokenizer.
     """
     kind = _kind(config)
@@ -129,6 +129,17 @@ def _kind(config: TokenizerConfig) -> str:
 
 def _vocab_file(config: TokenizerConfig) -> Path:
     if config.vocab_file is None:
+        if config.folder is not None:
+            raise DataError(
+                f"there is no tokenizer in {config.folder}: neither tokenizer.json, tokenizer.model or spiece.model, "
+                "nor vocab.json and merges.txt",
+                code="missing_file",
+                where=str(config.folder),
+                hint=_download_hint(
+                    config.folder / "tokenizer.json",
+                    "Copy its files from where the weights came from, or name it with --tokenizer FILE.",
+                ),
+            )
         raise ConfigError(
             "the configuration names no tokenizer",
             code="incomplete_configuration",
@@ -244,9 +255,9 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
     )
 
 
-def _download_hint(path: Path) -> str:
-    """How to get a tokenizer that is missing or damaged."""
+def _download_hint(path: Path, otherwise: str = "Name the model's tokenizer with --tokenizer FILE.") -> str:
+    """How to get a tokenizer that is missing or damaged; ``otherwise`` where its folder is no released model's."""
     command = download_command(path.parent)
     if command is None:
-        return "Name the model's tokenizer with --tokenizer FILE."
+        return otherwise
     return f"Get the tokenizer with `{command}`, or name it with --tokenizer FILE."
