@@ -129,11 +129,11 @@ class Tokenizer:
         """How ``start`` is written; empty where there is no such token."""
         return "" if self.start is None else self._library.id_to_token(self.start) or ""
 
-    def special_ids(self, texts: Sequence[str]) -> frozenset[int]:
-        """Ids of the special tokens among ``texts``; decoded text does not show these."""
+    def special_ids(self, texts: Sequence[str]) -> dict[int, str]:
+        """How the special tokens within ``texts`` are written, by their ids; decoded text does not show these."""
         if not self._skip_special:
-            return frozenset()
-        return frozenset(token for token, content in self._special.items() if content in texts)
+            return {}
+        return {token: content for token, content in self._special.items() if any(content in text for text in texts)}
 
     def encode(self, text: str, *, complete: bool = False) -> list[int]:
         """Token ids of ``text``.
