@@ -83,7 +83,7 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     values = {key: _from_cell(key, value) for key, value in row.fields.items()} if row.cells else dict(row.fields)
     nulls = {key for key in _KNOWN if key in values and values[key] is None}
     given = {key: _whole(value) for key, value in values.items() if key in _KNOWN and key not in nulls}
-    source = _text_key(given, values, nulls, where)
+    source = _text_key(given, values, nulls, row)
     extra = {key: _carried(value) for key, value in values.items() if key not in _KNOWN and key != source}
     _refuse_misspelt(extra, where, strict)
     check_unicode(json.dumps([given, extra], ensure_ascii=False, default=str), where)
@@ -107,8 +107,9 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     return Entry(row.identity(index), text, given.get(_MESSAGES), own, count, "seed" in given, extra)
 
 
-def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[str], where: str) -> str:
+def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[str], row: Row) -> str:
     """The key that has the text or the messages."""
+    where = row.where
     found = [key for key in _TEXT_KEYS if key in given]
     if len(found) > 1:
         raise DataError(
@@ -130,11 +131,12 @@ def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[st
         )
     near = next((guess for name in values if (guess := did_you_mean(name, (*_TEXT_KEYS, _PLAIN), 1))), "")
     names = ", ".join(printable(name) for name in list(values)[:20])
+    what = "The first line names the columns; they are" if row.cells else "Its keys are"
     raise DataError(
         'a row needs one text under "prompt", "context" or "text", or "messages"',
         code="bad_prompt",
         where=where,
-        hint=f"{near} Its keys are: {names}.".strip() if names else None,
+        hint=f"{near} {what}: {names}.".strip() if names else None,
     )
 
 

@@ -146,6 +146,9 @@ def test_strict_keys() -> None:
 
 def test_rows_without_a_text() -> None:
     assert "Its keys are: id, question." in str(refused({"id": 1, "question": "a"}).hint)
+    with pytest.raises(DataError) as caught:
+        entry({"import os": "import re"}, cells=True)
+    assert caught.value.hint == "The first line names the columns; they are: import os."
     assert "Did you mean prompt?" in str(refused({"promt": "a"}).hint)
     assert '"context" is not a text here but null' in refused({"context": None}).message
     assert '"text" is not a text here but 3' in refused({"text": 3}).message
