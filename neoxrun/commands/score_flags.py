@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from neoxrun.commands import common, input_flags
+from neoxrun.commands import common, input_flags, output_flags
 from neoxrun.scoring.options import LEVELS
 
 
@@ -62,17 +62,12 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         help="The smallest unit whose scores the records list. Default: token.",
     )
     out = parser.add_argument_group("output")
-    out.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
+    output_flags.add_output_arguments(
+        out,
+        "Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
         "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
-    )
-    out.add_argument(
-        "--resume",
-        action="store_true",
-        help="Keep the records in the output file and score only the documents after them. Default: start over.",
+        "Keep the records in the output file and score only the documents after them. Default: start over.",
+        anyway=False,
     )
     out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
     parser.add_argument(

@@ -55,7 +55,7 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
     if supervised:
         failure.save(folder)
     elif failure.text and (rank == 0 or not failure.shared):
-        print(failure.text if rank == 0 else f"[rank {rank}] {failure.text}", file=sys.stderr)
+        print(failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}", file=sys.stderr)
     return failure.exit_code
 
 

@@ -71,8 +71,8 @@ IMPORTERS = {
     "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
-    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
-    "evaluation.registered evaluation.__main__",
+    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
+    "evaluation.run evaluation.registered evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "prompt_toolkit": "generation.prompter",

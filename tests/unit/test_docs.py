@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from neoxrun import LLM, cli, errors
-from neoxrun.commands.plan import to_json
+from neoxrun.commands.plan_json import to_json
 from neoxrun.config import neox_keys
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SAMPLING_NAMES
 from neoxrun.download import models_file
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.generation.records import RECORD_CODES, Record
-from neoxrun.planning.devices import parse_devices
+from neoxrun.planning.described import parse_devices
 from support.pages import (
     GUIDE,
     PAGES,
