@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any, Final
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
@@ -81,9 +82,8 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     """
     where = row.where
     values = {key: _from_cell(key, value) for key, value in row.fields.items()} if row.cells else dict(row.fields)
-    nulls = {key for key in _KNOWN if key in values and values[key] is None}
-    given = {key: _whole(value) for key, value in values.items() if key in _KNOWN and key not in nulls}
-    source = _text_key(given, values, nulls, row)
+    given = {key: _whole(value) for key, value in values.items() if value is not None and key in _KNOWN}
+    source = _text_key(given, values, row)
     extra = {key: _carried(value) for key, value in values.items() if key not in _KNOWN and key != source}
     _refuse_misspelt(extra, where, strict)
     check_unicode(json.dumps([given, extra], ensure_ascii=False, default=str), where)
@@ -107,7 +107,7 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     return Entry(row.identity(index), text, given.get(_MESSAGES), own, count, "seed" in given, extra)
 
 
-def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[str], row: Row) -> str:
+def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], row: Row) -> str:
     """The key that has the text or the messages."""
     where = row.where
     found = [key for key in _TEXT_KEYS if key in given]
@@ -121,8 +121,9 @@ def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[st
     key = found[0] if found else _PLAIN
     if key == _MESSAGES or isinstance(values.get(key), str):
         return key
-    if key in values or nulls & set(_TEXT_KEYS):
-        key = key if key in values else min(nulls & set(_TEXT_KEYS))
+    empty = [name for name in (key, *_TEXT_KEYS) if name in values]
+    if empty:
+        key = empty[0]
         raise DataError(
             f'"{key}" is not a text here but {_shown(values[key])}',
             code="bad_prompt",
@@ -152,6 +153,7 @@ def _refuse_misspelt(extra: Mapping[str, Any], where: str, strict: bool) -> None
         raise DataError(f'unknown key "{printable(key)}"', code="bad_prompt", where=where, hint=hint)
 
 
+@lru_cache  # the rows of a file have the same keys
 def _meant(key: str) -> str | None:
     """The parameter that is most likely meant by a key that is almost its name."""
     plain = _plain(key)
