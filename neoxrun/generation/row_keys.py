@@ -37,6 +37,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "stop_strings": "stop",
     "num_return_sequences": "n",
 }
+_DEEPEST: Final = 100  # levels that are carried on: copying a record takes several calls for each
 _SHORTEST: Final = 5  # a shorter key is too much like others that mean something else: "step" like "stop"
 _ALIKE: Final = 0.85
 
@@ -84,9 +85,13 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     values = {key: _from_cell(key, value) for key, value in row.fields.items()} if row.cells else dict(row.fields)
     given = {key: _whole(value) for key, value in values.items() if value is not None and key in _KNOWN}
     source = _text_key(given, values, row)
-    extra = {key: _carried(value) for key, value in values.items() if key not in _KNOWN and key != source}
+    try:
+        extra = {key: _carried(value, _DEEPEST) for key, value in values.items() if key not in _KNOWN and key != source}
+        text_of_all = json.dumps([given, extra], ensure_ascii=False, default=str)
+    except RecursionError:
+        raise DataError("this row is nested too deeply", code="bad_prompt", where=where) from None
     _refuse_misspelt(extra, where, strict)
-    check_unicode(json.dumps([given, extra], ensure_ascii=False, default=str), where)
+    check_unicode(text_of_all, where)
     count = next((given[key] for key in _SAMPLES if key in given), num_samples)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise DataError(
@@ -191,17 +196,23 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _carried(value: Any) -> Any:
-    """A value as JSON can have it: null for what is not a number, Base64 for bytes, and text for dates and the like."""
+def _carried(value: Any, levels: int) -> Any:
+    """A value as JSON can have it: null for what is not a number, Base64 for bytes, and text for dates and the like.
+
+    Raises:
+        RecursionError: it has more than ``levels``.
+    """
+    if levels < 0:
+        raise RecursionError
     match value:
         case float():
             return value if math.isfinite(value) else None
         case None | str() | bool() | int():
             return value
         case dict():
-            return {str(key): _carried(one) for key, one in value.items()}
+            return {str(key): _carried(one, levels - 1) for key, one in value.items()}
         case list() | tuple():
-            return [_carried(one) for one in value]
+            return [_carried(one, levels - 1) for one in value]
         case bytes():
             return base64.b64encode(value).decode()
         case _:

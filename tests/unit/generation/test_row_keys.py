@@ -12,6 +12,7 @@ import pytest
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import DataError
+from neoxrun.generation.records import Record
 from neoxrun.generation.row_keys import Entry, read_entry
 from neoxrun.input.row import Row
 
@@ -161,6 +162,17 @@ def test_what_json_cannot_have_becomes_what_it_can() -> None:
     found = entry({"prompt": "x", **given}).extra
     assert found == {"a": None, "b": [None, 1.5], "c": {"d": "2026-01-02T03:04:00"}, "e": "/w==", "f": "1.10"}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_nesting_has_an_end() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        return json.loads('{"prompt": "x", "own": ' + "[" * levels + "]" * levels + "}")
+
+    found = entry(nested(100))
+    record = Record(0, None, "x", "y", 1, True, "stop", None, None, 0.5, extra=found.extra)
+    assert json.loads(record.to_json())["own"] == nested(100)["own"]
+    for levels in (102, 900):
+        assert "nested too deeply" in refused(nested(levels)).message
 
 
 def test_half_a_character_is_refused_wherever_it_is() -> None:
