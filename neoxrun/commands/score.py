@@ -55,13 +55,12 @@ def run(args: argparse.Namespace) -> int:
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
     revision_flags.check_companions(args)
-    leading = common.is_first(args)
-    if args.input is None and leading:
-        args.input = input_flags.piped_input()
-        if args.input is None:
-            raise UsageError(
-                "no input is named", code="missing_option", hint="Name it with -i FILE; -i - is standard input."
-            )
+    misplaced = input_flags.misplaced_input(args.config)
+    if args.input is None:
+        args.input = input_flags.piped_input() if common.is_alone(args) else None
+    if args.input is None:
+        hint = misplaced or "Name it with -i FILE; -i - is standard input."
+        raise UsageError("no input is named", code="missing_option", hint=hint)
     if args.revisions is not None:
         if args.overwrite:
             raise UsageError(
@@ -73,10 +72,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = common.settings_from_args(args)
     except ConfigError as error:
-        input_flags.explain_misplaced(error, args.config, prompts=False)
+        error.hint = misplaced or error.hint
         raise
     model_context = settings.model.max_context
     _check_window(args, model_context, f"the model's context is {model_context} tokens")
+    leading = common.is_first(args)
     work, source, written, scan = TYPICAL_TEXTS, None, None, None
     if leading:
         source = _source(args)
