@@ -11,15 +11,17 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from neoxrun.commands import common, jobs, output_flags
+from neoxrun.commands import common, input_flags, jobs, output_flags
+from neoxrun.commands.generate_flags import add_prompt_arguments
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
-from neoxrun.errors import UsageError
+from neoxrun.errors import ConfigError, UsageError
 from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt, Render
+from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
 from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, Work
 from neoxrun.terminal import streams
@@ -37,69 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_random_weights(parser)
     common.add_eager(parser)
     common.add_seed(parser)
-    source = parser.add_argument_group("prompts and output")
-    what = source.add_mutually_exclusive_group()
-    what.add_argument(
-        "-i",
-        "--input",
-        metavar="FILE",
-        help="Continue the prompts in this file, one per line. Each line of a .jsonl file is an object with prompt (or "
-        "context, or messages, as with --chat) and, optionally, id, n and sampling parameters. Use - for stdin. "
-        "Default: the configuration's `sample_input_file`; without one, generate text from an empty prompt.",
-    )
-    what.add_argument(
-        "--chat",
-        metavar="FILE",
-        help="Answer the conversations in this file, in the form of the model's own chat template. Each line is a JSON "
-        "object with messages, which have role and content, and, optionally, id, n and sampling parameters. Use - for "
-        "stdin. Default: none.",
-    )
-    what.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="Continue this text; without -o, print the answer to stdout. Default: none.",
-    )
-    what.add_argument(
-        "--interactive",
-        action="store_true",
-        help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D quits. Default: only if the "
-        "configuration's `text_gen_type` is interactive.",
-    )
-    source.add_argument(
-        "--no-history",
-        action="store_true",
-        help="In a dialogue, keep the prompts out of the file ~/.local/state/neoxrun/history.",
-    )
-    output_flags.add_output_arguments(
-        source,
-        "Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i or --chat "
-        "FILE, stdout with -i -, samples.txt without prompts.",
-        "Keep the records in the output file and generate only the missing answers. Default: start over.",
-        anyway=True,
-    )
-    source.add_argument(
-        "--prompt-end",
-        metavar="TEXT",
-        help=r"Text that ends a prompt in a text file or a dialogue; it may contain \n and \t. Default: end of line.",
-    )
-    source.add_argument(
-        "--truncate",
-        choices=("left", "right"),
-        help="Truncate prompts that are too long for the context on this side. Default: they become error records.",
-    )
-    source.add_argument(
-        "--batch-size",
-        type=common.positive,
-        metavar="N",
-        help="Work on at most this many prompts at once. Default: what fits, at most 256 on GPUs and 64 on the CPU.",
-    )
-    source.add_argument(
-        "-n",
-        "--num-samples",
-        type=common.positive,
-        metavar="N",
-        help="Number of answers to each prompt. Default: 1; 10 without prompts.",
-    )
+    add_prompt_arguments(parser)
     add_sampling_arguments(parser)
 
 
@@ -116,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
             hint="Is a shell variable empty? Use - for stdin or stdout.",
         )
     args.resume |= args.resume_anyway
-    settings = common.settings_from_args(args)
+    try:
+        settings = common.settings_from_args(args)
+    except ConfigError as error:
+        input_flags.explain_misplaced(error, args.config, prompts=True)
+        raise
     defaults = settings.generation
     sampling = sampling_params(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
@@ -139,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             keep_history=not args.no_history,
         )
     elif leading:
+        if args.input is args.chat is args.prompt is defaults.sample_input_file is None:
+            args.input = input_flags.piped_input()
         options, seen = _options(args, settings, sampling)
     else:
         options = GenerateOptions([])
@@ -249,12 +195,18 @@ def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
                 hint="Name the output with -o FILE; -o - is stdout.",
             )
         found = reading.read_prompts(
-            str(source),
-            prompt_end=_prompt_end(args, defaults),
+            open_source(
+                str(source),
+                end=_prompt_end(args, defaults),
+                wanted=args.input_format,
+                text=args.chat is None,
+                missing="Give a file with -i, or --prompt TEXT.",
+            ),
             params=sampling,
             num_samples=args.num_samples or 1,
             render=_renderer(settings.tokenizer),
             chat=args.chat is not None,
+            strict=args.strict_keys,
         )
         return found, None if source == "-" else f"{source}.output.jsonl"
     count = wanted or _UNCONDITIONAL_SAMPLES

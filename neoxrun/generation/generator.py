@@ -114,6 +114,7 @@ class TextGenerator:
             tokens=tokens if wanted else None,
             logprobs=[_logprobs(sampled) for sampled in answer.sampled] if wanted else None,
             weights=self._weights,
+            extra=prompt.extra,
         )
 
     def _refusal(self, encoded: EncodedPrompt) -> Record:
@@ -130,6 +131,7 @@ class TextGenerator:
             code=encoded.notice.code,
             duration_seconds=0.0,
             weights=self._weights,
+            extra=encoded.prompt.extra,
         )
 
 

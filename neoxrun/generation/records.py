@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -66,6 +66,7 @@ class Record:
         tokens: ids of the generated tokens, where log-probabilities were asked for.
         logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for.
         weights: ``random`` when no checkpoint was loaded; left out otherwise.
+        extra: the prompt's own keys, which follow these; one that has the name of a field gets ``input_`` before it.
     """
 
     id: str | int
@@ -81,13 +82,21 @@ class Record:
     tokens: list[int] | None = None
     logprobs: list[dict[str, Any]] | None = None
     weights: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The record as a line, without the newline."""
         values = asdict(self)
+        extra, taken = values.pop("extra"), set(values)
         for optional in ("sample", "tokens", "logprobs", "weights"):
             if values[optional] is None:
                 del values[optional]
+        for key, value in extra.items():
+            name = key
+            while name in taken:
+                name = f"input_{name}"
+            taken.add(name)
+            values[name] = value
         return json.dumps(values, ensure_ascii=False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from neoxrun.generation.provenance import Provenance
-from neoxrun.scoring.documents import Source
+from neoxrun.scoring.documents import DocumentSource
 from neoxrun.scoring.measures import Totals
 
 Level = Literal["document", "word", "token"]
@@ -36,7 +36,7 @@ class ScoreOptions:
         batch_size: most windows at a time in each replica; None: what fits.
     """
 
-    source: Source
+    source: DocumentSource
     documents: int
     context: int
     stride: int

@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from neoxrun.errors import DataError
 from neoxrun.generation.lines import OTHER_OUTPUT, refuse_other_lines, unwritable
-from neoxrun.scoring.documents import Document, Source, read_documents
+from neoxrun.scoring.documents import Document, DocumentSource, read_documents
 from neoxrun.scoring.measures import Totals
 from neoxrun.terminal.words import printable
 
@@ -88,7 +88,7 @@ class Scan:
             )
 
 
-def scan_input(source: Source, earlier: Path | None) -> Scan:
+def scan_input(source: DocumentSource, earlier: Path | None) -> Scan:
     """Read the whole input once, so that what is wrong with it is found before anything is loaded.
 
     Args:
