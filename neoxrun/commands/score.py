@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
         made = None
         if written is not None:
-            made = output_flags.check_work(args, written, _work(args, settings, plan, scan), args.input)
+            made = _work(args, settings, plan, scan)
+            made = output_flags.check_work(args, written, made, args.input, output.lines_file(written))
         options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
