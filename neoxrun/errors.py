@@ -23,6 +23,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     6: "the folders differ",
     130: "interrupted with Ctrl-C",
     141: "stdout was closed by its reader",
+    143: "ended by SIGTERM",
 }
 """What each exit code of a command means."""
 
@@ -122,6 +123,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
+    143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
 """Every code, grouped by exit code: what has happened, and what to do about it."""
 
@@ -226,6 +228,13 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Terminated(NeoxrunError):
+    """The system asked to stop (SIGTERM)."""
+
+    exit_code = 143
+    code = "terminated"
 
 
 class ReaderGone(NeoxrunError):
