@@ -120,6 +120,31 @@ def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path, s
     assert "the weights are random" not in done.err
 
 
+LATE = """
+def process_results(document, answers):
+    return {"acc": 1.0 / (document["thing"] != "the sky")}
+"""
+
+
+def test_a_document_that_fails_at_the_end_costs_no_answers(tasks: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    folder, out = tmp_path / "tasks", tmp_path / "out"
+    shutil.copytree(tasks, folder)
+    (folder / "late_code.py").write_text(LATE)
+    text = (tasks / "colours.yaml").read_text().replace("task: colours", "task: late")
+    (folder / "late.yaml").write_text(f"{text}\nprocess_results: !function late_code.process_results\n")
+    asked = ("evaluate", *RANDOM, "--tasks", "late", "colours", "--include-path", folder)
+    done = neoxrun(*asked, "--output", out)
+    (kept,) = out.glob("*/answers_*.db")
+    done.check_error(4, "cannot score document 2 (counted from 0) of late: ZeroDivisionError")
+    snapshot(done, replace={kept.name: "answers_TIME.db"})
+    assert f"--cache {kept}" in done.err
+
+    (folder / "late_code.py").write_text(LATE.replace("1.0 / (", "0.5 + ("))
+    neoxrun(*asked, "--output", out, "--cache", kept).check_success()
+    results = results_of(out)["neoxrun"]
+    assert results["requests"] == results["requests_from_cache"] == 9
+
+
 def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "answers")

@@ -73,7 +73,7 @@ IMPORTERS = {
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
-    "evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
+    "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "prompt_toolkit": "generation.prompter",
