@@ -23,6 +23,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     6: "the folders differ",
     130: "interrupted with Ctrl-C",
     141: "stdout was closed by its reader",
+    143: "ended by SIGTERM",
 }
 """What each exit code of a command means."""
 
@@ -82,9 +83,11 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "bad_data": "The data of a task is wrong or damaged. Fetch it again, or correct the line that is named.",
         "bad_document": "A row of the texts to score is wrong. Correct the line that is named, or leave it out.",
         "bad_file": "A file of checksums, answers or results does not have its format. Correct it, or name another.",
-        "bad_prompt": "A line of the prompt file is wrong, or has an id that another has. Correct it.",
+        "bad_input": "The input is not of its format, or damaged. Correct the line that is named, or copy it again.",
+        "bad_prompt": "A row of the prompts is wrong, or has an id that another has. Correct it.",
         "bad_task": "The file of a task is wrong. Correct what the message names.",
         "bad_tokenizer": "The tokenizer's files are wrong or damaged. Copy or download them again.",
+        "different_run": "The output file has records of a different run. Name another, or follow the hint.",
         "disk_full": "The disk has too little room. Make room, or name a folder on another disk.",
         "existing_target": "The folder to be written exists already. Name another, or remove it.",
         "failed_download": "A file could not be fetched from anywhere. Give the same command again: it continues.",
@@ -100,7 +103,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",
         "not_text": "Text is not valid UTF-8 or Unicode. Convert it, for example with iconv.",
-        "other_file": "The output file exists and does not hold records. Name another, or remove it.",
+        "other_file": "The output file exists and does not hold records. Name another, or give --overwrite.",
         "system_refused": "The system refused something, in its own words. Check the file that is named.",
         "too_long": "A text has more tokens than the model's context holds. Shorten it.",
         "too_many_requests": "The server asks for patience. Wait, or log in.",
@@ -120,6 +123,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
+    143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
 """Every code, grouped by exit code: what has happened, and what to do about it."""
 
@@ -224,6 +228,13 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Terminated(NeoxrunError):
+    """The system asked to stop (SIGTERM)."""
+
+    exit_code = 143
+    code = "terminated"
 
 
 class ReaderGone(NeoxrunError):

@@ -7,8 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.find import find_whole_checkpoint
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
@@ -33,14 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         f"shipped one ({', '.join(shipped_names())}). Several are merged: files win over folders, and the later wins. "
         "Default: 20B.",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
@@ -102,6 +95,36 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overrides(parser: argparse._ActionsContainer) -> None:
+    """``--set``, for every command that reads a configuration."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
+    )
+
+
+def add_folder_configuration(parser: argparse._ActionsContainer, purpose: str) -> None:
+    """What describes the network, for the commands that name folders of weights.
+
+    Args:
+        parser: of the command.
+        purpose: what its configuration is for, and what holds without it: sentences of the help.
+    """
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="GPT-NeoX configuration: a YAML file, or the name of a shipped one. May be repeated; the later wins. "
+        + purpose,
+    )
+    add_overrides(parser)
+
+
 def add_random_weights(parser: argparse._ActionsContainer) -> None:
     """``--random-weights``, for the commands that run the model."""
     parser.add_argument(
@@ -144,7 +167,7 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = use_stored_head(
+    settings = use_stored(
         load_settings(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     )
     settings = replace(settings, merge=args.merge)
@@ -231,12 +254,12 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
     """Check now for missing and damaged files, which the ranks would find seconds later.
 
     Raises:
-        CheckpointError: files of the checkpoint are missing.
+        CheckpointError: files of the checkpoint are missing or cut short.
         ConfigError: no checkpoint or no tokenizer is named.
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        find_configured_checkpoint(settings)
+        find_whole_checkpoint(settings)
     load_tokenizer(settings.tokenizer)
 
 

@@ -7,11 +7,12 @@ import os
 import sys
 from typing import Any
 
+from neoxrun.checkpoint import fingerprint
 from neoxrun.commands import common, evaluate_output, evaluate_revisions, evaluate_values, jobs, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
-from neoxrun.evaluation import compare, data, fingerprint
+from neoxrun.evaluation import compare, data
 from neoxrun.evaluation.catalog import TaskCatalog
 from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions, check_gen_kwargs
@@ -210,14 +211,7 @@ def _options(
     wanted: tuple[ReferenceResults, ...],
 ) -> EvaluateOptions:
     """The work for rank 0."""
-    checkpoint = fingerprint.describe_checkpoint(
-        settings,
-        tp=plan.tp,
-        pp=plan.pp,
-        device_kind=plan.device_kind,
-        dtype=plan.dtype,
-        random_weights=args.random_weights,
-    )
+    checkpoint = jobs.describe_weights(args, settings, plan)
     return EvaluateOptions(
         found=found,
         limit=args.limit,

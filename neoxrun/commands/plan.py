@@ -8,7 +8,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.find import find_whole_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.commands import common, plan_json
 from neoxrun.config.settings import Settings
 from neoxrun.errors import NeoxrunError, UsageError
@@ -66,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan on stdout."""
+    """Print the plan on stdout.
+
+    Raises:
+        NeoxrunError: there is no such plan, or, after it, what is wrong with the checkpoint's files.
+    """
     streams.check_stdout()
     if args.devices is None:
         found = common.devices_from_args(args)
@@ -85,12 +90,16 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
         raise
-    notes = _notes_on_norms(settings, plan.tp)
+    checkpoint, damage = _look_at_checkpoint(settings)
+    notes = [] if checkpoint is None else _notes_on_norms(settings, checkpoint.source_tp, plan.tp)
     if args.json:
         text = json.dumps(plan_json.to_json(plan, notes), indent=2)
     else:
         text = render(plan, settings.title, notes)
     sys.stdout.write(text + "\n")
+    if damage is not None:
+        sys.stdout.flush()
+        raise damage
     return 0
 
 
@@ -112,15 +121,20 @@ def _work(args: argparse.Namespace, context: int) -> Work:
     )
 
 
-def _notes_on_norms(settings: Settings, tp: int) -> list[str]:
-    """What loading does with norms that may differ between ranks: a note, if the checkpoint is here and has another tp.
-
-    Whether they differ is in the files, which a plan does not open.
-    """
+def _look_at_checkpoint(settings: Settings) -> tuple[Checkpoint | None, NeoxrunError | None]:
+    """The checkpoint, if it is here, and what `generate` would refuse of its files, as far as that is quick to see."""
     try:
-        source_tp = find_configured_checkpoint(settings).source_tp
-    except NeoxrunError:  # not downloaded yet, or damaged, which `generate` reports
-        return []
+        return find_whole_checkpoint(settings), None
+    except NeoxrunError as error:
+        absent = error.code in ("missing_checkpoint", "incomplete_configuration")  # a plan needs none
+        return None, None if absent else error
+
+
+def _notes_on_norms(settings: Settings, source_tp: int, tp: int) -> list[str]:
+    """What loading does with norms that may differ between ranks: a note, if the checkpoint has another tp.
+
+    Whether they differ is in the files, whose tensors a plan does not read.
+    """
     if source_tp in (1, tp):
         return []
     where = f"where the checkpoint's {source_tp} tensor-parallel ranks differ"

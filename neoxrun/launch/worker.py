@@ -21,6 +21,7 @@ from neoxrun.errors import UsageError, classify
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
+from neoxrun.launch.termination import Termination
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
@@ -30,13 +31,14 @@ from neoxrun.terminal import log
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
 
 
-def main(job: Job, folder: Path, *, supervised: bool) -> int:
+def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) -> int:
     """Run one rank of a job and return its exit code.
 
     Args:
         job: the work.
         folder: the job's folder, see ``job``.
         supervised: started by ``agent``, which reports failures; otherwise this process does, and owns the folder.
+        termination: whether SIGTERM has come.
     """
     rank = int(os.environ.get("RANK", "0"))
     stdout = standard_output(job.verbosity > 0)
@@ -48,24 +50,26 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
     if rank:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failure = _attempt(job, rank, stdout, announce)
+    failure = _attempt(job, rank, stdout, announce, termination)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
         return 0
     if supervised:
         failure.save(folder)
     elif failure.text and (rank == 0 or not failure.shared):
-        print(failure.text if rank == 0 else f"[rank {rank}] {failure.text}", file=sys.stderr)
+        print(failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}", file=sys.stderr)
     return failure.exit_code
 
 
-def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
+def _attempt(
+    job: Job, rank: int, stdout: IO[str], announce: Callable[[], None], termination: Termination
+) -> Failure | None:
     """Do the work; returns the failure, or None."""
     try:
         _work(job, rank, stdout, announce)
     except (Exception, KeyboardInterrupt) as error:
         log.details_of(error)
-        return failure_of(classify(error, rank), rank, verbose=job.verbosity > 0)
+        return failure_of(termination.rename(classify(error, rank)), rank, verbose=job.verbosity > 0)
     return None
 
 
