@@ -135,6 +135,10 @@ class TaskCatalog:
         tasks = tuple(task for name in names for task in self._tasks(name, {}, known))
         return Selection(names, known, tasks)
 
+    def count(self, patterns: Iterable[str]) -> int:
+        """How many tasks patterns stand for; see ``match`` and ``select``."""
+        return len(self.select(self.match(patterns)).tasks)
+
     def _glob(self, pattern: str) -> list[str]:
         if not set(pattern) & set("*?["):
             return []

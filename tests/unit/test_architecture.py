@@ -88,7 +88,7 @@ IMPORTERS = {
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
     "urllib3": "download.trouble",
-    "wandb": "evaluation.run commands.evaluate",
+    "wandb": "evaluation.run commands.evaluate_output",
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
