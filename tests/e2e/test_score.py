@@ -55,7 +55,7 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     lines = kept.read_bytes()
     assert 0 < lines.count(b"\n") < 600
     kept.write_bytes(lines + b'{"id": 39')  # as a killed run leaves it
-    neoxrun("score", *asked, "-o", output, "--resume", "--context", 50).check_error(4, "another model")
+    neoxrun("score", *asked, "-o", output, "--resume", "--context", 50).check_error(4, "context was 512, is 50")
     neoxrun("score", *asked, "-o", output, "--resume", "--replicas", 2).check_success()
     summary = json.loads(neoxrun("score", *asked, "-o", whole, "--json").check_success().out)
     again = neoxrun("score", *asked, "-o", output, "--resume", "--json").check_success()
@@ -64,5 +64,10 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     assert told["documents"] == 600
     assert abs(told["logprob"] - summary["logprob"]) < 1e-2
     assert [record["text"] for record in records_of(whole)] == texts
-    names = {"a.jsonl", "out.parquet", "whole.jsonl", "whole.jsonl.meta.json"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.jsonl",
+        "out.parquet",
+        "out.parquet.meta.json",
+        "whole.jsonl",
+        "whole.jsonl.meta.json",
+    }
