@@ -22,7 +22,7 @@ from typing import TypeVar, get_args
 
 import torch
 
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams, update_sampling
@@ -124,7 +124,7 @@ class LLM:
         _check_sizes(tp, pp)
         chosen = _choose_device(device)
         sources = [configuration] if isinstance(configuration, str) else configuration
-        settings = use_stored_head(load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer))
+        settings = use_stored(load_settings(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer))
         settings = replace(settings, merge=merge)
         mesh = meshes.connect_ranks(tp, pp, 1, chosen)
         # Rank 0's processor decides for all of them.
