@@ -83,11 +83,15 @@ class Record:
 
     def to_json(self) -> str:
         """The record as a line, without the newline."""
-        values = asdict(self)
-        for optional in ("sample", "tokens", "logprobs", "weights"):
-            if values[optional] is None:
-                del values[optional]
-        return json.dumps(values, ensure_ascii=False)
+        return record_line(asdict(self), ("sample", "tokens", "logprobs", "weights"))
+
+
+def record_line(values: dict[str, Any], optional: Iterable[str]) -> str:
+    """The values of a record as a line, less those of the ``optional`` ones that are None."""
+    for name in optional:
+        if values[name] is None:
+            del values[name]
+    return json.dumps(values, ensure_ascii=False)
 
 
 def warn_of_replacing(path: Path) -> None:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) > 2:
         _end_with(int(arguments[2]))
     rank = int(os.environ.get("RANK", "0"))
-    verbose = False
+    verbose, job = False, None
     try:
         job = load_job(folder)
         verbose = job.verbosity > 0
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         failure = failure_of(classify(error), rank, verbose=verbose)
     if role == "rank":
         failure.save(folder)  # for the agent
+    elif job is not None and job.owned:
+        failure.save_as_cause(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         print(failure.text, file=sys.stderr)

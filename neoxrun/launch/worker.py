@@ -25,6 +25,7 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.scoring.run import run_scoring
+from neoxrun.serving.service import run_service
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
@@ -48,7 +49,7 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
     if rank:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failure = _attempt(job, rank, stdout, announce)
+    failure = _attempt(job, folder, rank, stdout, announce)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
         return 0
@@ -59,24 +60,24 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
     return failure.exit_code
 
 
-def _attempt(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
+def _attempt(job: Job, folder: Path, rank: int, stdout: IO[str], announce: Callable[[], None]) -> Failure | None:
     """Do the work; returns the failure, or None."""
     try:
-        _work(job, rank, stdout, announce)
+        _work(job, folder, rank, stdout, announce)
     except (Exception, KeyboardInterrupt) as error:
         log.details_of(error)
         return failure_of(classify(error, rank), rank, verbose=job.verbosity > 0)
     return None
 
 
-def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
+def _work(job: Job, folder: Path, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
     mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
-    session, work, options = _begin(job, rank, partial(_open, job, mesh, show_progress))
-    for warning in session.warnings:
+    session, work, options = _begin(job, folder, rank, partial(_open, job, mesh, show_progress))
+    for warning in () if job.owned else session.warnings:
         log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
@@ -86,8 +87,10 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
     session.close()
 
 
-def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
+def _begin(job: Job, folder: Path, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
     """The loaded model, a command's work, and its options."""
+    if job.command == "serve":
+        return load(), partial(run_service, folder), job.options
     if job.command == "bench":
         return load(), run_benchmark, job.options
     if job.command == "generate":
