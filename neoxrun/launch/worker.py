@@ -76,9 +76,13 @@ def _work(job: Job, folder: Path, rank: int, stdout: IO[str], announce: Callable
     mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
-    session, work, options = _begin(job, folder, rank, partial(_open, job, mesh, show_progress))
-    for warning in () if job.owned else session.warnings:
-        log.log.warning(warning)
+    load = partial(_open, job, mesh, show_progress)
+    if job.owned:
+        session, work, options = load(), partial(run_service, folder), job.options
+    else:
+        session, work, options = _begin(job, rank, load)
+        for warning in session.warnings:
+            log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
     work(session, options, stdout, show_progress, announce)
@@ -87,10 +91,8 @@ def _work(job: Job, folder: Path, rank: int, stdout: IO[str], announce: Callable
     session.close()
 
 
-def _begin(job: Job, folder: Path, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
+def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
     """The loaded model, a command's work, and its options."""
-    if job.command == "serve":
-        return load(), partial(run_service, folder), job.options
     if job.command == "bench":
         return load(), run_benchmark, job.options
     if job.command == "generate":
