@@ -28,8 +28,9 @@ from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.generation.lines import LineWriter
+from neoxrun.input.source import Source
 from neoxrun.model.dtypes import DTYPES
-from neoxrun.scoring.documents import Document, Source
+from neoxrun.scoring.documents import Document, DocumentSource
 from neoxrun.scoring.options import LEVELS, ScoreOptions
 from neoxrun.scoring.run import DocumentScorer
 from neoxrun.serving.local import ModelArguments, open_local
@@ -64,7 +65,7 @@ def main() -> None:
     replicas = Replicas(session)
     context = session.max_context
     options = ScoreOptions(
-        Source("", None, b"", "text"), args.documents, context, context, args.top, args.level, "", None
+        DocumentSource(Source("", None, b"", "txt")), args.documents, context, context, args.top, args.level, "", None
     )
     evaluate, score = NeoxLM(session, replicas), DocumentScorer(session, replicas, options)
     text = args.text.read_text(encoding="utf-8")

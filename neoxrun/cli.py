@@ -13,7 +13,8 @@ from neoxrun.commands.foreign import translate
 from neoxrun.errors import EXIT_CODES, UsageError, classify
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
-from neoxrun.terminal.words import printable
+from neoxrun.terminal.json_lines import asks_for_json
+from neoxrun.terminal.words import did_you_mean, printable
 from neoxrun.version import __version__
 
 # Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
@@ -49,6 +50,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, code="usage", hint=f"See `{self.prog} --help`.")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """As argparse's, with the value that is meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()), 1)
+            raise UsageError(str(error), code="usage", hint=f"{near} See `{self.prog} --help`.".strip()) from None
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         """Help that cannot be written is an error too, which argparse would ignore."""
@@ -96,14 +105,22 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             continue
         module = importlib.import_module(f"neoxrun.commands.{name}")
         module.add_arguments(sub)
-        sub.add_argument(
+        messages = sub.add_mutually_exclusive_group()
+        messages.add_argument(
             "-v",
             "--verbose",
             action="count",
             default=0,
             help="Show details, the other ranks' messages and the traceback of an error.",
         )
-        sub.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
+        messages.add_argument("-q", "--quiet", action="store_true", help="Show warnings and errors only.")
+        sub.add_argument(
+            "--log-format",
+            choices=("text", "json"),
+            default="text",
+            help="With json every message is one JSON object a line, with time, level, rank and message, and errors "
+            "also with code and hint. Default: text.",
+        )
         sub.set_defaults(run=module.run, build_parser=build_parser)
     return parser
 
@@ -134,16 +151,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     verbose = False
     speaks = True
+    rank = None
     try:
         streams.open_closed()
+        streams.name_stdout()
         world = existing_world()
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0
-        words = _asked(sys.argv[1:] if argv is None else argv)
+        rank = None if world is None else world.rank
+        given = sys.argv[1:] if argv is None else argv
+        log.set_up(0, rank, as_json=asks_for_json(given))
+        words = _asked(given)
         args = build_parser(words[:1]).parse_args(words)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
-        log.set_up(args.verbosity, world.rank if world else 0)
+        log.set_up(args.verbosity, rank, as_json=args.log_format == "json")
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -152,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.details_of(error)
         if isinstance(error, OSError):
             streams.drop_stdout()
-    text = failure.render(verbose=verbose)
+    text = log.error_text(failure, rank, verbose=verbose)
     if speaks and text:
         print(text, file=sys.stderr)
     return failure.exit_code

@@ -107,8 +107,8 @@ def _mixed(sizes: _Sizes, context: int) -> Case:
 def warm_up(case: Case, kind: DeviceKind) -> Case:
     """What to run before a case, unmeasured.
 
-    On a GPU each number of sequences that occurs has a graph to be captured. So the batches are those of the case, and
-    the mixed set is run whole.
+    On a GPU a matrix product of a new size takes longer the first time. So the batches are those of the case, and the
+    mixed set is run whole.
     """
     if case.what == "mixed" and kind == "cuda":
         return case

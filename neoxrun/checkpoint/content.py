@@ -24,6 +24,12 @@ AGAIN: Final = "Copy or download the file again."
 
 NOT_TORCH: Final = "is not a file written by torch.save"
 
+ARCHIVE: Final = b"PK\x03\x04"
+"""What a file of torch.save begins with."""
+
+LEGACY: Final = b"\x80"
+"""The same before torch 1.6."""
+
 NUMPY_GLOBALS: Final = frozenset(
     {
         "numpy._core.multiarray._reconstruct",
@@ -150,6 +156,11 @@ def check_archive(path: Path) -> Counter[int]:
     except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
         raise damaged from error
     return sizes
+
+
+def unreadable_file(path: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not let us read."""
+    return CheckpointError(f"cannot read {path.name}: {error.strerror}", code="unreadable_checkpoint", where=str(path))
 
 
 def unsafe_pickle(path: Path, names: list[str]) -> CheckpointError:

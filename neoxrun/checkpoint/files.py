@@ -22,11 +22,15 @@ from torch import Tensor
 
 from neoxrun.checkpoint.content import (
     AGAIN,
+    ARCHIVE,
+    LEGACY,
     NOT_TORCH,
     NUMPY_GLOBALS,
     check_archive,
     damaged_file,
+    read_safetensors_header,
     refuse_other_content,
+    unreadable_file,
     unsafe_pickle,
 )
 from neoxrun.errors import CheckpointError
@@ -54,11 +58,11 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise _unreadable_file(path, error) from error
+        raise unreadable_file(path, error) from error
     refuse_other_content(path, start)
-    if not start.startswith((b"PK\x03\x04", b"\x80")):
+    if not start.startswith((ARCHIVE, LEGACY)):
         raise damaged_file(path, NOT_TORCH)
-    mapped = start.startswith(b"PK\x03\x04")
+    mapped = start.startswith(ARCHIVE)
     records = check_archive(path) if mapped else None
     # torch warns about other protocols and continues; what it cannot read or does not allow is refused below. The
     # filter stays: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
@@ -117,10 +121,6 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return damaged_file(path, f"cannot be read: {first_line}")
 
 
-def _unreadable_file(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"cannot read {path.name}: {error.strerror}", code="unreadable_checkpoint", where=str(path))
-
-
 def read_safetensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file (all, or those in ``names``), as views of the mapped file.
 
@@ -150,6 +150,7 @@ def _open_safetensors(path: Path) -> Any:
     except CheckpointError:
         raise
     except OSError as error:
-        raise _unreadable_file(path, error) from error
+        raise unreadable_file(path, error) from error
     except Exception as error:
-        raise damaged_file(path, f"is not a whole safetensors file: {error}") from error
+        read_safetensors_header(path)  # says better what is wrong
+        raise damaged_file(path, f"is not a complete safetensors file: {error}") from error

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import layout
-from neoxrun.checkpoint.layout import Checkpoint, download_hint, list_names
+from neoxrun.checkpoint.content import (
+    ARCHIVE,
+    LEGACY,
+    NOT_TORCH,
+    check_archive,
+    damaged_file,
+    read_safetensors_header,
+    refuse_other_content,
+    unreadable_file,
+)
+from neoxrun.checkpoint.huggingface_files import has_hugging_face_files
+from neoxrun.checkpoint.layout import Checkpoint, list_names
+from neoxrun.checkpoint.missing import download_hint
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
@@ -43,6 +55,41 @@ def find_configured_checkpoint(settings: Settings) -> Checkpoint:
     return find_checkpoint(folder, settings.model, settings.iteration, chosen=chosen)
 
 
+def find_whole_checkpoint(settings: Settings) -> Checkpoint:
+    """The checkpoint that a configuration names, none of whose files is cut short. Tensors are not read.
+
+    Raises:
+        ConfigError: as ``find_configured_checkpoint``.
+        CheckpointError: as ``find_configured_checkpoint``, or a file is not whole.
+    """
+    checkpoint = find_configured_checkpoint(settings)
+    for path in checkpoint.files:
+        _check_whole(path)
+    return checkpoint
+
+
+def _check_whole(path: Path) -> None:
+    """Prove by what a weights file says at its beginning and end that it is whole; the tensors are not read.
+
+    Files of torch before 1.6 do not say it: they pass.
+
+    Raises:
+        CheckpointError: it is cut short, is not a weights file, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        refuse_other_content(path, start)
+        if path.suffix == ".safetensors":
+            read_safetensors_header(path)
+        elif start.startswith(ARCHIVE):
+            check_archive(path)
+        elif not start.startswith(LEGACY):
+            raise damaged_file(path, NOT_TORCH)
+    except OSError as error:
+        raise unreadable_file(path, error) from error
+
+
 def find_checkpoint(
     folder: Path, config: ModelConfig, iteration: int | None = None, *, chosen: bool = False
 ) -> Checkpoint:
@@ -64,6 +111,22 @@ def find_checkpoint(
     return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a folder of weights that does not exist.
+
+    Raises:
+        CheckpointError: it does not, or is something else.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"the checkpoint folder {folder} {what}",
+            code="missing_checkpoint",
+            where=str(folder),
+            hint=download_hint(folder),
+        )
+
+
 def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Literal["neox", "huggingface"], Path]:
     """Whose weights ``folder`` has, and the folder that holds them: itself, or a ``global_step<N>`` folder in it.
 
@@ -74,14 +137,7 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
     Raises:
         CheckpointError: there is no checkpoint in it.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise CheckpointError(
-            f"the checkpoint folder {folder} {what}",
-            code="missing_checkpoint",
-            where=str(folder),
-            hint=download_hint(folder),
-        )
+    require_folder(folder)
     names = list_names(folder)
     if not names:
         raise CheckpointError(
@@ -102,7 +158,7 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
     steps = sorted((name for name in names if _STEP.fullmatch(name)), key=_step_number)
     if "latest" in names or steps:
         return "neox", _step_folder(folder, steps, iteration)
-    if layout.has_hugging_face_files(names):
+    if has_hugging_face_files(names):
         if iteration is not None:
             raise CheckpointError(
                 f"iteration {iteration} was requested, but a Hugging Face folder holds one model only",

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from neoxrun.checkpoint.content import StoredTensor, read_safetensors_header
-from neoxrun.checkpoint.layout import has_hugging_face_files, has_neox_files, hugging_face_files, list_names
+from neoxrun.checkpoint.huggingface_files import has_hugging_face_files, hugging_face_files
+from neoxrun.checkpoint.layout import has_neox_files, list_names
 from neoxrun.config.saved_args import Inert, read_without_tensors
 from neoxrun.config.settings import Settings
 from neoxrun.errors import CheckpointError

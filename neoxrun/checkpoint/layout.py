@@ -8,17 +8,17 @@ names, sizes and small JSON files are read.
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from neoxrun.checkpoint import huggingface
-from neoxrun.checkpoint.content import damaged_file, is_file_name
-from neoxrun.config.foreign import is_zero3, zero3_error
-from neoxrun.config.huggingface import read_json
-from neoxrun.config.released import download_command
+from neoxrun.checkpoint.content import damaged_file
+from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
+from neoxrun.checkpoint.missing import download_hint, refuse_missing
+from neoxrun.config.foreign import is_adapter, is_zero3, zero3_error
+from neoxrun.config.huggingface import CONFIG_JSON
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import layer_numbers
 from neoxrun.errors import CheckpointError
@@ -28,14 +28,6 @@ CheckpointKind = Literal["layers", "sequential", "huggingface"]
 
 _LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-
-# Hugging Face's names of a single file and of an index of several, the preferred first: safetensors hold nothing but
-# tensors. A variant is in the name: `model.fp16.safetensors`, `model.safetensors.index.fp16.json`.
-_WHOLE = (re.compile(r"model(\.\w+)?\.safetensors"), re.compile(r"pytorch_model(\.\w+)?\.bin"))
-_INDEX = (
-    re.compile(r"model\.safetensors\.index(\.\w+)?\.json"),
-    re.compile(r"pytorch_model\.bin\.index(\.\w+)?\.json"),
-)
 
 
 @dataclass(frozen=True)
@@ -61,16 +53,6 @@ class Checkpoint:
     total_bytes: int
     layer_files: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-def download_hint(
-    folder: Path, otherwise: str = "Name the folder that holds the checkpoint with --checkpoint DIR."
-) -> str:
-    """What to do about weights that ``folder`` lacks; ``otherwise`` if it is not named after a released model."""
-    command = download_command(folder)
-    if command is None:
-        return otherwise
-    return f"Get the weights with `{command}`, or name their folder with --checkpoint DIR."
 
 
 def list_names(folder: Path) -> list[str]:
@@ -106,11 +88,6 @@ def has_neox_files(names: Collection[str]) -> bool:
     return any(layer_and_rank(name) or is_zero3(name) for name in names)
 
 
-def has_hugging_face_files(names: Collection[str]) -> bool:
-    """Whether a folder with these names holds Hugging Face weights."""
-    return any(pattern.fullmatch(name) for pattern in (*_WHOLE, *_INDEX) for name in names)
-
-
 def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
     """The checkpoint in a ``global_step<N>`` folder: layer files, or else sequential files.
 
@@ -144,7 +121,7 @@ def neox_checkpoint(folder: Path, config: ModelConfig) -> Checkpoint:
         raise zero3_error(folder)
     if ranks:
         source_tp = max(ranks) + 1
-        _refuse_missing(
+        refuse_missing(
             folder, [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(source_tp) if rank not in ranks]
         )
         files = tuple(ranks[rank] for rank in range(source_tp))
@@ -168,7 +145,7 @@ def _layer_files(folder: Path, layers: Mapping[tuple[int, int], Path], config: M
             if (number, rank) not in layers:
                 shard = "" if unnumbered else f"-model_{rank:02d}"
                 missing.append(f"layer_{number:02d}{shard}-model_states.pt")
-    _refuse_missing(folder, missing)
+    refuse_missing(folder, missing)
     table = {number: tuple(layers[number, rank] for rank in range(source_tp)) for number in expected}
     files = tuple(path for paths in table.values() for path in paths)
     return Checkpoint("layers", folder, folder.absolute().name, source_tp, files, _total_bytes(files), table)
@@ -229,52 +206,22 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig, *, chosen: bool =
         CheckpointError: files are missing or empty, or config.json describes another network.
     """
     names = list_names(folder)
-    if "config.json" not in names:
+    if CONFIG_JSON not in names:
         raise CheckpointError(
             "the folder holds Hugging Face weights but no config.json",
             code="missing_shard",
-            where=str(folder / "config.json"),
+            where=str(folder / CONFIG_JSON),
             hint="Copy config.json from where the weights came from.",
         )
-    warnings = huggingface.check_config_json(folder, config, chosen=chosen)
-    files = tuple(folder / name for name in hugging_face_files(folder, names))
-    return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, _total_bytes(files), warnings=warnings)
-
-
-def hugging_face_files(folder: Path, names: Collection[str]) -> list[str]:
-    """The names of the files that hold a Hugging Face folder's weights; ``names`` are all those in the folder.
-
-    Raises:
-        CheckpointError: files are missing, or the index is damaged.
-    """
-    shards: list[str] = []
-    for whole, index in zip(_WHOLE, _INDEX, strict=True):
-        # The shortest name is the one without a variant.
-        if found := [name for name in names if whole.fullmatch(name)]:
-            shards = [min(found, key=len)]
-            break
-        if found := [name for name in names if index.fullmatch(name)]:
-            path = folder / min(found, key=len)
-            table = read_json(path).get("weight_map")
-            if not isinstance(table, dict) or not table:
-                raise CheckpointError(f"{path.name} has no weight_map", code="damaged_file", where=str(path))
-            if strange := [name for name in table.values() if not is_file_name(name)]:
-                raise damaged_file(path, f"names {reprlib.repr(strange[0])}, which is not a file in its folder")
-            shards = sorted(set(table.values()))
-            break
-    _refuse_missing(folder, [name for name in shards if not (folder / name).is_file()])
-    return shards
-
-
-def _refuse_missing(folder: Path, missing: list[str]) -> None:
-    if missing:
-        count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
-        raise CheckpointError(
-            f"{count} missing from the checkpoint: {listing(missing)}",
-            code="missing_shard",
-            where=str(folder),
-            hint=download_hint(folder, "Copy or download the missing files again."),
-        )
+    warnings = [*huggingface.check_config_json(folder, config, chosen=chosen)]
+    found = hugging_face_files(folder, names)
+    if len(found) > 1 and not has_index(names):
+        warnings.append(f"{folder} has no index of its {len(found)} files of weights, which all are present")
+    if adapter := next((name for name in names if is_adapter(name)), None):
+        warnings.append(f"{folder / adapter} belongs to an adapter (LoRA), which is not applied")
+    files = tuple(folder / name for name in found)
+    size = _total_bytes(files)
+    return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, size, warnings=tuple(warnings))
 
 
 def _total_bytes(files: Iterable[Path]) -> int:

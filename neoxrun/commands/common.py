@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
@@ -33,14 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         f"shipped one ({', '.join(shipped_names())}). Several are merged: files win over folders, and the later wins. "
         "Default: 20B.",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
@@ -100,6 +93,36 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="Where the hosts meet: an address of host 0 and a free port there. Needed with --nnodes. Default: none.",
     )
+
+
+def add_overrides(parser: argparse._ActionsContainer) -> None:
+    """``--set``, for every command that reads a configuration."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
+    )
+
+
+def add_folder_configuration(parser: argparse._ActionsContainer, purpose: str) -> None:
+    """What describes the network, for the commands that name folders of weights.
+
+    Args:
+        parser: of the command.
+        purpose: what its configuration is for, and what holds without it: sentences of the help.
+    """
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="GPT-NeoX configuration: a YAML file, or the name of a shipped one. May be repeated; the later wins. "
+        + purpose,
+    )
+    add_overrides(parser)
 
 
 def add_random_weights(parser: argparse._ActionsContainer) -> None:
@@ -231,12 +254,12 @@ def check_files(settings: Settings, *, random_weights: bool) -> None:
     """Check now for missing and damaged files, which the ranks would find seconds later.
 
     Raises:
-        CheckpointError: files of the checkpoint are missing.
+        CheckpointError: files of the checkpoint are missing or cut short.
         ConfigError: no checkpoint or no tokenizer is named.
         DataError: the tokenizer cannot be read.
     """
     if not random_weights:
-        find_configured_checkpoint(settings)
+        find_whole_checkpoint(settings)
     load_tokenizer(settings.tokenizer)
 
 

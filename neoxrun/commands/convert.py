@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Final
 
+from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
 from neoxrun.errors import UsageError
+
+# Other names of what can be written.
+_KINDS: Final = {"hf": "huggingface", "transformers": "huggingface", "gpt-neox": "neox", "gptneox": "neox"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
+        type=lambda text: _KINDS.get(text.lower(), text),
         choices=("neox", "huggingface"),
         required=True,
         help="What to write: GPT-NeoX layer files, or a folder for transformers and vLLM. No default.",
@@ -54,27 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "size: fold them into the weights that read them, which keeps the results, or average them, as other "
         "converters do. Default: fold.",
     )
-    add_configuration(parser)
-
-
-def add_configuration(parser: argparse.ArgumentParser) -> None:
-    """Where the network's description comes from, for the commands that name folders of weights."""
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="GPT-NeoX configuration of the model: a YAML file, or the name of a shipped one. May be repeated; the "
-        "later wins. Default: what the folder itself says.",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="Set a configuration key, whatever the files say. May be repeated. Default: none.",
-    )
+    common.add_folder_configuration(parser, "Default: what the folder itself says.")
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: that of the configuration or of the folder."
     )
@@ -94,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
             code="conflicting_options",
             hint="Leave out --shard-size, or give --to huggingface.",
         )
+    require_folder(args.source)
+    source = str(args.source.absolute())  # a bare name can be that of a shipped configuration, too
     settings = use_stored_head(
-        load_settings(
-            args.config or [str(args.source)], args.overrides, checkpoint=str(args.source), tokenizer=args.tokenizer
-        )
+        load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
     options = ConvertOptions(
         settings=replace(settings, merge=args.merge),

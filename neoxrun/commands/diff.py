@@ -29,22 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="List every tensor. Default: the 20 most different ones.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="GPT-NeoX configuration for a folder that does not hold its own. May be repeated; the later wins. "
-        "Default: none.",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="Set a configuration key. May be repeated. Default: none.",
-    )
+    common.add_folder_configuration(parser, "It is for a folder that does not hold its own. Default: none.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neoxrun.checkpoint import fingerprint
 from neoxrun.commands import common, evaluate_revisions, evaluate_values, jobs, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import cache, compare, data, fingerprint, report
-from neoxrun.evaluation.compare import ReferenceResults
+from neoxrun.evaluation import cache, compare, data, references, report
 from neoxrun.evaluation.find import FoundTasks
-from neoxrun.evaluation.options import EvaluateOptions
+from neoxrun.evaluation.options import EvaluateOptions, check_gen_kwargs
+from neoxrun.evaluation.references import ReferenceResults
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.plan import Plan
@@ -85,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=common.path,
         metavar="DIR",
-        help="Write the results to this folder in lm-eval's layout: DIR/MODEL/results_TIME.json. Default: no files, "
-        "but ./results with --revisions; the table is always printed to stdout.",
+        help="Write the results to this folder in lm-eval's layout: DIR/MODEL@CHECKPOINT/results_TIME.json. Default: "
+        "no files, but ./results with --revisions; the table is always printed to stdout.",
     )
     out.add_argument(
         "--log-samples", action="store_true", help="Also write every document with its answers; needs --output."
@@ -146,26 +147,27 @@ def run(args: argparse.Namespace) -> int:
         )
     revision_flags.check_companions(args)
     gen_kwargs = evaluate_values.gen_kwargs(args.gen_kwargs)
+    check_gen_kwargs(gen_kwargs)
     # No bars of libraries (many for each task) next to the bar of the run. tqdm reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     if args.revisions is not None:
         return _run_revisions(args, gen_kwargs)
     settings = common.settings_from_args(args)
     leading = common.is_first(args)
-    references: tuple[ReferenceResults, ...] = ()
+    wanted: tuple[ReferenceResults, ...] = ()
     if leading:
         streams.check_stdout()
         _check_output(args)
-        references = _references(args, settings)
+        wanted = _references(args, settings)
     plan = _checked_plan(args, settings)
     options = None
     if leading:
         found = _find_tasks(args)
-        if references:
+        if wanted:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
-            compare.check_overlap(references, rows + [task.task for task in found.tasks if task.task not in rows])
+            compare.check_overlap(wanted, rows + [task.task for task in found.tasks if task.task not in rows])
         jobs.log_plan(plan)
-        options = _options(args, settings, plan, found, gen_kwargs, references)
+        options = _options(args, settings, plan, found, gen_kwargs, wanted)
     launcher.run_job(_job(args, settings, plan, options))
 
 
@@ -178,7 +180,7 @@ def _run_revisions(args: argparse.Namespace, gen_kwargs: dict[str, Any]) -> int:
 
     def make_job(settings: Settings) -> Job:
         plan = _checked_plan(args, settings)
-        return _job(args, settings, plan, _options(args, settings, plan, found, gen_kwargs, references=()))
+        return _job(args, settings, plan, _options(args, settings, plan, found, gen_kwargs, wanted=()))
 
     return evaluate_revisions.evaluate_each(args, found, make_job)
 
@@ -206,9 +208,10 @@ def _options(
     plan: Plan,
     found: FoundTasks,
     gen_kwargs: dict[str, Any],
-    references: tuple[ReferenceResults, ...],
+    wanted: tuple[ReferenceResults, ...],
 ) -> EvaluateOptions:
     """The work for rank 0."""
+    checkpoint = jobs.describe_weights(args, settings, plan)
     return EvaluateOptions(
         found=found,
         limit=args.limit,
@@ -220,15 +223,9 @@ def _options(
         log_samples=args.log_samples,
         cache=args.cache,
         model=settings.title,
-        checkpoint=fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        ),
-        references=references,
+        name=fingerprint.name_of_model(settings.title, checkpoint),
+        checkpoint=checkpoint,
+        references=wanted,
         wandb=args.wandb,
     )
 
@@ -286,5 +283,5 @@ def _references(args: argparse.Namespace, settings: Settings) -> tuple[Reference
     if args.compare is None:
         return ()
     if args.compare == _PUBLISHED:
-        return compare.published_results(settings.model)
-    return compare.read_reference_results(Path(args.compare))
+        return references.published_results(settings.model)
+    return references.read_reference_results(Path(args.compare))

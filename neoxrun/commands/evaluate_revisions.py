@@ -133,7 +133,8 @@ def _with_revision(job: Job, repository: str, revision: Revision, work: str) -> 
         "commit": revision.repository.commit,
         "work": work,
     }
-    options = replace(job.options, model=f"{repository}@{revision.name}", revision=facts)
+    name = f"{repository}@{revision.name}"
+    options = replace(job.options, model=name, name=name, revision=facts)
     return replace(job, options=options, kept="Results of earlier revisions are kept; the same command continues.")
 
 

@@ -61,7 +61,7 @@ FOREIGN_NAMES: Final = (
     ForeignName(("--temp",), "--temperature", ("generate",), "llama.cpp"),
     ForeignName(("--repeat-penalty",), "--repetition-penalty", ("generate",), "llama.cpp"),
     ForeignName(("--stop-strings", "--reverse-prompt", "-r"), "--stop", ("generate",), "transformers, llama.cpp"),
-    ForeignName(("--conversation", "--chat-cli"), "--interactive", ("generate",), "llama.cpp"),
+    ForeignName(("--conversation", "-cnv", "--chat-cli"), "--interactive", ("generate",), "llama.cpp"),
     ForeignName(("-s",), "--seed", ("generate",), "llama.cpp"),
     ForeignName(("-t", "--eval-tasks"), "--tasks", ("evaluate",), "lm-eval, GPT-NeoX"),
     ForeignName(("-f",), "--num-fewshot", ("evaluate",), "lm-eval"),
@@ -82,6 +82,11 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--max-length": "Answers are counted without their prompts: --maximum-tokens N.",
     "--max-model-len": "--set seq_length=N shortens the context.",
     "--ctx-size": "--set seq_length=N shortens the context.",
+    "-c": "--set seq_length=N shortens the context.",
+    "-ngl": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
+    "--n-gpu-layers": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
+    "--gpu-layers": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
+    "-t": "Set the environment variable OMP_NUM_THREADS.",
     "--revision": "`neoxrun download NAME --revision REVISION` fetches it, and says how to run it; "
     "`evaluate --revisions` measures several.",
     "--trust-remote-code": "Leave it out: nothing in a model's files is executed.",
@@ -106,6 +111,7 @@ FOREIGN_VALUES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Values as other tools call them, by our option; an empty text leaves the option out, which means the same here."""
 
+_TO_STDOUT: Final = ("plan", "inspect", "diff", "bench", "completion")
 _GPU: Final = "device:number"  # no option's name
 _NUMBERED_GPU: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 _NUMBER: Final = re.compile(r"-\.?\d.*")
@@ -184,7 +190,7 @@ def _split(word: str, options: Mapping[str, argparse.Action], aliases: Mapping[s
     if word.startswith("--") or word.partition("=")[0] in aliases:
         name, equals, value = word.partition("=")
         return name.replace("_", "-"), value if equals else None
-    if word in options or word[:2] not in options:
+    if word in options or word in EXPLAINED or word[:2] not in options:
         return word, None
     return word[:2], None if options[word[:2]].nargs == 0 else word[2:].removeprefix("=")
 
@@ -225,6 +231,8 @@ def _refuse_second(action: argparse.Action, name: str, given: dict[str, str]) ->
 
 def _unknown(command: str, name: str, options: Mapping[str, argparse.Action]) -> UsageError:
     near = did_you_mean(name, options, 1) if name.startswith("--") else ""
+    if name in ("-o", "--output") and command in _TO_STDOUT:
+        near = "The result goes to stdout: add `> FILE`."
     hint = EXPLAINED.get(name) or f"{near} {_help(command)}".strip()
     return UsageError(f"{command} has no option {printable(name)}", code="usage", hint=hint)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from neoxrun.commands import common, jobs
+from neoxrun.commands import common, input_flags, jobs, output_flags
 from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
-from neoxrun.errors import UsageError
+from neoxrun.errors import ConfigError, UsageError
 from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.prompts import Prompt, Render
+from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
 from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, Work
 from neoxrun.terminal import streams
@@ -41,16 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--input",
         metavar="FILE",
-        help="Continue the prompts in this file, one per line. Each line of a .jsonl file is an object with prompt (or "
-        "context, or messages, as with --chat) and, optionally, id, n and sampling parameters. Use - for stdin. "
-        "Default: the configuration's `sample_input_file`; without one, generate text from an empty prompt.",
+        help="Continue the prompts in this file: text, one per line, or JSON lines, JSON, CSV, TSV or Parquet, whose "
+        "rows have prompt, context, text or messages and, optionally, id, n and sampling parameters; compressed or "
+        "not. Use - for stdin. Default: the configuration's `sample_input_file`; without one, stdin if it is a pipe "
+        "or a file; without either, generate text from an empty prompt.",
     )
     what.add_argument(
         "--chat",
         metavar="FILE",
-        help="Answer the conversations in this file, in the form of the model's own chat template. Each line is a JSON "
-        "object with messages, which have role and content, and, optionally, id, n and sampling parameters. Use - for "
-        "stdin. Default: none.",
+        help="Answer the conversations in this file, in the form of the model's own chat template. Each line, or row "
+        "of another format, has messages with role and content and, optionally, id, n and sampling parameters. Use - "
+        "for stdin. Default: none.",
     )
     what.add_argument(
         "--prompt",
@@ -63,22 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D quits. Default: only if the "
         "configuration's `text_gen_type` is interactive.",
     )
+    input_flags.add_input_format(source)
+    source.add_argument(
+        "--strict-keys",
+        action="store_true",
+        help="Refuse an input with keys that mean nothing here. Default: they are copied into the records.",
+    )
     source.add_argument(
         "--no-history",
         action="store_true",
         help="In a dialogue, keep the prompts out of the file ~/.local/state/neoxrun/history.",
     )
-    source.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i or "
-        "--chat FILE, stdout with -i -, samples.txt without prompts.",
-    )
-    source.add_argument(
-        "--resume",
-        action="store_true",
-        help="Keep the records in the output file and generate only the missing answers. Default: start over.",
+    output_flags.add_output_arguments(
+        source,
+        "Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i or --chat "
+        "FILE, stdout with -i -, samples.txt without prompts.",
+        "Keep the records in the output file and generate only the missing answers. Default: start over.",
+        anyway=True,
     )
     source.add_argument(
         "--prompt-end",
@@ -118,7 +123,12 @@ def run(args: argparse.Namespace) -> int:
             code="invalid_value",
             hint="Is a shell variable empty? Use - for stdin or stdout.",
         )
-    settings = common.settings_from_args(args)
+    args.resume |= args.resume_anyway
+    try:
+        settings = common.settings_from_args(args)
+    except ConfigError as error:
+        input_flags.explain_misplaced(error, args.config, prompts=True)
+        raise
     defaults = settings.generation
     sampling = sampling_params(args, replace(defaults.sampling, seed=settings.seed))
     leading = common.is_first(args)
@@ -126,9 +136,9 @@ def run(args: argparse.Namespace) -> int:
         defaults.text_gen_type == "interactive" and args.input is args.chat is args.prompt is None
     )
     if dialogue:
-        if args.output or args.resume or args.num_samples or (args.replicas or 1) > 1:
+        if args.output or args.resume or args.overwrite or args.num_samples or (args.replicas or 1) > 1:
             raise UsageError(
-                "--interactive cannot be combined with -o, --resume, --num-samples or --replicas",
+                "--interactive cannot be combined with -o, --resume, --overwrite, --num-samples or --replicas",
                 code="conflicting_options",
             )
         args.replicas = 1
@@ -141,11 +151,9 @@ def run(args: argparse.Namespace) -> int:
             keep_history=not args.no_history,
         )
     elif leading:
-        options = _options(args, settings, sampling)
-        if not options.prompts and common.is_alone(args):
-            records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
-            log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")
-            return 0
+        if args.input is args.chat is args.prompt is defaults.sample_input_file is None:
+            args.input = input_flags.piped_input()
+        options, seen = _options(args, settings, sampling)
     else:
         options = GenerateOptions([])
     # Processes that do not read the prompts plan, too, and must come to the same.
@@ -155,10 +163,16 @@ def run(args: argparse.Namespace) -> int:
     plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size)
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
+    if options.output is not None:
+        how = output_flags.sampling_keys(sampling)
+        made = output_flags.work_of(args, "generate", settings, plan, seen, how)
+        options = replace(options, made=output_flags.check_work(args, options.output, made, args.input or args.chat))
+    if options.output is not None and not options.prompts and common.is_alone(args):
+        records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
+        log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")
+        return 0
     if leading:
         jobs.log_plan(plan)
-        if options.output is not None and not args.resume:
-            records.warn_of_replacing(options.output)
     launcher.run_job(
         jobs.job_for(
             args,
@@ -182,31 +196,54 @@ def _work(prompts: Sequence[Prompt], max_context: int) -> Work:
     return Work(count, max(1, letters // (_TOKEN_LETTERS * count)), max(1, sum(answers) // count), max(answers))
 
 
-def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> GenerateOptions:
+def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> tuple[GenerateOptions, str]:
+    """The work, of which what an earlier run has done is taken off, and a checksum of all that was asked for."""
     defaults = settings.generation
     prompts, default_output = _prompts(args, settings, sampling)
+    if any(prompt.sample and prompt.params.temperature == 0 for prompt in prompts):
+        log.warning("at temperature 0 all answers to a prompt are the same: give --temperature")
     named = args.output or defaults.sample_output_file or default_output
     output = None if named is None else lines.output_of(str(named))
     finished: set[records.RecordKey] = set()
+    plain_text = args.prompt is not None and args.output is None and output is None
+    if plain_text and args.logprobs is not None:
+        raise UsageError(
+            "--logprobs needs records, and this prints the text alone",
+            code="missing_option",
+            hint="Add -o - to print the record, or -o FILE.",
+        )
     if output is None:
         streams.check_stdout()
     if output is not None:
         lines.check_output(output, args.input or args.chat, "--resume" if args.resume else None)
-        if not args.resume:
+        if not (args.resume or args.overwrite):
             lines.refuse_other_lines(output)
         if args.resume:
             finished = records.finished_keys(output, prompts)
     elif args.resume:
         raise UsageError("--resume needs a file to continue", code="missing_option", hint="Name it with -o FILE.")
-    return GenerateOptions(
+    options = GenerateOptions(
         prompts=[prompt for prompt in prompts if prompt.key not in finished],
         finished=len(finished),
         output=output,
-        plain_text=args.prompt is not None and args.output is None and output is None,
+        plain_text=plain_text,
+        keep_partial=args.prompt is not None,
         resume=args.resume,
         batch_size=args.batch_size,
         truncate=args.truncate,
     )
+    return options, _checksum(prompts, sampling, args.truncate)
+
+
+def _checksum(prompts: Sequence[Prompt], sampling: SamplingParams, truncate: str | None) -> str:
+    """Of the prompts, with the parameters that are their own."""
+    usual = vars(sampling)
+    whole = hashlib.sha256(str(truncate).encode())
+    for prompt in prompts:
+        own = {name: value for name, value in vars(prompt.params).items() if value != usual[name]}
+        own["seed"] = prompt.params.seed - sampling.seed
+        whole.update(json.dumps([prompt.id, prompt.sample, prompt.context, own, prompt.complete]).encode())
+    return whole.hexdigest()[:16]
 
 
 def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> tuple[list[Prompt], str | None]:
@@ -226,12 +263,18 @@ def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
                 hint="Name the output with -o FILE; -o - is stdout.",
             )
         found = reading.read_prompts(
-            str(source),
-            prompt_end=_prompt_end(args, defaults),
+            open_source(
+                str(source),
+                end=_prompt_end(args, defaults),
+                wanted=args.input_format,
+                text=args.chat is None,
+                missing="Give a file with -i, or --prompt TEXT.",
+            ),
             params=sampling,
             num_samples=args.num_samples or 1,
             render=_renderer(settings.tokenizer),
             chat=args.chat is not None,
+            strict=args.strict_keys,
         )
         return found, None if source == "-" else f"{source}.output.jsonl"
     count = wanted or _UNCONDITIONAL_SAMPLES

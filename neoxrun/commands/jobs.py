@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from neoxrun.checkpoint import fingerprint
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.settings import Settings
+from neoxrun.download.origin import origin_of
 from neoxrun.launch.job import Job
 from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
@@ -19,6 +22,25 @@ def log_plan(plan: Plan) -> None:
         log.info(note)
     if plan.decision.rule is SplitRule.FASTEST:
         log.info(explain_reason(plan))
+
+
+def describe_weights(args: argparse.Namespace, settings: Settings, plan: Plan) -> dict[str, Any]:
+    """The description of the model that a command runs; see ``fingerprint.describe_checkpoint``.
+
+    Weights that neoxrun has downloaded also have their ``repository`` and ``commit``.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    described = fingerprint.describe_checkpoint(
+        settings,
+        tp=plan.tp,
+        pp=plan.pp,
+        device_kind=plan.device_kind,
+        dtype=plan.dtype,
+        random_weights=args.random_weights,
+    )
+    return described | ({} if args.random_weights else origin_of(find_configured_checkpoint(settings)))
 
 
 def job_for(
@@ -40,6 +62,7 @@ def job_for(
         random_weights=args.random_weights,
         eager=args.eager,
         verbosity=args.verbosity,
+        as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
         interactive=interactive,

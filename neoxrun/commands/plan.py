@@ -7,18 +7,16 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.commands import common
+from neoxrun.checkpoint.find import find_whole_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
+from neoxrun.commands import common, plan_json
 from neoxrun.config.settings import Settings
 from neoxrun.errors import NeoxrunError, UsageError
-from neoxrun.planning.cost import Estimate
+from neoxrun.planning.cost import Rate
 from neoxrun.planning.decision import Forecast
-from neoxrun.planning.devices import parse_devices
-from neoxrun.planning.explain import explain_notes, explain_reason
-from neoxrun.planning.hardware import Speed
+from neoxrun.planning.described import parse_devices
+from neoxrun.planning.explain import explain_notes, explain_reason, two_digits
 from neoxrun.planning.memory import MARGIN
 from neoxrun.planning.plan import Plan, RankMemory
 from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
@@ -34,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model_arguments(parser)
     parser.add_argument(
         "--devices",
-        metavar="COUNTxMEMORY",
-        help="Plan for these GPUs of one host, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or with --device cpu"
-        " for a host with that much memory, as in 64GB. Default: what is free on this machine.",
+        metavar="COUNTxMEMORY|NAME",
+        help="Plan for these GPUs of one host, as in 2x48GB, 4x24GB,2x80GB or 2xH100, or with --device cpu for a host "
+        "with that much memory, as in 64GB. Memory is as it is sold: GB means GiB. Default: what is free on this "
+        "machine.",
     )
     what = parser.add_argument_group("workload")
     what.add_argument(
@@ -68,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan on stdout."""
+    """Print the plan on stdout.
+
+    Raises:
+        NeoxrunError: there is no such plan, or, after it, what is wrong with the checkpoint's files.
+    """
     streams.check_stdout()
     if args.devices is None:
         found = common.devices_from_args(args)
@@ -80,13 +83,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = parse_devices(args.devices, args.device or "cuda")
     settings = common.settings_from_args(args)
-    plan = common.plan_from_args(args, settings, found, _work(args, settings.model.max_context), exact=args.score)
-    notes = _notes_on_norms(settings, plan.tp)
+    work = _work(args, settings.model.max_context)
+    try:
+        plan = common.plan_from_args(args, settings, found, work, exact=args.score)
+    except UsageError as error:
+        if args.json:
+            sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
+        raise
+    checkpoint, damage = _look_at_checkpoint(settings)
+    notes = [] if checkpoint is None else _notes_on_norms(settings, checkpoint.source_tp, plan.tp)
     if args.json:
-        text = json.dumps(to_json(plan, notes), indent=2)
+        text = json.dumps(plan_json.to_json(plan, notes), indent=2)
     else:
         text = render(plan, settings.title, notes)
     sys.stdout.write(text + "\n")
+    if damage is not None:
+        sys.stdout.flush()
+        raise damage
     return 0
 
 
@@ -108,15 +121,20 @@ def _work(args: argparse.Namespace, context: int) -> Work:
     )
 
 
-def _notes_on_norms(settings: Settings, tp: int) -> list[str]:
-    """What loading does with norms that may differ between ranks: a note, if the checkpoint is here and has another tp.
-
-    Whether they differ is in the files, which a plan does not open.
-    """
+def _look_at_checkpoint(settings: Settings) -> tuple[Checkpoint | None, NeoxrunError | None]:
+    """The checkpoint, if it is here, and what `generate` would refuse of its files, as far as that is quick to see."""
     try:
-        source_tp = find_configured_checkpoint(settings).source_tp
-    except NeoxrunError:  # not downloaded yet, or damaged, which `generate` reports
-        return []
+        return find_whole_checkpoint(settings), None
+    except NeoxrunError as error:
+        absent = error.code in ("missing_checkpoint", "incomplete_configuration")  # a plan needs none
+        return None, None if absent else error
+
+
+def _notes_on_norms(settings: Settings, source_tp: int, tp: int) -> list[str]:
+    """What loading does with norms that may differ between ranks: a note, if the checkpoint has another tp.
+
+    Whether they differ is in the files, whose tensors a plan does not read.
+    """
     if source_tp in (1, tp):
         return []
     where = f"where the checkpoint's {source_tp} tensor-parallel ranks differ"
@@ -124,53 +142,6 @@ def _notes_on_norms(settings: Settings, tp: int) -> list[str]:
         return [f"norms: averaged {where}, which changes the results a little; --merge fold does not"]
     tied = "; the final norm is averaged, as the head is tied" if settings.model.tie_embeddings else ""
     return [f"norms: folded into the weights that read them {where}, which is exact but for rounding{tied}"]
-
-
-def to_json(plan: Plan, more_notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The plan as JSON values, with further notes; docs/plan.md describes the keys."""
-    return {
-        "tp": plan.tp,
-        "pp": plan.pp,
-        "replicas": plan.replicas,
-        "dtype": plan.dtype,
-        "precisions": asdict(plan.precisions),
-        "device_kind": plan.device_kind,
-        "gpus": plan.gpus,
-        "nnodes": plan.nnodes,
-        "reason": explain_reason(plan),
-        "notes": [*explain_notes(plan), *more_notes],
-        **_forecast_json(plan.decision.forecast),
-        "devices": [asdict(rank) for rank in plan.devices],
-        "host_peak_bytes": plan.host_peak_bytes,
-        "max_context": plan.max_context,
-        "max_batch": plan.max_batch,
-        "prefill_tokens": plan.prefill_tokens,
-        "parameters": plan.parameters,
-        "kv_bytes_per_token": plan.kv_bytes_per_token,
-        "vocab_size": plan.vocab_size,
-        "vocab_assumed": plan.vocab_assumed,
-    }
-
-
-def _forecast_json(forecast: Forecast | None) -> dict[str, Any]:
-    if forecast is None:
-        return {"work": None, "gpu_speed": None, "estimate": None, "alternative": None}
-    return {
-        "work": asdict(forecast.work),
-        "gpu_speed": asdict(forecast.speed),
-        "estimate": _estimate_json(forecast.chosen),
-        "alternative": forecast.other and _estimate_json(forecast.other),
-    }
-
-
-def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {
-        **asdict(estimate.split),
-        "sequences": estimate.sequences,
-        "loading_seconds": round(estimate.loading, 3),
-        "working_seconds": round(estimate.working, 3),
-        "tokens_per_second": round(estimate.tokens_per_second, 1),
-    }
 
 
 def render(plan: Plan, name: str, more_notes: Sequence[str] = ()) -> str:
@@ -191,7 +162,9 @@ def render(plan: Plan, name: str, more_notes: Sequence[str] = ()) -> str:
         ("host memory", f"{human_bytes(plan.host_peak_bytes)} at most for each rank while it loads"),
     ]
     if plan.decision.forecast is not None:
-        facts.append(("speed", _speed(plan.decision.forecast.speed, plan)))
+        facts.append(("speed", _speed(plan.decision.forecast, plan)))
+        if rates := plan.decision.forecast.rates:
+            facts.append(("expected", _expected(rates)))
     if plan.device_kind == "cpu":
         ranks = plan.world_size // plan.nnodes
         free = f"{human_bytes(plan.devices[0].free_bytes * ranks)} free, shared by {counted(ranks, 'rank')}"
@@ -212,9 +185,18 @@ def render(plan: Plan, name: str, more_notes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _speed(speed: Speed, plan: Plan) -> str:
+def _speed(forecast: Forecast, plan: Plan) -> str:
+    speed = forecast.speed
     bandwidth, operations = speed.bytes_per_second / 1e12, speed.flops(plan.precisions.compute) / 1e12
-    return f"{bandwidth:.3g} TB/s and {operations:.3g} TFLOP/s, as listed for the {speed.name}; {speed.link.name}"
+    whose = f"as listed for the {speed.name}" if forecast.listed else f"assumed, as those of the {speed.name}"
+    return f"{bandwidth:.3g} TB/s and {operations:.3g} TFLOP/s, {whose}; {speed.link.name}"
+
+
+def _expected(rates: Sequence[Rate]) -> str:
+    """``about 69 tokens/s for 1 sequence at a time, 1,100 for 16``: two digits, since it is an estimate."""
+    texts = [f"{two_digits(rate.tokens_per_second)} for {rate.sequences}" for rate in rates[1:]]
+    first = f"about {two_digits(rates[0].tokens_per_second)} tokens/s for {counted(rates[0].sequences, 'sequence')}"
+    return ", ".join([f"{first} at a time", *texts]) + ", by estimate"
 
 
 def _table(plan: Plan) -> list[str]:

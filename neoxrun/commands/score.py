@@ -9,26 +9,27 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common, jobs, revision_flags
+from neoxrun.commands import common, input_flags, jobs, output_flags, revision_flags
 from neoxrun.commands.sampling_flags import unescape
 from neoxrun.commands.score_flags import add_score_arguments
 from neoxrun.commands.score_revisions import score_each
 from neoxrun.config.settings import Settings
-from neoxrun.errors import UsageError
-from neoxrun.evaluation import fingerprint
-from neoxrun.generation import lines, records
+from neoxrun.errors import ConfigError, UsageError
+from neoxrun.generation import lines
+from neoxrun.generation.provenance import Provenance
+from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS, Work
 from neoxrun.scoring import output
-from neoxrun.scoring.documents import Source, open_source
+from neoxrun.scoring.documents import DocumentSource
 from neoxrun.scoring.options import ScoreOptions
 from neoxrun.scoring.output import Scan
 from neoxrun.scoring.summary import write_summary
 from neoxrun.terminal import streams
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import counted
+from neoxrun.terminal.words import check_unicode, counted
 
 _TOKEN_BYTES = 4  # of English, about
 _MOST_ALTERNATIVES = 1000
@@ -54,15 +55,31 @@ def run(args: argparse.Namespace) -> int:
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
     revision_flags.check_companions(args)
+    leading = common.is_first(args)
+    if args.input is None and leading:
+        args.input = input_flags.piped_input()
+        if args.input is None:
+            raise UsageError(
+                "no input is named", code="missing_option", hint="Name it with -i FILE; -i - is standard input."
+            )
     if args.revisions is not None:
+        if args.overwrite:
+            raise UsageError(
+                "--overwrite and --revisions cannot be combined",
+                code="conflicting_options",
+                hint="Remove the files of the revisions that are to be scored again.",
+            )
         return _run_revisions(args)
-    settings = common.settings_from_args(args)
+    try:
+        settings = common.settings_from_args(args)
+    except ConfigError as error:
+        input_flags.explain_misplaced(error, args.config, prompts=False)
+        raise
     model_context = settings.model.max_context
     _check_window(args, model_context, f"the model's context is {model_context} tokens")
-    leading = common.is_first(args)
     work, source, written, scan = TYPICAL_TEXTS, None, None, None
     if leading:
-        source = open_source(args.input, args.column, unescape(args.document_end))
+        source = _source(args)
         written = _output(args)
         scan = output.scan_input(source, written if args.resume else None)
         if common.is_alone(args):
@@ -73,25 +90,19 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if source is not None and scan is not None:
-        checkpoint = fingerprint.describe_checkpoint(
-            settings,
-            tp=plan.tp,
-            pp=plan.pp,
-            device_kind=plan.device_kind,
-            dtype=plan.dtype,
-            random_weights=args.random_weights,
-        )
-        options = _options(args, checkpoint["fingerprint"], plan, source, written, scan)
+        identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
+        made = None
+        if written is not None:
+            made = output_flags.check_work(args, written, _work(args, settings, plan, scan), args.input)
+        options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
         jobs.log_plan(plan)
-        if written is not None and not args.resume:
-            records.warn_of_replacing(written)
     launcher.run_job(_job(args, settings, plan, options))
 
 
 def _run_revisions(args: argparse.Namespace) -> int:
-    source = open_source(args.input, args.column, unescape(args.document_end))
+    source = _source(args)
     written = _output(args)
     if written is None or args.input == "-":
         raise UsageError(
@@ -108,9 +119,24 @@ def _run_revisions(args: argparse.Namespace) -> int:
         plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
         _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
         options = _options(args, f"{identity} {plan.dtype}", plan, source, output_file, scan)
-        return _job(args, settings, plan, replace(options, summary=False)), scan
+        made = _work(args, settings, plan, scan, identity[:16])
+        return _job(args, settings, plan, replace(options, summary=False, made=made)), scan
 
     return score_each(args, written, make_job)
+
+
+def _work(args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None) -> Provenance:
+    """What makes the records; ``model`` tells it from others where its files do not."""
+    context = args.context or plan.max_context
+    how = {"context": context, "stride": args.stride or context, "top": args.top, "level": args.level}
+    return output_flags.work_of(args, "score", settings, plan, scan.seen.hexdigest()[:16], how, model)
+
+
+def _source(args: argparse.Namespace) -> DocumentSource:
+    check_unicode(args.column)
+    return DocumentSource(
+        open_source(args.input, end=unescape(args.document_end), wanted=args.input_format), args.column
+    )
 
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
@@ -174,13 +200,13 @@ def _output(args: argparse.Namespace) -> Path | None:
                 )
         return None
     lines.check_output(written, args.input, "--resume" if args.resume else "Parquet" * output.is_parquet(written))
-    if not args.resume and args.revisions is None:
+    if not (args.resume or args.overwrite) and args.revisions is None:
         output.refuse_other_file(written)
     return written
 
 
 def _options(
-    args: argparse.Namespace, identity: str, plan: Plan, source: Source, written: Path | None, scan: Scan
+    args: argparse.Namespace, identity: str, plan: Plan, source: DocumentSource, written: Path | None, scan: Scan
 ) -> ScoreOptions:
     """The work, of which what an earlier run has done is taken off.
 

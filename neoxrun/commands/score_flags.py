@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from neoxrun.commands import common
+from neoxrun.commands import common, input_flags, output_flags
 from neoxrun.scoring.options import LEVELS
 
 
@@ -15,14 +15,15 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--input",
         metavar="FILE",
-        required=True,
-        help="Score the documents in this file: text, JSON lines or Parquet. Use - for stdin. Default: none; name one.",
+        help="Score the documents in this file: text, JSON lines, JSON, CSV, TSV or Parquet, compressed or not. Use - "
+        "for stdin. Default: stdin, if it is a pipe or a file.",
     )
+    input_flags.add_input_format(what)
     what.add_argument(
         "--column",
         metavar="NAME",
         default="text",
-        help="Key or column that holds the text, in JSON lines and Parquet. Default: text.",
+        help="Key or column that holds the text, unless the input is a text. Default: text.",
     )
     what.add_argument(
         "--document-end",
@@ -61,17 +62,12 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         help="The smallest unit whose scores the records list. Default: token.",
     )
     out = parser.add_argument_group("output")
-    out.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
+    output_flags.add_output_arguments(
+        out,
+        "Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
         "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
-    )
-    out.add_argument(
-        "--resume",
-        action="store_true",
-        help="Keep the records in the output file and score only the documents after them. Default: start over.",
+        "Keep the records in the output file and score only the documents after them. Default: start over.",
+        anyway=False,
     )
     out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
     parser.add_argument(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
+
+GENERATION_CONFIG: Final = "generation_config.json"
+"""The file in which transformers keeps how a model writes texts."""
 
 
 def read_end_ids(folder: Path) -> tuple[int, ...]:
@@ -13,7 +17,7 @@ def read_end_ids(folder: Path) -> tuple[int, ...]:
     Raises:
         CheckpointError: a file is damaged.
     """
-    for name in ("generation_config.json", CONFIG_JSON):
+    for name in (GENERATION_CONFIG, CONFIG_JSON):
         if not (folder / name).is_file():
             continue
         value = read_json(folder / name).get("eos_token_id")

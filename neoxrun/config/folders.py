@@ -16,15 +16,15 @@ from neoxrun.config import neox_keys
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_json
 from neoxrun.config.known import with_present_names
-from neoxrun.config.names import SUFFIXES
+from neoxrun.config.names import MANIFEST_NAME, SUFFIXES
 from neoxrun.config.saved_args import read_saved_args
+from neoxrun.config.tokenizer_names import SPIECE_TYPE, find_tokenizer, is_spiece
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
 from neoxrun.terminal.log import log
 
 _STEP = re.compile(r"global_step(\d+)")
-_MANIFEST = "neoxrun.manifest.json"  # download.remote.MANIFEST_NAME
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_folder(source: str) -> Path | None:
     owner, slash, name = source.partition("/")
     if not slash or not owner or not name or "/" in name or not Path(name).is_dir():
         return None
-    record = Path(name) / _MANIFEST
+    record = Path(name) / MANIFEST_NAME
     origin = read_json(record).get("hub") if record.is_file() else None
     if isinstance(origin, str) and origin.lower() != source.lower():
         raise ConfigError(
@@ -153,7 +153,7 @@ def with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: 
     A run's configuration names the file on the machine where it was trained.
     """
     if chosen is not None and "tokenizer_type" not in entries:
-        kind = "SPMTokenizer" if chosen.endswith(".model") else "HFTokenizer"
+        kind = SPIECE_TYPE if is_spiece(chosen) else "HFTokenizer"
         return {**entries, "tokenizer_type": ConfigEntry("tokenizer_type", kind, "--tokenizer")}
     named = ConfigOptions(entries).path("vocab_file")[0]
     return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
@@ -164,20 +164,8 @@ def _entries(options: Mapping[str, object], path: Path) -> dict[str, ConfigEntry
 
 
 def _tokenizer(folder: Path) -> dict[str, ConfigEntry]:
-    """The tokenizer's options, from the best of its files that the folder has."""
-    for name, kind in (
-        ("tokenizer.json", "HFTokenizer"),
-        ("20B_tokenizer.json", "HFTokenizer"),
-        ("tokenizer.model", "SPMTokenizer"),
-        ("spiece.model", "SPMTokenizer"),
-    ):
-        if (folder / name).is_file():
-            return _entries({"tokenizer_type": kind, "vocab_file": str(folder / name)}, folder / name)
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if vocabulary.is_file() and merges.is_file():
-        options = {"tokenizer_type": "GPT2BPETokenizer", "vocab_file": str(vocabulary), "merge_file": str(merges)}
-        return _entries(options, vocabulary)
-    return {}
+    options = find_tokenizer(folder)
+    return _entries(options, Path(options["vocab_file"])) if options else {}
 
 
 def _step(folder: Path, iteration: object) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from neoxrun.config.huggingface import quantised_error, read_json
-from neoxrun.errors import CheckpointError
+from neoxrun.errors import CheckpointError, ConfigError
 
+_WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 # Endings of tensors that only quantised layers have.
 _QUANTISED: Final = {
     "qweight": "gptq or awq",
@@ -46,6 +47,30 @@ def zero3_error(folder: Path) -> CheckpointError:
     )
 
 
+def refuse_weights_file(path: Path) -> None:
+    """Refuse a file of weights in place of a configuration.
+
+    Raises:
+        ConfigError: its name is that of such a file.
+    """
+    if path.suffix.lower() not in _WEIGHTS:
+        return
+    folder = path.parent if path.parent.name else path.absolute().parent
+    raise ConfigError(
+        f"{path} is a file of weights, not a configuration",
+        code="unreadable_configuration",
+        where=str(path),
+        hint="Weights for llama.cpp (GGUF) are not supported: name the original ones, in Hugging Face's files."
+        if path.suffix.lower() == ".gguf"
+        else f"Name its folder instead, `{folder if len(folder.parts) > 1 else f'./{folder}'}`.",
+    )
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a file of this name belongs to an adapter, as peft writes it."""
+    return name.startswith(("adapter_config.json", "adapter_model."))
+
+
 def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
     """Refuse a folder without weights that neoxrun reads, if its files tell what it is.
 
@@ -56,12 +81,13 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
     Raises:
         CheckpointError: it holds an adapter, GGUF, quantised weights or those of ZeRO stage 3.
     """
-    if "adapter_config.json" in names:
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if adapter := sorted(filter(is_adapter, names)):
+        about = folder / adapter[0]
+        base = read_json(about).get("base_model_name_or_path") if about.suffix == ".json" else None
         raise CheckpointError(
             "the folder holds an adapter (LoRA), not a model" + (f": its model is {base}" if base else ""),
             code="unsupported_checkpoint",
-            where=str(folder / "adapter_config.json"),
+            where=str(about),
             hint="Merge it into its model with peft (`merge_and_unload`, then `save_pretrained`), and use the result.",
         )
     if "quantize_config.json" in names:

@@ -1,4 +1,4 @@
-"""The names of configuration files."""
+"""The names of configuration files, and of the record of a download."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Final
 
 SUFFIXES: Final = (".yml", ".yaml", ".json")
 """Endings of a configuration file's name."""
+
+MANIFEST_NAME: Final = "neoxrun.manifest.json"
+"""A file in a downloaded folder that records what has arrived, and from where."""
 
 
 def bare_name(path: Path) -> str:

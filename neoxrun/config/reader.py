@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, cast
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.end_ids import read_end_ids
 from neoxrun.config.folders import find_folder, partial_error, put_over, read_folder, with_tokenizer
+from neoxrun.config.foreign import refuse_weights_file
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.known import check_names
 from neoxrun.config.names import SUFFIXES, bare_name
@@ -136,7 +137,7 @@ def load_settings(
     seed = _seed(options)
     return Settings(
         model=read_architecture(options),
-        tokenizer=_tokenizer(options),
+        tokenizer=_tokenizer(options, folders[-1].folder if folders else None),
         checkpoint=folder,
         iteration=options.integer("iteration", None, low=0),
         precision=_precision(options),
@@ -158,6 +159,7 @@ def _find_configuration(source: str) -> Path:
             return path
         for candidate in candidates:
             if candidate.is_file():
+                refuse_weights_file(candidate)
                 return path.parent if _is_hugging_face(candidate) else candidate
         if path.is_dir() and source != path.name:
             return path
@@ -262,7 +264,7 @@ def _sampling_value(options: ConfigOptions, name: str, default: object) -> Any:
         raise ConfigError(error.message, code="invalid_value", where=entry.where) from error
 
 
-def _tokenizer(options: ConfigOptions) -> TokenizerConfig:
+def _tokenizer(options: ConfigOptions, folder: Path | None) -> TokenizerConfig:
     vocab_file, searched = options.path("vocab_file")
     merge_file, _ = options.path("merge_file")
     return TokenizerConfig(
@@ -270,4 +272,5 @@ def _tokenizer(options: ConfigOptions) -> TokenizerConfig:
         vocab_file=vocab_file,
         merge_file=merge_file,
         looked_in=searched,
+        folder=folder if vocab_file is None else None,
     )

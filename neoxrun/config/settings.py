@@ -115,13 +115,15 @@ class ModelConfig:
 class TokenizerConfig:
     """Which tokenizer, and where its files are (absolute paths; None where the configuration names none).
 
-    ``looked_in`` holds every path at which ``vocab_file`` was looked for, for the message that it is missing.
+    For the message that it is missing: ``looked_in`` holds every path at which ``vocab_file`` was looked for, and
+    ``folder`` is the model's folder where no file of a tokenizer was found.
     """
 
     tokenizer_type: str
     vocab_file: Path | None
     merge_file: Path | None
     looked_in: tuple[Path, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

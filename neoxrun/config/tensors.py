@@ -47,6 +47,17 @@ IGNORED: Final = frozenset({"attention.rotary_emb.inv_freq", "attention.bias", "
 
 VOCABULARY: Final = frozenset({"word_embeddings.weight", "final_linear.weight"})
 
+# The dim of each matrix that ranks divide among them. Dim 1 is that of a layer's inputs (row-parallel): each rank then
+# holds the whole bias.
+_DIVIDED: Final = {
+    "word_embeddings": 0,
+    "attention.query_key_value": 0,
+    "attention.dense": 1,
+    "mlp.dense_h_to_4h": 0,
+    "mlp.dense_4h_to_h": 1,
+    "final_linear": 0,
+}
+
 
 def layer_numbers(num_layers: int, tied: bool) -> list[int]:
     """The layer numbers that hold weights; a ``tied`` model has no output layer."""
@@ -58,19 +69,21 @@ def canonical(name: str) -> str:
     return name.replace("mlp.linear1.", "mlp.dense_h_to_4h.").replace("mlp.linear2.", "mlp.dense_4h_to_h.")
 
 
+def divided_dim(name: str) -> int | None:
+    """The dim of a tensor that ranks divide among them, by its ``canonical`` name; None: each holds it in full."""
+    module, _, part = name.rpartition(".")
+    dim = _DIVIDED.get(module)
+    return dim if part == "weight" or (part == "bias" and dim == 0) else None
+
+
 def _norm(name: str, config: ModelConfig, *, used: bool = True) -> dict[str, Parameter]:
     parts = ("scale",) if config.norm == "rmsnorm" else ("weight", "bias")
     return {f"{name}.{part}": Parameter((config.hidden_size,), None, used) for part in parts}
 
 
-def _column_parallel(name: str, rows: int, cols: int, bias: bool) -> dict[str, Parameter]:
-    table = {f"{name}.weight": Parameter((rows, cols), 0)}
-    return table | ({f"{name}.bias": Parameter((rows,), 0)} if bias else {})
-
-
-def _row_parallel(name: str, rows: int, cols: int, bias: bool) -> dict[str, Parameter]:
-    table = {f"{name}.weight": Parameter((rows, cols), 1)}
-    return table | ({f"{name}.bias": Parameter((rows,), None)} if bias else {})
+def _linear(name: str, rows: int, cols: int, bias: bool) -> dict[str, Parameter]:
+    shapes = {f"{name}.weight": (rows, cols)} | ({f"{name}.bias": (rows,)} if bias else {})
+    return {name: Parameter(shape, divided_dim(name)) for name, shape in shapes.items()}
 
 
 def parameters(config: ModelConfig, vocab_rows: int) -> dict[TensorKey, Parameter]:
@@ -85,14 +98,14 @@ def parameters(config: ModelConfig, vocab_rows: int) -> dict[TensorKey, Paramete
     mlp = config.use_bias_in_mlp
     layer = {
         **_norm("input_layernorm", config),
-        **_column_parallel("attention.query_key_value", 3 * hidden, hidden, attention),
-        **_row_parallel("attention.dense", hidden, hidden, attention),
+        **_linear("attention.query_key_value", 3 * hidden, hidden, attention),
+        **_linear("attention.dense", hidden, hidden, attention),
         # With tied norms both branches read input_layernorm; GPT-NeoX saves the other one all the same.
         **_norm("post_attention_layernorm", config, used=not (config.gpt_j_residual and config.gpt_j_tied)),
-        **_column_parallel("mlp.dense_h_to_4h", inner, hidden, mlp),
-        **_row_parallel("mlp.dense_4h_to_h", hidden, inner, mlp),
+        **_linear("mlp.dense_h_to_4h", inner, hidden, mlp),
+        **_linear("mlp.dense_4h_to_h", hidden, inner, mlp),
     }
-    vocabulary = Parameter((vocab_rows, hidden), 0)
+    vocabulary = Parameter((vocab_rows, hidden), divided_dim(WORD_EMBEDDINGS.name))
 
     table = {WORD_EMBEDDINGS: vocabulary}
     if config.pos_emb == "learned":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.config.tensors import FIRST_LAYER
+from neoxrun.config.tokenizer_names import find_tokenizer
 from neoxrun.conversion.configurations import neox_options, yaml_text
 from neoxrun.conversion.surveyed import Survey
 from neoxrun.errors import NeoxrunError
@@ -32,7 +33,7 @@ def describe(survey: Survey, folder: str) -> Description:
 
     Args:
         survey: what is in the folder.
-        folder: as it was named.
+        folder: its path.
     """
     try:
         settings = load_settings([folder])
@@ -58,11 +59,7 @@ def _options(survey: Survey, config: ModelConfig) -> dict[str, object]:
 
 def _paths(survey: Survey) -> dict[str, object]:
     folder = survey.folder.absolute()
-    for place in (folder, folder.parent):
-        for name in ("tokenizer.json", "20B_tokenizer.json"):
-            if (place / name).is_file():
-                return {"load": str(folder), "tokenizer_type": "HFTokenizer", "vocab_file": str(place / name)}
-    return {"load": str(folder)}
+    return {"load": str(folder), **(find_tokenizer(folder) or find_tokenizer(folder.parent))}
 
 
 def _matches(survey: Survey, config: ModelConfig) -> bool:

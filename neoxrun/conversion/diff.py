@@ -15,10 +15,10 @@ from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.checkpoint.source import LayerSource, Shard
 from neoxrun.config.settings import ModelConfig
-from neoxrun.config.tensors import VOCABULARY, TensorKey
+from neoxrun.config.tensors import VOCABULARY, TensorKey, divided_dim
 from neoxrun.conversion.numbers import largest, pieces, same_bits, step_at
 from neoxrun.conversion.survey import survey_folder
-from neoxrun.conversion.surveyed import Survey, divided_dim
+from neoxrun.conversion.surveyed import Survey
 from neoxrun.errors import CheckpointError, ConfigError
 from neoxrun.terminal.words import aligned_columns, counted
 

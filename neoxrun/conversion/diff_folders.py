@@ -68,7 +68,7 @@ def diff_folders(
 def _settings(folder: Path, config: Sequence[str], overrides: Sequence[str], *, needed: bool) -> Settings | None:
     """What a folder says of itself, or the configuration that was named for those that do not."""
     try:
-        return use_stored_head(load_settings([str(folder)], overrides, checkpoint=str(folder)))
+        return use_stored_head(load_settings([str(folder.absolute())], overrides, checkpoint=str(folder)))
     except NeoxrunError:
         if config:
             return load_settings(list(config), overrides, checkpoint=str(folder))

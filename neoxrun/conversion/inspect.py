@@ -30,8 +30,9 @@ def inspect_folder(
     """
     with Bar("reading", None, show=show_progress and full) as bar:
         survey = survey_folder(folder, iteration, full=full, progress=bar.update)
-    note_refusals(survey, folder)
-    description = describe(survey, str(folder))
+    named = folder.absolute()  # a bare name can be that of a shipped configuration, too
+    note_refusals(survey, named)
+    description = describe(survey, str(named))
     if as_json:
         content = survey_json(survey, description)
         if not tensors:

@@ -20,7 +20,7 @@ def note_refusals(survey: Survey, folder: Path) -> None:
 
     Args:
         survey: of the folder.
-        folder: as it was named.
+        folder: its path.
     """
     try:
         settings = load_settings([str(folder)])

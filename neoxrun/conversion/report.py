@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from neoxrun.config.tensors import FIRST_LAYER
+from neoxrun.config.tensors import FIRST_LAYER, divided_dim
 from neoxrun.conversion.described import Description
-from neoxrun.conversion.surveyed import Survey, divided_dim, whole_shape
+from neoxrun.conversion.surveyed import Survey, whole_shape
 from neoxrun.terminal.words import aligned_columns, counted, human_bytes
 
 _KINDS = {

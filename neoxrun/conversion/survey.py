@@ -17,10 +17,12 @@ from torch import Tensor
 from neoxrun.checkpoint import huggingface, layout
 from neoxrun.checkpoint.files import read_pickle, read_safetensors
 from neoxrun.checkpoint.find import locate_checkpoint
+from neoxrun.checkpoint.huggingface_files import has_index, hugging_face_files
+from neoxrun.checkpoint.vectors import read_alone, read_vectors
 from neoxrun.config.foreign import is_zero3
-from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical
+from neoxrun.config.tensors import FIRST_LAYER, IGNORED, TensorKey, canonical, divided_dim
 from neoxrun.conversion.numbers import largest_difference, same_bits
-from neoxrun.conversion.surveyed import Survey, SurveyedTensor, divided_dim
+from neoxrun.conversion.surveyed import Survey, SurveyedTensor
 from neoxrun.errors import CheckpointError, NeoxrunError
 from neoxrun.terminal.words import listing
 
@@ -62,7 +64,7 @@ def survey_folder(
             if not path.exists():
                 continue
             try:
-                contents[rank] = path, _read(survey, path)
+                contents[rank] = path, _read(survey, path, full)
             except NeoxrunError as error:
                 survey.odd.append(f"{error.message}.")
             progress(survey.files[path.name])
@@ -128,10 +130,12 @@ def _hugging_face_files(survey: Survey, names: list[str]) -> dict[int, dict[int,
     weights = [name for name in names if name.startswith(("model", "pytorch_model"))]
     weights = [name for name in weights if name.endswith((".safetensors", ".bin"))]
     try:
-        used = layout.hugging_face_files(survey.folder, names)
+        used = hugging_face_files(survey.folder, names)
     except CheckpointError as error:
         survey.odd.append(f"{error.message}.")
         used = [name for name in weights if name.endswith(".safetensors")] or weights
+    if len(used) > 1 and not has_index(names):
+        survey.odd.append(f"There is no index of the {len(used)} files of weights.")
     if others := [name for name in weights if name not in used]:
         survey.odd.append(f"The folder has weights twice: {listing(others)} are not used.")
     return {0: {number: survey.folder / name for number, name in enumerate(used)}}
@@ -146,15 +150,20 @@ def _size(survey: Survey, path: Path) -> int:
         return 0
 
 
-def _read(survey: Survey, path: Path) -> Mapping[str, Any]:
-    """Everything in a file, by its name there."""
-    content: Mapping[str, Any] = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if survey.kind != "sequential":
-        return content
-    module = content.get("module")
-    if not isinstance(module, Mapping):
-        raise CheckpointError(f"{path.name} holds no weights", code="missing_shard", where=str(path))
-    return module
+def _read(survey: Survey, path: Path, full: bool) -> Mapping[str, Any]:
+    """Everything in a file, by its name there; the numbers of matrices only if all are asked for."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path) if full else read_vectors(path)
+    content = read_pickle(path)
+    if survey.kind == "sequential":
+        module = content.get("module")
+        if not isinstance(module, Mapping):
+            raise CheckpointError(f"{path.name} holds no weights", code="missing_shard", where=str(path))
+        content = module
+    for tensor in content.values():
+        if isinstance(tensor, Tensor) and tensor.dim() < 2 and not full:
+            read_alone(tensor)
+    return content
 
 
 def _key_of(survey: Survey, name: str, layer: int, depth: int) -> TensorKey | None:

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from neoxrun.checkpoint import layout
-from neoxrun.config.tensors import FIRST_LAYER, TensorKey
-
-_ROW_PARALLEL: Final = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
-_COLUMN_PARALLEL: Final = re.compile(
-    r"(attention\.query_key_value|mlp\.dense_h_to_4h)\.(weight|bias)|(word_embeddings|final_linear)\.weight"
-)
+from neoxrun.config.tensors import FIRST_LAYER, TensorKey, divided_dim
 
 
 @dataclass
@@ -81,13 +74,6 @@ class Survey:
         """The shape of a whole tensor; None if there is none."""
         tensor = self.tensors.get(TensorKey(layer, name))
         return None if tensor is None else whole_shape(name, tensor)
-
-
-def divided_dim(name: str) -> int | None:
-    """The dim of a tensor that ranks divide among them, by its name; None: each holds it in full."""
-    if name in _ROW_PARALLEL:
-        return 1
-    return 0 if _COLUMN_PARALLEL.fullmatch(name) else None
 
 
 def whole_shape(name: str, tensor: SurveyedTensor) -> tuple[int, ...]:

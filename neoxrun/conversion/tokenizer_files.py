@@ -7,7 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from neoxrun.config.end_ids import GENERATION_CONFIG, read_end_ids
+from neoxrun.config.huggingface import read_json
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.config.tokenizer_names import (
+    CHAT_TEMPLATE,
+    MERGES,
+    SIBLINGS,
+    SPIECE_MODELS,
+    SPIECE_TYPE,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    VOCABULARY,
+    is_spiece,
+)
 from neoxrun.conversion.configurations import end_options
 from neoxrun.conversion.workplace import Workplace
 from neoxrun.errors import CheckpointError
@@ -15,19 +28,9 @@ from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from neoxrun.tokenizer.siblings import read_siblings
 from neoxrun.tokenizer.text import END_OF_DOCUMENT
 
-_GENERATION_CONFIG: Final = "generation_config.json"
-_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-
 # What transformers and neoxrun read next to the vocabulary, where a model has it.
-_COMPANIONS: Final = (
-    _TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    _GENERATION_CONFIG,
-)
-_NAMES: Final = {"hftokenizer": "tokenizer.json", "gpt2bpetokenizer": "vocab.json", "hfgpt2tokenizer": "vocab.json"}
-_SPIECE: Final = ("tokenizer.model", "spiece.model")  # the names under which folders have SentencePiece models
+_COMPANIONS: Final = (*SIBLINGS, CHAT_TEMPLATE, GENERATION_CONFIG)
+_NAMES: Final = {"hftokenizer": TOKENIZER_JSON, "gpt2bpetokenizer": VOCABULARY, "hfgpt2tokenizer": VOCABULARY}
 
 
 def tokenizer_files(config: TokenizerConfig) -> dict[str, Path]:
@@ -37,13 +40,13 @@ def tokenizer_files(config: TokenizerConfig) -> dict[str, Path]:
         return {}
     folder = path.parent
     if _is_spiece(config):
-        files = {path.name if path.name in _SPIECE else _SPIECE[0]: path}
+        files = {path.name if path.name in SPIECE_MODELS else SPIECE_MODELS[0]: path}
     elif path.is_dir():  # an HFGPT2Tokenizer's
-        files, folder = {"vocab.json": path / "vocab.json", "merges.txt": path / "merges.txt"}, path
+        files, folder = {name: path / name for name in (VOCABULARY, MERGES)}, path
     else:
         files = {_NAMES.get(config.tokenizer_type.lower(), path.name): path}
         if config.merge_file is not None:
-            files["merges.txt"] = config.merge_file
+            files[MERGES] = config.merge_file
     return files | {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
 
 
@@ -55,19 +58,22 @@ def copy_tokenizer(work: Workplace, config: TokenizerConfig) -> TokenizerConfig:
     if not files:
         return config
     kind = "GPT2BPETokenizer" if config.tokenizer_type.lower() == "hfgpt2tokenizer" else config.tokenizer_type
-    merges = work.folder / "merges.txt" if "merges.txt" in files else None
+    merges = work.folder / MERGES if MERGES in files else None
     return replace(
         config,
-        tokenizer_type="SPMTokenizer" if _is_spiece(config) else kind,
+        tokenizer_type=SPIECE_TYPE if _is_spiece(config) else kind,
         vocab_file=work.folder / next(iter(files)),
         merge_file=merges,
     )
 
 
-def write_generation_config(work: Workplace, ends: Sequence[int]) -> None:
-    """generation_config.json, where the source had none; ``ends`` are ids of the tokens that end a text."""
-    if not work.has(_GENERATION_CONFIG):
-        work.write_json(_GENERATION_CONFIG, {"_from_model_config": True, **end_options(ends)})
+def write_end_ids(work: Workplace, ends: Sequence[int]) -> None:
+    """Make generation_config.json name the tokens that end a text, by their ids; written where the source had none."""
+    if not work.has(GENERATION_CONFIG):
+        work.write_json(GENERATION_CONFIG, {"_from_model_config": True, **end_options(ends)})
+    elif ends and read_end_ids(work.folder) != tuple(ends):
+        content = read_json(work.folder / GENERATION_CONFIG)
+        work.write_json(GENERATION_CONFIG, content | {"eos_token_id": end_options(ends)["eos_token_id"]})
 
 
 def write_tokenizer_config(work: Workplace, config: TokenizerConfig, tokenizer: Tokenizer, context: int) -> None:
@@ -79,7 +85,7 @@ def write_tokenizer_config(work: Workplace, config: TokenizerConfig, tokenizer: 
         tokenizer: the tokenizer.
         context: most tokens of a text.
     """
-    if work.has(_TOKENIZER_CONFIG):
+    if work.has(TOKENIZER_CONFIG):
         return
     assert config.vocab_file is not None
     content = dict(tokenizer.names)
@@ -91,8 +97,8 @@ def write_tokenizer_config(work: Workplace, config: TokenizerConfig, tokenizer: 
         else:
             names = ("bos_token", "eos_token", "unk_token") if tokenizer.eod is not None else ()
             content = dict.fromkeys(names, END_OF_DOCUMENT)
-            rest["tokenizer_class"] = "PreTrainedTokenizerFast" if work.has("tokenizer.json") else "GPT2Tokenizer"
-    work.write_json(_TOKENIZER_CONFIG, content | rest)
+            rest["tokenizer_class"] = "PreTrainedTokenizerFast" if work.has(TOKENIZER_JSON) else "GPT2Tokenizer"
+    work.write_json(TOKENIZER_CONFIG, content | rest)
 
 
 def check_tokenizer(source: Tokenizer, target: TokenizerConfig, folder: Path, texts: Sequence[str]) -> list[list[int]]:
@@ -123,5 +129,4 @@ def check_tokenizer(source: Tokenizer, target: TokenizerConfig, folder: Path, te
 
 def _is_spiece(config: TokenizerConfig) -> bool:
     """Whether it is a SentencePiece model, whatever the configuration calls a ``.model`` file."""
-    named = config.vocab_file is not None and config.vocab_file.suffix == ".model"
-    return named or config.tokenizer_type.lower() == "spmtokenizer"
+    return is_spiece(config.vocab_file) or config.tokenizer_type.lower() == SPIECE_TYPE.lower()

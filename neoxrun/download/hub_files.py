@@ -7,7 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile
+from neoxrun.config import tokenizer_names
+from neoxrun.config.end_ids import GENERATION_CONFIG
+from neoxrun.config.huggingface import CONFIG_JSON
+from neoxrun.config.names import MANIFEST_NAME
+from neoxrun.download.remote import RemoteFile
 
 # Weights of a repository, best first: a name, and the files that go with it. One of these forms is enough. A variant is
 # in the names: `model.fp16.safetensors`.
@@ -18,20 +22,7 @@ _WEIGHTS = (
     ("pytorch_model.bin.index{}.json", "pytorch_model{}-*-of-*.bin"),
 )
 _VARIANT = re.compile(r"(?:model|pytorch_model)\.(?:safetensors\.index\.|bin\.index\.)?(\w+)\.(?:safetensors|bin|json)")
-_WITH_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "tokenizer_config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-)
+_WITH_WEIGHTS = (CONFIG_JSON, GENERATION_CONFIG, *tokenizer_names.ALL, "LICENSE*")
 # GPT-NeoX's own files, for repositories without weights in the hub's form.
 _NEOX = ("latest", "global_step*/*", "layer_*-model_states.pt", "mp_rank_*_model_states.pt", "*.json", "*.yml")
 

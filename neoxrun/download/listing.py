@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download.http import HttpClient, HttpOptions, HttpResponse, wait_seconds
-from neoxrun.download.remote import MANIFEST_NAME, RemoteFile, safe_name
+from neoxrun.download.remote import RemoteFile, safe_name
 from neoxrun.download.threads import start_each
 from neoxrun.download.trouble import Stopped, Trouble
 from neoxrun.download.urls import check_scheme, shown_url

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from neoxrun.download.remote import MANIFEST_NAME, SHA256, Arrival, safe_name
+from neoxrun.config.names import MANIFEST_NAME
+from neoxrun.download.remote import SHA256, Arrival, safe_name
 from neoxrun.errors import DataError, NetworkError, writing_code
 
 _FORMAT = 1

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download import hub, hub_cache, listing, manifest, proof
 from neoxrun.download.catalog import KnownFile, Model
 from neoxrun.download.fetch import fetch_files, folder_lock, make_folder
 from neoxrun.download.http import HttpOptions
 from neoxrun.download.hub_files import Repository
 from neoxrun.download.manifest import Manifest
-from neoxrun.download.remote import MANIFEST_NAME, Arrival, RemoteFile
+from neoxrun.download.remote import Arrival, RemoteFile
 from neoxrun.download.transfer import ContentCheck
 from neoxrun.download.urls import shown_url
 from neoxrun.errors import CheckpointError, ConfigError, DataError, NetworkError, UsageError

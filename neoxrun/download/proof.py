@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neoxrun.checkpoint.content import (
+    ARCHIVE,
+    LEGACY,
     NOT_TORCH,
     check_archive,
     check_archive_pickle,
@@ -22,6 +24,7 @@ from neoxrun.checkpoint.content import (
     read_safetensors_header,
     refuse_other_content,
 )
+from neoxrun.checkpoint.huggingface_files import numbered_files
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import printable
 
@@ -89,9 +92,10 @@ def prove_file(path: Path, name: str, progress: Progress | None = None) -> None:
 
 
 def missing_shards(folder: Path) -> list[str]:
-    """The weights files that the index in a folder names and that are missing; a path to another folder counts as that.
+    """The weights files that are missing in a folder, by its index, or by their numbers where there is no index.
 
-    An index that cannot be read names none: the check of the index itself reports it.
+    A path to another folder counts as missing. An index that cannot be read names none: the check of the index itself
+    reports it.
     """
     for whole, index in _INDEXES:
         if (folder / whole).is_file():
@@ -104,7 +108,11 @@ def missing_shards(folder: Path) -> list[str]:
             return sorted(
                 printable(shard) for shard in shards if not (is_file_name(shard) and (folder / shard).is_file())
             )
-    return []
+    try:
+        shards = set(numbered_files(folder, [path.name for path in folder.iterdir()]))
+    except CheckpointError:  # of two models: either may be complete
+        return []
+    return sorted(shard for shard in shards if not (folder / shard).is_file())
 
 
 def sha256_of(path: Path, progress: Progress | None = None) -> str:
@@ -140,11 +148,11 @@ def git_blob_name(path: Path) -> str:
 
 
 def _torch(path: Path, start: bytes, progress: Progress | None) -> None:
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith(ARCHIVE):
         check_archive(path)
         check_archive_pickle(path)
         _check_sums(path, progress)
-    elif start.startswith(b"\x80"):
+    elif start.startswith(LEGACY):
         check_legacy_pickles(path)
     else:
         raise damaged_file(path, NOT_TORCH)

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.errors import NetworkError
 from neoxrun.terminal.words import printable
 
 LOCK_NAME = ".neoxrun.lock"
 """A file in the target folder that the process writing there holds locked."""
-
-MANIFEST_NAME = "neoxrun.manifest.json"
-"""A file in the target folder that records what has arrived."""
 
 CORRUPT = ".corrupt"
 """Ending of the name that a file with a wrong checksum is moved to."""

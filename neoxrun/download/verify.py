@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download import hub, manifest, proof
 from neoxrun.download.catalog import Catalog
 from neoxrun.download.fetch import fetch_files
@@ -18,7 +19,7 @@ from neoxrun.download.http import HttpOptions
 from neoxrun.download.hub_files import variants_of
 from neoxrun.download.manifest import Manifest, ManifestEntry
 from neoxrun.download.order import content_check, write_texts
-from neoxrun.download.remote import CORRUPT, MANIFEST_NAME, RemoteFile
+from neoxrun.download.remote import CORRUPT, RemoteFile
 from neoxrun.download.urls import shown_url
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
 from neoxrun.terminal.progress import Bar

@@ -83,7 +83,7 @@ class Batcher:
         packed = torch.empty((size, 3 + self._pages.shape[1]), dtype=torch.int32, pin_memory=True)
         count = len(spans)
         heads = [(span.row, span.start, span.ids[0] if span.ids else _UNREAD) for span in spans]
-        packed[:count, :3] = torch.tensor(heads, dtype=torch.int32)
+        packed[:count, :3] = torch.tensor(heads, dtype=torch.int32).view(-1, 3)
         packed[:count, 3:] = self._pages[[span.row for span in spans]]
         packed[count:] = self._padding
         return packed

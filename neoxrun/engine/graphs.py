@@ -12,7 +12,7 @@ SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224,
 
 
 class DecodeGraphs:
-    """The captured steps of one rank. All share one pool of memory, and each is captured when it is first needed.
+    """The captured steps of one rank. All share one pool of memory.
 
     Args:
         forward: from the packed input of a step, on the device, to this rank's output. It is captured.
@@ -34,10 +34,20 @@ class DecodeGraphs:
         """Rows of the smallest graph that takes ``count`` sequences; None where there is none."""
         return next((size for size in self._sizes if size >= count), None)
 
+    def capture(self, most: int, padding: Callable[[int], torch.Tensor]) -> None:
+        """Capture those graphs for up to ``most`` sequences that are not there yet: a tenth of a second each.
+
+        Args:
+            most: as many sequences a step may have.
+            padding: an input of so many rows, in pinned memory, from which nothing comes.
+        """
+        largest = self.size_for(most) or self._sizes[-1]
+        for size in self._sizes:
+            if size <= largest and size not in self._graphs:
+                self._graphs[size] = self._capture(padding(size))
+
     def replay(self, packed: torch.Tensor) -> torch.Tensor:
         """The output for an input in pinned memory, of a size that ``size_for`` gave; valid until the next replay."""
-        if len(packed) not in self._graphs:
-            self._graphs[len(packed)] = self._capture(packed)
         graph, place, output = self._graphs[len(packed)]
         place.copy_(packed, non_blocking=True)
         graph.replay()
@@ -47,9 +57,7 @@ class DecodeGraphs:
         place = packed.to(self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            # Kernels are compiled and communicators made before the capture. Computing the step itself twice is
-            # harmless: it writes the same keys and values.
-            self._forward(place)
+            self._forward(place)  # kernels are compiled and communicators made before the capture
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):

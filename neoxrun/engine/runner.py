@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import fsum
 from typing import Any
@@ -123,6 +124,8 @@ class Runner:
                 return self._run(instruction)
             case Reserve(rows, length):
                 self._reserve(rows, length)
+                if self._graphs is not None and self.batcher is not None:  # so that no step waits for its capture
+                    self._graphs.capture(min(rows, self.rows), partial(self.batcher.pack_singles, []))
             case Score(rows, top):
                 self.score(rows, top)
             case FreeCache():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -198,6 +199,7 @@ def _attempt(work: Callable[[], _T], rank: int) -> tuple[_T | None, NeoxrunError
     try:
         return work(), None
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # what they hold of a model is memory that the next one may need
         failure = classify(error, rank)
         if failure is not error and failure.code != "out_of_memory":
             raise
@@ -277,6 +279,7 @@ def peak_host_bytes() -> int:
 def _cache_bytes(mesh: Mesh, stage: Stage) -> int:
     """Bytes that this rank's key-value cache may take: what is free now, less the workspace of a forward pass."""
     if mesh.device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps of earlier work is free, too
         free = torch.cuda.mem_get_info(mesh.device)[0]
     else:
         # All ranks of the host take from the same memory.

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -22,26 +20,29 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from neoxrun.engine.scoring import ScoreRequest
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
+from neoxrun.evaluation.answers import Answers
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.options import MAX_GENERATED, sampling_of
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
 from neoxrun.evaluation.texts import TextEncoder
 from neoxrun.terminal.log import log
-from neoxrun.terminal.progress import Bar
-from neoxrun.terminal.words import counted
-from neoxrun.tokenizer import END_OF_DOCUMENT
+from neoxrun.tokenizer import END_OF_DOCUMENT, Tokenizer
 from neoxrun.tokenizer.chat import ChatTemplate, RefusedMessagesError, read_chat_template
 
-_AnyRequest = TypeVar("_AnyRequest", ScoreRequest, GenerateRequest)
 
+class _NamedTokens:
+    """The tokens of a tokenizer that lm-eval writes into its results, under transformers' names.
 
-@dataclass
-class Counts:
-    """Requests of one run: how many there were, how many of them the cache had, and how long the others took."""
+    Args:
+        tokenizer: the model's.
+        begins, ends: ids of the tokens that stand before a text without a context, and that end a text.
+    """
 
-    asked: int = 0
-    cached: int = 0
-    seconds: float = 0.0
+    def __init__(self, tokenizer: Tokenizer, begins: int, ends: int) -> None:
+        self.bos_token, self.bos_token_id = tokenizer.spell(begins), begins
+        self.eos_token, self.eos_token_id = tokenizer.spell(ends), ends
+        self.pad_token = tokenizer.names.get("pad_token")
+        self.pad_token_id = None if self.pad_token is None else tokenizer.token_id(self.pad_token)
 
 
 class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
@@ -75,14 +76,14 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 code="bad_tokenizer",
                 where=str(session.settings.tokenizer.vocab_file),
             )
-        self._session, self._replicas, self._cache = session, replicas, cache
-        self._start, self._seed, self._show_progress = tokenizer.start, seed, show_progress
+        self._session, self._replicas = session, replicas
+        self._start, self._seed = tokenizer.start, seed
         self._end = tokenizer.eod if tokenizer.eos is None else tokenizer.eos
         self._cut = 0
         self._texts = TextEncoder(tokenizer)
         self._template: ChatTemplate | None = None
         self._said_refusal = False
-        self.counts = Counts()
+        self.answers = Answers(cache, show_progress=show_progress)
 
     @property
     def eot_token_id(self) -> int:
@@ -103,6 +104,11 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def max_gen_toks(self) -> int:
         """Most tokens of an answer where the task does not say."""
         return MAX_GENERATED
+
+    @property
+    def tokenizer(self) -> _NamedTokens:
+        """The special tokens, for the results."""
+        return _NamedTokens(self._session.tokenizer, self.prefix_token_id, self.eot_token_id)
 
     @property
     def tokenizer_name(self) -> str:
@@ -180,7 +186,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> list[tuple[float, bool]]:
         asked = [self._score_request(*request) for request in requests]
         self._say_cut()
-        scores = self._answer(
+        scores = self.answers.find(
             "scoring",
             asked,
             lambda request: (request.context, request.continuation),
@@ -226,7 +232,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             asked.append(self._with_seed(plain, seen[plain]) if sampling["temperature"] else plain)
         self._say_cut()
         ends = self._session.settings.end_ids
-        texts = self._answer(
+        texts = self.answers.find(
             "generating", asked, lambda request: (request.prompt, request.sampling, *ends), self._replicas.generate
         )
         return [
@@ -258,43 +264,3 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             what = "1 sequence is" if self._cut == 1 else f"{self._cut} sequences are"
             log.warning(f"{what} longer than the context ({self.max_length} tokens): the beginning is left out")
         self._cut = 0
-
-    def _answer(
-        self,
-        doing: str,
-        asked: Sequence[_AnyRequest],
-        key_of: Callable[[_AnyRequest], tuple[Any, ...]],
-        compute: Callable[[Sequence[_AnyRequest]], Iterable[list[tuple[int, Any]]]],
-    ) -> list[Any]:
-        """Every request's answer: from the cache, or computed, once for requests that are the same."""
-        found: dict[_AnyRequest, Any] = {}
-        keys: dict[_AnyRequest, bytes] = {}
-        if self._cache is not None:
-            for request in dict.fromkeys(asked):
-                keys[request] = self._cache.key(doing, *key_of(request))
-                answer = self._cache.get(keys[request])
-                if answer is not None:
-                    found[request] = answer
-        missing = [request for request in dict.fromkeys(asked) if request not in found]
-        self.counts.asked += len(missing) + len(found)
-        self.counts.cached += len(found)
-        start = time.perf_counter()
-        cached = len(found)
-
-        def how_fast(bar: Bar) -> str:
-            text = f"{doing}: {counted(bar.count, 'request')} in {bar.seconds:.1f} s"
-            if bar.count:
-                text += f" ({bar.count / bar.seconds:.1f} requests/s)"
-            return text + (f", {cached} more were in the cache" if cached else "")
-
-        with Bar(
-            doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
-        ) as bar:
-            for answers in compute(missing) if missing else ():
-                for number, answer in answers:
-                    found[missing[number]] = answer
-                if self._cache is not None:
-                    self._cache.put((keys[missing[number]], answer) for number, answer in answers)
-                bar.update(len(answers))
-        self.counts.seconds += time.perf_counter() - start
-        return [found[request] for request in asked]

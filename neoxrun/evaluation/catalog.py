@@ -114,8 +114,7 @@ class TaskCatalog:
         if it matches no task, so that no task is named twice. Commas separate patterns, too.
 
         Raises:
-            DataError: a pattern matches no name.
-            UsageError: there is no pattern.
+            UsageError: a pattern matches no name, or there is no pattern.
         """
         found: dict[str, None] = {}
         for pattern in (part.strip() for text in patterns for part in text.split(",")):
@@ -124,7 +123,7 @@ class TaskCatalog:
             matching = [pattern] if pattern in self._known else self._glob(pattern)
             if not matching:
                 hint = f"{did_you_mean(pattern.strip('*?'), self._known, 5)} `--tasks list` shows all names.".lstrip()
-                raise DataError(f"there is no task {pattern!r}", code="unknown_task", hint=hint)
+                raise UsageError(f"there is no task {pattern!r}", code="unknown_task", hint=hint)
             found |= dict.fromkeys(matching)
         if not found:
             raise UsageError("--tasks names no task", code="missing_option", hint="Name one, such as lambada_openai.")

@@ -85,9 +85,9 @@ def find_tasks(
         num_fewshot: examples before each document, instead of the tasks' own number.
 
     Raises:
-        UsageError: few-shot examples would come from the documents that are scored, or a task runs code that the
-            model writes.
-        DataError: there is no such task, its data is neither local nor available from the hub, or a file is damaged.
+        UsageError: there is no such task, few-shot examples would come from the documents that are scored, or a task
+            runs code that the model writes.
+        DataError: a task's data is neither local nor available from the hub, or a file is damaged.
     """
     if not data_dir.is_dir() and data_dir != default_data_dir():
         raise DataError(f"the data folder {data_dir} does not exist", code="missing_file", hint="Check --data-dir.")

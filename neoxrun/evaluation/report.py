@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.errors import DataError, writing_code
-from neoxrun.evaluation.compare import AGREES_WITHIN, ComparedValue, document_counts, metric_label
+from neoxrun.evaluation.compare import AGREES_WITHIN, ComparedValue
+from neoxrun.evaluation.metrics import document_counts, metric_label
 from neoxrun.terminal.words import aligned_columns
+
+_COMPARED = ("task", "metric", "measured", "stderr", "reference", "stderr", "difference", "verdict")
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -162,14 +165,14 @@ def comparison_table(comparisons: Iterable[ComparedValue]) -> str:
     """The measured results next to the reference results, a block for each source."""
     blocks: dict[str, list[tuple[str, ...]]] = {}
     for one in comparisons:
-        rows = blocks.setdefault(one.source, [("task", "metric", "measured", "reference", "difference", "verdict")])
+        rows = blocks.setdefault(one.source, [_COMPARED])
         apart = "" if one.errors is None else f"{one.errors:+.1f} stderr"
-        numbers = (metric_number(one.measured), metric_number(one.reference))
+        numbers = map(metric_number, (one.measured, one.stderr, one.reference, one.reference_stderr))
         rows.append((one.task, metric_label(one.metric), *numbers, apart, one.verdict))
     texts = [
         f"compared with {source}\n{aligned_columns(rows, left=2, last_left=True)}" for source, rows in blocks.items()
     ]
-    return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the measured value.\n"])
+    return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the difference.\n"])
 
 
 def metric_number(value: Any) -> str:

@@ -11,13 +11,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
-from lm_eval.utils import handle_non_serializable, hash_string, sanitize_model_name
+from lm_eval.utils import handle_non_serializable
 
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
@@ -25,15 +24,15 @@ from neoxrun.evaluation import report
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.checks import build_requests, check_task
-from neoxrun.evaluation.compare import compare_results, not_measured
+from neoxrun.evaluation.compare import compare_results, not_measured, not_run
 from neoxrun.evaluation.data import PreparedTasks, load_tasks
+from neoxrun.evaluation.document import add_facts_of_the_run, added_results, describe_environment
 from neoxrun.evaluation.faster import faster_lm_eval
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel import mesh as meshes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
-from neoxrun.version import __version__
 
 # lm-eval's default seeds: Python's, NumPy's, torch's, and that of the few-shot examples.
 _SEEDS = (0, 1234, 1234, 1234)
@@ -52,12 +51,14 @@ class PreparedRun:
         tasks: lm-eval's tasks.
         seeds: Python's, NumPy's, torch's, and that of the few-shot examples.
         start: when the run began, in seconds since 1970.
+        environment: by ``describe_environment``; empty if no file of results is written.
     """
 
     options: EvaluateOptions
     tasks: PreparedTasks
     seeds: tuple[int, int, int, int]
     start: float
+    environment: Mapping[str, Any]
 
 
 def prepare_run(options: EvaluateOptions) -> PreparedRun:
@@ -76,7 +77,8 @@ def prepare_run(options: EvaluateOptions) -> PreparedRun:
     with faster_lm_eval():
         tasks = load_tasks(options.found)
         _prepare_requests(tasks.task_dict["tasks"], options, seeds[3])
-    return PreparedRun(options, tasks, seeds, start)
+    environment = {} if options.output is None else describe_environment()
+    return PreparedRun(options, tasks, seeds, start, environment)
 
 
 def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewshot_seed: int) -> None:
@@ -86,7 +88,8 @@ def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewsho
         if task.get_config("output_type") == "generate_until":
             if options.gen_kwargs:
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
-            sampling_of(task.get_config("generation_kwargs"), options.max_context, where=name)
+            kwargs = task.get_config("generation_kwargs")
+            sampling_of(kwargs, options.max_context, where=name, given=options.gen_kwargs)
         check_task(name, task, options.limit)
     kinds = {task.get_config("output_type") for task in tasks.values()}
     if options.gen_kwargs and "generate_until" not in kinds:
@@ -163,31 +166,26 @@ def _evaluate(
             "Answers in the --cache file will not be computed again.",
         ) from error
     samples = results.pop("samples", {})
-    results["config"] = {
-        "model": "neoxrun",
-        "model_args": {"config": options.model, **options.checkpoint, **options.revision},
-        "batch_size": options.batch_size,
-        "device": session.mesh.device.type,
-        "limit": options.limit,
-        "bootstrap_iters": BOOTSTRAP_DRAWS,
-        "gen_kwargs": dict(options.gen_kwargs),
-        **dict(zip(("random_seed", "numpy_seed", "torch_seed", "fewshot_seed"), seeds, strict=True)),
-    }
-    results |= {
-        "date": ready.start,
-        "lm_eval_version": version("lm_eval"),
-        "eot_token_id": lm.eot_token_id,
-        "max_length": lm.max_length,
-        "task_hashes": {
-            task: hash_string("".join(one[f"{part}_hash"] for one in documents for part in ("doc", "prompt", "target")))
-            for task, documents in samples.items()
-        },
-        "model_source": "neoxrun",
-        "model_name": options.model,
-        "model_name_sanitized": sanitize_model_name(options.model),
-        "total_evaluation_time_seconds": str(time.time() - ready.start),
-    }
-    results["neoxrun"] = _added_results(session, ready, lm, results)
+    add_facts_of_the_run(
+        results,
+        samples,
+        options=options,
+        session=session,
+        lm=lm,
+        seeds=seeds,
+        draws=BOOTSTRAP_DRAWS,
+        start=ready.start,
+        environment=ready.environment,
+    )
+    results["neoxrun"] = added_results(
+        results,
+        options=options,
+        session=session,
+        lm=lm,
+        tasks=ready.tasks.task_dict["tasks"],
+        sources=ready.tasks.sources,
+        start=ready.start,
+    )
     return results, samples
 
 
@@ -196,34 +194,6 @@ def _passed_through_neoxrun(error: Exception) -> bool:
     assert error.__traceback__ is not None
     frames = traceback.walk_tb(error.__traceback__.tb_next)
     return any(frame.f_globals.get("__name__", "").startswith("neoxrun.") for frame, _ in frames)
-
-
-def _added_results(session: Session, ready: PreparedRun, lm: NeoxLM, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that neoxrun adds to lm-eval's results."""
-    mesh = session.mesh
-    return {
-        "version": __version__,
-        "torch_version": torch.__version__,
-        "checkpoint": dict(ready.options.checkpoint),
-        "weights": session.weights or "checkpoint",
-        "split": {"tp": mesh.tp, "pp": mesh.pp, "replicas": mesh.replicas},
-        "device": mesh.device.type,
-        "dtype": str(session.replica.stage.weights_dtype).removeprefix("torch."),
-        "seconds": {"total": time.time() - ready.start, "computing": lm.counts.seconds},
-        "requests": lm.counts.asked,
-        "requests_from_cache": lm.counts.cached,
-        "data": ready.tasks.sources,
-        "dataset_splits": {
-            name: task.config.test_split if task.has_test_docs() else task.config.validation_split
-            for name, task in ready.tasks.task_dict["tasks"].items()
-        },
-        "documents": {
-            name: {"scored": count["effective"], "total": count["original"]}
-            for name, count in results["n-samples"].items()
-        },
-        "limited": report.limited_tasks(results),
-        **({"revision": dict(ready.options.revision)} if ready.options.revision else {}),
-    }
 
 
 def _report(document: dict[str, Any], samples: report.Samples, options: EvaluateOptions, stdout: IO[str]) -> None:
@@ -236,6 +206,8 @@ def _report(document: dict[str, Any], samples: report.Samples, options: Evaluate
             stdout.write("\n" + report.comparison_table(comparisons))
             if missing := not_measured(document, options.references):
                 stdout.write(f"not measured in this run: {', '.join(missing)}\n")
+            if missing := not_run(document, options.references):
+                stdout.write(f"not in this run, though the reference has them: {', '.join(missing)}\n")
         stdout.flush()
     finally:  # even if stdout has no reader any more
         _save(document, samples, options)

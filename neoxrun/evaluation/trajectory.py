@@ -12,8 +12,8 @@ from typing import Any
 
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.evaluation.cache import SCORING_VERSION
-from neoxrun.evaluation.compare import metric_label
 from neoxrun.evaluation.find import FoundTasks
+from neoxrun.evaluation.metrics import metric_label
 from neoxrun.evaluation.report import metric_number, ordered_tasks
 from neoxrun.terminal.words import aligned_columns
 

@@ -23,6 +23,9 @@ class TextGenerator:
         engine: of this process's replica, which this process leads.
         tokenizer: the model's.
         weights: ``random`` marks every record.
+
+    Attributes:
+        tokens: how many have been generated.
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, *, weights: str | None = None) -> None:
@@ -30,6 +33,8 @@ class TextGenerator:
         self._engine, self._tokenizer, self._weights = engine, tokenizer, weights
         self._under_way: dict[int, EncodedPrompt] = {}
         self._ids = count()
+        self._counted: dict[int, int] = {}
+        self.tokens = 0
 
     def run(
         self, prompts: Iterable[EncodedPrompt], on_text: Callable[[str], None] | None = None
@@ -45,6 +50,7 @@ class TextGenerator:
         """
         refused: list[Record] = []
         for answers in self._loop.run(self._requests_for(prompts, refused)):
+            self._count(answers)
             records = [*refused, *self._records(answers, on_text)]
             refused.clear()
             yield records
@@ -56,6 +62,12 @@ class TextGenerator:
             on_text: called with the text that was held back.
         """
         return self._records(self._loop.abort(), on_text)
+
+    def _count(self, answers: Iterable[Answer]) -> None:
+        for answer in answers:
+            self.tokens += len(answer.sampled) - self._counted.pop(answer.request_id, 0)
+            if answer.finish_reason is None:
+                self._counted[answer.request_id] = len(answer.sampled)
 
     def close(self) -> None:
         """Close the engine."""
@@ -125,6 +137,7 @@ def answer_record(
         tokens=tokens if wanted else None,
         logprobs=[_logprobs(one) for one in sampled] if wanted else None,
         weights=weights,
+        extra=prompt.extra,
     )
 
 
@@ -143,6 +156,7 @@ def refusal_record(encoded: EncodedPrompt, weights: str | None) -> Record:
         code=encoded.notice.code,
         duration_seconds=0.0,
         weights=weights,
+        extra=encoded.prompt.extra,
     )
 
 

@@ -86,7 +86,7 @@ def refuse_other_lines(path: Path) -> None:
             f"{path} exists, and does not hold records",
             code="other_file",
             where=str(path),
-            hint=f"{OTHER_OUTPUT} To replace this one, remove it first.",
+            hint="Name another file with -o, or give --overwrite to replace this one.",
         )
 
 
@@ -120,7 +120,11 @@ class LineWriter:
             DataError: the disk is full, for example; the lines before this one are whole.
             BrokenPipeError: the reader of a pipe is gone.
         """
-        left = memoryview(f"{line}\n".encode())
+        self.write_text(f"{line}\n")
+
+    def write_text(self, text: str) -> None:
+        """As ``write_line``, without the end of the line."""
+        left = memoryview(text.encode())
         written = 0
         try:
             while left:
@@ -148,7 +152,13 @@ class LineWriter:
 def unwritable(path: Path | None, error: OSError) -> DataError:
     """The error for an output that the system does not take."""
     if path is None:
-        return DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error))
+        code = writing_code(error)
+        hint = "Make room on the disk that it is redirected to, or name a file on another with -o FILE."
+        return DataError(
+            f"standard output cannot be written: {error.strerror}",
+            code=code,
+            hint=hint if code == "disk_full" else None,
+        )
     hint = OTHER_OUTPUT
     if path.is_file():
         hint += " Records written so far are kept; --resume continues with them."

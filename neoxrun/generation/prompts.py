@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
-from neoxrun.errors import DataError, NeoxrunError, UsageError
-from neoxrun.terminal.words import check_unicode, decode_utf8
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.errors import DataError, UsageError
+from neoxrun.generation.row_keys import Entry, read_entry
+from neoxrun.input.reader import read_rows
+from neoxrun.input.row import Row
+from neoxrun.input.source import Source
 
-_MESSAGES = "messages"
-_TEXT_KEYS = ("prompt", "context", _MESSAGES)
-_SAMPLES = ("n", "num_samples")
-_PARAMETERS = set(SAMPLING_NAMES)
+_NOTHING: Final[Mapping[str, Any]] = {}
 _MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, at about 400 bytes each
 
 
@@ -34,6 +31,7 @@ class Prompt:
         context: the text to continue; empty for unconditional generation.
         params: how to sample; the seed is already this answer's own.
         complete: the tokenizer adds no tokens to ``context``: a chat template has written them.
+        extra: what else the input has for it, for its records; JSON values.
     """
 
     id: str | int
@@ -41,6 +39,7 @@ class Prompt:
     context: str
     params: SamplingParams
     complete: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str | int, int | None]:
@@ -49,51 +48,57 @@ class Prompt:
 
 
 def read_prompts(
-    source: str,
+    source: Source,
     *,
-    prompt_end: str,
     params: SamplingParams,
     num_samples: int,
     render: Render,
     chat: bool = False,
+    strict: bool = False,
 ) -> list[Prompt]:
-    """The prompts of a file or of stdin (``-``).
+    """The prompts of an input.
 
-    A ``.jsonl`` file has one object a line with ``prompt``, ``context`` or ``messages`` and, optionally, ``id``, ``n``
-    and sampling parameters; any other is text, one prompt between ``prompt_end`` and the next, with white space around
-    it removed and empty ones left out, as in GPT-NeoX.
+    A row of a text is one prompt, with white space around it removed; empty ones are left out, as in GPT-NeoX. What
+    the keys of other rows mean is in ``row_keys``.
 
     Args:
-        source: path of the file, or ``-``.
-        prompt_end: what ends a prompt of a text file.
+        source: the input.
         params: how to sample where a prompt does not say.
         num_samples: answers to each prompt that does not say.
         render: makes the text of a conversation.
-        chat: the file holds conversations, whatever its name: every line has ``messages``, or is a list of them.
+        chat: the rows are conversations: each has ``messages``, or is a list of them.
+        strict: refuse keys that mean nothing here.
 
     Raises:
-        DataError: the file is missing, not UTF-8, malformed, or holds no prompt; or a conversation cannot be rendered.
+        DataError: the input is malformed, or holds no prompt; or a conversation cannot be rendered.
         UsageError: more answers are asked for than ``check_count`` allows.
     """
-    name = "standard input" if source == "-" else source
-    text = _read_text(source, name)
-    if chat or source.endswith(".jsonl"):
-        prompts = list(_from_jsonl(text, name, params, num_samples, render, chat))
-    else:
-        contexts = [part.strip() for part in text.split(prompt_end)]
-        check_count(len(contexts) * num_samples)
-        prompts = [
-            prompt
-            for index, context in enumerate(c for c in contexts if c)
-            for prompt in expand_prompt(index, index, context, params, num_samples)
-        ]
-    if not prompts:
+    entries: list[Entry] = []
+    answers = 0
+    for entry in _entries(source, params, num_samples, render, chat, strict):
+        answers += entry.count
+        check_count(answers)
+        entries.append(entry)
+    if not entries:
         raise DataError(
-            f"there are no prompts in {name}",
+            f"there are no prompts in {source.name}",
             code="no_prompts",
             hint="Write one prompt a line; lines of white space do not count.",
         )
-    return prompts
+    return [
+        prompt
+        for index, entry in enumerate(entries)
+        # A prompt's own seed decides alone; with the run's seed the index makes the prompts differ.
+        for prompt in expand_prompt(
+            entry.id,
+            0 if entry.seeded else index,
+            entry.text or "",
+            entry.params,
+            entry.count,
+            complete=entry.complete,
+            extra=entry.extra,
+        )
+    ]
 
 
 def check_count(answers: int) -> None:
@@ -111,7 +116,14 @@ def check_count(answers: int) -> None:
 
 
 def expand_prompt(
-    identity: str | int, index: int, context: str, params: SamplingParams, num_samples: int, *, complete: bool = False
+    identity: str | int,
+    index: int,
+    context: str,
+    params: SamplingParams,
+    num_samples: int,
+    *,
+    complete: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> Iterator[Prompt]:
     """One ``Prompt`` for each sample of a prompt, with the sample's own seed.
 
@@ -120,142 +132,49 @@ def expand_prompt(
     """
     for sample in range(num_samples):
         seed = params.seed + (index << 64) + (sample << 32)
-        yield Prompt(identity, sample if num_samples > 1 else None, context, replace(params, seed=seed), complete)
+        own = replace(params, seed=seed)
+        yield Prompt(identity, sample if num_samples > 1 else None, context, own, complete, extra or _NOTHING)
 
 
-def _read_text(source: str, name: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"the prompt file {source} does not exist",
-            code="missing_file",
-            hint="Give a file with -i, or --prompt TEXT.",
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"the prompt file {source} cannot be read: {error.strerror}",
-            code="unreadable_file",
-        ) from None
-    return decode_utf8(data, name, where=name, hint="Convert it, for example with `iconv -f latin1 -t utf-8`.")
-
-
-def _from_jsonl(
-    text: str, name: str, params: SamplingParams, num_samples: int, render: Render, chat: bool
-) -> Iterator[Prompt]:
-    seen: dict[str | int, int] = {}
-    index = total = 0
-    # Not splitlines: JSON allows U+2028 and its like within a text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+def _entries(
+    source: Source, params: SamplingParams, num_samples: int, render: Render, chat: bool, strict: bool
+) -> Iterator[Entry]:
+    """The rows that are prompts, each with its text."""
+    seen: dict[str | int, str] = {}
+    index = 0
+    for row in read_rows(source):
+        if source.format == "txt":
+            text = row.fields["text"].strip()
+            if text:
+                yield Entry(index, text, None, params, num_samples, seeded=False)
+                index += 1
             continue
-        where = f"{name}:{number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"this line is not JSON: {error.msg} (column {error.colno})",
-                code="bad_prompt",
-                where=where,
-                hint='A .jsonl file has one object a line, such as {"prompt": "import os"}.',
-            ) from None
-        except (ValueError, RecursionError):
-            raise DataError(
-                "this line is nested too deeply, or has a number that is too large",
-                code="bad_prompt",
-                where=where,
-            ) from None
         if chat:
-            entry = _conversation(entry, where)
-        if not isinstance(entry, dict):
+            row = _conversation(row)
+        entry = read_entry(row, index, params, num_samples, strict=strict)
+        if entry.id in seen:
             raise DataError(
-                "this line is not a JSON object",
+                f"the id {entry.id!r} is used twice, first in {seen[entry.id]}",
                 code="bad_prompt",
-                where=where,
-            )
-        check_unicode(json.dumps(entry, ensure_ascii=False), where)
-        identity, context, own, count = _entry(entry, index, where, params, num_samples)
-        rendered = context is None
-        if context is None:
-            context = render(entry["messages"], where)
-        if identity in seen:
-            raise DataError(
-                f"the id {identity!r} is used twice, first in line {seen[identity]}",
-                code="bad_prompt",
-                where=where,
+                where=row.where,
                 hint="Give every prompt a different id, or none.",
             )
-        seen[identity] = number
-        total += count
-        check_count(total)
-        # A prompt's own seed decides alone; with the run's seed the index makes the prompts differ.
-        seeded = 0 if "seed" in entry else index
-        yield from expand_prompt(identity, seeded, context, own, count, complete=rendered)
+        seen[entry.id] = f"{row.unit} {row.number}"
+        if entry.text is None:
+            entry = replace(entry, text=render(entry.messages, row.where), complete=True)
+        yield entry
         index += 1
 
 
-def _conversation(entry: Any, where: str) -> dict[str, Any]:
-    """A line of a file of conversations."""
-    if isinstance(entry, list):
-        return {"messages": entry}
-    if isinstance(entry, dict) and "messages" in entry:
-        return entry
+def _conversation(row: Row) -> Row:
+    """A row of conversations, as an object."""
+    if isinstance(row.value, list):
+        return replace(row, value={"messages": row.value})
+    if isinstance(row.value, dict) and "messages" in row.value:
+        return row
     raise DataError(
-        'a line of --chat needs "messages"',
+        f'a {row.unit} of --chat needs "messages"',
         code="bad_prompt",
-        where=where,
+        where=row.where,
         hint='For example {"messages": [{"role": "user", "content": "Hello"}]}. Prompts of plain text are for -i.',
     )
-
-
-def _entry(
-    entry: dict[str, Any], index: int, where: str, params: SamplingParams, num_samples: int
-) -> tuple[str | int, str | None, SamplingParams, int]:
-    """A line's id, its text (None where it has messages), how to sample, and how often."""
-    texts = [key for key in _TEXT_KEYS if key in entry]
-    if len(texts) > 1:
-        raise DataError(
-            f'a line has both "{texts[0]}" and "{texts[1]}", and only one can be continued',
-            code="bad_prompt",
-            where=where,
-            hint="Keep one.",
-        )
-    if len(texts) != 1 or not (texts[0] == _MESSAGES or isinstance(entry[texts[0]], str)):
-        raise DataError(
-            'a line needs one text under "prompt" or "context", or "messages"',
-            code="bad_prompt",
-            where=where,
-        )
-    identity = entry.get("id", index)
-    if not isinstance(identity, str | int) or isinstance(identity, bool):
-        raise DataError(
-            f'"id" is a text or a whole number, not {json.dumps(identity)}',
-            code="bad_prompt",
-            where=where,
-        )
-    count = next((entry[key] for key in _SAMPLES if key in entry), num_samples)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise DataError(
-            f'"n" is a whole number of 1 or more, not {json.dumps(count)}',
-            code="bad_prompt",
-            where=where,
-        )
-    unknown = set(entry) - _PARAMETERS - {"id", *_TEXT_KEYS, *_SAMPLES}
-    if unknown:
-        raise DataError(
-            f'unknown key "{min(unknown)}"',
-            code="bad_prompt",
-            where=where,
-            hint=f"Known keys: id, prompt, context or messages, n, {', '.join(sorted(_PARAMETERS))}.",
-        )
-    own = {key: value for key, value in entry.items() if key in _PARAMETERS}
-    try:
-        context = None if texts[0] == _MESSAGES else entry[texts[0]]
-        return identity, context, update_sampling(params, own), count
-    except NeoxrunError as error:
-        raise DataError(
-            error.message,
-            code="bad_prompt",
-            where=where,
-            hint=error.hint,
-        ) from None

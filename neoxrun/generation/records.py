@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -15,6 +15,7 @@ from neoxrun.errors import DataError
 from neoxrun.generation.lines import OTHER_OUTPUT, LineWriter, unwritable
 from neoxrun.generation.prompts import Prompt
 from neoxrun.terminal.log import log
+from neoxrun.terminal.streams import output_stream
 from neoxrun.terminal.words import counted
 
 RecordKey = tuple[str | int, int | None]
@@ -65,6 +66,7 @@ class Record:
         tokens: ids of the generated tokens, where log-probabilities were asked for.
         logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for.
         weights: ``random`` when no checkpoint was loaded; left out otherwise.
+        extra: the prompt's own keys, which follow these; one that has the name of a field gets ``input_`` before it.
     """
 
     id: str | int
@@ -80,6 +82,7 @@ class Record:
     tokens: list[int] | None = None
     logprobs: list[dict[str, Any]] | None = None
     weights: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The record as a line, without the newline."""
@@ -87,10 +90,17 @@ class Record:
 
 
 def record_line(values: dict[str, Any], optional: Iterable[str]) -> str:
-    """The values of a record as a line, less those of the ``optional`` ones that are None."""
+    """The fields of a record as a line, less those of the ``optional`` ones that are None."""
+    extra, taken = values.pop("extra"), set(values)
     for name in optional:
         if values[name] is None:
             del values[name]
+    for key, value in extra.items():
+        name = key
+        while name in taken:
+            name = f"input_{name}"
+        taken.add(name)
+        values[name] = value
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -107,7 +117,8 @@ def warn_of_replacing(path: Path) -> None:
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
     """The answers to ``prompts`` that an earlier run has left in ``path``.
 
-    Neither a half-written last line nor an error counts: those prompts are answered again.
+    Neither a half-written last line nor an error counts, nor an answer that Ctrl-C has cut short: those prompts are
+    answered again.
 
     Raises:
         DataError: a line is not a record, or a record belongs to another prompt.
@@ -137,7 +148,7 @@ def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
                 where=where,
                 hint="--resume needs the same input and the same --num-samples; give another file with -o for others.",
             )
-        if not _is_error(record):
+        if _is_final(record):
             done.add(key)
     return done
 
@@ -148,17 +159,15 @@ class RecordWriter(LineWriter):
     Args:
         path: the file; None writes to ``stream``.
         stream: used where ``path`` is None.
-        resume: keep the file's records, except errors and a half-written last line; otherwise it starts empty.
-        plain_text: write each answer's text instead of the record; nothing for an error.
+        resume: keep the file's records of complete answers; otherwise it starts empty.
 
     Raises:
         DataError: the file cannot be written.
     """
 
-    def __init__(self, path: Path | None, stream: IO[str], *, resume: bool, plain_text: bool = False) -> None:
-        self._plain_text = plain_text
+    def __init__(self, path: Path | None, stream: IO[str], *, resume: bool) -> None:
         try:
-            keep = _drop_errors(path) if resume and path is not None and path.exists() else 0
+            keep = _drop_unfinished(path) if resume and path is not None and path.exists() else 0
         except OSError as error:
             raise unwritable(path, error) from None
         super().__init__(path, stream, keep)
@@ -170,9 +179,7 @@ class RecordWriter(LineWriter):
             DataError: the disk is full, for example; the records before this one are whole.
             BrokenPipeError: the reader of a pipe is gone.
         """
-        line = record.text if self._plain_text else record.to_json()
-        if line is not None:
-            self.write_line(line)
+        self.write_line(record.to_json())
 
 
 def _check_torn_line(path: Path) -> None:
@@ -188,17 +195,17 @@ def _check_torn_line(path: Path) -> None:
         )
 
 
-def _is_error(record: dict[str, Any]) -> bool:
-    return record.get("finish_reason") == "error"
+def _is_final(record: dict[str, Any]) -> bool:
+    return record.get("finish_reason") not in ("error", "aborted")
 
 
-def _drop_errors(path: Path) -> int:
-    """Remove the error records from a file of records; returns how many bytes of whole records are left.
+def _drop_unfinished(path: Path) -> int:
+    """Remove records that are not final from a file of records; returns how many bytes of whole records are left.
 
     The file is replaced as a whole, so that no record is lost if this is interrupted.
     """
     lines = _whole_lines(path)
-    kept = [line for line in lines if not _is_error(json.loads(line))]
+    kept = [line for line in lines if _is_final(json.loads(line))]
     if len(kept) < len(lines):
         path = path.resolve()  # a link still names the file afterwards
         unfinished = path.with_name(f"{path.name}.unfinished")
@@ -226,4 +233,4 @@ def standard_output(verbose: bool) -> IO[str]:
     own = os.dup(1)
     elsewhere = 2 if verbose else os.open(os.devnull, os.O_WRONLY)
     os.dup2(elsewhere, 1)
-    return os.fdopen(own, "w", encoding="utf-8")
+    return output_stream(own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -11,9 +12,12 @@ from typing import IO
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
 from neoxrun.generation.dialogue import converse
-from neoxrun.generation.generator import prompt_encoder, start_generator
+from neoxrun.generation.encoding import EncodedPrompt
+from neoxrun.generation.generator import TextGenerator, prompt_encoder, start_generator
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
+from neoxrun.generation.plain_text import TextWriter
+from neoxrun.generation.provenance import write_provenance
 from neoxrun.generation.records import Record, RecordWriter
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
@@ -71,32 +75,21 @@ def _answer_all(
     stop = StopFlag()
     stop.install()
     announce()
-    steps = texts.run(encoded[number] for number in queue.claim_all())
+    mine = (encoded[number] for number in queue.claim_all())
     failed: set[str | int] = set()
     if session.mesh.replica == 0:
-        bar = Bar(
-            "answers",
-            len(prompts) + options.finished,
-            "answer",
-            done=options.finished,
-            amounts="tokens",
-            show=show_progress,
-            closing=lambda bar: _how_fast(bar, options.output),
-        )
-        with bar:
-            failed = _collect_all(steps, queue, options, stop, stdout, bar)
+        with _bar(options, stdout, show_progress) as bar, closing(_writer(options, stdout)) as writer:
+            write_provenance(options.output, options.made)
+            failed = _collect_all(texts, mine, queue, options, stop, writer, bar)
     else:
-        for records in steps:
+        for records in _until_stopped(texts, mine, options, stop, None):
             for record in records:
                 queue.publish(asdict(record))
-            if stop.raised:
-                break
         queue.close(interrupted=stop.raised)
     texts.close()
     session.replica.release_followers()
     if (stop.raised or queue.interrupted) and session.mesh.replica == 0:
-        hint = "Finished records are kept; continue with --resume." if options.output else None
-        raise Interrupted("interrupted", hint=hint)
+        raise Interrupted("interrupted", hint=_hint(options))
     if failed:
         count = len({prompt.id for prompt in prompts})
         hint = "The warnings above and the records say why; --resume tries these prompts again."
@@ -107,6 +100,29 @@ def _answer_all(
         )
 
 
+def _hint(options: GenerateOptions) -> str | None:
+    """What is left after Ctrl-C."""
+    if options.output is None:
+        return None
+    if options.keep_partial:
+        return "The answer so far is kept; --resume starts it from the beginning."
+    return "Finished records are kept; continue with --resume."
+
+
+def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool) -> Bar:
+    return Bar(
+        "answers",
+        len(options.prompts) + options.finished,
+        "answer",
+        done=options.finished,
+        amounts="tokens",
+        show=show_progress,
+        # Answers that come out at the same terminal, or piece by piece, show themselves how far they are.
+        moving=options.output is not None or not (options.plain_text or stdout.isatty()),
+        closing=lambda bar: _how_fast(bar, options.output),
+    )
+
+
 def _how_fast(bar: Bar, output: Path | None) -> str:
     rate = bar.amount / bar.seconds
     where = "" if output is None else f", in {output}"
@@ -114,12 +130,35 @@ def _how_fast(bar: Bar, output: Path | None) -> str:
     return f"{done} in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
 
 
+def _writer(options: GenerateOptions, stdout: IO[str]) -> RecordWriter | TextWriter:
+    if options.plain_text:
+        return TextWriter(stdout, len(options.prompts))
+    return RecordWriter(options.output, stdout, resume=options.resume)
+
+
+def _until_stopped(
+    texts: TextGenerator,
+    prompts: Iterator[EncodedPrompt],
+    options: GenerateOptions,
+    stop: StopFlag,
+    on_text: Callable[[str], None] | None,
+) -> Iterator[list[Record]]:
+    """The records of this replica, step by step; after Ctrl-C those of answers in progress, where they are wanted."""
+    for records in texts.run(prompts, on_text):
+        yield records
+        if stop.raised:
+            if options.keep_partial:
+                yield texts.abort(on_text)
+            return
+
+
 def _collect_all(
-    steps: Iterator[list[Record]],
+    texts: TextGenerator,
+    prompts: Iterator[EncodedPrompt],
     queue: WorkQueue,
     options: GenerateOptions,
     stop: StopFlag,
-    stdout: IO[str],
+    writer: RecordWriter | TextWriter,
     bar: Bar,
 ) -> set[str | int]:
     """Write the records of this replica's steps, and those that the others send.
@@ -128,30 +167,36 @@ def _collect_all(
         The ids of the prompts that could not be answered.
     """
     failed: set[str | int] = set()
-    writer = RecordWriter(options.output, stdout, resume=options.resume, plain_text=options.plain_text)
 
     def write(records: Iterable[Record]) -> None:
         for record in records:
+            writer.write(record)
             if record.message is not None:
                 bar.say(f"prompt {record.id}: {record.message}")
             if record.finish_reason == "error":
                 failed.add(record.id)
-            writer.write(record)
-            bar.update(amount=record.length)
+            bar.update()
 
+    def write_others() -> None:
+        for values in queue.collect():
+            record = Record(**values)
+            write([record])
+            bar.update(0, record.length)
+
+    on_text = writer.show if isinstance(writer, TextWriter) and writer.streams else None
     collected = time.monotonic()
-    for records in steps:
+    tokens = 0
+    for records in _until_stopped(texts, prompts, options, stop, on_text):
         write(records)
-        if stop.raised:
-            break
+        bar.update(0, texts.tokens - tokens)
+        tokens = texts.tokens
         if queue.others_working and time.monotonic() - collected > _COLLECT_SECONDS:
-            write(Record(**values) for values in queue.collect())
+            write_others()
             collected = time.monotonic()
     waited = 0.0
     while queue.others_working and waited < _LAST_SECONDS:
-        write(Record(**values) for values in queue.collect())
+        write_others()
         time.sleep(_COLLECT_SECONDS)
         if stop.raised:  # the others have been interrupted too, and send what they have finished
             waited += _COLLECT_SECONDS
-    writer.close()
     return failed

@@ -34,6 +34,7 @@ def main(job: Job, folder: Path) -> int:
         _silence_torchrun()
     logs = folder / "logs"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_SECONDS)
+    os.environ["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"] = "[rank ${rank}] "
     arguments = get_args_parser().parse_args(_torchrun_arguments(job, folder, logs))
     try:
         with waiting(
@@ -54,7 +55,7 @@ def main(job: Job, folder: Path) -> int:
         cause = classify(error)
         if cause.code != "out_of_memory":  # torchrun raises exceptions of many kinds when the hosts cannot meet
             cause = _could_not_start(job, error)
-        _report(failure_of(cause, 0, verbose=job.verbosity > 0), job, folder)
+        _report(failure_of(cause, None, verbose=job.verbosity > 0), job, folder)
         return cause.exit_code
     finally:
         if not job.owned:
@@ -72,15 +73,18 @@ def _report(failure: Failure, job: Job, folder: Path) -> None:
 def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     plan = job.plan
     local = plan.tp * plan.pp * plan.replicas // plan.nnodes
-    # Rank 0 keeps stdout and stderr. The output of the others goes to files; their last lines are shown if a rank dies.
-    quiet = ",".join(f"{rank}:3" for rank in range(local) if job.node_rank or rank)
+    # Rank 0 keeps stdout and stderr. The output of the others goes to files; their last lines are shown if a rank dies,
+    # and all lines with -v, and of stderr as JSON.
+    others = [rank for rank in range(local) if job.node_rank or rank]
     arguments = [
         f"--nproc-per-node={local}",
         f"--log-dir={logs}",
         "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
     ]
-    if quiet:
-        arguments += ["--tee" if job.verbosity > 0 else "--redirects", quiet]
+    if others:
+        arguments += ["--redirects", ",".join(f"{rank}:3" for rank in others)]
+        if job.verbosity > 0 or job.as_json:
+            arguments += ["--tee", ",".join(f"{rank}:2" for rank in others)]
     if plan.nnodes == 1:
         arguments += ["--standalone", "--local-addr=127.0.0.1"]
     else:

@@ -21,6 +21,7 @@ from typing import Any
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, NeoxrunError, writing_code
 from neoxrun.planning.plan import Plan
+from neoxrun.terminal.log import error_text
 
 _PREFIX = "neoxrun-job-"
 _FILE = "job.pickle"
@@ -39,7 +40,7 @@ class Job:
         options: the command's own options, picklable.
         random_weights: build the model without a checkpoint.
         eager: capture no CUDA graphs.
-        verbosity: as for ``log.set_up``.
+        verbosity, as_json: as for ``log.set_up``.
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
@@ -54,6 +55,7 @@ class Job:
     random_weights: bool = False
     eager: bool = False
     verbosity: int = 0
+    as_json: bool = False
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
@@ -177,10 +179,10 @@ def read_cause(folder: Path) -> Failure | None:
         return None
 
 
-def failure_of(error: NeoxrunError, rank: int, *, verbose: bool) -> Failure:
-    """The failure of a rank that raised ``error``; with ``verbose`` its text has the code too."""
-    text = error.render(verbose=verbose)
-    return Failure(rank, error.exit_code, error.code, text, error.shared, error.message, error.where, error.hint)
+def failure_of(error: NeoxrunError, rank: int | None, *, verbose: bool) -> Failure:
+    """The failure of a rank, or of the agent (None), that raised ``error``; with ``verbose`` its text has the code."""
+    text = error_text(error, rank, verbose=verbose)
+    return Failure(rank or 0, error.exit_code, error.code, text, error.shared, error.message, error.where, error.hint)
 
 
 def announce_rank(folder: Path, rank: int) -> None:

@@ -36,20 +36,22 @@ _GRACE_SECONDS = 5
 def main(arguments: Sequence[str]) -> int:
     """Become the agent or a rank, as the arguments say, and return the exit code."""
     role, folder = arguments[0], Path(arguments[1])
+    rank = int(os.environ.get("RANK", "0"))
     if role == "agent":
         threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
     else:
         # Not an exception: libraries catch more than they should while they are imported.
-        signal.signal(signal.SIGINT, lambda number, frame: _leave(folder))
+        signal.signal(signal.SIGINT, lambda number, frame: _leave(folder, rank))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if len(arguments) > 2:
         _end_with(int(arguments[2]))
-    rank = int(os.environ.get("RANK", "0"))
     verbose, job = False, None
     try:
         job = load_job(folder)
         verbose = job.verbosity > 0
-        log.set_up(job.verbosity, rank)
+        # torchrun marks the lines of the ranks that an agent starts.
+        who = None if role == "agent" else rank
+        log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
         return _load(role)(job, folder)
     except Exception as error:
         log.details_of(error)
@@ -112,11 +114,12 @@ def _answer_interrupts(folder: Path) -> None:
     _leave(folder)
 
 
-def _leave(folder: Path) -> NoReturn:
+def _leave(folder: Path, rank: int | None = None) -> NoReturn:
     """End this process because of Ctrl-C, whatever it is doing."""
     shutil.rmtree(folder, ignore_errors=True)
-    line_end = "\n" if os.isatty(2) else ""
-    os.write(2, f"{line_end}{Interrupted('interrupted').render()}\n".encode())  # a print may be in progress
+    text = log.error_text(Interrupted("interrupted"), rank, verbose=False)
+    line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""
+    os.write(2, f"{line_end}{text}\n".encode())  # a print may be in progress
     os._exit(Interrupted.exit_code)
 
 

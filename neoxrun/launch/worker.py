@@ -56,7 +56,7 @@ def main(job: Job, folder: Path, *, supervised: bool) -> int:
     if supervised:
         failure.save(folder)
     elif failure.text and (rank == 0 or not failure.shared):
-        print(failure.text if rank == 0 else f"[rank {rank}] {failure.text}", file=sys.stderr)
+        print(failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}", file=sys.stderr)
     return failure.exit_code
 
 
@@ -77,6 +77,7 @@ def _work(job: Job, folder: Path, rank: int, stdout: IO[str], announce: Callable
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
     load = partial(_open, job, mesh, show_progress)
+    work: Work
     if job.owned:
         session, work, options = load(), partial(run_service, folder), job.options
     else:

@@ -7,7 +7,7 @@ rank by rank, as it was trained), else there is one rank. Pipeline stages would 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from neoxrun.planning.decision import (
     SplitRule,
 )
 from neoxrun.planning.devices import Device
-from neoxrun.planning.hardware import slowest
+from neoxrun.planning.hardware import is_listed, slowest
 from neoxrun.planning.memory import MAX_BATCH, free_bytes_for, usable_bytes
 from neoxrun.planning.request import Requested
 from neoxrun.planning.search import BestSplit, Search, lay_out_cpu, least_tokens_to_start
@@ -107,10 +107,13 @@ def choose_gpus(
         notes.append(GpusNotUsed(len(unused) - len(small), len(devices) - len(small)))
     # Without the GPUs that are not used, the smallest one may be larger.
     tokens = sizing.tokens(found.split, usable_bytes(used[-1].free_bytes))
-    forecast = Forecast(attempt.cost.work, attempt.cost.speed, found.estimate, found.other)
+    listed = all(is_listed(device) for device in used)
+    rates = attempt.cost.rates(found.split, tokens) if listed else ()
+    forecast = Forecast(attempt.cost.work, attempt.cost.speed, listed, rates, found.estimate, found.other)
     decision = Decision(found.rule, requested, len(devices), forecast=forecast)
-    divides = settings.model.model_parallel_size in tensor_sizes(settings.model)
-    notes += _size_notes(settings.model, found.split, requested, Cause.DEVICES if divides else Cause.INDIVISIBLE)
+    notes += _size_notes(
+        settings.model, found.split, requested, *_gpu_causes(settings.model, attempt, attempts[0].search)
+    )
     used.sort(key=lambda device: device.index)
     return Choice(sizing, found.split, used, tokens, decision, tuple(notes))
 
@@ -152,7 +155,8 @@ def choose_cpu(settings: Settings, host: Device, requested: Requested, vocab_siz
         host.cores,
         precision_too_large=preferred[0].weights if sizing.precisions != preferred[0] else None,
     )
-    notes += _size_notes(model, split, requested, cause if split == splits[0] else Cause.MEMORY)
+    pipe_cause = Cause.OTHER_FLAG if requested.tp else Cause.ONE_CPU
+    notes += _size_notes(model, split, requested, pipe_cause, cause if split == splits[0] else Cause.MEMORY)
     share = replace(host, free_bytes=host.free_bytes // ranks)
     return Choice(sizing, split, [share] * ranks, tokens, decision, tuple(notes))
 
@@ -176,10 +180,43 @@ def _host_ranks(split: ModelSplit, requested: Requested) -> int:
     return split.world_size // requested.nnodes
 
 
-def _size_notes(model: ModelConfig, split: ModelSplit, requested: Requested, tensor_cause: Cause) -> list[Note]:
+def _gpu_causes(model: ModelConfig, attempt: _Attempt, widest: Search) -> tuple[Cause, Cause]:
+    """Why a plan for GPUs may have other pipeline and tensor-parallel sizes than the configuration.
+
+    Args:
+        model: the network, with the sizes that its configuration names.
+        attempt: the search that the plan comes from.
+        widest: the search on all of the GPUs.
+    """
+    search, requested = attempt.search, attempt.search.requested
+    forced = any((requested.tp, requested.pp, requested.replicas, requested.world_size))
+
+    def cause(wanted: int, size_of: Callable[[ModelSplit], int]) -> Cause:
+        splits = [split for split in search.splits if size_of(split) == wanted]
+        if splits:
+            holds = any(search.sizing.tokens(split, attempt.usable) >= search.sizing.context for split in splits)
+            return Cause.SLOWER if holds else Cause.MEMORY
+        everything = replace(widest, requested=Requested(nnodes=requested.nnodes)) if forced else widest
+        if wanted not in map(size_of, everything.splits):
+            return Cause.DEVICES
+        if not forced:
+            return Cause.MEMORY
+        return Cause.STARTED_RANKS if requested.world_size else Cause.OTHER_FLAG
+
+    tensor = model.model_parallel_size
+    indivisible = tensor not in tensor_sizes(model)
+    return (
+        cause(max(1, model.pipe_parallel_size), lambda split: split.pp),
+        Cause.INDIVISIBLE if indivisible else cause(tensor, lambda split: split.tp),
+    )
+
+
+def _size_notes(
+    model: ModelConfig, split: ModelSplit, requested: Requested, pipe_cause: Cause, tensor_cause: Cause
+) -> list[Note]:
     """One note for each size in the configuration that differs from the plan's and that no flag sets."""
     sizes = (
-        ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp, Cause.DEVICES),
+        ("pipe_parallel_size", model.pipe_parallel_size, split.pp, requested.pp, pipe_cause),
         ("model_parallel_size", model.model_parallel_size, split.tp, requested.tp, tensor_cause),
     )
     return [

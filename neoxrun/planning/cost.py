@@ -28,6 +28,7 @@ from neoxrun.planning.hardware import NETWORK, Link, Speed
 from neoxrun.planning.request import Work
 from neoxrun.planning.split import ModelSplit, Sizing
 
+_BATCHES: Final = (1, 16, 64, 256)  # those of docs/performance.md
 _MEMORY_SHARE: Final = 0.9  # of the listed bandwidth: weights
 _CACHE_SHARE: Final = 0.5  # keys and values, in pages of 32 positions
 _COMPUTE_SHARE: Final = 0.63  # of the listed operations: reading prompts
@@ -60,6 +61,18 @@ class Estimate(NamedTuple):
     def seconds(self) -> float:
         """For all of it."""
         return self.loading + self.working
+
+
+class Rate(NamedTuple):
+    """How fast answers are written.
+
+    Attributes:
+        sequences: at a time, over all replicas.
+        tokens_per_second: of all of them together.
+    """
+
+    sequences: int
+    tokens_per_second: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,20 @@ class CostModel:
         steps = max(work.longest_answer, written / sequences)
         working += steps * rank.step_seconds(written / steps, cached)
         return Estimate(split, sequences, loading, working, work.prompts * work.new_tokens / working)
+
+    def rates(self, split: ModelSplit, tokens: int) -> tuple[Rate, ...]:
+        """How fast answers are written, for as many sequences as a cache of ``tokens`` tokens has room for.
+
+        Their prompts have been read, and half of each answer is written. Nothing where texts are only scored.
+        """
+        if not self.work.new_tokens:
+            return ()
+        rank, cached = _Rank(self, split), self.work.prompt_tokens + self.work.new_tokens // 2
+        room = min(self.most_sequences, max(1, self.sizing.sequences(tokens, cached)))
+        shares = {count: -(-count // split.replicas) for count in _BATCHES}  # of the replica that has most of them
+        return tuple(
+            Rate(count, count / rank.step_seconds(share, cached)) for count, share in shares.items() if share <= room
+        )
 
 
 @dataclass(frozen=True)

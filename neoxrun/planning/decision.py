@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision
-from neoxrun.planning.cost import Estimate
+from neoxrun.planning.cost import Estimate, Rate
 from neoxrun.planning.hardware import Speed
 from neoxrun.planning.request import Requested, Work
 from neoxrun.planning.split import ModelSplit
@@ -37,9 +37,13 @@ class Cause(Enum):
     """Why a size in the configuration differs from the plan's."""
 
     DEVICES = auto()
-    """The plan chose it for the devices that were seen."""
+    """The configuration's size needs more GPUs or cores than there are."""
+    SLOWER = auto()
+    """On GPUs: the configuration's size would take longer for the work, or is of no use for it."""
+    ONE_CPU = auto()
+    """On the CPU: pipeline stages of one host would only wait for each other."""
     OTHER_FLAG = auto()
-    """A flag gives the other size, and on the CPU this one is 1 unless a flag gives it, too."""
+    """Other flags leave no room for it; on the CPU, a size is 1 if a flag gives only the other."""
     STARTED_RANKS = auto()
     """The configuration's size does not go with the number of ranks that were started."""
     INDIVISIBLE = auto()
@@ -55,6 +59,8 @@ class Forecast:
     Attributes:
         work: what is to be done.
         speed: of each GPU, as listed.
+        listed: the GPUs are of a listed kind; else the speed is that of a common one with as much memory.
+        rates: how fast answers are written by so many sequences; empty where that is not known.
         chosen: the estimate.
         other: that of the fastest split of another tensor-parallel size, or else of another number of stages; None
             where there is no other.
@@ -62,6 +68,8 @@ class Forecast:
 
     work: Work
     speed: Speed
+    listed: bool
+    rates: tuple[Rate, ...]
     chosen: Estimate
     other: Estimate | None
 

@@ -12,7 +12,6 @@ from typing import Any
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.errors import UsageError
 
-_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _ROOT = Path("/")
 
 
@@ -39,38 +38,6 @@ class Device:
     cores: int = 0
     native_bf16: bool = False
     nvlink: bool | None = None
-
-
-def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
-    """Devices written as count x memory: ``2x48GB``, ``80GiB``, ``4x24GB,2x80GB``; ``64GB`` for a host.
-
-    GB is 10**9 bytes and GiB 2**30.
-
-    Raises:
-        UsageError: ``text`` is not of that form, or names several hosts.
-    """
-    devices: list[Device] = []
-    for part in text.split(","):
-        match = re.fullmatch(
-            r"\s*(?:(\d{1,4})\s*[x*]\s*)?(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt])(i?)b?\s*", part, re.IGNORECASE
-        )
-        count = int(match[1] or 1) if match else 0
-        size = int(float(match[2]) * (1024 if match[4] else 1000) ** _UNITS[match[3].upper()]) if match else 0
-        if not match or count < 1 or size < 1:
-            raise UsageError(
-                f"--devices {text!r} is not a count and a memory size",
-                code="invalid_value",
-                hint="Write count x memory, as in 2x48GB, 80GiB or 4x24GB,2x80GB.",
-            )
-        name = f"{match[2]} {match[3].upper()}{match[4].lower()}B"
-        devices += [Device(kind, len(devices) + i, name, size, size) for i in range(count)]
-    if kind == "cpu" and len(devices) > 1:
-        raise UsageError(
-            f"--devices {text!r} names {len(devices)} devices, but the CPU is one",
-            code="invalid_value",
-            hint="Give the host's memory, as in --device cpu --devices 64GB.",
-        )
-    return devices
 
 
 def visible_gpus(gpus: Sequence[int] | None = None) -> list[Device]:

@@ -41,11 +41,29 @@ def explain_notes(plan: Plan) -> list[str]:
     return [_note(plan, note) for note in plan.notes]
 
 
-def explain_refusal(refusal: Refusal) -> UsageError:
+class RefusedPlanError(UsageError):
+    """There is no plan.
+
+    Args:
+        words: the error for people.
+        refusal: why, as a value.
+
+    Attributes:
+        refusal: why, as a value.
+    """
+
+    def __init__(self, words: UsageError, refusal: Refusal) -> None:
+        super().__init__(words.message, code=words.code, hint=words.hint)
+        self.refusal = refusal
+
+
+def explain_refusal(refusal: Refusal) -> RefusedPlanError:
     """The error for what cannot be planned: by how much, and what would be possible."""
     if isinstance(refusal, SizesRefused):
-        return _sizes_refused(refusal)
-    return _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
+        words = _sizes_refused(refusal)
+    else:
+        words = _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
+    return RefusedPlanError(words, refusal)
 
 
 def _gpu_reason(plan: Plan) -> str:
@@ -76,9 +94,14 @@ def _gpu_reason(plan: Plan) -> str:
 
 def _time(estimate: Estimate) -> str:
     """``6.6 s to start and load and 8.3 s at 3,900 tokens/s``."""
-    digits = 1 - math.floor(math.log10(estimate.tokens_per_second))  # two, since it is an estimate
-    rate = f"{round(estimate.tokens_per_second, digits):,.{max(0, digits)}f} tokens/s"
-    return f"{_seconds(estimate.loading)} to start and load and {_seconds(estimate.working)} at {rate}"
+    rate = two_digits(estimate.tokens_per_second)
+    return f"{_seconds(estimate.loading)} to start and load and {_seconds(estimate.working)} at {rate} tokens/s"
+
+
+def two_digits(number: float) -> str:
+    """``3,900`` for 3,876: an estimate, without digits that it does not have."""
+    digits = 1 - math.floor(math.log10(number))
+    return f"{round(number, digits):,.{max(0, digits)}f}"
 
 
 def _seconds(seconds: float) -> str:
@@ -160,18 +183,29 @@ def _note(plan: Plan, note: Note) -> str:
 def _cause(plan: Plan, note: SizeChanged) -> str:
     requested, seen = plan.decision.requested, plan.decision.seen
     match note.cause:
-        case Cause.OTHER_FLAG:
+        case Cause.OTHER_FLAG if plan.device_kind == "cuda":
+            flags = (("tp", requested.tp), ("pp", requested.pp), ("replicas", requested.replicas))
+            return f"to go with {' and '.join(f'--{name} {size}' for name, size in flags if size)}"
+        case Cause.OTHER_FLAG if requested.pp:
             return f"as --pp {requested.pp} is given without --tp"
+        case Cause.OTHER_FLAG:
+            return f"as --tp {requested.tp} is given without --pp"
+        case Cause.SLOWER:
+            return f"estimated to be faster on {_gpus(seen, plan.nnodes)}"
+        case Cause.ONE_CPU:
+            return "as stages gain nothing on one CPU"
         case Cause.STARTED_RANKS:
             return f"{counted(plan.world_size, 'rank')} started"
         case Cause.INDIVISIBLE:
             return f"as the model cannot be divided into {note.configured} equal parts"
+        case Cause.MEMORY if plan.device_kind == "cuda":
+            return f"as {note.configured} would leave room for fewer tokens"
         case Cause.MEMORY:
             return f"as {note.configured} ranks would need more memory"
         case Cause.DEVICES if plan.device_kind == "cuda":
-            return f"{_gpus(seen, plan.nnodes)} seen"
+            return f"as there {'is' if seen == 1 else 'are'} {_gpus(seen, plan.nnodes)}"
         case _:
-            return f"{counted(seen, 'core') if seen else '1 host'} seen"
+            return f"as there {'is' if seen == 1 else 'are'} {counted(seen, 'core')}"
 
 
 def _sizes_refused(refusal: SizesRefused) -> UsageError:
@@ -208,9 +242,9 @@ def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
     if instead.half_precision:
         ways.append("--dtype bf16")
     if instead.gpus:
-        ways.append(f"{instead.gpus}x{refusal.free_bytes / 1e9:.4g}GB")
+        ways.append(f"{instead.gpus}x{refusal.free_bytes / 2**30:.4g}GB")
     if instead.gpu_free_bytes:
-        ways.append(f"{split.replica_size}x{math.ceil(instead.gpu_free_bytes / 1e9)}GB")
+        ways.append(f"{split.replica_size}x{math.ceil(instead.gpu_free_bytes / 2**30)}GB")
     host = human_bytes(instead.host_free_bytes)
     ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
     return UsageError(

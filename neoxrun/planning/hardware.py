@@ -90,9 +90,38 @@ _LISTED: Final = {
     ("3090",): Speed("RTX 3090", 0.936e12, 71e12, 35.6e12),
 }
 
+# GiB of each, as sold; V100 also came with 32.
+_SOLD: Final = {
+    "B200": 180,
+    "H200": 141,
+    "H100 PCIe": 80,
+    "H100 NVL": 94,
+    "H100": 80,
+    "A100 80GB PCIe": 80,
+    "A100 80GB": 80,
+    "A100 40GB PCIe": 40,
+    "A100 40GB": 40,
+    "A40": 48,
+    "A30": 24,
+    "A10": 24,
+    "A10G": 24,
+    "RTX A6000": 48,
+    "RTX A5000": 24,
+    "RTX 6000 Ada": 48,
+    "L40S": 48,
+    "L40": 48,
+    "L4": 24,
+    "V100 PCIe": 16,
+    "V100": 16,
+    "T4": 16,
+    "RTX 5090": 32,
+    "RTX 4090": 24,
+    "RTX 3090": 24,
+}
+
 # For any other name: the least memory, and a common GPU of that size, not the fastest one.
 _BY_MEMORY: Final = (
-    (100e9, ("h200",)),
+    (120e9, ("h200",)),
     (60e9, ("a100", "80gb")),
     (44e9, ("a6000",)),
     (36e9, ("a100",)),
@@ -101,18 +130,31 @@ _BY_MEMORY: Final = (
 )
 
 
+def listed_names() -> dict[str, int]:
+    """The cards that are listed, with the bytes of their memory."""
+    return {name: size * 2**30 for name, size in _SOLD.items()}
+
+
+def is_listed(device: Device) -> bool:
+    """Whether the speed of a GPU is known, by its name."""
+    return _listed_words(device) is not None
+
+
 def speed_of(device: Device) -> Speed:
     """The listed speed of a GPU; of a common one with as much memory where its name is not listed.
 
     Whether NVLink is there counts, where the driver tells.
     """
-    words = set(re.findall(r"[a-z0-9]+", device.name.lower()))
-    keys = (key for key in _LISTED if words.issuperset(key))
-    known = next(keys, None) or next(key for least, key in _BY_MEMORY if device.total_bytes >= least)
-    speed = _LISTED[known]
+    words = _listed_words(device) or next(key for least, key in _BY_MEMORY if device.total_bytes >= least)
+    speed = _LISTED[words]
     if device.nvlink is None:
         return speed
     return replace(speed, link=NVLINK if device.nvlink else PCIE)
+
+
+def _listed_words(device: Device) -> tuple[str, ...] | None:
+    words = set(re.findall(r"[a-z0-9]+", device.name.lower()))
+    return next((key for key in _LISTED if words.issuperset(key)), None)
 
 
 def slowest(devices: Iterable[Device]) -> Speed:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from neoxrun.scoring.documents import Source
+from neoxrun.generation.provenance import Provenance
+from neoxrun.scoring.documents import DocumentSource
 from neoxrun.scoring.measures import Totals
 
 Level = Literal["document", "word", "token"]
@@ -26,6 +27,7 @@ class ScoreOptions:
         level: the smallest unit that the records list.
         run: what the scores depend on besides the text, in short; every record has it.
         output: the file of records; None is stdout.
+        made: what makes the records, for the file next to ``output``; None where there is none.
         finished: how many documents an earlier run has scored.
         keep: bytes of their records.
         totals: their sums.
@@ -34,7 +36,7 @@ class ScoreOptions:
         batch_size: most windows at a time in each replica; None: what fits.
     """
 
-    source: Source
+    source: DocumentSource
     documents: int
     context: int
     stride: int
@@ -42,6 +44,7 @@ class ScoreOptions:
     level: Level
     run: str
     output: Path | None
+    made: Provenance | None = None
     finished: int = 0
     keep: int = 0
     totals: Totals = field(default_factory=Totals)

@@ -6,6 +6,7 @@ No torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import IO, Any, Final
 
 from neoxrun.errors import DataError
 from neoxrun.generation.lines import OTHER_OUTPUT, refuse_other_lines, unwritable
-from neoxrun.scoring.documents import Document, Source, read_documents
+from neoxrun.scoring.documents import Document, DocumentSource, read_documents
 from neoxrun.scoring.measures import Totals
 from neoxrun.terminal.words import printable
 
@@ -62,6 +63,7 @@ class Scan:
         keep: bytes of these records.
         totals: their sums.
         run: what they have as ``run``, and where the first is; None without records.
+        seen: SHA-256 of the ids and texts.
     """
 
     documents: int = 0
@@ -70,6 +72,7 @@ class Scan:
     keep: int = 0
     totals: Totals = field(default_factory=Totals)
     run: tuple[str, str] | None = None
+    seen: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def check_run(self, run: str) -> None:
         """Refuse to continue records that something else made.
@@ -85,7 +88,7 @@ class Scan:
             )
 
 
-def scan_input(source: Source, earlier: Path | None) -> Scan:
+def scan_input(source: DocumentSource, earlier: Path | None) -> Scan:
     """Read the whole input once, so that what is wrong with it is found before anything is loaded.
 
     Args:
@@ -99,7 +102,9 @@ def scan_input(source: Source, earlier: Path | None) -> Scan:
     records = iter(()) if earlier is None else _records(earlier)
     for document in read_documents(source):
         scan.documents += 1
-        scan.size += len(document.text.encode())
+        data = document.text.encode()
+        scan.size += len(data)
+        scan.seen.update(f"{document.id!r} {len(data)} ".encode() + data)
         for record, end, where in islice(records, 1):
             _check_record(record, document, where)
             scan.run = scan.run or (str(record["run"]), where)

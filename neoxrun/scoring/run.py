@@ -16,6 +16,7 @@ from neoxrun.errors import DataError, Interrupted, RankError
 from neoxrun.evaluation.replicas import Replicas, take_part
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.lines import LineWriter
+from neoxrun.generation.provenance import write_provenance
 from neoxrun.parallel import mesh as meshes
 from neoxrun.scoring.documents import Document, read_documents
 from neoxrun.scoring.options import ScoreOptions
@@ -77,6 +78,7 @@ def run_scoring(
         closing=lambda bar: _how_fast(bar, options),
     )
     with closing(LineWriter(lines_file(options.output), stdout, options.keep)) as writer, bar:
+        write_provenance(options.output, options.made)
         for record in scorer.records(documents, lambda: stop.raised):
             writer.write_line(json.dumps(record, ensure_ascii=False))
             options.totals.add(record)

@@ -1,7 +1,8 @@
-"""Progress on stderr: live bars on a terminal; elsewhere a closing line, and lines now and then of a download."""
+"""Progress on stderr: live bars on a terminal; elsewhere a line now and then; and a closing line."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -12,9 +13,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
 
 _LINE_SECONDS = 5.0
 """Between two lines about a download where stderr is not a terminal."""
+
+_FIRST_LINE, _RARER, _LAST_LINE = 10.0, 6, 600.0
+"""About other work there, a line comes after this many seconds, then after a sixth of the time that has passed, up to
+the longest pause."""
+_REDRAW_SECONDS = 0.2
 
 _BYTES = "B"
 
@@ -32,6 +39,7 @@ class Bar:
         done: units that were done before.
         amounts: what each unit holds, such as tokens, to show their rate too.
         show: whether to show anything.
+        moving: whether to show anything before the end.
         closing: makes the line that is shown at the end. Default: no line.
         row: which line of the terminal, below the first, the bar is in.
 
@@ -48,6 +56,7 @@ class Bar:
         unit: str = _BYTES,
         *,
         show: bool,
+        moving: bool = True,
         done: int = 0,
         amounts: str | None = None,
         closing: Callable[[Bar], str] | None = None,
@@ -55,10 +64,13 @@ class Bar:
     ) -> None:
         self.count = self.amount = 0
         self.row = row
+        self._doing, self._total, self._unit, self._before = doing, total, unit, done
         self._amounts = amounts
         self._kept = unit != _BYTES
         self._closing = closing if show else None
-        self._start = time.perf_counter()
+        self._start = self._drawn = time.perf_counter()
+        live = show and moving and _has_terminal()
+        self._line_after = _FIRST_LINE if show and moving and not live else math.inf
         self._bar: tqdm[NoReturn] = tqdm(
             desc=doing,
             total=total,
@@ -68,7 +80,7 @@ class Bar:
             leave=self._kept,
             position=row or None,
             smoothing=0.1,
-            disable=not (show and _has_terminal()),
+            disable=not live,
         )
 
     @property
@@ -77,12 +89,18 @@ class Bar:
         return max(time.perf_counter() - self._start, 1e-9)
 
     def update(self, count: int = 1, amount: int = 0) -> None:
-        """``count`` more units are done, and hold ``amount``."""
+        """``count`` more units are done, and ``amount`` more of what they hold, which may come before."""
         self.count += count
         self.amount += amount
+        if self.seconds > self._line_after:
+            self._say_line()
         if self._amounts:
-            self._bar.set_postfix_str(f"{self.amount / self.seconds:.1f} {self._amounts}/s", refresh=False)
+            self._bar.set_postfix_str(self._speed(), refresh=False)
         self._bar.update(count)
+        now = time.perf_counter()
+        if now - self._drawn > _REDRAW_SECONDS and not self._bar.disable:  # tqdm would wait for the next unit
+            self._drawn = now
+            self._bar.refresh()
 
     def move(self, done: int, doing: str | None = None) -> None:
         """Draw the bar at ``done`` units, which may be fewer than before, and say what is being done now."""
@@ -90,6 +108,25 @@ class Bar:
             self._bar.set_description_str(doing, refresh=False)
         if not self._bar.update(done - self._bar.n):
             self._bar.refresh()
+
+    def _speed(self) -> str:
+        if self._amounts:
+            return f"{self.amount / self.seconds:.1f} {self._amounts}/s"
+        rate = self.count / self.seconds
+        return f"{_size(rate)}/s" if self._unit == _BYTES else f"{rate:.1f} {self._unit}s/s"
+
+    def _say_line(self) -> None:
+        """A line for those who see no bar."""
+        self._line_after = self.seconds + min(max(_FIRST_LINE, self.seconds / _RARER), _LAST_LINE)
+        done, total = self._before + self.count, self._total
+        if self._unit == _BYTES:
+            text = _size(done) + ("" if total is None else f" of {_size(total)}")
+        else:
+            text = f"{done} {self._unit}s" if total is None else f"{done} of {counted(total, self._unit)}"
+        text = f"{self._doing}: {text}, {self._speed()}"
+        if total is not None and self.count > 0 and done < total:
+            text += f", {_duration((total - done) * self.seconds / self.count)} left"
+        log.info(text)
 
     def say(self, text: str) -> None:
         """A warning, above the bar."""

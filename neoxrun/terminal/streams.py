@@ -1,12 +1,47 @@
-"""Standard streams that the caller has closed, as ``>&-`` does in a shell."""
+"""Standard streams: those that the caller has closed, as ``>&-`` does in a shell, and errors of writing to stdout."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import sys
+from typing import IO, Any
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, writing_code
+
+
+class _Output(io.FileIO):
+    """A standard output whose errors say what cannot be written."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _drop(self.fileno())
+            raise DataError(f"standard output cannot be written: {error.strerror}", code=writing_code(error)) from error
+
+
+def output_stream(descriptor: int) -> IO[str]:
+    """A stream to standard output, whatever its descriptor is; it raises ``DataError`` where writing fails.
+
+    ``BrokenPipeError`` stays: that the reader has gone is no error.
+    """
+    return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor, "w")), encoding="utf-8")
+
+
+def name_stdout() -> None:
+    """Have ``sys.stdout`` raise errors like those of ``output_stream``, unless someone has replaced it."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        raw = _Output(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering,
+        )
 
 
 def open_closed() -> None:
@@ -44,4 +79,8 @@ def check_stdout() -> None:
 
 def drop_stdout() -> None:
     """Write nothing more to stdout, not even Python's buffer, after a write has failed."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop(sys.stdout.fileno())
+
+
+def _drop(descriptor: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -20,10 +20,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.config.tokenizer_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from neoxrun.errors import DataError
 from neoxrun.tokenizer.siblings import read_siblings
 
-_FILE: Final = "chat_template.jinja"
 _AGAIN: Final = 'Get the file again, or write the prompts out under "prompt".'
 _TAG: Final = "CONTINUE_FINAL_MESSAGE_TAG "  # as transformers has it: a template may treat the space at its end
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
@@ -110,11 +110,12 @@ def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
     """
     folder = None if config.vocab_file is None else config.vocab_file.parent
     if folder is None:
-        raise _none_found("the configuration names no tokenizer")
+        where = "the configuration names" if config.folder is None else f"{config.folder} has"
+        raise _none_found(f"{where} no tokenizer")
     siblings = read_siblings(folder)
     options = {} if siblings is None else siblings.options
     names = {} if siblings is None else siblings.names
-    path = folder / _FILE
+    path = folder / CHAT_TEMPLATE
     try:
         return ChatTemplate(path.read_text(encoding="utf-8"), names, path)
     except (FileNotFoundError, NotADirectoryError):
@@ -127,8 +128,8 @@ def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
     if isinstance(found, dict):
         found = found.get("default")
     if not isinstance(found, str):
-        raise _none_found(f"neither {_FILE} nor a `chat_template` in tokenizer_config.json is in {folder}")
-    return ChatTemplate(found, names, folder / "tokenizer_config.json")
+        raise _none_found(f"neither {CHAT_TEMPLATE} nor a `chat_template` in tokenizer_config.json is in {folder}")
+    return ChatTemplate(found, names, folder / TOKENIZER_CONFIG)
 
 
 def _none_found(why: str) -> DataError:
@@ -136,7 +137,7 @@ def _none_found(why: str) -> DataError:
         f"the model has no chat template: {why}",
         code="no_chat_template",
         hint='Not every model is trained for chats. Write its prompts out under "prompt", or put the template into '
-        f"{_FILE} next to the tokenizer.",
+        f"{CHAT_TEMPLATE} next to the tokenizer.",
     )
 
 

@@ -12,26 +12,26 @@ from tokenizers import Tokenizer as _Library
 from neoxrun.config.json_file import refuse_lfs_pointer
 from neoxrun.config.released import download_command
 from neoxrun.config.settings import TokenizerConfig
+from neoxrun.config.tokenizer_names import MERGES, SPIECE_TYPE, VOCABULARY, is_spiece
 from neoxrun.errors import ConfigError, DataError
 from neoxrun.tokenizer.rebuild import build_gpt2, rebuild
 from neoxrun.tokenizer.siblings import read_siblings
 from neoxrun.tokenizer.text import END_OF_DOCUMENT, Tokenizer
 
 _PADDING: Final = "<|padding|>"
-_SPIECE: Final = "SPMTokenizer"
-_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer", _SPIECE)}
+_TYPES: Final = {name.lower(): name for name in ("HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer", SPIECE_TYPE)}
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Load the tokenizer that a configuration names, with the files next to it that say how it is used.
 
     Raises:
-        ConfigError: the type is not supported, or no file is named.
+        ConfigError: the type is not supported, or neither a file nor a folder is named.
         DataError: a file is missing, damaged or not a tokenizer.
     """
     kind = _kind(config)
     path = _vocab_file(config)
-    if kind == _SPIECE:
+    if kind == SPIECE_TYPE:
         from neoxrun.tokenizer.spiece import load_spiece
 
         return load_spiece(path, _read_bytes(path, config), read_siblings(path.parent), _download_hint(path))
@@ -93,7 +93,7 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
     kind = _kind(config)
     if config.vocab_file is None or not config.vocab_file.exists():
         return None
-    if kind == _SPIECE:
+    if kind == SPIECE_TYPE:
         return load_tokenizer(config).vocab_size
     siblings = read_siblings(config.vocab_file.parent)
     if kind != "HFTokenizer":
@@ -115,8 +115,8 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
 
 def _kind(config: TokenizerConfig) -> str:
     """The type, as GPT-NeoX calls it; a ``.model`` file is SentencePiece's, whatever the configuration calls it."""
-    if config.vocab_file is not None and config.vocab_file.suffix == ".model":
-        return _SPIECE
+    if is_spiece(config.vocab_file):
+        return SPIECE_TYPE
     kind = _TYPES.get(config.tokenizer_type.lower())
     if kind is None:
         raise ConfigError(
@@ -129,6 +129,17 @@ def _kind(config: TokenizerConfig) -> str:
 
 def _vocab_file(config: TokenizerConfig) -> Path:
     if config.vocab_file is None:
+        if config.folder is not None:
+            raise DataError(
+                f"there is no tokenizer in {config.folder}: neither tokenizer.json, tokenizer.model or spiece.model, "
+                "nor vocab.json and merges.txt",
+                code="missing_file",
+                where=str(config.folder),
+                hint=_download_hint(
+                    config.folder / "tokenizer.json",
+                    "Copy its files from where the weights came from, or name it with --tokenizer FILE.",
+                ),
+            )
         raise ConfigError(
             "the configuration names no tokenizer",
             code="incomplete_configuration",
@@ -140,7 +151,7 @@ def _vocab_file(config: TokenizerConfig) -> Path:
 def _gpt2_files(kind: str, path: Path, config: TokenizerConfig) -> tuple[Path, Path]:
     """The paths of vocab.json and merges.txt; for an HFGPT2Tokenizer, ``vocab_file`` is the folder of both."""
     if kind == "HFGPT2Tokenizer" and path.is_dir():
-        return path / "vocab.json", path / "merges.txt"
+        return path / VOCABULARY, path / MERGES
     merge_file = config.merge_file
     if merge_file is None:
         raise ConfigError(
@@ -244,9 +255,9 @@ def _damaged(path: Path, content: Any, error: Exception) -> DataError:
     )
 
 
-def _download_hint(path: Path) -> str:
-    """How to get a tokenizer that is missing or damaged."""
+def _download_hint(path: Path, otherwise: str = "Name the model's tokenizer with --tokenizer FILE.") -> str:
+    """How to get a tokenizer that is missing or damaged; ``otherwise`` where its folder is no released model's."""
     command = download_command(path.parent)
     if command is None:
-        return "Name the model's tokenizer with --tokenizer FILE."
+        return otherwise
     return f"Get the tokenizer with `{command}`, or name it with --tokenizer FILE."

@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as _Library
 
+from neoxrun.config.tokenizer_names import TOKENIZER_CONFIG
 from neoxrun.errors import DataError
 from neoxrun.tokenizer.siblings import Siblings, content_of
 
@@ -108,7 +109,7 @@ def _asked_for(siblings: Siblings, name: str) -> str:
     raise DataError(
         f"tokenizer_config.json says add_{name}, but no {name}",
         code="bad_tokenizer",
-        where=str(siblings.folder / "tokenizer_config.json"),
+        where=str(siblings.folder / TOKENIZER_CONFIG),
         hint=f"Name the token under {name} there, or set add_{name} to false.",
     )
 

@@ -9,14 +9,13 @@ from typing import Any, Final
 
 from tokenizers import AddedToken
 
+from neoxrun.config.huggingface import CONFIG_JSON
 from neoxrun.config.json_file import read_json_object
+from neoxrun.config.tokenizer_names import SIBLINGS, TOKENIZER_CONFIG
 from neoxrun.errors import DataError
 
 NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """What transformers calls the special tokens."""
-
-SIBLING_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""The files that change how a tokenizer next to them works."""
 
 _END: Final = "<|endoftext|>"
 _DEFAULT_CLASS: Final = "GPTNeoXTokenizer"
@@ -80,8 +79,8 @@ def read_siblings(folder: Path) -> Siblings | None:
     Raises:
         DataError: a file is damaged.
     """
-    options, special_map, old_added = (_read_object(folder / name) for name in SIBLING_FILES)
-    model = _read_object(folder / "config.json") or {}
+    options, special_map, old_added = (_read_object(folder / name) for name in SIBLINGS)
+    model = _read_object(folder / CONFIG_JSON) or {}
     if options is special_map is old_added is None and model.get("model_type") is None:
         return None
     try:
@@ -90,7 +89,7 @@ def read_siblings(folder: Path) -> Siblings | None:
         raise DataError(
             f"the special tokens in {folder} cannot be read: {error}",
             code="bad_tokenizer",
-            where=str(folder / "tokenizer_config.json"),
+            where=str(folder / TOKENIZER_CONFIG),
             hint="Get the file again from where the model comes from.",
         ) from error
 

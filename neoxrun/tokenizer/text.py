@@ -102,6 +102,10 @@ class Tokenizer:
     def _named(self, name: str) -> int | None:
         return self._library.token_to_id(self.names[name]) if name in self.names else None
 
+    def token_id(self, token: str) -> int | None:
+        """The id of an entry of the vocabulary; None if there is no such entry."""
+        return self._library.token_to_id(token)
+
     @property
     def vocab_size(self) -> int:
         """Entries of the vocabulary, including added tokens; higher ids decode to nothing."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from neoxrun.download.remote import MANIFEST_NAME
+from neoxrun.config.names import MANIFEST_NAME
 from support.download_command import download, own_models, read_tree, weights
 from support.faulty_server import PAGE, FaultyServer
 from support.paths import DEMO

@@ -8,8 +8,8 @@ import socket
 import time
 from pathlib import Path
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download import manifest
-from neoxrun.download.remote import MANIFEST_NAME
 from support.command import Running
 from support.download_command import NOWHERE, download, environment, own_models
 from support.faulty_server import Fault, FaultyServer, wait_until

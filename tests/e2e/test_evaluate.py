@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from support.colours import BROKEN, DOCUMENTS, write_json, write_tasks
@@ -69,10 +72,33 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     result = Running(*asked, "--output_path", tmp_path, command=command).finish()
     assert result.code == 0, result.err
     (path,) = tmp_path.rglob("results_*.json")
-    through_lm_eval = json.loads(path.read_text())["results"]["colours"]["acc,none"]
+    through_lm_eval = json.loads(path.read_text())
     asked = ("--tasks", "colours", "--include-path", tasks, "--output", tmp_path / "own", "--tp", 2)
     neoxrun("evaluate", "demo", *asked).check_success()
-    assert through_lm_eval == results_of(tmp_path / "own")["results"]["colours"]["acc,none"]
+    own = results_of(tmp_path / "own")
+    assert own["results"]["colours"]["acc,none"] == through_lm_eval["results"]["colours"]["acc,none"]
+    assert through_lm_eval.keys() <= own.keys()
+    assert through_lm_eval["config"].keys() <= own["config"].keys()
+    same = ["git_hash", "transformers_version", "tokenizer_bos_token", "tokenizer_eos_token", "tokenizer_pad_token"]
+    assert [own[key] for key in same] == [through_lm_eval[key] for key in same]
+    assert own["tokenizer_eos_token"] == ["<|endoftext|>", "0"]
+    assert own["pretty_env_info"].startswith("PyTorch version")
+
+
+def test_results_of_two_checkpoints_are_apart(tasks: Path, tmp_path: Path) -> None:
+    """The same configuration with other weights in a folder of the same name."""
+    for name in ("one", "other"):
+        shutil.copytree(DEMO, tmp_path / name / "demo")
+    (norm,) = (tmp_path / "other").rglob("layer_09-model_00*")
+    weights = torch.load(norm)
+    next(iter(weights.values())).view(-1)[0] += 1
+    torch.save(weights, norm)
+    for name in ("one", "other"):
+        asked = ("--checkpoint", tmp_path / name / "demo", "--tasks", "colours", "--include-path", tasks)
+        neoxrun("evaluate", "demo", *asked, "--output", tmp_path / "out").check_success()
+    names = sorted(path.parent.name for path in (tmp_path / "out").glob("*/results_*.json"))
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"demo@global_step5000-[0-9a-f]{8}", name) for name in names), names
 
 
 @pytest.mark.parametrize(
@@ -107,6 +133,6 @@ def test_a_task_that_fails_later_is_named(tasks: Path, snapshot: Snapshot) -> No
 def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "answers")
-    neoxrun("evaluate", *RANDOM, "--tasks", "nope", "--include-path", tasks, "--cache", link).check_error(4, "nope")
+    neoxrun("evaluate", *RANDOM, "--tasks", "nope", "--include-path", tasks, "--cache", link).check_error(2, "nope")
     assert link.is_symlink()
     assert not link.exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from support.command import neoxrun
 from support.configurations import write_config
@@ -62,6 +63,50 @@ def test_the_folder_of_a_run_gives_gpt_neox_s_text(configs: bool, tmp_path: Path
     arguments = ("--prompt", expected["context"], "--temperature", 0, "--maximum-tokens", expected["length"], "-o", "-")
     (record,) = neoxrun("generate", *sources, *arguments, "--dtype", "fp32", cwd=tmp_path).check_success().records
     assert record["text"] == expected["text"]
+
+
+def test_numbered_files_without_their_index(tmp_path: Path) -> None:
+    """Complete by their numbers they are a model; otherwise the missing one is named, by every command."""
+    folder = make_folder(tmp_path / "model", "pythia")
+    single = folder / "model.safetensors"
+    tensors = load_file(single)
+    single.unlink()
+    names = sorted(tensors)
+    parts = {f"model-0000{part + 1}-of-00002.safetensors": names[part::2] for part in range(2)}
+    for name, held in parts.items():
+        save_file({key: tensors[key].clone() for key in held}, folder / name)
+    arguments = ("generate", "./model", "--prompt", PROMPT, "--maximum-tokens", 2)
+    done = neoxrun(*arguments, cwd=tmp_path).check_success()
+    assert f"{folder} has no index of its 2 files of weights" in done.err
+    assert "There is no index of the 2 files of weights" in neoxrun("inspect", "model", cwd=tmp_path).out
+    gone = next(iter(parts))
+    (folder / gone).unlink()
+    says = f"1 file is missing from the checkpoint: {gone}"
+    neoxrun(*arguments, cwd=tmp_path).check_error(3, says, where=str(folder))
+    assert says in neoxrun("inspect", "model", cwd=tmp_path).out
+    neoxrun("download", "--verify", "model", cwd=tmp_path).check_error(3, gone, out=f"{gone}  it is missing\n")
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = make_folder(tmp_path / "model", "pythia")
+    (folder / "tokenizer.json").unlink()
+    done = neoxrun("generate", "./model", "--prompt", "a", cwd=tmp_path)
+    snapshot(done.check_error(4), replace={str(tmp_path): "FOLDER"})
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_is_not_applied(alone: bool, tmp_path: Path) -> None:
+    """Next to a model a warning tells; alone it is refused by name."""
+    folder = make_folder(tmp_path / "model", "pythia")
+    (folder / "adapter_model.safetensors").write_bytes(b"adapter")
+    if alone:
+        (folder / "model.safetensors").unlink()
+    done = neoxrun("generate", "./model", "--prompt", "a", "--maximum-tokens", 1, cwd=tmp_path)
+    if alone:
+        done.check_error(3, "an adapter (LoRA), not a model", where=str(folder / "adapter_model.safetensors"))
+    else:
+        (line,) = (line for line in done.check_success().err.splitlines() if "adapter" in line)
+        assert line == f"warning: {folder}/adapter_model.safetensors belongs to an adapter (LoRA), which is not applied"
 
 
 @pytest.mark.parametrize(

@@ -41,17 +41,51 @@ def test_resume_tries_errors_again(split: str, tmp_path: Path, snapshot: Snapsho
     assert json.loads(new)["text"]
     assert link.is_symlink()
     assert file.stat().st_mode & 0o777 == 0o640
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.jsonl", "out.jsonl.meta.json"]
 
 
-def test_replacing_records_is_said(tmp_path: Path, snapshot: Snapshot) -> None:
+def test_only_the_same_work_replaces_records(tmp_path: Path, snapshot: Snapshot) -> None:
     file = tmp_path / "out.jsonl"
     neoxrun(*WORK, "-o", file, stdin="import os\nclass Queue:\n").check_success()
-    result = neoxrun(*WORK, "-o", file, stdin="import os\n").check_success()
+    result = neoxrun(*WORK, "-o", file, stdin="import os\nclass Queue:\n").check_success()
     assert all(fact in result.err for fact in (str(file), "2 records"))
-    snapshot(result)
+    snapshot(result, "same")
+    before = file.read_bytes()
+    result = neoxrun(*WORK, "-o", file, "--seed", "7", stdin="import os\n")
+    snapshot(result.check_error(4, "1234", "7", "--overwrite", where=f"{file}.meta.json"), "other")
+    assert file.read_bytes() == before
+    result = neoxrun(*WORK, "-o", file, "--seed", "7", "--overwrite", stdin="import os\n").check_success()
+    assert "2 records" in result.err
     assert [record["id"] for record in records_of(file)] == [0]
-    assert neoxrun(*WORK, "-o", file, "--resume", stdin="import os\n").check_success().err == ""
+    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["seed"] == 7
+    assert neoxrun(*WORK, "-o", file, "--seed", "7", "--resume", stdin="import os\n").check_success().err == ""
+
+
+def test_resume_continues_only_what_the_same_model_made(tmp_path: Path, snapshot: Snapshot) -> None:
+    file = tmp_path / "out.jsonl"
+    work = (*WORK, "-o", file, "--resume")
+    neoxrun(*WORK, "-o", file, "--dtype", "fp32", stdin="import os\n").check_success()
+    others = {
+        "number format": ("--dtype", "bf16"),
+        "sampling": ("--dtype", "fp32", "--temperature", "0.25"),
+        "weights": ("--dtype", "fp32", "--random-weights"),
+        "network": ("--dtype", "fp32", "--set", "rotary_pct=0.5"),
+    }
+    for name, options in others.items():
+        for prompts in ("import os\n", "import os\nclass Queue:\n"):  # with nothing to do, too
+            result = neoxrun(*work, *options, stdin=prompts).check_error(4, "--resume-anyway")
+        if name in ("number format", "sampling"):
+            snapshot(result, name)
+    assert len(records_of(file)) == 1
+    asked = (*WORK, "-o", file, "--resume-anyway", "--dtype", "bf16")
+    neoxrun(*asked, stdin="import os\nclass Queue:\n").check_success()
+    assert [record["id"] for record in records_of(file)] == [0, 1]
+    made = json.loads((tmp_path / "out.jsonl.meta.json").read_text())
+    assert (made["dtype"], [one["dtype"] for one in made["earlier"]]) == ("bf16", ["fp32"])
+
+
+def test_what_would_replace_or_continue_is_one_of_three(tmp_path: Path) -> None:
+    neoxrun(*WORK, "-o", tmp_path / "out", "--resume", "--overwrite", stdin="x\n").check_error(2, "--resume")
 
 
 def test_a_prompt_alone_that_is_too_long(snapshot: Snapshot) -> None:
@@ -129,3 +163,23 @@ def test_a_file_of_something_else_is_not_replaced(tmp_path: Path, snapshot: Snap
     neoxrun("score", "demo", "-i", "notes.txt", "-o", "samples.parquet", cwd=tmp_path).check_error(4, "samples.parquet")
     (tmp_path / "samples.txt").write_text("mine")
     neoxrun("generate", "demo", cwd=tmp_path).check_error(4, "samples.txt")
+    assert (tmp_path / "samples.txt").read_text() == "mine"
+    neoxrun("generate", "demo", "--maximum-tokens", "2", "--overwrite", cwd=tmp_path).check_success()
+    assert len(records_of(tmp_path / "samples.txt")) == 10
+    neoxrun("generate", "demo", "--maximum-tokens", "3", cwd=tmp_path).check_error(4, "samples.txt")
+
+
+def test_scores_are_replaced_by_the_same_work_only(tmp_path: Path, snapshot: Snapshot) -> None:
+    source, file = tmp_path / "in.txt", tmp_path / "in.txt.scores.jsonl"
+    source.write_text("import os\n")
+    neoxrun("score", "demo", "-i", source, "-q").check_success()
+    assert "1 record" in neoxrun("score", "demo", "-i", source, "-q").check_success().err
+    before = file.read_bytes()
+    result = neoxrun("score", "demo", "-i", source, "--top", "2").check_error(4, "--overwrite")
+    snapshot(result)
+    neoxrun("score", "demo", "-i", source, "--top", "2", "--resume").check_error(4, "top was 0, is 2")
+    assert file.read_bytes() == before
+    source.write_text("import sys\n")
+    neoxrun("score", "demo", "-i", source).check_error(4, "the texts differ")
+    neoxrun("score", "demo", "-i", source, "--overwrite", "-q").check_success()
+    assert records_of(file)[0]["text"] == "import sys"

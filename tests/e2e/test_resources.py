@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from support.command import NEOXRUN, neoxrun, records_of, running
+from support.paths import DEMO
 from support.snapshots import Snapshot
 
 # Records of about ten kilobytes, one after the other.
@@ -41,6 +42,13 @@ def test_stdout_into_a_full_device(prompts: Path, snapshot: Snapshot) -> None:
     with Path("/dev/full").open("w") as full:
         result = neoxrun("generate", "demo", "-i", prompts, "-o", "-", "--tp", "1", *LARGE, stdout=full.fileno())
     snapshot(result.check_error(4, "standard output", "No space left on device"))
+
+
+@pytest.mark.parametrize("command", [("plan", "20B", "--devices", "2x80GB"), ("inspect", DEMO), ("diff", DEMO, DEMO)])
+def test_a_result_into_a_full_device(command: tuple[object, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = neoxrun(*command, stdout=full.fileno())
+    result.check_error(4, "standard output cannot be written: No space left on device")
 
 
 def test_disk_full_keeps_whole_records(prompts: Path, tmp_path: Path) -> None:

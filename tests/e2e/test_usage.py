@@ -179,7 +179,8 @@ CODES = {
     "missing_option": (2, demo(*PROMPT, "--resume")),
     "missing_checkpoint": (3, demo(*PROMPT, "--checkpoint", "folder")),
     "missing_file": (4, demo("-i", "missing.txt")),
-    "bad_prompt": (4, demo("-i", "cut.jsonl")),
+    "bad_input": (4, demo("-i", "cut.jsonl")),
+    "bad_prompt": (4, demo("-i", "misspelt.jsonl")),
     "foreign_record": (4, demo("-i", "good.txt", "-o", "other.jsonl", "--resume")),
     "bad_tokenizer": (4, demo(*PROMPT, "--tokenizer", "page.json")),
 }

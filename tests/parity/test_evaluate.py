@@ -85,6 +85,12 @@ def check_metrics(results: dict[str, Any], expected: dict[str, Any]) -> None:
         assert metrics_of(results)[name] == pytest.approx(value, rel=tolerance), name
     assert results["n-shot"] == expected["n-shot"]
     assert results["n-samples"] == expected["n-samples"]
+    assert expected.keys() - {"samples"} <= results.keys()
+    assert expected["config"].keys() <= results["config"].keys()
+    same = ("model_num_parameters", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "limit")
+    assert {key: results["config"][key] for key in same} == {key: expected["config"][key] for key in same}
+    same = ("eot_token_id", "max_length", "tokenizer_bos_token", "tokenizer_eos_token", "higher_is_better", "versions")
+    assert {key: results[key] for key in same} == {key: expected[key] for key in same}
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -7,7 +7,8 @@ from typing import Any
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, ModelConfig, Precision, Settings, TokenizerConfig
-from neoxrun.planning.devices import Device, parse_devices
+from neoxrun.planning.described import parse_devices
+from neoxrun.planning.devices import Device
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
 from neoxrun.planning.request import Requested

@@ -28,7 +28,9 @@ _VOLATILE = [
 ]
 # How far the work is: which of these lines come, and when, differs too.
 _PROGRESS = re.compile(
-    r"^(?:(?:\[rank \d+\] )?(?:warning: )?waiting for |loaded |scoring: |\d+ answers?, ).*\n", re.MULTILINE
+    r"^(?:(?:\[rank \d+\] )?(?:warning: )?waiting for |loaded |scoring: |\d+ answers?, |"
+    r"[a-z]+: \d[^,\n]*, [\d.]+ ?\w+/s).*\n",
+    re.MULTILINE,
 )
 # Python's argparse puts them in quotes or not, as its version is.
 _CHOICES = re.compile(r"\(choose from .*?\)")

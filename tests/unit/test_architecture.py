@@ -26,7 +26,7 @@ PACKAGE = ROOT / "neoxrun"
 FLOORS = (
     "errors version",
     "terminal",
-    "config",
+    "config input",
     "parallel tokenizer",
     "planning checkpoint",
     "model download",
@@ -73,12 +73,12 @@ IMPORTERS = {
     "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
-    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.faster evaluation.run "
-    "evaluation.registered evaluation.__main__",
+    "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
+    "evaluation.run evaluation.registered evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "prompt_toolkit": "generation.prompter",
-    "pyarrow": "evaluation.documents scoring.documents scoring.output",
+    "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
     "safetensors": "checkpoint.files",

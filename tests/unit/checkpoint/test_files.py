@@ -160,7 +160,7 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
     ]:
         path.write_bytes(damaged)
         message = refusal(tmp_path)
-        assert "model.safetensors is not a whole safetensors file" in message
+        assert "model.safetensors is not a complete safetensors file" in message
         assert str(path) in message
     path.write_bytes(b"<!DOCTYPE html>" + bytes(100))
     assert "web page" in refusal(tmp_path)

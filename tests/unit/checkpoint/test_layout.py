@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from neoxrun.checkpoint.find import find_checkpoint
-from neoxrun.checkpoint.layout import hugging_face_files
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
@@ -120,39 +119,6 @@ def test_mp_rank_files_next_to_layer_files_are_not_read(folder: Path) -> None:
 def test_zero_3_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt").touch()
     assert "ZeRO stage 3" in refusal(tmp_path, "unsupported_checkpoint")
-
-
-@pytest.mark.parametrize(
-    ("names", "chosen"),
-    [
-        (["model.fp16.safetensors", "model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
-        (["model.fp16.safetensors", "pytorch_model.bin"], ["model.fp16.safetensors"]),
-        (["pytorch_model.bin", "pytorch_model.bf16.bin"], ["pytorch_model.bin"]),
-        (["model.safetensors.index.fp16.json", "pytorch_model.bin"], ["model.fp16-1.safetensors"]),
-        (["training_args.bin", "optimizer.bin", "pytorch_model.fp16.bin"], ["pytorch_model.fp16.bin"]),
-    ],
-)
-def test_one_form_of_the_weights_is_read(names: list[str], chosen: list[str], tmp_path: Path) -> None:
-    for name in (*names, *chosen):
-        (tmp_path / name).write_text(json.dumps({"weight_map": {"a": "model.fp16-1.safetensors"}}))
-    assert hugging_face_files(tmp_path, sorted(names)) == chosen
-
-
-@pytest.mark.parametrize("named", ["{outside}", "../outside.bin", "sub/model.bin", "..", "", None, 3, ["model.bin"]])
-def test_an_index_names_no_files_elsewhere(named: object, tmp_path: Path) -> None:
-    outside = tmp_path / "outside.bin"
-    outside.write_bytes(b"private")
-    folder = tmp_path / "model"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "sub" / "model.bin").write_bytes(b"weights")
-    if named == "{outside}":
-        named = str(outside)
-    name = "pytorch_model.bin.index.json"
-    (folder / name).write_text(json.dumps({"weight_map": {"a": named}}))
-    with pytest.raises(CheckpointError) as caught:
-        hugging_face_files(folder, [name])
-    assert caught.value.code == "damaged_file"
-    assert "not a file in its folder" in caught.value.message
 
 
 def test_hugging_face_folders_with_something_missing(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFUSED = {
-    "unknown task": (["--tasks", "lambada_opnai"], 4, "there is no task 'lambada_opnai'", "lambada_openai"),
+    "unknown task": (["--tasks", "lambada_opnai"], 2, "there is no task 'lambada_opnai'", "lambada_openai"),
     "program text": (["--tasks", "humaneval"], 2, "humaneval runs code that the model writes", None),
     "configuration after --tasks": (
         ["--tasks", "colours", "demo"],
@@ -48,6 +48,13 @@ REFUSED = {
     ),
     "half a document": (["--limit", "1.5"], 2, "'1.5' is neither", "--help"),
     "generation option": (["--gen-kwargs", "max_gen_toks"], 2, "is not KEY=VALUE", "max_gen_toks=64"),
+    "generation option's value": (
+        ["--gen-kwargs", "max_new_tokens=x"],
+        2,
+        "--gen-kwargs max_new_tokens: must be",
+        None,
+    ),
+    "generation option's name": (["--gen-kwargs", "untill=x"], 2, "--gen-kwargs untill: 'x' is not supported", "until"),
     "empty name": (["--output", ""], 2, "the name is empty", "--help"),
     "wandb": (["--wandb"], 2, "wandb, which is not installed", "neoxrun[wandb]"),
 }

@@ -39,8 +39,33 @@ def test_a_command_understands_a_name_in_one_way() -> None:
         assert len(names) == len(set(names))
 
 
-def test_what_is_explained_is_not_understood() -> None:
-    assert not {name for row in FOREIGN_NAMES for name in row.names} & EXPLAINED.keys()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_explained_is_an_error_with_the_explanation(command: str) -> None:
+    """Unless it means something to this command: `-c` is lm-eval's cache, and llama.cpp's context."""
+    understood = {name for row in FOREIGN_NAMES if command in row.commands for name in row.names}
+    for name in EXPLAINED.keys() - understood - PARSERS[command]._option_string_actions.keys():
+        with pytest.raises(UsageError) as caught:
+            translated(command, name, "3")
+        assert (caught.value.message, caught.value.hint) == (f"{command} has no option {name}", EXPLAINED[name])
+
+
+@pytest.mark.parametrize("command", ["plan", "inspect", "diff"])
+def test_an_output_file_of_a_command_that_prints(command: str) -> None:
+    for words in (("-o", "plan.txt"), ("--output=plan.txt",)):
+        with pytest.raises(UsageError) as caught:
+            translated(command, *words)
+        assert "goes to stdout: add `> FILE`" in str(caught.value.hint)
+
+
+def test_a_value_that_there_is_not_names_the_ones_that_there_are() -> None:
+    for value, hint in (("hugging-face", "Did you mean huggingface?"), ("nope", "See `neoxrun convert --help`.")):
+        with pytest.raises(UsageError) as caught:
+            build_parser().parse_args(["convert", "a", "b", "--to", value])
+        assert "choose from 'neox', 'huggingface'" in caught.value.message
+        assert hint in str(caught.value.hint)
+    for value in ("hf", "HF", "transformers"):
+        assert build_parser().parse_args(["convert", "a", "b", "--to", value]).to == "huggingface"
+    assert build_parser().parse_args(["convert", "a", "b", "--to", "gpt-neox"]).to == "neox"
 
 
 def test_values_become_values_that_the_parser_takes() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from neoxrun.cli import main
-from neoxrun.commands.plan import render, to_json
+from neoxrun.commands.plan import render
+from neoxrun.commands.plan_json import to_json
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
 from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
@@ -68,7 +69,43 @@ def test_lengths_beyond_the_context_are_refused(config: Path, capsys: pytest.Cap
 
 def test_on_the_cpu_no_time_is_estimated() -> None:
     values = to_json(planned("20B", "256GB", "cpu"))
-    assert [values[key] for key in ("work", "gpu_speed", "estimate", "alternative")] == [None] * 4
+    assert [values[key] for key in ("work", "gpu_speed", "gpu_listed", "expected", "estimate", "alternative")] == [
+        None
+    ] * 6
+
+
+def test_what_does_not_fit_is_json_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", config, "--devices", "1x24GB", "--json"]) == 2
+    shown = capsys.readouterr()
+    values = json.loads(shown.out)
+    assert (values["fits"], values["code"]) == (False, "does_not_fit")
+    assert values["message"] in shown.err
+    assert values["hint"] in shown.err
+    need = values["need"]
+    assert need["total_bytes"] > need["usable_bytes"]
+    assert (need["free_bytes"], need["dtype"], need["device_kind"]) == (24 * 2**30, "fp16", "cuda")
+    assert main(["plan", config, "--devices", "1x80GB", "--json", "--tp", "5"]) == 2
+    values = json.loads(capsys.readouterr().out)
+    assert (values["fits"], values["code"], values["need"]) == (False, "impossible_split", None)
+
+
+def test_speed_is_expected_of_known_cards_only(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", config, "--devices", "2xH100", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    rates = {rate["sequences"]: rate["tokens_per_second"] for rate in plan["expected"]}
+    # Measured with shorter prompts: 129 and 1,959 (docs/performance.md).
+    assert rates[1] == pytest.approx(129, rel=0.15)
+    assert rates[16] == pytest.approx(1959, rel=0.2)
+    assert plan["gpu_listed"] is True
+    assert main(["plan", config, "--devices", "2xH100"]) == 0
+    assert "expected     about 120 tokens/s for 1 sequence at a time, 1,700 for 16" in capsys.readouterr().out
+    for more in (["--devices", "2x80GB"], ["--devices", "2xH100", "--score"]):
+        assert main(["plan", config, "--json", *more]) == 0
+        assert json.loads(capsys.readouterr().out)["expected"] is None
+    assert main(["plan", config, "--devices", "2x80GB"]) == 0
+    shown = capsys.readouterr().out
+    assert "assumed, as those of the A100 80GB" in shown
+    assert "expected  " not in shown
 
 
 @pytest.mark.parametrize(
@@ -102,8 +139,8 @@ def test_table_is_aligned_and_ends_with_the_reason(devices: str, kind: DeviceKin
 def test_json_has_what_programs_rely_on() -> None:
     values = json.loads(json.dumps(to_json(planned("20B", "2x48GB"))))
     assert list(values) == [
-        *("tp", "pp", "replicas", "dtype", "precisions", "device_kind", "gpus", "nnodes", "reason", "notes"),
-        *("work", "gpu_speed", "estimate", "alternative", "devices"),
+        *("fits", "tp", "pp", "replicas", "dtype", "precisions", "device_kind", "gpus", "nnodes", "reason", "notes"),
+        *("work", "gpu_speed", "gpu_listed", "expected", "estimate", "alternative", "devices"),
         *("host_peak_bytes", "max_context", "max_batch", "prefill_tokens", "parameters", "kv_bytes_per_token"),
         *("vocab_size", "vocab_assumed"),
     ]

@@ -11,7 +11,7 @@ from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 
 REFUSED = {
-    "no input": ([], 2, "required: -i", "--help"),
+    "no input": ([], 2, "no input is named", "-i FILE"),
     "empty input": (["-i", ""], 2, "-i needs the name", "shell variable"),
     "missing": (["-i", "{folder}/none.txt"], 4, "does not exist", "path"),
     "stride": (["--context", "8", "--stride", "9"], 2, "--stride 9 is more than the context of 8", "--stride"),

@@ -257,7 +257,7 @@ def test_a_final_norm_whose_scale_is_nearly_zero(tmp_path: Path, ranks: int) -> 
 
 def test_a_wrong_byte_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folder(tmp_path / "source", tiny())
-    write = module._write_configuration
+    write = module.write_companions
 
     def damage(options: Any, source: Any, work: Any, written: Any) -> Any:
         path = work.folder / "model.safetensors"
@@ -266,7 +266,7 @@ def test_a_wrong_byte_fails_the_proof(tmp_path: Path, monkeypatch: pytest.Monkey
         path.write_bytes(content)
         return write(options, source, work, written)
 
-    monkeypatch.setattr(module, "_write_configuration", damage)
+    monkeypatch.setattr(module, "write_companions", damage)
     with pytest.raises(CheckpointError) as caught:
         convert(order(source, tmp_path / "hf", "huggingface"))
     assert caught.value.code == "failed_proof"

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from neoxrun.conversion.convert import convert
+from neoxrun.conversion.inspect import inspect_folder
 from neoxrun.conversion.refusals import note_refusals
 from neoxrun.conversion.survey import survey_folder
 from support.conversions import order
@@ -55,7 +56,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wider": (config(intermediate_size=512), "have other shapes: layer 02 mlp."),
     "a missing tensor": (without("gpt_neox.layers.1.attention.dense.bias"), "missing: layer 03 attention.dense.bias."),
     "a cut tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"a'), "tokenizer.json is not JSON"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "names no tokenizer"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer in "),
 }
 
 
@@ -74,3 +75,13 @@ def test_a_folder_that_says_nothing_is_not_odd() -> None:
     survey = survey_folder(FIXTURES / "tp1" / "global_step150000")
     note_refusals(survey, FIXTURES / "tp1" / "global_step150000")
     assert survey.odd == []
+
+
+def test_a_folder_with_the_name_of_a_shipped_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path is meant, also without a slash in it."""
+    folder.rename(folder.with_name("pythia-160m"))
+    monkeypatch.chdir(folder.parent)
+    text = inspect_folder(Path("pythia-160m"), None, full=False, tensors=False, as_json=False, show_progress=False)
+    assert "As the folder itself says." in text
+    assert text.endswith("Nothing is odd.\n")
+    assert "num_layers: 3\n" in text

@@ -10,7 +10,7 @@ import pytest
 
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings, TokenizerConfig
-from neoxrun.conversion import convert as module
+from neoxrun.conversion import companions as module
 from neoxrun.conversion.convert import convert
 from neoxrun.conversion.options import ConvertOptions
 from neoxrun.conversion.tokenizer_files import check_tokenizer

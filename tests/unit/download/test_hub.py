@@ -13,10 +13,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download import hub, manifest, order
 from neoxrun.download.catalog import Model
 from neoxrun.download.http import HttpOptions
-from neoxrun.download.remote import MANIFEST_NAME
 from neoxrun.errors import CheckpointError, NetworkError, UsageError
 from support.faulty_server import Fault
 from support.hub_server import HubRepository, HubServer, git_blob

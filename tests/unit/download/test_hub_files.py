@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download.hub_files import choose_files, variants_of
-from neoxrun.download.remote import MANIFEST_NAME
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neoxrun.config.names import MANIFEST_NAME
 from neoxrun.download import manifest
 from neoxrun.download.manifest import Manifest, ManifestEntry
-from neoxrun.download.remote import MANIFEST_NAME, Arrival
+from neoxrun.download.remote import Arrival
 from neoxrun.errors import DataError
 
 SUM = "ab" * 32

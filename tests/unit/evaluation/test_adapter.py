@@ -22,7 +22,6 @@ from neoxrun.engine.session import Session
 from neoxrun.errors import DataError
 from neoxrun.evaluation import texts as texts_module
 from neoxrun.evaluation.adapter import NeoxLM
-from neoxrun.evaluation.cache import AnswerCache
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel.mesh import single_rank_mesh
 from neoxrun.tokenizer.chat import ChatTemplate
@@ -40,10 +39,10 @@ def requests(kind: str, *arguments: tuple) -> list[Instance]:
     return [Instance(kind, {}, one, 0, metadata=("task", at, 1)) for at, one in enumerate(arguments)]
 
 
-def reciting(text: str, context: int = 24) -> NeoxLM:
+def reciting(text: str, context: int = 24, **how: Any) -> NeoxLM:
     """Whatever stands before, the most likely text from the second token on is ``text``."""
     ids = TOKENIZER.encode(text)
-    return model(reciter(ids + [TOKENIZER.eod] * (context - len(ids)), ROWS), context)
+    return model(reciter(ids + [TOKENIZER.eod] * (context - len(ids)), ROWS), context, **how)
 
 
 def test_greedy_answers_are_recognised() -> None:
@@ -166,24 +165,6 @@ def test_samples_of_one_prompt_differ_and_stay_the_same(tmp_path: Path) -> None:
     assert model(flat, seed=1).generate_until(asked[2:]) == first[:1]
     assert model(flat, seed=1).generate_until([asked[1], asked[0], asked[2]]) == [first[1], first[0], first[2]]
     assert model(flat, seed=2).generate_until(asked) != first
-
-
-def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
-    asked = requests("loglikelihood", ("import", " os"), ("import", " sys"), ("import", " os"))
-    path = tmp_path / "answers"
-    with AnswerCache(path, "this model") as cache:
-        lm = reciting(" os")
-        lm._cache = cache
-        answers = lm.loglikelihood(asked)
-        assert (lm.counts.asked, lm.counts.cached) == (2, 0)
-    with AnswerCache(path, "this model") as cache:
-        lm = reciting(" os")
-        lm._cache = cache
-        lm._replicas.score = lambda _: pytest.fail("asked the model again")
-        assert lm.loglikelihood(asked) == answers
-        assert (lm.counts.asked, lm.counts.cached) == (2, 2)
-    with AnswerCache(path, "another model") as cache:
-        assert cache.get(cache.key("scoring", (1,), (2,))) is None
 
 
 def test_a_template_without_system_messages_is_said_once(

@@ -25,13 +25,13 @@ def test_names_tags_groups_and_globs(catalog: TaskCatalog) -> None:
 
 
 def test_unknown_names(catalog: TaskCatalog) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UsageError) as caught:
         catalog.match(["piqa", "lambada_opena"])
     assert caught.value.code == "unknown_task"
     assert caught.value.message == "there is no task 'lambada_opena'"
     assert caught.value.hint.startswith("Did you mean lambada_openai")
     assert "`--tasks list` shows all names." in caught.value.hint
-    with pytest.raises(DataError, match=r"'no_such_\*'") as caught:
+    with pytest.raises(UsageError, match=r"'no_such_\*'") as caught:
         catalog.match(["no_such_*"])
     assert caught.value.code == "unknown_task"
     with pytest.raises(UsageError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.errors import DataError
-from neoxrun.evaluation.options import sampling_of
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation.options import check_gen_kwargs, sampling_of
 
 
 def test_generation_options() -> None:
@@ -21,12 +21,14 @@ def test_generation_options() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"num_beams": 4}, "num_beams=4"),
+        ({"num_beams": 4}, "num_beams: 4 is not supported"),
+        ({"untill": "x"}, "untill: 'x' is not supported"),
         ({"do_sample": True}, "temperature"),
-        ({"do_sample": "no", "temperature": 2}, "do_sample must be true or false, not 'no'"),
-        ({"top_p": 3}, "top_p must be"),
-        ({"max_gen_toks": 2048}, "no room for a prompt"),
-        ({"until": 5}, "neither a string nor a list of strings"),
+        ({"do_sample": "no", "temperature": 2}, "do_sample: must be true or false, not 'no'"),
+        ({"top_p": 3}, "top_p: must be"),
+        ({"max_new_tokens": "x"}, "max_new_tokens: must be a whole number"),
+        ({"max_gen_toks": 2048}, "max_gen_toks: 2048 leaves no room for a prompt"),
+        ({"until": 5}, "until: must be a string or a list of strings, not 5"),
     ],
 )
 def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:
@@ -34,3 +36,12 @@ def test_generation_options_that_are_refused(kwargs: dict, says: str) -> None:
         sampling_of(kwargs, 2048, where="a_task")
     assert caught.value.code == "bad_task"
     assert caught.value.where == "a_task"
+    with pytest.raises(UsageError, match=says) as caught:
+        sampling_of(kwargs, 2048, where="a_task", given=kwargs)
+    assert caught.value.message.startswith("--gen-kwargs ")
+
+
+def test_a_task_may_have_the_temperature() -> None:
+    check_gen_kwargs({"do_sample": True})
+    with pytest.raises(UsageError, match="--gen-kwargs do_sample: needs a temperature"):
+        sampling_of({"do_sample": True}, 2048, given=["do_sample"])

@@ -35,6 +35,7 @@ def recite(script: Sequence[int], params: SamplingParams, *, room: int = 1) -> t
     pieces: list[str] = []
     (record,) = [record for records in texts.run([encoded], pieces.append) for record in records]
     assert engine.free_slots == 1, "its slot is free again"
+    assert texts.tokens == record.length
     return record, pieces
 
 

@@ -7,12 +7,18 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.prompts import Prompt, check_count, expand_prompt, read_prompts
+from neoxrun.input.formats import Format
+from neoxrun.input.source import Source, open_source
+from support.rows import WAYS, WRITERS
 
 PARAMS = SamplingParams(maximum_tokens=10, seed=7)
 CHAT = [{"role": "user", "content": "a"}]
@@ -22,17 +28,22 @@ def rendered(messages: object, where: str) -> str:
     return f"{where.rpartition(':')[2]}:{json.dumps(messages)}"
 
 
-def read_text(tmp_path: Path, text: str | bytes, *, prompt_end: str = "\n", num_samples: int = 1) -> list[Prompt]:
+def read(name: str, *, prompt_end: str = "\n", num_samples: int = 1, text: bool = True, **how: bool) -> list[Prompt]:
+    source = open_source(name, end=prompt_end, text=text)
+    return read_prompts(source, params=PARAMS, num_samples=num_samples, render=rendered, **how)
+
+
+def read_text(tmp_path: Path, text: str | bytes, **how: Any) -> list[Prompt]:
     path = tmp_path / "prompts.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_prompts(str(path), prompt_end=prompt_end, params=PARAMS, num_samples=num_samples, render=rendered)
+    return read(str(path), **how)
 
 
-def read_jsonl(tmp_path: Path, *lines: object, num_samples: int = 1) -> list[Prompt]:
+def read_jsonl(tmp_path: Path, *lines: object, **how: Any) -> list[Prompt]:
     """Lines that are not text are written as JSON."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=num_samples, render=rendered)
+    return read(str(path), **how)
 
 
 def test_text_is_one_prompt_a_line(tmp_path: Path) -> None:
@@ -48,10 +59,10 @@ def test_text_with_another_end_of_a_prompt(tmp_path: Path) -> None:
     assert [prompt.context for prompt in prompts] == ["one\nprompt", "another"]
 
 
-def test_standard_input_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}\nb\n')))
-    prompts = read_prompts("-", prompt_end="\n", params=PARAMS, num_samples=1, render=rendered)
-    assert [prompt.context for prompt in prompts] == ['{"prompt": "a"}', "b"]
+@pytest.mark.parametrize("text", ['{"prompt": "a"}\n{"prompt": "b"}\n', "id,prompt\n0,a\n1,b\n", "a\nb\n"])
+def test_standard_input_is_what_it_looks_like(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert [(prompt.id, prompt.context) for prompt in read("-")] == [(0, "a"), (1, "b")]
 
 
 def test_samples_have_their_own_numbers_and_seeds(tmp_path: Path) -> None:
@@ -99,12 +110,12 @@ def test_a_file_of_conversations_has_any_name(tmp_path: Path) -> None:
     path = tmp_path / "chats.json"
     for lines, names in (([{"messages": CHAT}, CHAT], None), ([{"prompt": "a"}], "messages"), (["x"], "messages")):
         path.write_text("\n".join(map(json.dumps, lines)))
-        read = partial(read_prompts, str(path), prompt_end="\n", params=PARAMS, num_samples=2, chat=True)
+        read_chats = partial(read, str(path), num_samples=2, text=False, chat=True)
         if names is None:
-            assert [prompt.key for prompt in read(render=rendered)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+            assert [prompt.key for prompt in read_chats()] == [(0, 0), (0, 1), (1, 0), (1, 1)]
         else:
             with pytest.raises(DataError, match=names) as caught:
-                read(render=rendered)
+                read_chats()
             assert caught.value.code == "bad_prompt"
 
 
@@ -127,34 +138,63 @@ def test_a_separator_within_a_string_ends_no_line(tmp_path: Path) -> None:
 
 # Lines of a file of which the last is wrong, and what the message names.
 BAD_LINES: dict[str, tuple[list[object], str]] = {
+    "two texts": ([{"prompt": "a", "context": "b"}], "context"),
+    "a text and messages": ([{"prompt": "a", "messages": CHAT}], "messages"),
+    "no text": ([{"id": 1}], "prompt"),
+    "a text that is a number": ([{"prompt": 1}], "prompt"),
+    "a text that is null": ([{"prompt": None}], "null"),
+    "n is 0": ([{"prompt": "a", "n": 0}], "0"),
+    "n is a fraction": ([{"prompt": "a", "n": 1.5}], "1.5"),
+    "a misspelt key": ([{"prompt": "a", "temprature": 1}], "temprature"),
+    "a wrong parameter": ([{"prompt": "a", "temperature": -1}], "temperature"),
+    "an id twice": ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "line 1"),
+    "an id that is another line's index": ([{"prompt": "a"}, {"prompt": "b", "id": 0}], "line 1"),
+}
+# Of these the rows themselves are wrong, whatever they are for.
+BAD_INPUTS: dict[str, tuple[list[object], str]] = {
     "not JSON": (["{'prompt': 1}"], "column 2"),
     "not JSON after an empty line": (["", "{"], "JSON"),
     "nested too deeply": (["[" * 200_000], "nested"),
     "a number with too many digits": (['{"prompt": "a", "n": ' + "9" * 5000 + "}"], "number"),
     "not an object": ([["prompt"]], "object"),
-    "two texts": ([{"prompt": "a", "context": "b"}], "context"),
-    "a text and messages": ([{"prompt": "a", "messages": CHAT}], "messages"),
-    "no text": ([{"id": 1}], "prompt"),
-    "a text that is a number": ([{"prompt": 1}], "prompt"),
     "an id that is a list": ([{"prompt": "a", "id": [1]}], "[1]"),
     "an id that is true": ([{"prompt": "a", "id": True}], "true"),
-    "n is 0": ([{"prompt": "a", "n": 0}], "0"),
-    "n is a fraction": ([{"prompt": "a", "n": 1.5}], "1.5"),
-    "an unknown key": ([{"prompt": "a", "promt": "b"}], "promt"),
-    "a wrong parameter": ([{"prompt": "a", "temperature": -1}], "temperature"),
-    "an id twice": ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "line 1"),
-    "an id that is another line's index": ([{"prompt": "a"}, {"prompt": "b", "id": 0}], "line 1"),
 }
 
 
-@pytest.mark.parametrize("case", BAD_LINES)
+@pytest.mark.parametrize("case", [*BAD_LINES, *BAD_INPUTS])
 def test_bad_lines_are_named(case: str, tmp_path: Path) -> None:
-    lines, names = BAD_LINES[case]
+    code, (lines, names) = ("bad_prompt", BAD_LINES[case]) if case in BAD_LINES else ("bad_input", BAD_INPUTS[case])
     with pytest.raises(DataError) as caught:
         read_jsonl(tmp_path, *lines)
-    assert caught.value.code == "bad_prompt"
+    assert caught.value.code == code
     assert caught.value.where == f"{tmp_path / 'prompts.jsonl'}:{len(lines)}"
     assert names in caught.value.message
+
+
+def test_keys_of_its_own_go_with_a_prompt(tmp_path: Path) -> None:
+    first, second, plain = read_jsonl(tmp_path, {"prompt": "a", "label": "x", "n": 2}, {"prompt": "b"}, num_samples=1)
+    assert first.extra == second.extra == {"label": "x"}
+    assert plain.extra == {}
+    with pytest.raises(DataError, match="label") as caught:
+        read_jsonl(tmp_path, {"prompt": "a", "label": "x"}, strict=True)
+    assert caught.value.code == "bad_prompt"
+
+
+def test_rows_are_named_where_lines_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"prompt": "a", "id": 7}, {"prompt": "b", "id": 7}], indent=1))
+    with pytest.raises(DataError, match="first in row 1") as caught:
+        read(str(path))
+    assert caught.value.where == f"{path}, row 2"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_list_of_messages_is_one_conversation(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(json.dumps(CHAT))
+    [prompt] = read(str(path), text=False, chat=True)
+    assert prompt.context.endswith(json.dumps(CHAT))
 
 
 def test_half_of_a_utf_16_pair_is_no_text(tmp_path: Path) -> None:
@@ -175,15 +215,15 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, code in ((tmp_path / "missing", "missing_file"), (tmp_path, "unreadable_file")):
         with pytest.raises(DataError) as caught:
-            read_prompts(str(path), prompt_end="\n", params=PARAMS, num_samples=1, render=rendered)
+            read(str(path))
         assert caught.value.code == code
         assert str(path) in caught.value.message
 
 
 def test_no_prompts(tmp_path: Path) -> None:
-    for read, empty in ((read_text, " \n\t\n"), (read_jsonl, " ")):
+    for read_lines, empty in ((read_text, " \n\t\n"), (read_jsonl, " ")):
         with pytest.raises(DataError) as caught:
-            read(tmp_path, empty)
+            read_lines(tmp_path, empty)
         assert caught.value.code == "no_prompts"
 
 
@@ -196,3 +236,42 @@ def test_too_many_answers(tmp_path: Path) -> None:
         read_text(tmp_path, "a\nb\nc", num_samples=400_000)
     with pytest.raises(UsageError):
         read_jsonl(tmp_path, {"prompt": "a"}, {"prompt": "b", "n": 1_000_000})
+
+
+OWN_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"prompt": st.text(), "label": st.text()},
+        optional={
+            "n": st.integers(1, 3),
+            "maximum_tokens": st.integers(1, 99),
+            "temperature": st.floats(0, 9),
+            "seed": st.integers(0, 2**53),
+            "ignore_eos": st.booleans(),
+            "stop": st.text(st.characters(exclude_characters="[", exclude_categories=["Cs"]), min_size=1),
+        },
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+IDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, unique=True) | st.lists(
+    st.text().map("x{}".format), min_size=5, unique=True
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=OWN_ROWS, ids=IDS)
+def test_the_same_rows_are_the_same_prompts_in_every_format(rows: list[dict[str, Any]], ids: list[str | int]) -> None:
+    keys = dict.fromkeys(key for row in rows for key in row)
+    full = [{"id": identity, **{key: row.get(key) for key in keys}} for row, identity in zip(rows, ids, strict=False)]
+
+    def prompts_of(form: Format, way: str) -> list[Prompt]:
+        source = Source("a", None, WAYS[way](WRITERS[form](full)), form)
+        return read_prompts(source, params=PARAMS, num_samples=1, render=rendered)
+
+    expected = prompts_of("jsonl", "plain")
+    assert [prompt.id for prompt in expected if not prompt.sample] == ids[: len(rows)]
+    for form in WRITERS:
+        for way in WAYS:
+            assert prompts_of(form, way) == expected, form

@@ -25,6 +25,15 @@ def test_the_code_stands_after_the_message() -> None:
     assert (values["sample"], values["code"], values["weights"]) == (1, None, "random")
 
 
+def test_keys_of_the_prompts_own_follow_and_replace_nothing() -> None:
+    extra = {"label": "é", "text": "mine", "sample": 3, "input_text": None, "extra": {"a": [1]}}
+    record = Record(0, None, "a", "b", 1, True, "stop", None, None, 0.5, extra=extra)
+    values = json.loads(record.to_json())
+    assert (values["text"], "sample" in values) == ("b", False)
+    own = {"label": "é", "input_text": "mine", "input_sample": 3, "input_input_text": None, "extra": {"a": [1]}}
+    assert list(values.items())[9:] == list(own.items())
+
+
 def test_codes_are_words_and_sentences() -> None:
     for code, sentence in RECORD_CODES.items():
         assert code.replace("_", "").isalpha()

@@ -13,7 +13,8 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
 from neoxrun.planning.choose import choose_cpu, choose_gpus
 from neoxrun.planning.decision import Cause, Decision, MemoryRefused, Misfit, SizeChanged, SizesRefused, SplitRule
-from neoxrun.planning.devices import Device, parse_devices
+from neoxrun.planning.described import parse_devices
+from neoxrun.planning.devices import Device
 from neoxrun.planning.explain import explain_reason
 from neoxrun.planning.request import DIALOGUE, TYPICAL_PROMPTS, TYPICAL_TEXTS, Requested, Work
 from neoxrun.planning.search import Search
@@ -41,19 +42,18 @@ ON_GPUS = [
     ("20B", "2x80GB", {"work": TYPICAL_TEXTS}, (1, 1, 2)),
     ("20B", "8x80GB", {"work": TYPICAL_TEXTS}, (1, 1, 8)),
     ("20B", "2x48GB", {"work": TYPICAL_TEXTS}, (1, 1, 2)),
-    ("20B", "4x24GB", {"work": TYPICAL_TEXTS}, (4, 1, 1)),  # the model does not fit on less
+    ("20B", "4x22GB", {"work": TYPICAL_TEXTS}, (4, 1, 1)),  # the model does not fit on less
     # Through PCIe adding up is dear, and wide splits lose to replicas.
     ("20B", "8x48GB", {"work": MANY}, (2, 1, 4)),
     ("20B", "8x24GB", {}, (4, 1, 2)),
-    ("20B", "8x24GiB", {}, (4, 1, 2)),
     ("20B", "5x24GB", {}, (4, 1, 1)),
     ("20B", "4x40GB", {}, (4, 1, 1)),
     ("20B", "4x40GB", {"work": MANY}, (4, 1, 1)),
-    ("20B", "2x24GiB", {}, (2, 1, 1)),
+    ("20B", "2x24GB", {}, (2, 1, 1)),
     ("20B", "16x16GB", {}, (8, 1, 2)),
     # Stages where nothing else fits.
-    ("20B", "3x24GB", {}, (1, 3, 1)),
-    ("20B", "2x24GB", {"nnodes": 2}, (2, 2, 1)),
+    ("20B", "3x22GB", {}, (1, 3, 1)),
+    ("20B", "2x22GB", {"nnodes": 2}, (2, 2, 1)),
     ("20B", "4x24GB", {"nnodes": 2}, (4, 1, 2)),
     ("20B", "1x80GB", {"nnodes": 3}, (1, 1, 3)),
     # Flags win.
@@ -118,9 +118,9 @@ RULES = [
     ("20B", "2x48GB", "cuda", 0, {}, SplitRule.FASTEST),
     ("20B", "1x80GB", "cuda", 0, {}, SplitRule.ONLY_ONE),
     ("20B", "2x80GB", "cuda", 0, {}, SplitRule.FASTEST),
-    ("20B", "2x24GiB", "cuda", 0, {}, SplitRule.FASTEST),
-    ("20B", "2x24GB", "cuda", 0, {}, SplitRule.MOST_CONTEXT),
-    ("20B", "3x24GB", "cuda", 0, {}, SplitRule.ONLY_ONE),
+    ("20B", "2x24GB", "cuda", 0, {}, SplitRule.FASTEST),
+    ("20B", "2x23GB", "cuda", 0, {}, SplitRule.MOST_CONTEXT),
+    ("20B", "3x22GB", "cuda", 0, {}, SplitRule.ONLY_ONE),
     ("20B", "2x80GB", "cuda", 0, {"tp": 2}, SplitRule.ONLY_ONE),
     ("20B", "4x48GB", "cuda", 0, {"tp": 2, "pp": 2}, SplitRule.REQUESTED),
     ("20B", "256GB", "cpu", 16, {}, SplitRule.CONFIGURED),

@@ -1,4 +1,4 @@
-"""What is seen of the machine: sizes that people write, CUDA's environment variable, limits of containers."""
+"""What is seen of the machine: CUDA's environment variable, limits of containers."""
 
 from __future__ import annotations
 
@@ -10,55 +10,7 @@ from typing import Any
 import pytest
 
 from neoxrun.errors import UsageError
-from neoxrun.planning.devices import Device, chosen_uuids, cpu_device, parse_devices, visible_gpus
-
-
-@pytest.mark.parametrize(
-    ("text", "sizes"),
-    [
-        ("2x48GB", [48 * 10**9] * 2),
-        ("80GiB", [80 * 2**30]),
-        ("1X24gb", [24 * 10**9]),
-        ("2 x 1.5 GB", [1_500_000_000] * 2),
-        ("3*512MiB", [2**29] * 3),
-        ("2x24G, 1x80GB", [24 * 10**9, 24 * 10**9, 80 * 10**9]),
-    ],
-)
-def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
-    devices = parse_devices(text)
-    assert [device.total_bytes for device in devices] == sizes
-    assert [device.free_bytes for device in devices] == sizes
-    assert [device.index for device in devices] == list(range(len(sizes)))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "2",
-        "two",
-        "x48GB",
-        "0x48GB",
-        "2x0GB",
-        "2x48",
-        "-1x48GB",
-        "2x48GB,",
-        "2x48 parsecs",
-        "9" * 400 + "GB",
-    ],
-)
-def test_nonsense_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not a count and a memory size") as caught:
-        parse_devices(text)
-    assert caught.value.code == "invalid_value"
-
-
-def test_the_cpu_is_one_device() -> None:
-    assert parse_devices("64GB", "cpu")[0].kind == "cpu"
-    with pytest.raises(UsageError, match="the CPU is one") as caught:
-        parse_devices("2x64GB", "cpu")
-    assert caught.value.code == "invalid_value"
-
+from neoxrun.planning.devices import Device, chosen_uuids, cpu_device, visible_gpus
 
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from neoxrun.errors import UsageError
-from neoxrun.planning.devices import Device, parse_devices
+from neoxrun.planning.described import parse_devices
+from neoxrun.planning.devices import Device
 from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_TEXTS, Work
@@ -21,10 +22,10 @@ IMPOSSIBLE = [
         "20B",
         "1x24GB",
         {},
-        ["41.1 GB of fp16 weights", "22.8 GB of 24.0 GB", "too little"],
-        ["3x24GB", "1x48GB"],
+        ["41.1 GB of fp16 weights", "24.5 GB of 25.8 GB", "too little"],
+        ["2x24GB", "1x45GB"],
     ),
-    ("20B", "2x24GB", {"dtype": "fp32"}, ["82.2 GB of fp32 weights", "tp 2 x pp 1"], ["2x49GB"]),
+    ("20B", "2x24GB", {"dtype": "fp32"}, ["82.2 GB of fp32 weights", "tp 2 x pp 1"], ["4x24GB", "2x45GB"]),
     ("20B", "2x40GB", {"dtype": "fp32"}, ["82.2 GB of fp32 weights"], ["--dtype bf16"]),
     ("20B", "2x40GB", {"tp": 1, "pp": 1}, ["does not fit on 1 GPU"], ["--tp 2 --pp 1 --replicas 1"]),
     ("20B", "2x48GB", {"tp": 4}, ["tp 4 needs 4 GPUs", "there are 2 GPUs"], ["--tp 2 --pp 1 --replicas 1"]),
@@ -80,15 +81,21 @@ def test_host_too_small_says_how_much_is_missing() -> None:
 
 
 def test_notes_say_what_differs_from_the_configuration() -> None:
-    assert "pipe_parallel_size: 4 -> 1, 2 GPUs seen" in notes("20B", "2x48GB")
-    assert "model_parallel_size: 2 -> 1, 1 GPU seen" in notes("20B", "1x80GB")
-    assert "model_parallel_size: 2 -> 1, 1 GPU on each of 3 hosts seen" in notes("20B", "1x80GB", nnodes=3)
-    assert "pipe_parallel_size: 4 -> 1, 2 cores seen" in notes("20B", "256GB", "cpu", 2)
-    assert "model_parallel_size: 2 -> 1, 1 core seen" in notes("20B", "256GB", "cpu", 1)
+    assert "pipe_parallel_size: 4 -> 1, as there are 2 GPUs" in notes("20B", "2x48GB")
+    assert "model_parallel_size: 2 -> 1, as there is 1 GPU" in notes("20B", "1x80GB")
+    assert "model_parallel_size: 2 -> 1, as there is 1 GPU on each of 3 hosts" in notes("20B", "1x80GB", nnodes=3)
+    assert "pipe_parallel_size: 4 -> 1, as stages gain nothing on one CPU" in notes("20B", "256GB", "cpu", 2)
+    assert "pipe_parallel_size: 4 -> 1, as --tp 2 is given without --pp" in notes("20B", "256GB", "cpu", 2, tp=2)
+    assert "pipe_parallel_size: 4 -> 1, estimated to be faster on 8 GPUs" in notes("20B", "8x80GB")
+    assert "model_parallel_size: 2 -> 8, estimated to be faster on 8 GPUs" in notes("20B", "8x80GB")
+    assert "model_parallel_size: 2 -> 1, to go with --pp 2" in notes("20B", "2x80GB", pp=2)
+    assert "model_parallel_size: 2 -> 1, as 2 would leave room for fewer tokens" in notes("20B", "3x22GB")
+    assert "model_parallel_size: 2 -> 1, 3 ranks started" in notes("20B", "4x80GB", world_size=3)
+    assert "model_parallel_size: 2 -> 1, as there is 1 core" in notes("20B", "256GB", "cpu", 1)
     assert not any("parallel_size" in note for note in notes("20B", "8x24GB", tp=4, pp=2))
     assert "1 GPU of 5 not used" in notes("20B", "5x24GB")
-    assert "batch size: 64 -> 20, what fits at 2048 tokens each" in notes("20B", "2x48GB", batch_size=64)
-    assert "context: 2048 -> 704, what fits" in notes("20B", "2x24GB")
+    assert "batch size: 64 -> 23, what fits at 2048 tokens each" in notes("20B", "2x48GB", batch_size=64)
+    assert "context: 2048 -> 1952, what fits" in notes("20B", "2x23GB")
     assert any("50432 assumed" in note for note in notes("20B", "2x48GB"))
     assert any("4 ranks share 2 cores" in note for note in notes("20B", "256GB", "cpu", 2, tp=4))
 
@@ -120,8 +127,8 @@ REASONS = {
         ("20B", "2x48GB"),
         {},
         f"The fastest split for {TYPICAL} is estimated to be tp 2 x pp 1 x replicas 1: 6.6 s to start and load and 44 s"
-        " at 750 tokens/s; tp 1 x pp 1 x replicas 2 would take 11 s to start and load and 145 s at 230 tokens/s, as"
-        " each replica has room for 8 such sequences at a time instead of 148.",
+        " at 750 tokens/s; tp 1 x pp 1 x replicas 2 would take 11 s to start and load and 75 s at 440 tokens/s, as"
+        " each replica has room for 19 such sequences at a time instead of 170.",
     ),
     "the link decides": (
         ("20B", "8x24GB"),
@@ -146,44 +153,44 @@ REASONS = {
     "one GPU": (
         ("20B", "1x80GB"),
         {},
-        "One GPU holds a whole replica: 41.1 GB of fp16 weights and room for 14 sequences of 2048 tokens."
-        f" Estimated for {TYPICAL}: 9.1 s to start and load and 30 s at 1,100 tokens/s.",
+        "One GPU holds a whole replica: 41.1 GB of fp16 weights and room for 17 sequences of 2048 tokens."
+        f" Estimated for {TYPICAL}: 9.1 s to start and load and 29 s at 1,100 tokens/s.",
     ),
     "all GPUs": (
-        ("20B", "2x24GB"),
+        ("20B", "2x23GB"),
         {},
-        "2 GPUs for one replica: its 41.1 GB of fp16 weights leave room for no more than 1 sequence of 704 tokens."
-        f" Estimated for {TYPICAL}: 6.6 s to start and load and 499 s at 66 tokens/s.",
+        "2 GPUs for one replica: its 41.1 GB of fp16 weights leave room for no more than 1 sequence of 1952 tokens."
+        f" Estimated for {TYPICAL}: 6.6 s to start and load and 196 s at 170 tokens/s.",
     ),
     "one flag": (
         ("20B", "2x80GB"),
         {"tp": 2},
         "With tp 2 as asked for: A replica is split over 2 GPUs, the only way possible: 41.1 GB of fp16 weights and"
-        f" room for 48 sequences of 2048 tokens. Estimated for {TYPICAL}: 6.6 s to start and load and 15 s at 2,200"
+        f" room for 53 sequences of 2048 tokens. Estimated for {TYPICAL}: 6.6 s to start and load and 15 s at 2,200"
         " tokens/s.",
     ),
     "both flags": (
         ("20B", "2x80GB"),
         {"tp": 1, "pp": 2},
-        "The split is the one asked for: 41.1 GB of fp16 weights and room for 48 sequences of 2048 tokens in each"
+        "The split is the one asked for: 41.1 GB of fp16 weights and room for 53 sequences of 2048 tokens in each"
         f" replica. Estimated for {TYPICAL}: 6.6 s to start and load and 29 s at 1,100 tokens/s.",
     ),
     "configured": (
         ("20B", "256GB", "cpu", 2),
         {},
         "The split keeps the configuration's tensor-parallel size, as 2 cores are enough for its 2 ranks: 82.2 GB of"
-        " fp32 weights and room for 35 sequences of 2048 tokens.",
+        " fp32 weights and room for 39 sequences of 2048 tokens.",
     ),
     "one rank": (
         ("20B", "64GB", "cpu", 1),
         {},
         "One rank has all of the host to itself, as splitting gains nothing on one CPU: 41.1 GB of bf16 weights and"
-        " room for 4 sequences of 2048 tokens. In fp32 it would not fit.",
+        " room for 5 sequences of 2048 tokens. In fp32 it would not fit.",
     ),
     "flag on the CPU": (
         ("20B", "256GB", "cpu", 2),
         {"pp": 2},
-        "The split is the one asked for: 82.2 GB of fp32 weights and room for 35 sequences of 2048 tokens.",
+        "The split is the one asked for: 82.2 GB of fp32 weights and room for 39 sequences of 2048 tokens.",
     ),
 }
 

@@ -26,12 +26,12 @@ def test_no_gpu_is_an_error() -> None:
 
 
 def test_a_shorter_context_is_better_than_none() -> None:
-    plan = planned("20B", "2x24GB")
+    plan = planned("20B", "2x23GB")
     assert 256 <= plan.max_context < 2048
     assert plan.max_batch == 1
     assert ContextShortened(2048, plan.max_context) in plan.notes
     with pytest.raises(UsageError):
-        planned("20B", "2x24GB", context=2048)
+        planned("20B", "2x23GB", context=2048)
 
 
 def test_a_gpu_that_is_in_use_is_left_out() -> None:

@@ -8,19 +8,21 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from neoxrun.errors import DataError, UsageError
-from neoxrun.scoring import documents
-from neoxrun.scoring.documents import Document, form_of, open_source, read_documents
+from neoxrun.errors import DataError
+from neoxrun.input.source import open_source
+from neoxrun.scoring.documents import Document, DocumentSource, read_documents
+
+
+def documents_of(path: Path, column: str = "text", end: str = "\n") -> list[Document]:
+    return list(read_documents(DocumentSource(open_source(str(path), end=end), column)))
 
 
 def read(path: Path, data: bytes, column: str = "text", end: str = "\n") -> list[Document]:
     path.write_bytes(data)
-    return list(read_documents(open_source(str(path), column, end)))
+    return documents_of(path, column, end)
 
 
-@pytest.mark.parametrize("block", [1, 3, 2**20])
-def test_text_is_divided_at_its_separators(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_BLOCK", block)
+def test_text_is_divided_at_its_separators(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     text = "\ufeff one\r\n\n \t\ntwo \u2028 é\nthree".encode()
     found = read(path, text)
@@ -42,31 +44,31 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     texts = [f"text {n}" for n in range(2500)]  # several batches
     parquet.write_table(pyarrow.table({"page": texts, "other": list(range(2500))}), path)
-    found = list(read_documents(open_source(str(path), "page", "\n")))
+    found = documents_of(path, "page")
     assert [one.text for one in found] == texts
     assert found[-1].id == 2499
     with pytest.raises(DataError, match='"text"') as caught:
-        list(read_documents(open_source(str(path), "text", "\n")))
+        documents_of(path)
     assert caught.value.code == "missing_column"
     assert "page, other" in str(caught.value.hint)
     parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
     with pytest.raises(DataError, match="not a text here but null") as caught:
-        list(read_documents(open_source(str(path), "text", "\n")))
+        documents_of(path)
     assert caught.value.where == f"{path}, row 2"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="not a complete Parquet file"):
-        list(read_documents(open_source(str(path), "text", "\n")))
+        documents_of(path)
 
 
 WRONG = {
-    "not JSON": (b'{"text": "a"}\n{"text": \n', "bad_document", 2),
-    "not an object": (b'{"text": "a"}\n["a"]\n', "bad_document", 2),
+    "not JSON": (b'{"text": "a"}\n{"text": \n', "bad_input", 2),
+    "not an object": (b'{"text": "a"}\n["a"]\n', "bad_input", 2),
     "a list": (b'{"text": ["a"]}\n', "bad_document", 1),
     "another key": (b'{"text": "a"}\n{"texts": "a"}\n', "missing_column", 2),
     "half a character": (b'{"text": "\\ud83d"}\n', "not_text", 1),
     "not UTF-8": (b'{"text": "a"}\n{"text": "\xef"}\n', "not_text", 2),
-    "an id of another kind": (b'{"text": "a", "id": 1.5}\n', "bad_document", 1),
-    "a number too large": (b'{"text": "a", "n": ' + b"1" * 5000 + b"}\n", "bad_document", 1),
+    "an id of another kind": (b'{"text": "a", "id": 1.5}\n', "bad_input", 1),
+    "a number too large": (b'{"text": "a", "n": ' + b"1" * 5000 + b"}\n", "bad_input", 1),
 }
 
 
@@ -84,20 +86,18 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     assert caught.value.where == f"{tmp_path / 'a.txt'}:4"
 
 
-def test_forms_are_known_by_name_or_beginning() -> None:
-    assert form_of("a.jsonl", b"x") == "jsonl"
-    assert form_of("a.TXT", b'{"text"') == "text"
-    assert form_of("standard input", b'\xef\xbb\xbf {"text": 1}') == "jsonl"
-    assert form_of("a.csv", b"{curly} text") == "text"
-    assert form_of("a", b"PAR1....") == "parquet"
-    with pytest.raises(DataError, match="compressed"):
-        form_of("a.txt.gz", b"\x1f\x8b\x08")
+def test_tables_have_their_columns_named(tmp_path: Path) -> None:
+    found = read(tmp_path / "a.csv", b'id,page\n007,"a\nb"\n7,c\n,d\n', column="page")
+    assert [(one.id, one.text) for one in found] == [("007", "a\nb"), (7, "c"), (2, "d")]
+    assert [one.where for one in found] == [f"{tmp_path / 'a.csv'}:{line}" for line in (2, 4, 5)]
+    with pytest.raises(DataError, match='"text"') as caught:
+        read(tmp_path / "a.csv", b"first line,of no header\na,b\n")
+    assert caught.value.code == "missing_column"
+    assert "first line, of no header. They are what the first line has." in str(caught.value.hint)
 
 
-def test_a_name_is_needed_and_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        open_source("", "text", "\n")
-    with pytest.raises(DataError, match="does not exist"):
-        open_source(str(tmp_path / "none.txt"), "text", "\n")
-    with pytest.raises(DataError, match="Is a directory"):
-        open_source(str(tmp_path), "text", "\n")
+@pytest.mark.parametrize("column", ["text", "page"])
+def test_a_column_is_found_whatever_else_there_is(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"id": [None, 4], column: ["a", "b"], "meta": [{"x": [1]}, None]}), path)
+    assert [(one.id, one.text) for one in documents_of(path, column)] == [(0, "a"), (4, "b")]

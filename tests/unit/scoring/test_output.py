@@ -11,10 +11,11 @@ import pytest
 from pyarrow import parquet
 
 from neoxrun.errors import DataError
-from neoxrun.scoring.documents import Source
+from neoxrun.input.source import Source
+from neoxrun.scoring.documents import DocumentSource
 from neoxrun.scoring.output import finish_output, lines_file, scan_input
 
-SOURCE = Source("a.txt", None, b"one\ntwo\nthree\n", "text")
+SOURCE = DocumentSource(Source("a.txt", None, b"one\ntwo\nthree\n", "txt"))
 
 
 def record(number: int, text: str, **other: object) -> dict[str, object]:
@@ -67,7 +68,7 @@ def test_other_files_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_no_documents() -> None:
     with pytest.raises(DataError, match="no documents") as caught:
-        scan_input(Source("a.txt", None, b" \n\n", "text"), None)
+        scan_input(DocumentSource(Source("a.txt", None, b" \n\n", "txt")), None)
     assert caught.value.code == "no_documents"
 
 
@@ -122,7 +123,7 @@ def test_records_that_parquet_cannot_hold_are_kept_as_lines(tmp_path: Path) -> N
 
 
 def test_documents_may_share_an_id(tmp_path: Path) -> None:
-    rows = Source("a.jsonl", None, b'{"id": 7, "text": "one"}\n{"id": 7, "text": "two"}\n', "jsonl")
+    rows = DocumentSource(Source("a.jsonl", None, b'{"id": 7, "text": "one"}\n{"id": 7, "text": "two"}\n', "jsonl"))
     path = write(tmp_path / "a.jsonl", record(7, "one"))
     assert (scan_input(rows, path).finished, scan_input(rows, path).documents) == (1, 2)
     write(path, record(7, "one"), record(7, "two"))
@@ -133,7 +134,7 @@ def test_a_finished_parquet_file_counts_and_does_not_grow(tmp_path: Path) -> Non
     output = tmp_path / "a.parquet"
     write(tmp_path / "a.parquet.unfinished.jsonl", record(0, "one"), record(1, "two"))
     finish_output(output)
-    scan = scan_input(Source("a.txt", None, b"one\ntwo\n", "text"), output)
+    scan = scan_input(DocumentSource(Source("a.txt", None, b"one\ntwo\n", "txt")), output)
     assert (scan.finished, scan.documents, scan.totals.tokens) == (2, 2, 4)
     with pytest.raises(DataError, match="is complete, with 2 of the 3"):
         scan_input(SOURCE, output)

@@ -40,6 +40,12 @@ def test_who_says_what(verbosity: int, rank: int, expected: str, capsys: pytest.
     assert capsys.readouterr().err == expected
 
 
+def test_lines_that_somebody_else_marks(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(0, 3, marked=False)
+    say_all()
+    assert capsys.readouterr().err == "warning: odd\n"
+
+
 def raise_and_tell(error: BaseException) -> None:
     try:
         raise error
@@ -54,8 +60,9 @@ def test_a_traceback_is_a_detail(capsys: pytest.CaptureFixture[str]) -> None:
     set_up(1, rank=2)
     raise_and_tell(KeyError("oops"))
     said = capsys.readouterr().err
-    assert said.startswith("[rank 2] This is where it went wrong:\nTraceback (most recent call last):\n")
-    assert said.endswith("KeyError: 'oops'\n")
+    assert said.startswith("[rank 2] This is where it went wrong:\n[rank 2] Traceback (most recent call last):\n")
+    assert said.endswith("[rank 2] KeyError: 'oops'\n")
+    assert all(line.count("[rank 2]") == 1 for line in said.splitlines())
 
 
 @pytest.mark.parametrize(

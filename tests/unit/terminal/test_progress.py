@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
@@ -41,6 +42,74 @@ def test_without_a_terminal_there_is_a_closing_line_only(shown: Shown) -> None:
         bar.update(amount=5)
         bar.update(2, 7)
     assert shown() == "3 done with 12\n"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set."""
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_a_line_comes_every_ten_seconds_and_then_less_often(
+    shown: Shown, clock: list[float]
+) -> None:
+    set_up(0)
+    with Bar("answers", 1000, "answer", done=100, amounts="tokens", show=True) as bar:
+        clock[0] += 9
+        bar.update(amount=5)
+        assert shown() == ""
+        clock[0] += 2
+        bar.update(0, 6)
+        assert shown() == "answers: 101 of 1000 answers, 1.0 tokens/s, 2 h 44 min left\n"
+        times = []
+        for second in range(12, 4 * 3600):
+            clock[0] = 100.0 + second
+            bar.update(0, 1)
+            if shown():
+                times.append(second)
+    assert times[:6] == [22, 33, 44, 55, 66, 78]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] in (600, 601)
+    assert len(times) < 60
+
+
+def test_lines_about_bytes_and_about_work_without_an_end(shown: Shown, clock: list[float]) -> None:
+    set_up(0)
+    with Bar("loading", 40_000_000_000, show=True) as bar:
+        clock[0] += 20
+        bar.update(10_000_000_000)
+    assert shown() == "loading: 10.0GB of 40.0GB, 500MB/s, 1 min 0 s left\n"
+    with Bar("comparing", None, "tensor", show=True) as bar:
+        clock[0] += 20
+        bar.update(10)
+    assert shown() == "comparing: 10 tensors, 0.5 tensors/s\n"
+
+
+def test_before_anything_is_done_no_end_is_in_sight(shown: Shown, clock: list[float]) -> None:
+    set_up(0)
+    with Bar("answers", 4, "answer", amounts="tokens", show=True) as bar:
+        clock[0] += 20
+        bar.update(0, 100)
+    assert shown() == "answers: 0 of 4 answers, 5.0 tokens/s\n"
+
+
+def test_what_shows_itself_has_neither_bar_nor_lines(screen: Shown, clock: list[float]) -> None:
+    set_up(0)
+    with Bar("answers", 4, "answer", amounts="tokens", show=True, moving=False, closing=closing) as bar:
+        clock[0] += 20
+        bar.update(1, 100)
+    assert screen() == "1 done with 100\n"
+
+
+def test_a_bar_shows_the_speed_before_the_next_unit_is_done(screen: Shown, clock: list[float]) -> None:
+    set_up(0)
+    with Bar("answers", 4, "answer", amounts="tokens", show=True) as bar:
+        clock[0] += 20
+        bar.update(0, 100)
+        assert re.search(r"0/4 \[.*5\.0 tokens/s\]", screen())
 
 
 def test_what_is_not_shown_says_nothing(screen: Shown) -> None:

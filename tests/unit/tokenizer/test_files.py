@@ -62,6 +62,7 @@ def test_a_tokenizer_that_the_configuration_does_not_fit(tmp_path: Path) -> None
         (TokenizerConfig("SPMTokenizer", missing, None), DataError, "there is no tokenizer file"),
         (TokenizerConfig("SPMTokenizer", None, None), ConfigError, "names no tokenizer"),
         (TokenizerConfig("HFTokenizer", None, None), ConfigError, "names no tokenizer"),
+        (TokenizerConfig("HFTokenizer", None, None, (), tmp_path), DataError, f"no tokenizer in {tmp_path}: neither"),
         (TokenizerConfig("HFTokenizer", tmp_path, None), DataError, "cannot be read: Is a directory"),
         (TokenizerConfig("GPT2BPETokenizer", vocab, None), ConfigError, "needs a merge_file"),
         (TokenizerConfig("GPT2BPETokenizer", vocab, missing), DataError, "there is no merge file"),

@@ -1,7 +1,8 @@
-"""A fingerprint that identifies a model, and is cheap even for a checkpoint of 40 GB.
+"""Fingerprints that identify a model, and are cheap even for a checkpoint of 40 GB.
 
 Files of torch.save are zip archives whose directory has a checksum of every tensor, which is enough. Other files
-(safetensors, files of an old torch) are read completely, once: their checksums are kept in the user's cache folder.
+(safetensors, files of an old torch) are read completely, once, and their checksums are kept in the user's cache folder;
+or, where it is enough to tell models apart, only their headers and some blocks are read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import time
 import zipfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,17 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.log import log, waiting
-from neoxrun.tokenizer.siblings import SIBLING_FILES
 
 _READERS: Final = 4
 _REMEMBERED: Final = re.compile(r"(.+)\n([0-9a-f]{64})\n")
 # A file that is written twice within one tick of the file system's clock looks unchanged, so the checksums of younger
 # files are not kept.
 _SETTLED_SECONDS: Final = 2.0
+# What is read of a file that has no checksums, to tell it from others: its beginning, with the names and shapes of
+# tensors, and blocks at equal distances. Training changes nearly all numbers, so some blocks differ.
+_HEAD_BYTES, _BLOCKS, _BLOCK_BYTES = 2**16, 64, 2**12
 
 
 def describe_checkpoint(
@@ -41,6 +46,8 @@ def describe_checkpoint(
     exception: norms that differ between the checkpoint's tensor-parallel ranks are folded or averaged at another
     tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
     are drawn on each rank, so they differ between splits and kinds of device.
+
+    ``weights_fingerprint`` covers the files of the weights alone.
 
     Args:
         settings: the configuration.
@@ -54,7 +61,7 @@ def describe_checkpoint(
     whole = hashlib.sha256()
     facts: dict[str, Any] = {}
     if random_weights:
-        facts["weights"] = f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
+        facts["weights"] = random_name(settings, tp=tp, pp=pp, device_kind=device_kind)
     else:
         found = find_configured_checkpoint(settings)
         facts["folder"], facts["tag"] = str(found.folder), found.tag
@@ -65,22 +72,78 @@ def describe_checkpoint(
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
+        facts["weights_fingerprint"] = whole.hexdigest()
+    _add_tokenizer(whole, settings)
+    how = {key: facts.get(key) for key in ("weights", "ranks")}
+    whole.update(
+        json.dumps([_network(settings), how, dtype, settings.tokenizer.tokenizer_type], sort_keys=True).encode()
+    )
+    return {**facts, "fingerprint": whole.hexdigest()}
+
+
+def tell_apart(settings: Settings, *, random_weights: bool) -> str:
+    """A short fingerprint of weights, tokenizer, end ids and network: only blocks of large files are read for it.
+
+    It does not depend on how the model runs: the number format, the split and the merge rule do not count.
+
+    Args:
+        settings: the configuration.
+        random_weights: no checkpoint is loaded.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    whole = hashlib.sha256()
+    if not random_weights:
+        files = find_configured_checkpoint(settings).files
+        with ThreadPoolExecutor(_READERS) as pool:
+            for path, digest in zip(files, pool.map(_sampled_digest, files), strict=True):
+                whole.update(f"{path.name} {digest}\n".encode())
+    _add_tokenizer(whole, settings)
+    rest = [_network(settings), settings.tokenizer.tokenizer_type, sorted(settings.end_ids)]
+    whole.update(json.dumps(rest, sort_keys=True).encode())
+    return whole.hexdigest()[:16]
+
+
+def random_name(settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind) -> str:
+    """What tells random weights apart: they are drawn on each rank."""
+    return f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
+
+
+def _add_tokenizer(whole: hashlib._Hash, settings: Settings) -> None:
     for named in (settings.tokenizer.vocab_file, settings.tokenizer.merge_file):
         if named is not None:
             # For HFGPT2Tokenizer it is the folder of both files.
-            files = [named / "vocab.json", named / "merges.txt"] if named.is_dir() else [named]
-            next_to_it = (files[0].parent / name for name in SIBLING_FILES)
+            files = [named / tokenizer_names.VOCABULARY, named / tokenizer_names.MERGES] if named.is_dir() else [named]
+            next_to_it = (files[0].parent / name for name in tokenizer_names.SIBLINGS)
             for path in (*files, *(path for path in next_to_it if path.is_file())):
                 whole.update(hashlib.sha256(path.read_bytes()).digest())
-    network = {
+
+
+def _network(settings: Settings) -> dict[str, Any]:
+    return {
         key: value
         for key, value in asdict(settings.model).items()
         # A field that is None was not there when older fingerprints were made.
         if key not in ("model_parallel_size", "pipe_parallel_size") and value is not None
     }
-    how = {key: facts.get(key) for key in ("weights", "ranks")}
-    whole.update(json.dumps([network, how, dtype, settings.tokenizer.tokenizer_type], sort_keys=True).encode())
-    return {**facts, "fingerprint": whole.hexdigest()}
+
+
+def name_of_model(title: str, checkpoint: Mapping[str, Any]) -> str:
+    """A name that tells a model's checkpoints apart: ``pythia-160m@step1000-0123abcd``.
+
+    After the ``@`` are the step, or what the name of the weights' folder adds to the title, and the first digits of the
+    weights' fingerprint.
+
+    Args:
+        title: the model's name.
+        checkpoint: by ``describe_checkpoint``.
+    """
+    if "folder" not in checkpoint:
+        return f"{title}@random"
+    label = checkpoint["tag"] or Path(checkpoint["folder"]).name.removeprefix(title).lstrip("-_.@")
+    digits = checkpoint["weights_fingerprint"][:8]
+    return f"{title}@{label}-{digits}" if label else f"{title}@{digits}"
 
 
 def _digest(path: Path) -> str:
@@ -92,11 +155,36 @@ def _digest(path: Path) -> str:
     try:
         return _archive_digest(path) or _file_digest(path)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}",
-            code="unreadable_checkpoint",
-            where=str(path),
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _sampled_digest(path: Path) -> str:
+    """A checksum of an archive's directory, or else of the file's size, its beginning and blocks of it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        if (digest := _archive_digest(path)) is not None:
+            return digest
+        size = path.stat().st_size
+        sampled = hashlib.sha256(str(size).encode())
+        with path.open("rb") as file:
+            sampled.update(file.read(_HEAD_BYTES))
+            for number in range(1, _BLOCKS + 1):
+                file.seek(max(0, size * number // _BLOCKS - _BLOCK_BYTES))
+                sampled.update(file.read(_BLOCK_BYTES))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return sampled.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror}",
+        code="unreadable_checkpoint",
+        where=str(path),
+    )
 
 
 def _archive_digest(path: Path) -> str | None:

@@ -13,9 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from neoxrun.checkpoint import fingerprint
 from neoxrun.config.reader import load_settings, shipped_dir
 from neoxrun.config.settings import Settings
-from neoxrun.evaluation import fingerprint
 
 
 def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
@@ -30,8 +30,12 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
         return str(fingerprint.describe_checkpoint(settings, **usual | how)["fingerprint"])
 
-    first = of()
+    def quick(settings: Settings = settings) -> str:
+        return fingerprint.tell_apart(settings, random_weights=False)
+
+    first, quick_first = of(), quick()
     assert first == of()
+    assert quick(dataclasses.replace(settings, merge="average")) == quick_first
     model = settings.model
     others = [
         of(dtype="bf16"),
@@ -50,9 +54,12 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     next(iter(weights.values())).view(-1)[-1] += 1
     torch.save(weights, layer)
     others.append(of())
+    quick_others = [quick()]
     vocabulary = tmp_path / "demo" / "tokenizer.json"
     vocabulary.write_bytes(vocabulary.read_bytes() + b" ")
     others.append(of())
+    quick_others += [quick(), quick(dataclasses.replace(settings, model=dataclasses.replace(model, rotary_pct=0.5)))]
+    assert len({quick_first, *quick_others}) == 1 + len(quick_others)
     (tmp_path / "demo" / "added_tokens.json").write_text("{}")  # it says how the tokenizer is used
     others.append(of())
     assert len({first, *others}) == 1 + len(others)
@@ -73,12 +80,13 @@ def test_any_one_tensor_tells_files_apart(how: str, tmp_path: Path, monkeypatch:
     """20 tensors of 1 MB, one changed at a time: none is passed over."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tensors = {f"layer.{number}": torch.zeros(2**18) for number in range(20)}
-    found = set()
+    found, sampled = set(), set()
     for number in (None, 3, 11, 17):
         changed = tensors if number is None else tensors | {f"layer.{number}": torch.ones(2**18)}
         saved(tmp_path / "weights", changed, how)
         found.add(fingerprint._digest(tmp_path / "weights"))
-    assert len(found) == 4
+        sampled.add(fingerprint._sampled_digest(tmp_path / "weights"))
+    assert (len(found), len(sampled)) == (4, 4)
 
 
 def test_checksums_are_remembered_while_a_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +111,11 @@ def test_checksums_are_remembered_while_a_file_stays_as_it_is(tmp_path: Path, mo
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # nothing can be kept there
     assert fingerprint._digest(path) == hashlib.sha256(b"b" * 1000).hexdigest()
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    facts = {"folder": "/a/pythia-160m-step1000", "tag": None, "weights_fingerprint": "0123456789abcdef"}
+    assert fingerprint.name_of_model("pythia-160m", facts) == "pythia-160m@step1000-01234567"
+    assert fingerprint.name_of_model("pythia-160m", facts | {"folder": "/b/pythia-160m"}) == "pythia-160m@01234567"
+    assert fingerprint.name_of_model("mine", facts | {"tag": "global_step7"}) == "mine@global_step7-01234567"
+    assert fingerprint.name_of_model("pythia-160m", {"weights": "random, seed 1"}) == "pythia-160m@random"

@@ -1,0 +1,110 @@
+"""The file of records that ``generate`` and ``score`` write: its options, and what is never written over."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxrun.checkpoint import fingerprint
+from neoxrun.config.sampling import SamplingParams
+from neoxrun.config.settings import Settings
+from neoxrun.generation import provenance, records
+from neoxrun.generation.provenance import Provenance
+from neoxrun.planning.plan import Plan
+
+
+def add_output_arguments(parser: argparse._ActionsContainer, output: str, resume: str, *, anyway: bool) -> None:
+    """``-o`` and what may happen to a file that exists.
+
+    Args:
+        parser: the command's, or a group of it.
+        output, resume: the help of the two options.
+        anyway: whether there is ``--resume-anyway``, too.
+    """
+    parser.add_argument("-o", "--output", metavar="FILE", help=output)
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help=resume)
+    if anyway:
+        existing.add_argument(
+            "--resume-anyway",
+            action="store_true",
+            help="As --resume, also if another model, number format, seed or other sampling made the records.",
+        )
+    existing.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Replace the output file, whatever it holds. Default: only records of the same work.",
+    )
+
+
+def sampling_keys(params: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters for a provenance, the seed next to them."""
+    values = dict(vars(params))
+    return {"seed": values.pop("seed"), "sampling": values}
+
+
+def work_of(
+    args: argparse.Namespace,
+    command: str,
+    settings: Settings,
+    plan: Plan,
+    seen: str,
+    how: Mapping[str, Any],
+    model: str | None = None,
+) -> Provenance:
+    """What makes the records of this command line.
+
+    Args:
+        args: the command line.
+        command: the command's name.
+        settings: the configuration.
+        plan: how the model runs.
+        seen: a checksum of the input.
+        how: the options that the records depend on.
+        model: tells the model from others; None: its files do.
+
+    Raises:
+        CheckpointError: a file of the checkpoint cannot be read.
+    """
+    where = str(settings.checkpoint)
+    if args.random_weights:
+        where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)
+    return provenance.provenance_of(
+        command,
+        model=model or fingerprint.tell_apart(settings, random_weights=args.random_weights),
+        checkpoint=where,
+        dtype=plan.dtype,
+        seen=seen,
+        how={"merge": settings.merge, "random_weights": where if args.random_weights else None, **how},
+    )
+
+
+def check_work(args: argparse.Namespace, output: Path, made: Provenance, source: str | None) -> Provenance | None:
+    """Refuse to replace or continue what other work has made, and warn of what is replaced.
+
+    Args:
+        args: the command line.
+        output: the file of records.
+        made: the work that is asked for.
+        source: the input, if it has a name.
+
+    Returns:
+        What the file's records will have been made by; None for a stream.
+
+    Raises:
+        NeoxrunError: other work made the records, or the file that tells it cannot be used.
+    """
+    if output.exists() and not output.is_file():
+        return None
+    if args.resume:
+        anyway = getattr(args, "resume_anyway", None)
+        hint = "Give the same options as before, or name another file with -o."
+        if anyway is not None:
+            hint += " --resume-anyway continues this one all the same."
+        return provenance.check_continuing(output, made, source, anyway=bool(anyway), hint=hint)
+    if not args.overwrite:
+        provenance.check_replacing(output, made, source)
+    records.warn_of_replacing(output)
+    return made

@@ -1,0 +1,74 @@
+"""Devices as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from neoxrun.errors import UsageError
+from neoxrun.planning.described import parse_devices
+from neoxrun.planning.hardware import is_listed, listed_names, speed_of
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("2x48GB", [48 * 2**30] * 2),
+        ("80GiB", [80 * 2**30]),
+        ("1X24gb", [24 * 2**30]),
+        ("2 x 1.5 GB", [3 * 2**29] * 2),
+        ("3*512MiB", [2**29] * 3),
+        ("2x24G, 1x80GB", [24 * 2**30, 24 * 2**30, 80 * 2**30]),
+    ],
+)
+def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
+    devices = parse_devices(text)
+    assert [device.total_bytes for device in devices] == sizes
+    assert [device.free_bytes for device in devices] == sizes
+    assert [device.index for device in devices] == list(range(len(sizes)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2",
+        "two",
+        "x48GB",
+        "0x48GB",
+        "2x0GB",
+        "2x48",
+        "0xH100",
+        "2xH99",
+        "A100",
+        "-1x48GB",
+        "2x48GB,",
+        "2x48 parsecs",
+        "9" * 400 + "GB",
+    ],
+)
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a count and a memory size") as caught:
+        parse_devices(text)
+    assert caught.value.code == "invalid_value"
+
+
+def test_the_cpu_is_one_device() -> None:
+    assert parse_devices("64GB", "cpu")[0].kind == "cpu"
+    with pytest.raises(UsageError, match="the CPU is one") as caught:
+        parse_devices("2x64GB", "cpu")
+    assert caught.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize("text", ["2xA100-80GB", "2 x a100 80gb", "2xA100_80GB"])
+def test_names_of_cards(text: str) -> None:
+    devices = parse_devices(text)
+    assert [(device.name, device.free_bytes) for device in devices] == [("A100 80GB", 80 * 2**30)] * 2
+
+
+def test_every_listed_card_can_be_named() -> None:
+    for name in listed_names():
+        (device,) = parse_devices(name.replace(" ", "-"))
+        assert is_listed(device)
+        assert speed_of(device).name == name
+    assert parse_devices("3090")[0].name == "RTX 3090"
+    assert not is_listed(parse_devices("2x24GB")[0])
