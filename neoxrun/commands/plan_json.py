@@ -9,8 +9,9 @@ from typing import Any
 from neoxrun.errors import UsageError
 from neoxrun.planning.cost import Estimate
 from neoxrun.planning.decision import Forecast, MemoryRefused
-from neoxrun.planning.explain import RefusedPlanError, explain_notes, explain_reason
+from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
+from neoxrun.planning.refused import RefusedPlanError
 
 
 def to_json(plan: Plan, more_notes: Sequence[str] = ()) -> dict[str, Any]:

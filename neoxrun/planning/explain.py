@@ -1,11 +1,10 @@
-"""A plan in words: why this split, what differs from what was asked for, and why there is no plan."""
+"""A plan in words: why this split, what differs from what was asked for."""
 
 from __future__ import annotations
 
 import math
 
-from neoxrun.config.settings import Precision
-from neoxrun.errors import UsageError
+from neoxrun.planning import phrases
 from neoxrun.planning.cost import Estimate
 from neoxrun.planning.decision import (
     BatchReduced,
@@ -15,19 +14,14 @@ from neoxrun.planning.decision import (
     Forecast,
     GpuLeftOut,
     GpusNotUsed,
-    MemoryRefused,
-    Misfit,
     Note,
     PrecisionLowered,
-    Refusal,
     SizeChanged,
-    SizesRefused,
     SplitRule,
     VocabularyAssumed,
 )
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import Work
-from neoxrun.planning.split import ModelSplit
 from neoxrun.terminal.words import counted, human_bytes
 
 
@@ -41,36 +35,11 @@ def explain_notes(plan: Plan) -> list[str]:
     return [_note(plan, note) for note in plan.notes]
 
 
-class RefusedPlanError(UsageError):
-    """There is no plan.
-
-    Args:
-        words: the error for people.
-        refusal: why, as a value.
-
-    Attributes:
-        refusal: why, as a value.
-    """
-
-    def __init__(self, words: UsageError, refusal: Refusal) -> None:
-        super().__init__(words.message, code=words.code, hint=words.hint)
-        self.refusal = refusal
-
-
-def explain_refusal(refusal: Refusal) -> RefusedPlanError:
-    """The error for what cannot be planned: by how much, and what would be possible."""
-    if isinstance(refusal, SizesRefused):
-        words = _sizes_refused(refusal)
-    else:
-        words = _gpus_too_small(refusal) if refusal.kind == "cuda" else _host_too_small(refusal)
-    return RefusedPlanError(words, refusal)
-
-
 def _gpu_reason(plan: Plan) -> str:
     decision, forecast = plan.decision, plan.decision.forecast
     assert forecast is not None, "the time on GPUs is estimated"
     requested, chosen = decision.requested, forecast.chosen
-    weights, room, gpus = _weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
+    weights, room, gpus = phrases.weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
     match decision.rule:
         case SplitRule.REQUESTED:
             text = f"The split is the one asked for: {weights} and room for {room} in each replica."
@@ -88,7 +57,7 @@ def _gpu_reason(plan: Plan) -> str:
     if decision.rule is not SplitRule.FASTEST:
         text += f" Estimated for {_work(forecast.work)}: {_time(chosen)}."
     if (requested.tp is None) != (requested.pp is None):
-        text = f"With {_sizes(requested.tp, requested.pp)} as asked for: {text}"
+        text = f"With {phrases.sizes(requested.tp, requested.pp)} as asked for: {text}"
     return text
 
 
@@ -112,7 +81,7 @@ def _seconds(seconds: float) -> str:
 
 def _named(estimate: Estimate) -> str:
     """``tp 2 x pp 1 x replicas 1``."""
-    return _sizes(estimate.split.tp, estimate.split.pp, estimate.split.replicas)
+    return phrases.sizes(estimate.split.tp, estimate.split.pp, estimate.split.replicas)
 
 
 def _crowded(forecast: Forecast) -> str:
@@ -153,7 +122,7 @@ def _cpu_reason(plan: Plan) -> str:
         text = "The split keeps the configuration's tensor-parallel size"
         if decision.seen:
             text += f", as {counted(decision.seen, 'core')} are enough for its {ranks} ranks"
-    text += f": {_weights(plan.weights_bytes, plan.dtype)} and room for {_room(plan)}."
+    text += f": {phrases.weights(plan.weights_bytes, plan.dtype)} and room for {_room(plan)}."
     if decision.precision_too_large:
         text += f" In {decision.precision_too_large} it would not fit."
     return text
@@ -191,7 +160,7 @@ def _cause(plan: Plan, note: SizeChanged) -> str:
         case Cause.OTHER_FLAG:
             return f"as --tp {requested.tp} is given without --pp"
         case Cause.SLOWER:
-            return f"estimated to be faster on {_gpus(seen, plan.nnodes)}"
+            return f"estimated to be faster on {phrases.gpus(seen, plan.nnodes)}"
         case Cause.ONE_CPU:
             return "as stages gain nothing on one CPU"
         case Cause.STARTED_RANKS:
@@ -203,101 +172,11 @@ def _cause(plan: Plan, note: SizeChanged) -> str:
         case Cause.MEMORY:
             return f"as {note.configured} ranks would need more memory"
         case Cause.DEVICES if plan.device_kind == "cuda":
-            return f"as there {'is' if seen == 1 else 'are'} {_gpus(seen, plan.nnodes)}"
+            return f"as there {'is' if seen == 1 else 'are'} {phrases.gpus(seen, plan.nnodes)}"
         case _:
             return f"as there {'is' if seen == 1 else 'are'} {counted(seen, 'core')}"
-
-
-def _sizes_refused(refusal: SizesRefused) -> UsageError:
-    requested, per_host, nearest = refusal.requested, refusal.per_host, refusal.nearest
-    sizes = _sizes(requested.tp, requested.pp, requested.replicas) or "the model"
-    here = counted(requested.nnodes, "host") if refusal.kind == "cpu" else _gpus(per_host, requested.nnodes)
-    if refusal.kind == "cpu":
-        hint = "Every host must get the same number of ranks, in whole tensor-parallel groups."
-    elif nearest:
-        hint = f"The nearest split that is possible is {_flags(nearest)}."
-    else:
-        hint = "With other sizes this model does not fit on these GPUs either."
-    match refusal.misfit:
-        case Misfit.TOO_FEW_GPUS:
-            ranks = (requested.tp or 1) * (requested.pp or 1) * (requested.replicas or 1)
-            message = f"{sizes} needs {counted(ranks, 'GPU')}, and there {'is' if per_host == 1 else 'are'} {here}"
-        case Misfit.GROUP_TOO_WIDE:
-            message = f"tp {requested.tp} needs {requested.tp} GPUs on one host, and there are {here}"
-        case Misfit.UNEVEN:
-            message = f"{sizes} cannot be spread evenly over {here}"
-            if requested.world_size:
-                message += f", where another launcher has started {counted(requested.world_size, 'rank')}"
-    return UsageError(message, code="impossible_split", hint=hint)
-
-
-def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
-    split, instead = refusal.split, refusal.alternatives
-    where, each = counted(split.replica_size, "GPU"), ""
-    if split.replica_size > 1:
-        where, each = f"{where} as {_sizes(split.tp, split.pp)}", " on each"
-    ways = []
-    if instead.sizes:
-        ways.append(_flags(instead.sizes))
-    if instead.half_precision:
-        ways.append("--dtype bf16")
-    if instead.gpus:
-        ways.append(f"{instead.gpus}x{refusal.free_bytes / 2**30:.4g}GB")
-    if instead.gpu_free_bytes:
-        ways.append(f"{split.replica_size}x{math.ceil(instead.gpu_free_bytes / 2**30)}GB")
-    host = human_bytes(instead.host_free_bytes)
-    ways.append(f"--device cpu with {host} of free host memory, in {instead.host_precision}")
-    return UsageError(
-        f"the model does not fit on {where}: {_need(refusal)}{each}, {_shortage(refusal)}",
-        code="does_not_fit",
-        hint=f"What would fit: {', or '.join(ways)}.",
-    )
-
-
-def _host_too_small(refusal: MemoryRefused) -> UsageError:
-    ranks, host = counted(refusal.ranks, "rank"), human_bytes(refusal.alternatives.host_free_bytes)
-    fewer = ", fewer ranks (--tp, --pp, --replicas)" if refusal.ranks > 1 else ""
-    return UsageError(
-        f"the model does not fit in host memory: {_need(refusal)} in {ranks}, {_shortage(refusal)}",
-        code="does_not_fit",
-        hint=f"What would fit: {host} of free host memory{fewer}, or a smaller model.",
-    )
-
-
-def _need(refusal: MemoryRefused) -> str:
-    return (
-        f"{_weights(refusal.weights_bytes, refusal.precision)}, workspace and the cache of one sequence"
-        f" of {refusal.context} tokens need {human_bytes(refusal.need_bytes)}"
-    )
-
-
-def _shortage(refusal: MemoryRefused) -> str:
-    return (
-        f"and {human_bytes(refusal.usable_bytes)} of {human_bytes(refusal.free_bytes)} free can be used:"
-        f" {human_bytes(refusal.need_bytes - refusal.usable_bytes)} too little"
-    )
-
-
-def _weights(size: int, precision: Precision) -> str:
-    """``41.1 GB of fp16 weights``."""
-    return f"{human_bytes(size)} of {precision} weights"
 
 
 def _room(plan: Plan) -> str:
     """``20 sequences of 2048 tokens``."""
     return f"{counted(plan.max_batch, 'sequence')} of {plan.max_context} tokens"
-
-
-def _gpus(per_host: int, nnodes: int) -> str:
-    """``2 GPUs on each of 3 hosts``."""
-    return counted(per_host, "GPU") + (f" on each of {nnodes} hosts" if nnodes > 1 else "")
-
-
-def _sizes(tp: int | None, pp: int | None, replicas: int | None = None) -> str:
-    """``tp 2 x pp 1``: the sizes that are set."""
-    sizes = (("tp", tp), ("pp", pp), ("replicas", replicas))
-    return " x ".join(f"{name} {size}" for name, size in sizes if size)
-
-
-def _flags(split: ModelSplit) -> str:
-    return f"--tp {split.tp} --pp {split.pp} --replicas {split.replicas}"

@@ -11,9 +11,9 @@ from neoxrun.parallel.partition import rank_at
 from neoxrun.planning.choose import Choice, choose_cpu, choose_gpus
 from neoxrun.planning.decision import BatchReduced, ContextShortened, Note, PrecisionLowered, VocabularyAssumed
 from neoxrun.planning.devices import Device
-from neoxrun.planning.explain import explain_refusal
 from neoxrun.planning.memory import MAX_BATCH, host_peak_bytes, kv_cache_bytes, model_parameters, prefill_tokens
 from neoxrun.planning.plan import Plan, RankMemory
+from neoxrun.planning.refused import explain_refusal
 from neoxrun.planning.request import Requested, check_request
 
 _GPT2_VOCABULARY, _NEOX_VOCABULARY = 50257, 50277

@@ -44,4 +44,5 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     assert told["documents"] == 600
     assert abs(told["logprob"] - summary["logprob"]) < 1e-2
     assert [record["text"] for record in records_of(whole)] == texts
-    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "out.parquet", "whole.jsonl"}
+    names = {"a.jsonl", "out.parquet", "whole.jsonl", "whole.jsonl.meta.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
