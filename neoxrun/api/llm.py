@@ -32,6 +32,7 @@ from neoxrun.engine.scoring import Scored
 from neoxrun.errors import UsageError
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.generation.options import Truncate
+from neoxrun.terminal.log import log, set_up
 from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import Tokenizer
 
@@ -57,7 +58,8 @@ class LLM:
         merge: at another tensor-parallel size than the checkpoint's, ``fold`` norms that differ between its ranks into
             the weights that read them, or take their ``average``.
         eager: capture no CUDA graphs.
-        quiet: show no bars. Warnings go to the logger ``neoxrun`` of Python's ``logging`` all the same.
+        quiet: show nothing. Otherwise bars are shown on stderr, and what is being done, unless Python's ``logging`` is
+            set up: the logger is ``neoxrun``, which gets warnings in any case.
         foreign: the arguments by the names of vLLM, transformers and GPT-NeoX, such as ``tensor_parallel_size``.
 
     Raises:
@@ -90,6 +92,8 @@ class LLM:
         if batch_size is not None:
             whole("batch_size", batch_size)
         self._quiet = quiet
+        if not quiet and not log.hasHandlers():
+            set_up(0)
         requests = Requests()
         self._backend = open_backend(arguments, batch_size, Callbacks(requests.receive, requests.end))
         self._client = Client(self._backend, requests)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 
@@ -50,12 +50,10 @@ class EngineLoop:
     def __init__(self, session: Session, emit: Callable[[list[Event]], None], *, batch_size: int | None = None) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self._session, self._emit = session, emit
-        kind = device_kind(session.mesh.device)
-        self._most = batch_size or MAX_BATCH[kind]
-        # On a GPU the cache takes all the memory that there is for it, however many texts there are.
-        self._least = self._most if kind == "cuda" else 1
+        self._most = batch_size or MAX_BATCH[device_kind(session.mesh.device)]
         self._texts: AnswerLoop | None = None
-        self._waiting: deque[TextWork] = deque()
+        self._waiting: OrderedDict[int, TextWork] = OrderedDict()
+        self._longest = 0  # tokens of a text that waits, at the most: it is not searched for at each step
         self._under_way: dict[int, TextWork] = {}
         self._scoring: dict[int, _Scoring] = {}
 
@@ -93,7 +91,8 @@ class EngineLoop:
                 return True
             match message:
                 case TextWork():
-                    self._waiting.append(message)
+                    self._waiting[message.number] = message
+                    self._longest = max(self._longest, self._tokens(message))
                 case ScoreWork():
                     self._scoring[message.number] = _Scoring(message)
                 case Cancel(number):
@@ -121,9 +120,11 @@ class EngineLoop:
             events += self._make_room()
         assert self._texts is not None, "there is work"
         while self._waiting and self._texts.engine.free_slots > 0:
-            work = self._waiting.popleft()
-            self._under_way[work.number] = work
-            self._texts.start(TextRequest(work.number, work.prompt, work.params))
+            number, work = self._waiting.popitem(last=False)
+            self._under_way[number] = work
+            self._texts.start(TextRequest(number, work.prompt, work.params))
+        if not self._waiting:
+            self._longest = 0
         return [*events, *self._events(self._texts.step())]
 
     def _make_room(self) -> list[Event]:
@@ -132,16 +133,12 @@ class EngineLoop:
         A larger one takes over the texts of the one before, and computes their tokens once more.
         """
         engine = None if self._texts is None else self._texts.engine
-        slots = min(self._most, len(self._under_way) + len(self._waiting))
-        length = max(min(self._tokens(work), self._session.max_context) for work in self._waiting)
+        slots, length = min(self._most, len(self._under_way) + len(self._waiting)), self._longest
         if engine is not None:
             if slots <= engine.slots and length <= engine.length:
                 return []
             slots, length = max(slots, engine.slots), max(length, engine.length)
-        slots, length = (
-            _rounded(slots, self._least, self._most),
-            _rounded(length, _LEAST_LENGTH, self._session.max_context),
-        )
+        slots, length = _rounded(slots, 1, self._most), _rounded(length, _LEAST_LENGTH, self._session.max_context)
         before = None if engine is None else (engine.slots, engine.length)
         refusal: RankError | None = None
 
@@ -163,9 +160,10 @@ class EngineLoop:
         opened = self._texts.engine
         events = self._events(answers)
         if refusal is not None:
-            for work in [work for work in self._waiting if self._tokens(work) > opened.length]:
-                self._waiting.remove(work)
+            for work in [work for work in self._waiting.values() if self._tokens(work) > opened.length]:
+                del self._waiting[work.number]
                 events.append(Failed(work.number, refusal))
+            self._longest = min(self._longest, opened.length)
         elif opened.slots < slots:  # it is all that fits
             self._most = opened.slots
         return events
@@ -173,9 +171,8 @@ class EngineLoop:
     def _open(self, slots: int, length: int) -> Engine:
         return self._session.start_engine(requests=slots, length=length, batch_size=self._most)
 
-    @staticmethod
-    def _tokens(work: TextWork) -> int:
-        return len(work.prompt) + work.params.maximum_tokens
+    def _tokens(self, work: TextWork) -> int:
+        return min(len(work.prompt) + work.params.maximum_tokens, self._session.max_context)
 
     def _events(self, answers: Iterable[Answer]) -> list[Event]:
         events: list[Event] = []
@@ -206,9 +203,7 @@ class EngineLoop:
 
     def _cancel(self, number: int) -> None:
         self._scoring.pop(number, None)
-        waiting = next((work for work in self._waiting if work.number == number), None)
-        if waiting is not None:
-            self._waiting.remove(waiting)
+        if self._waiting.pop(number, None) is not None:
             self._emit([Finished(number, "", (), "aborted", 0.0)])
         elif number in self._under_way and self._texts is not None:
             answer = self._texts.cancel(number)
@@ -217,12 +212,12 @@ class EngineLoop:
 
     def _end(self) -> None:
         """End all work: of texts with what there is of them."""
-        for number in [*self._under_way, *(work.number for work in self._waiting)]:
+        for number in [*self._under_way, *self._waiting]:
             self._cancel(number)
         self._close_engine()
 
     def _fail_all(self, failure: NeoxrunError) -> None:
-        numbers = [*self._under_way, *(work.number for work in self._waiting), *self._scoring]
+        numbers = [*self._under_way, *self._waiting, *self._scoring]
         self._under_way.clear()
         self._waiting.clear()
         self._scoring.clear()

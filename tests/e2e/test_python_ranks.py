@@ -139,20 +139,54 @@ def test_a_program_that_is_killed_leaves_no_ranks(tmp_path: Path) -> None:
     wait_until_gone(folder)
 
 
-def test_a_program_that_ends_without_close(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_program_that_ends_without_close(tp: int, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "from neoxrun import LLM\n"
-        "llm = LLM('demo', tp=2, device='cpu', dtype='fp32')\n"
-        "print(llm._backend._child.folder)\n"
+        f"from neoxrun import LLM\nllm = LLM('demo', tp={tp}, device='cpu', dtype='fp32')\n"
         "print(llm.generate('import os', max_tokens=2).length)\n"
         "llm.submit('import os', max_tokens=500, ignore_eos=True)\n"
     )
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False)
-    folder, length = done.stdout.split()
-    assert (done.returncode, length, done.stderr) == (0, "2", "")
-    assert ranks_of(Path(folder)) == []
-    assert not Path(folder).exists()
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    assert list(folder.glob("neoxrun-*")) == []
+
+
+def test_ctrl_c_while_the_ranks_load(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import threading, signal\nfrom neoxrun import LLM\nfrom neoxrun.launch.child import ChildJob\n"
+        "start = ChildJob.start\n"
+        "def then_interrupt(self):\n"
+        "    start(self)\n"
+        "    main = threading.main_thread().ident\n"
+        "    threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()\n"
+        "ChildJob.start = then_interrupt\n"
+        "try:\n    LLM('demo', tp=2, device='cpu', dtype='fp32')\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    assert list(folder.glob("neoxrun-*")) == []
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_what_is_shown_where_it_is_asked_for(tp: int) -> None:
+    program = "from neoxrun import LLM\nLLM('demo', device='cpu', dtype='fp32', quiet=False, tp={tp}).close()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(tp=tp)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("loaded 0.0")
+    assert done.stderr.count("\n") == 1
 
 
 def test_what_ranks_cannot_load_is_raised_here(tmp_path: Path) -> None:

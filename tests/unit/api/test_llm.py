@@ -158,6 +158,15 @@ def under_way(llm: LLM) -> int:
     return len(loop._under_way) + len(loop._waiting)
 
 
+def test_a_task_of_asyncio_that_is_cancelled_ends_its_request(llm: LLM) -> None:
+    async def impatient() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(llm.submit("x =", max_tokens=490, ignore_eos=True)), 0.2)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(impatient())
+    assert under_way(llm) == 0
+
+
 def loop_of(llm: LLM) -> EngineLoop:
     """The loop that the engine's thread runs."""
     (found,) = [one for one in gc.get_objects() if isinstance(one, EngineLoop) and one.inbox is llm._backend._inbox]  # type: ignore[attr-defined]
