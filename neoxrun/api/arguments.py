@@ -7,38 +7,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast, get_args
 
+from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.config.precisions import DTYPE_NAMES, DeviceKind
 from neoxrun.config.settings import Merge, Precision
 from neoxrun.errors import UsageError
 from neoxrun.serving.local import ModelArguments
 from neoxrun.terminal.words import did_you_mean, printable
-
-FOREIGN_ARGUMENTS: Final[Mapping[str, str]] = {
-    "model": "configuration",
-    "tensor_parallel_size": "tp",
-    "pipeline_parallel_size": "pp",
-    "torch_dtype": "dtype",
-    "precision": "dtype",
-    "max_num_seqs": "batch_size",
-    "enforce_eager": "eager",
-    "checkpoint_dir": "checkpoint",
-    "vocab_file": "tokenizer",
-}
-"""What vLLM, transformers, litgpt and GPT-NeoX call the arguments of ``LLM``."""
-
-EXPLAINED_ARGUMENTS: Final[Mapping[str, str]] = {
-    "max_model_len": 'overrides=["seq_length=N"] shortens the context.',
-    "gpu_memory_utilization": "Leave it out: the cache takes what is free.",
-    "trust_remote_code": "Leave it out: nothing in a model's files is executed.",
-    "revision": "`neoxrun download NAME --revision REVISION` fetches it, and says which folder to name.",
-    "device_map": "Leave it out; tp and pp divide a model, device and gpus choose where it runs.",
-    "quantization": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",
-    "load_in_8bit": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",
-    "load_in_4bit": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",
-    "seed": "Give it with the sampling parameters: SamplingParams(seed=1).",
-    "replicas": "An LLM is one replica: make one for each group of GPUs, with gpus=(0, 1).",
-}
-"""Names that nothing here takes the place of, and what to do instead."""
 
 _NUMBERED: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 

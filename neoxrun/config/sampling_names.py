@@ -11,10 +11,12 @@ from neoxrun.terminal.words import did_you_mean, printable
 FOREIGN_PARAMETERS: Final[Mapping[str, str]] = {
     "max_tokens": "maximum_tokens",
     "max_new_tokens": "maximum_tokens",
+    "max_completion_tokens": "maximum_tokens",
     "n_predict": "maximum_tokens",
     "temp": "temperature",
     "repeat_penalty": "repetition_penalty",
     "stop_strings": "stop",
+    "stop_sequences": "stop",
 }
 """Of transformers, vLLM and llama.cpp."""
 

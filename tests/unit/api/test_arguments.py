@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from neoxrun import LLM
-from neoxrun.api.arguments import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS, model_arguments
+from neoxrun.api.arguments import model_arguments
+from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.errors import UsageError
 from neoxrun.serving.local import ModelArguments
 
