@@ -123,7 +123,7 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: str | Mapping[str, Any],
+        prompts: Prompt,
         params: Params | None = None,
         *,
         n: None = None,
@@ -136,7 +136,7 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: str | Mapping[str, Any],
+        prompts: Prompt,
         params: Params | None = None,
         *,
         n: int,
@@ -149,7 +149,7 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: str | Mapping[str, Any],
+        prompts: Prompt,
         params: Params | None = None,
         *,
         stream: Literal[True],

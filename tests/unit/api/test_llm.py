@@ -64,17 +64,17 @@ def test_500_requests_of_16_threads_are_the_same_as_alone(llm: LLM) -> None:
     asked = [
         (
             f"{words[number % len(words)]}{' ' * (number % 3)}",
-            {"max_tokens": 1 + number % 9, "seed": number, "temperature": (0, 0.8)[number % 2]},
+            {"max_tokens": 1 + number % 3, "seed": number, "temperature": (0, 0.8)[number % 2]},
         )
         for number in range(500)
     ]
-    alone = {case: llm.generate(asked[case][0], asked[case][1]).tokens for case in range(0, 500, 7)}
+    alone = [llm.generate(*case).tokens for case in asked]
     with LLM("demo", device="cpu", dtype="fp32") as shared, ThreadPoolExecutor(16) as threads:
         together = list(threads.map(lambda case: shared.generate(*case), asked))
     assert [(record.context, record.length) for record in together] == [
         (text, params["max_tokens"]) for text, params in asked
     ]
-    assert {case: together[case].tokens for case in alone} == alone
+    assert [record.tokens for record in together] == alone
 
 
 @pytest.mark.parametrize("native", [True, False])
