@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import get_args
 
@@ -50,16 +49,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         sources = args.config or [args.shape, str(_drifted(args.shape, Path(temporary), args.drift))]
         own = find_configured_checkpoint(load_settings(sources)).source_tp
-        right, _ = _run(sources, own, "fp32", "fold")
+        right = _run(sources, own, "fp32", "fold")
         print(f"{', '.join(map(os.path.basename, sources))}: logits from {right.min():.1f} to {right.max():.1f}")
-        print("| dtype | norms | tp | largest error | mean error | seconds to load |\n|---|---|---|---|---|---|")
+        print("| dtype | norms | tp | largest error | mean error |\n|---|---|---|---|---|")
         for dtype in args.dtypes:
             for how, tp, merge in (("own", own, "fold"), ("folded", 1, "fold"), ("averaged", 1, "average")):
-                logits, seconds = _run(sources, tp, dtype, merge)
-                error = (logits - right).abs()
-                print(
-                    f"| {dtype} | {how} | {tp} | {error.max():.2g} | {error.mean():.2g} | {seconds:.2f} |", flush=True
-                )
+                error = (_run(sources, tp, dtype, merge) - right).abs()
+                print(f"| {dtype} | {how} | {tp} | {error.max():.2g} | {error.mean():.2g} |", flush=True)
 
 
 def _drifted(shape: str, folder: Path, drift: float) -> Path:
@@ -85,15 +81,15 @@ def _drifted(shape: str, folder: Path, drift: float) -> Path:
     return two
 
 
-def _run(sources: list[str], tp: int, dtype: Precision, merge: Merge) -> tuple[torch.Tensor, float]:
-    """Logits ``[T, V]`` of ids that are all different, and the seconds that loading took on the first rank."""
+def _run(sources: list[str], tp: int, dtype: Precision, merge: Merge) -> torch.Tensor:
+    """Logits ``[T, V]`` of ids that are all different."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "logits.pt"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
         command += [f"--nproc-per-node={tp}", __file__, "--as-rank", str(found), dtype, merge, *sources]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(max(1, 2 // tp))})
-        logits, seconds = torch.load(found)
-        return logits, seconds
+        logits: torch.Tensor = torch.load(found)
+        return logits
 
 
 @torch.inference_mode()
@@ -103,7 +99,6 @@ def _rank(found: str, dtype: Precision, merge: Merge, sources: list[str]) -> Non
     checkpoint = find_configured_checkpoint(settings)
     rows = read_vocab_rows(checkpoint, settings.model)
     stage = Stage(settings.model, mesh, rows, _CPU, precisions_for(dtype, "cpu"))
-    start = time.perf_counter()
     load_weights(
         checkpoint,
         stage.targets(),
@@ -115,13 +110,12 @@ def _rank(found: str, dtype: Precision, merge: Merge, sources: list[str]) -> Non
         dtype=DTYPES[dtype],
         merge=merge,
     )
-    seconds = time.perf_counter() - start
     positions = torch.arange(_TOKENS)
     ids = positions * (rows // 2 // _TOKENS)
     attention = TreeAttention(positions[None], positions, None, stage.rotary, positions, stage.cache_dtype)
     logits = stage.gather_logits(stage.head(stage(Batch(ids, positions, attention))))
     if logits is not None:
-        torch.save((logits.float(), seconds), found)
+        torch.save(logits.float(), found)
     meshes.disconnect_ranks()
 
 

@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from typing import IO
 
 from neoxrun.commands.foreign import translate
-from neoxrun.errors import EXIT_CODES, UsageError, classify
+from neoxrun.errors import EXIT_CODES, Interrupted, Terminated, UsageError, classify
+from neoxrun.launch.termination import Termination
 from neoxrun.launch.world import existing_world
 from neoxrun.terminal import log, streams
 from neoxrun.terminal.json_lines import asks_for_json
@@ -149,6 +150,12 @@ def _asked(words: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    termination = Termination()
+    with termination.answered():
+        return _main(sys.argv[1:] if argv is None else argv, termination)
+
+
+def _main(words: Sequence[str], termination: Termination) -> int:
     verbose = False
     speaks = True
     rank = None
@@ -159,18 +166,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The other ranks of a host meet the same error.
         speaks = world is None or world.local_rank == 0
         rank = None if world is None else world.rank
-        given = sys.argv[1:] if argv is None else argv
-        log.set_up(0, rank, as_json=asks_for_json(given))
-        words = _asked(given)
+        log.set_up(0, rank, as_json=asks_for_json(words))
+        words = _asked(words)
         args = build_parser(words[:1]).parse_args(words)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
         log.set_up(args.verbosity, rank, as_json=args.log_format == "json")
         code: int = args.run(args)
         sys.stdout.flush()
-        return code
+        # Of a job in a child process, which has reported it.
+        return Terminated.exit_code if termination.raised and code == Interrupted.exit_code else code
     except (Exception, KeyboardInterrupt) as error:
-        failure = classify(error)
+        failure = termination.rename(classify(error))
         log.details_of(error)
         if isinstance(error, OSError):
             streams.drop_stdout()

@@ -23,6 +23,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     6: "the folders differ",
     130: "interrupted with Ctrl-C",
     141: "stdout was closed by its reader",
+    143: "ended by SIGTERM",
 }
 """What each exit code of a command means."""
 
@@ -120,10 +121,12 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "nonfinite_output": "The model's output is not a number. Try --dtype bf16 or --dtype fp32.",
         "out_of_memory": "A device or the host ran out of memory. Lower --batch-size, or use more devices.",
         "rank_died": "A rank was killed or ended by itself. Its last lines are shown; see also `dmesg`.",
+        "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
+    143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
 """Every code, grouped by exit code: what has happened, and what to do about it."""
 
@@ -232,6 +235,13 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Terminated(NeoxrunError):
+    """The system asked to stop (SIGTERM)."""
+
+    exit_code = 143
+    code = "terminated"
 
 
 class ReaderGone(NeoxrunError):

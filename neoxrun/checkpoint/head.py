@@ -77,16 +77,26 @@ def _same(first: tuple[Path, object], second: tuple[Path, object]) -> bool:
     return all(map(operator.eq, _pieces(path, one), _pieces(other_path, other)))
 
 
-def _data_of(tensor: object) -> tuple[str, int] | None:
-    """The key of a tensor's data in an archive, and where in them it begins; None if it is not a tensor."""
+def storage_of(tensor: object) -> tuple[tuple[object, ...], object]:
+    """What an archive of torch.save says of a tensor's data, and where in them it begins.
+
+    Returns:
+        ``("storage", type, key, device, size)`` and an offset; nothing and None if it is not a tensor. The values are
+        those of a file that nobody has checked.
+    """
     while isinstance(tensor, Inert) and tensor.arguments:
         storage, *rest = tensor.arguments
         if isinstance(storage, Inert) and storage.arguments and isinstance(words := storage.arguments[0], tuple):
-            # ("storage", type, key, device, size), and then the offset.
-            key, offset = (words[2:3] or (None,))[0], (rest or (None,))[0]
-            return (key, offset) if isinstance(key, str) and isinstance(offset, int) else None
+            return words, (rest or (None,))[0]
         tensor = storage  # a parameter is made of a tensor
-    return None
+    return (), None
+
+
+def _data_of(tensor: object) -> tuple[str, int] | None:
+    """The key of a tensor's data in an archive, and where in them it begins; None if it is not a tensor."""
+    words, offset = storage_of(tensor)
+    key = (words[2:3] or (None,))[0]
+    return (key, offset) if isinstance(key, str) and isinstance(offset, int) else None
 
 
 def _pieces(path: Path, tensor: StoredTensor) -> Iterator[bytes]:

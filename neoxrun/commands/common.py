@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neoxrun.checkpoint.find import find_whole_checkpoint
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
@@ -167,7 +167,7 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = use_stored_head(
+    settings = use_stored(
         load_settings(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     )
     settings = replace(settings, merge=args.merge)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from neoxrun.checkpoint.find import require_folder
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         )
     require_folder(args.source)
     source = str(args.source.absolute())  # a bare name can be that of a shipped configuration, too
-    settings = use_stored_head(
+    settings = use_stored(
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
     options = ConvertOptions(

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint import fingerprint
-from neoxrun.commands import common, evaluate_revisions, evaluate_values, jobs, revision_flags
+from neoxrun.commands import common, evaluate_output, evaluate_revisions, evaluate_values, jobs, revision_flags
 from neoxrun.config.reader import shipped_names
 from neoxrun.config.settings import Settings
-from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import cache, compare, data, references, report
+from neoxrun.errors import UsageError
+from neoxrun.evaluation import compare, data
+from neoxrun.evaluation.catalog import TaskCatalog
 from neoxrun.evaluation.find import FoundTasks
 from neoxrun.evaluation.options import EvaluateOptions, check_gen_kwargs
 from neoxrun.evaluation.references import ReferenceResults
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.plan import Plan
-from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal import streams
-
-_PUBLISHED = "paper"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--compare",
         nargs="?",
-        const=_PUBLISHED,
+        const=evaluate_output.PUBLISHED,
         metavar="paper|FILE",
         help="Compare the results with the published results of the model (paper), or with those in a JSON file: the "
         'results of an earlier run, or {"results": {"piqa": {"acc": 0.7742}}}. Default: off; paper if no value is '
@@ -124,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_random_weights(how)
     common.add_eager(how)
+    jobs.add_stall_timeout(how)
     revision_flags.add_revision_arguments(parser)
 
 
@@ -157,12 +154,13 @@ def run(args: argparse.Namespace) -> int:
     wanted: tuple[ReferenceResults, ...] = ()
     if leading:
         streams.check_stdout()
-        _check_output(args)
-        wanted = _references(args, settings)
-    plan = _checked_plan(args, settings)
+        evaluate_output.check_output(args)
+        wanted = evaluate_output.references_from_args(args, settings)
+    common.check_files(settings, random_weights=args.random_weights)
+    found = _find_tasks(args) if leading else None
+    plan = _plan(args, settings, found)
     options = None
-    if leading:
-        found = _find_tasks(args)
+    if found is not None:
         if wanted:
             rows = [name for name, entry in found.known.items() if entry.kind != "tag"]
             compare.check_overlap(wanted, rows + [task.task for task in found.tasks if task.task not in rows])
@@ -175,11 +173,12 @@ def _run_revisions(args: argparse.Namespace, gen_kwargs: dict[str, Any]) -> int:
     evaluate_revisions.check_usage(args)
     args.output = args.output or evaluate_revisions.RESULTS
     streams.check_stdout()
-    _check_output(args)
+    evaluate_output.check_output(args)
     found = _find_tasks(args)
 
     def make_job(settings: Settings) -> Job:
-        plan = _checked_plan(args, settings)
+        common.check_files(settings, random_weights=args.random_weights)
+        plan = _plan(args, settings, found)
         return _job(args, settings, plan, _options(args, settings, plan, found, gen_kwargs, wanted=()))
 
     return evaluate_revisions.evaluate_each(args, found, make_job)
@@ -194,12 +193,14 @@ def _find_tasks(args: argparse.Namespace) -> FoundTasks:
     )
 
 
-def _checked_plan(args: argparse.Namespace, settings: Settings) -> Plan:
-    """How the model runs, whose files have been looked for."""
-    found_devices = common.devices_from_args(args)
-    plan = common.plan_from_args(args, settings, found_devices, TYPICAL_TEXTS, args.batch_size, exact=True)
-    common.check_files(settings, random_weights=args.random_weights)
-    return plan
+def _plan(args: argparse.Namespace, settings: Settings, found: FoundTasks | None) -> Plan:
+    """How the model runs; without tasks in a process that is not the first, which only counts them."""
+    if args.limit is None:
+        tasks = 0
+    else:
+        tasks = len(found.tasks) if found else TaskCatalog(args.include_path).count(args.tasks)
+    work = evaluate_values.texts_to_score(args.limit, tasks)
+    return common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
 
 
 def _options(
@@ -242,46 +243,3 @@ def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: Eval
         if args.cache
         else "With --cache FILE a run can resume where it stopped.",
     )
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    if args.output is not None:
-        report.check_results_folder(args.output)
-    elif args.log_samples:
-        raise UsageError(
-            "--log-samples needs a folder to write to",
-            code="missing_option",
-            hint="Name one with --output DIR.",
-        )
-    if args.cache is not None:
-        cache.check_cache(args.cache)
-    if args.wandb is not None:
-        _check_wandb()
-
-
-def _check_wandb() -> None:
-    if importlib.util.find_spec("wandb") is None:
-        raise UsageError(
-            "--wandb needs wandb, which is not installed",
-            code="missing_package",
-            hint="Install it: pip install 'neoxrun[wandb]'",
-        )
-    try:
-        import wandb
-
-        wandb.login()
-        wandb.teardown()  # ends the process that wandb has started to ask its server
-    except Exception as error:  # from wandb and the libraries that it uses
-        raise DataError(
-            f"the login to Weights & Biases has failed: {error}",
-            code="failed_logging",
-            hint="Log in with `wandb login`, or set WANDB_MODE=offline, which logs to a folder.",
-        ) from error
-
-
-def _references(args: argparse.Namespace, settings: Settings) -> tuple[ReferenceResults, ...]:
-    if args.compare is None:
-        return ()
-    if args.compare == _PUBLISHED:
-        return references.published_results(settings.model)
-    return references.read_reference_results(Path(args.compare))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common, revision_flags
+from neoxrun.commands import common, evaluate_values, revision_flags
 from neoxrun.config.settings import Settings
 from neoxrun.download.revisions import Revision
 from neoxrun.errors import UsageError
@@ -19,7 +19,6 @@ from neoxrun.evaluation.trajectory_plot import draw_revisions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.explain import explain_notes
-from neoxrun.planning.request import TYPICAL_TEXTS
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 
@@ -92,9 +91,8 @@ def evaluate_each(args: argparse.Namespace, found: FoundTasks, make_job: Callabl
     """
     chosen = revision_flags.choose(args)
     settings = chosen.settings()
-    plan = common.plan_from_args(
-        args, settings, common.devices_from_args(args), TYPICAL_TEXTS, args.batch_size, exact=True
-    )
+    texts = evaluate_values.texts_to_score(args.limit, len(found.tasks))
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), texts, args.batch_size, exact=True)
     tokenizer = None if args.tokenizer is None else settings.tokenizer.vocab_file
     options = {name: value for name, value in vars(args).items() if name not in _ELSEWHERE and not callable(value)}
     described = trajectory.describe_work(settings, found, options, plan.dtype, tokenizer)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from neoxrun.errors import UsageError
+from neoxrun.planning.request import TYPICAL_TEXTS, Work
+
+_TEXTS_A_DOCUMENT: Final = 4  # as many as HellaSwag's have; LAMBADA's have one
 
 
 def limit(text: str) -> float:
@@ -20,6 +25,19 @@ def limit(text: str) -> float:
     if (isinstance(number, int) and number >= 1) or 0 < number < 1:
         return number
     raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a fraction between 0 and 1")
+
+
+def texts_to_score(limit: float | None, tasks: int) -> Work:
+    """The work to plan for: the same for every process of a job, since it follows from the command line.
+
+    Args:
+        limit: ``--limit``.
+        tasks: how many tasks there are.
+    """
+    if limit is None:
+        return TYPICAL_TEXTS
+    texts = TYPICAL_TEXTS.prompts * limit if limit < 1 else limit * tasks * _TEXTS_A_DOCUMENT
+    return replace(TYPICAL_TEXTS, prompts=min(TYPICAL_TEXTS.prompts, math.ceil(texts)))
 
 
 def gen_kwargs(texts: Iterable[str]) -> dict[str, Any]:

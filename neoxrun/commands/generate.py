@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model_arguments(parser)
     common.add_random_weights(parser)
     common.add_eager(parser)
+    jobs.add_stall_timeout(parser)
     common.add_seed(parser)
     add_prompt_arguments(parser)
     add_sampling_arguments(parser)
@@ -59,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = common.settings_from_args(args)
     except ConfigError as error:
-        input_flags.explain_misplaced(error, args.config, prompts=True)
+        hint = input_flags.misplaced_input(args.config)
+        if hint is None and error.code in ("missing_configuration", "unreadable_configuration"):
+            hint = input_flags.misplaced_text(args.config)
+        error.hint = hint or error.hint
         raise
     defaults = settings.generation
     sampling = sampling_params(args, replace(defaults.sampling, seed=settings.seed))
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             keep_history=not args.no_history,
         )
     elif leading:
-        if args.input is args.chat is args.prompt is defaults.sample_input_file is None:
+        if args.input is args.chat is args.prompt is defaults.sample_input_file is None and common.is_alone(args):
             args.input = input_flags.piped_input()
         options, seen = _options(args, settings, sampling)
     else:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from neoxrun.config.names import SUFFIXES
-from neoxrun.errors import ConfigError
 from neoxrun.input.formats import FORMATS
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import printable
 
 
 def add_input_format(group: argparse._ArgumentGroup) -> None:
@@ -26,14 +28,11 @@ def add_input_format(group: argparse._ArgumentGroup) -> None:
 
 
 def piped_input() -> str | None:
-    """``-`` if something is written or redirected to stdin, else None. Waits until there is something, or nothing.
+    """``-`` if something is piped or redirected to stdin of a command that is given no input, else None.
 
-    It is called where no input is named.
+    It waits for the first byte, or for the end.
     """
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return None
+    mode = os.fstat(0).st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
         return None
     log.info("no input is named: reading standard input")
@@ -41,23 +40,20 @@ def piped_input() -> str | None:
     return "-" if stdin.peek(1) else None
 
 
-def explain_misplaced(error: ConfigError, configs: list[str], *, prompts: bool) -> None:
-    """Name the option in the hint if an input was given where configurations are.
-
-    Args:
-        error: why the configurations cannot be used.
-        configs: they as they were given.
-        prompts: ``--prompt`` exists.
-    """
+def misplaced_input(configs: Sequence[str]) -> str | None:
+    """The hint where one of the configurations seems to be the input, or else None."""
     for word in configs:
         path = Path(word)
-        try:
-            is_input = path.is_file() and path.suffix not in SUFFIXES
-        except OSError:  # a text that is too long for a name
-            is_input = False
-        if is_input:
-            error.hint = f"Is {word} the input? Give it with -i {word}."
-            return
-    missing = error.code in ("missing_configuration", "unreadable_configuration")
-    if prompts and missing and (len(configs) > 1 or " " in configs[0]):
-        error.hint = f"{error.hint or ''} A text to continue is given with --prompt TEXT.".strip()
+        with contextlib.suppress(OSError):  # a text that is too long for a name
+            if path.is_file() and path.suffix not in SUFFIXES:
+                return f"Is {printable(word)} the input? Give it with -i {printable(word)}."
+    return None
+
+
+def misplaced_text(configs: Sequence[str]) -> str | None:
+    """The hint where one of the configurations, of which one is missing, may be a text to continue, or else None."""
+    if any(any(map(str.isspace, word)) for word in configs):
+        return "Is it a text to continue? Give it with --prompt TEXT."
+    if len(configs) > 1:
+        return "Give a configuration, or a text to continue with --prompt TEXT, or a file of prompts with -i FILE."
+    return None

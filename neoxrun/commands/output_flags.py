@@ -81,7 +81,9 @@ def work_of(
     )
 
 
-def check_work(args: argparse.Namespace, output: Path, made: Provenance, source: str | None) -> Provenance | None:
+def check_work(
+    args: argparse.Namespace, output: Path, made: Provenance, source: str | None, unfinished: Path | None = None
+) -> Provenance | None:
     """Refuse to replace or continue what other work has made, and warn of what is replaced.
 
     Args:
@@ -89,6 +91,7 @@ def check_work(args: argparse.Namespace, output: Path, made: Provenance, source:
         output: the file of records.
         made: the work that is asked for.
         source: the input, if it has a name.
+        unfinished: where records are as long as they are not all there, if it is another file.
 
     Returns:
         What the file's records will have been made by; None for a stream.
@@ -103,8 +106,8 @@ def check_work(args: argparse.Namespace, output: Path, made: Provenance, source:
         hint = "Give the same options as before, or name another file with -o."
         if anyway is not None:
             hint += " --resume-anyway continues this one all the same."
-        return provenance.check_continuing(output, made, source, anyway=bool(anyway), hint=hint)
+        return provenance.check_continuing(output, made, source, unfinished, anyway=bool(anyway), hint=hint)
     if not args.overwrite:
-        provenance.check_replacing(output, made, source)
+        provenance.check_replacing(output, made, source, unfinished)
     records.warn_of_replacing(output)
     return made

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_score_arguments(parser)
     common.add_random_weights(parser)
     common.add_eager(parser)
+    jobs.add_stall_timeout(parser)
     revision_flags.add_revision_arguments(parser)
 
 
@@ -55,13 +56,12 @@ def run(args: argparse.Namespace) -> int:
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
     revision_flags.check_companions(args)
-    leading = common.is_first(args)
-    if args.input is None and leading:
-        args.input = input_flags.piped_input()
-        if args.input is None:
-            raise UsageError(
-                "no input is named", code="missing_option", hint="Name it with -i FILE; -i - is standard input."
-            )
+    misplaced = input_flags.misplaced_input(args.config)
+    if args.input is None:
+        args.input = input_flags.piped_input() if common.is_alone(args) else None
+    if args.input is None:
+        hint = misplaced or "Name it with -i FILE; -i - is standard input."
+        raise UsageError("no input is named", code="missing_option", hint=hint)
     if args.revisions is not None:
         if args.overwrite:
             raise UsageError(
@@ -73,27 +73,27 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = common.settings_from_args(args)
     except ConfigError as error:
-        input_flags.explain_misplaced(error, args.config, prompts=False)
+        error.hint = misplaced or error.hint
         raise
     model_context = settings.model.max_context
     _check_window(args, model_context, f"the model's context is {model_context} tokens")
+    leading = common.is_first(args)
     work, source, written, scan = TYPICAL_TEXTS, None, None, None
     if leading:
         source = _source(args)
         written = _output(args)
         scan = output.scan_input(source, written if args.resume else None)
         if common.is_alone(args):
-            mean = max(1, scan.size // (_TOKEN_BYTES * scan.documents))
-            work = Work(scan.documents, mean, 0, 0)
-    plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
-    _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
+            work = _texts_in(scan)
+    plan = _plan(args, settings, work)
     common.check_files(settings, random_weights=args.random_weights)
     options = None
     if source is not None and scan is not None:
         identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
         made = None
         if written is not None:
-            made = output_flags.check_work(args, written, _work(args, settings, plan, scan), args.input)
+            made = _work(args, settings, plan, scan)
+            made = output_flags.check_work(args, written, made, args.input, output.lines_file(written))
         options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
@@ -111,18 +111,32 @@ def _run_revisions(args: argparse.Namespace) -> int:
             hint="Name both files, with -i FILE and -o FILE.",
         )
 
-    def make_job(settings: Settings, output_file: Path, identity: str) -> tuple[Job, Scan]:
+    work = _texts_in(output.scan_input(source, None))
+
+    def make_plan(settings: Settings) -> Plan:
         context = settings.model.max_context
         _check_window(args, context, f"the model's context is {context} tokens")
+        return _plan(args, settings, work)
+
+    def make_job(settings: Settings, plan: Plan, output_file: Path, identity: str) -> tuple[Job, Scan]:
         scan = output.scan_input(source, output_file)
-        work = Work(scan.documents, max(1, scan.size // (_TOKEN_BYTES * scan.documents)), 0, 0)
-        plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
-        _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
         options = _options(args, f"{identity} {plan.dtype}", plan, source, output_file, scan)
         made = _work(args, settings, plan, scan, identity[:16])
         return _job(args, settings, plan, replace(options, summary=False, made=made)), scan
 
-    return score_each(args, written, make_job)
+    return score_each(args, written, make_plan, make_job)
+
+
+def _texts_in(scan: Scan) -> Work:
+    """The documents in numbers; how many tokens they have is guessed, as the ranks encode them."""
+    return Work(scan.documents, max(1, scan.size // (_TOKEN_BYTES * scan.documents)), 0, 0)
+
+
+def _plan(args: argparse.Namespace, settings: Settings, work: Work) -> Plan:
+    """How the model runs, with enough memory for the windows."""
+    plan = common.plan_from_args(args, settings, common.devices_from_args(args), work, args.batch_size, exact=True)
+    _check_window(args, plan.max_context, f"the memory is enough for {plan.max_context} tokens")
+    return plan
 
 
 def _work(args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None) -> Provenance:

@@ -17,6 +17,7 @@ from neoxrun.evaluation.trajectory import Point, revisions_table
 from neoxrun.evaluation.trajectory_plot import draw_revisions
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.planning.plan import Plan
 from neoxrun.scoring.measures import Totals
 from neoxrun.scoring.output import Scan
 from neoxrun.terminal.log import log
@@ -24,16 +25,20 @@ from neoxrun.terminal.words import counted
 
 _SHOWN = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 
-MakeJob = Callable[[Settings, Path, str], tuple[Job, Scan]]
-"""From a revision's settings, its file of records and what tells it from others: the job, and what is done of it."""
+MakePlan = Callable[[Settings], Plan]
+"""From a revision's settings to how it runs."""
+
+MakeJob = Callable[[Settings, Plan, Path, str], tuple[Job, Scan]]
+"""From a revision's settings, plan, file of records and what tells it from others: the job, and what is done of it."""
 
 
-def score_each(args: argparse.Namespace, output: Path, make_job: MakeJob) -> int:
+def score_each(args: argparse.Namespace, output: Path, make_plan: MakePlan, make_job: MakeJob) -> int:
     """Score with every revision whose records are not complete, print the table, and return the exit code.
 
     Args:
         args: the command line.
         output: the file of records; a revision's has its name in front of the ending.
+        make_plan: makes the plan for a revision.
         make_job: makes the job for a revision.
 
     Raises:
@@ -41,23 +46,25 @@ def score_each(args: argparse.Namespace, output: Path, make_job: MakeJob) -> int
     """
     chosen = revision_flags.choose(args)
     settings = chosen.settings()
+    plan = make_plan(settings)
     tokenizer = None if args.tokenizer is None else _digest(settings.tokenizer.vocab_file)
 
-    def job_of(revision: Revision, settings: Settings) -> tuple[Job, Scan]:
+    def job_of(revision: Revision, settings: Settings, plan: Plan) -> tuple[Job, Scan]:
         network = [repr(settings.model), settings.merge, tokenizer]
         parts = [chosen.repository, revision.name, revision.contents, *network]
         identity = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return make_job(settings, _file_of(output, revision.name), identity)
+        return make_job(settings, plan, _file_of(output, revision.name), identity)
 
-    scans = {revision.name: job_of(revision, settings)[1] for revision in chosen.revisions}
+    scans = {revision.name: job_of(revision, settings, plan)[1] for revision in chosen.revisions}
     wanted = [revision for revision in chosen.revisions if not _complete(scans[revision.name])]
     if len(wanted) < len(scans):
         log.info(f"{counted(len(scans) - len(wanted), 'revision')} with all records, {len(wanted)} still to be run")
 
     def score_one(revision: Revision, settings: Settings) -> int:
-        code = launcher.run_child(job_of(revision, settings)[0])
+        plan = make_plan(settings)
+        code = launcher.run_child(job_of(revision, settings, plan)[0])
         if code == 0:
-            scans[revision.name] = job_of(revision, settings)[1]
+            scans[revision.name] = job_of(revision, settings, plan)[1]
         return code
 
     code = chosen.run_each(wanted, score_one)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from neoxrun.config import neox_keys
 from neoxrun.config.foreign import refuse_foreign_folder
@@ -23,6 +24,9 @@ from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
 from neoxrun.terminal.log import log
+
+FORMATS: Final = ("precision", "fp16", "bf16")
+"""The options that state a number format."""
 
 _STEP = re.compile(r"global_step(\d+)")
 
@@ -129,10 +133,9 @@ def put_over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) 
 
     The number format has three keys: whichever is set replaces that of a config.json.
     """
-    formats = ("precision", "fp16", "bf16")
-    if any(name in later for name in formats):
+    if any(name in later for name in FORMATS):
         entries = {
-            key: entry for key, entry in entries.items() if key not in formats or not entry.where.endswith(CONFIG_JSON)
+            key: entry for key, entry in entries.items() if key not in FORMATS or not entry.where.endswith(CONFIG_JSON)
         }
     return {**entries, **with_present_names(later)}
 

@@ -63,7 +63,8 @@ class HuggingFaceConfig:
     """A config.json.
 
     Attributes:
-        options: GPT-NeoX's options that describe the same network; all that describe one are set.
+        options: GPT-NeoX's options that describe the same network; all that describe one are set. ``precision`` is
+            missing where config.json leaves it to the weights.
         passed_over: the keys that do not change what the network computes, sorted.
     """
 
@@ -99,9 +100,10 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
         "gpt_j_tied": False,
         "bias_gelu_fusion": GELU[activation] == "tanh",
         "no_weight_tying": not content.get("tie_word_embeddings", False),
-        "precision": _precision(content, path),
         "model_parallel_size": 1,
     }
+    if (precision := _precision(content, path)) is not None:
+        options["precision"] = precision
     return HuggingFaceConfig(options, tuple(sorted(content.keys() - _READ)))
 
 
@@ -170,8 +172,11 @@ def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object, Map
     return share, base, rope if original is None else {**rope, "original_max_position_embeddings": original}
 
 
-def _precision(content: Mapping[str, Any], path: Path) -> str:
-    dtype = content.get("dtype") or content.get("torch_dtype") or "float32"
+def _precision(content: Mapping[str, Any], path: Path) -> str | None:
+    """The number format that it states; None: it leaves that to the weights."""
+    dtype = content.get("dtype") or content.get("torch_dtype")
+    if dtype is None or dtype == "":
+        return None
     name = str(dtype).removeprefix("torch.")
     if name not in _PRECISIONS:
         raise _unsupported(path, f"has dtype {dtype!r}; neoxrun has {listing(sorted(_PRECISIONS))}")

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, cast
 
 from neoxrun.config.architecture import read_architecture, refuse_unsupported
 from neoxrun.config.end_ids import read_end_ids
-from neoxrun.config.folders import find_folder, partial_error, put_over, read_folder, with_tokenizer
+from neoxrun.config.folders import FORMATS, find_folder, partial_error, put_over, read_folder, with_tokenizer
 from neoxrun.config.foreign import refuse_weights_file
 from neoxrun.config.huggingface import CONFIG_JSON, read_json
 from neoxrun.config.known import check_names
@@ -128,6 +128,7 @@ def load_settings(
     if tokenizer is not None:
         entries["vocab_file"] = ConfigEntry("vocab_file", tokenizer, "--tokenizer")
     ignored = check_names(entries)
+    hugging_face = any((model.folder / CONFIG_JSON).is_file() for model in folders)
     passed_over = {key for model in folders for key in model.passed_over}
 
     options = ConfigOptions(entries)
@@ -141,6 +142,7 @@ def load_settings(
         checkpoint=folder,
         iteration=options.integer("iteration", None, low=0),
         precision=_precision(options),
+        precision_stated=any(options.get(name) is not None for name in FORMATS) or not hugging_face,
         generation=_generation(options, seed),
         seed=seed,
         sources=tuple(found),

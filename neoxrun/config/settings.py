@@ -152,6 +152,8 @@ class Settings:
         checkpoint: GPT-NeoX's ``load`` folder, as an absolute path; None where it is not set.
         iteration: GPT-NeoX's ``iteration``: the ``global_step<N>`` to load; None: as the file ``latest`` says.
         precision: number format by the keys ``precision``, ``fp16`` and ``bf16``.
+        precision_stated: False where the network comes from a config.json that states no number format, and nothing
+            else does: then the weights decide (``checkpoint.stored``).
         generation: defaults of ``generate``.
         seed: GPT-NeoX's ``seed``.
         sources: the configuration files and the models' folders, in order.
@@ -174,6 +176,7 @@ class Settings:
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
     end_ids: tuple[int, ...] = ()
+    precision_stated: bool = True
 
     @property
     def title(self) -> str:

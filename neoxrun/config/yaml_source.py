@@ -39,11 +39,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+class TaggedText(str):
+    """The text of a value with a custom tag: ``!function utils.process`` in lm-eval's task files."""
+
+    __slots__ = ()
+
+
 class _ValuesLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The fastest loader available. A value with a custom tag, as in lm-eval's task files, stays text."""
 
 
-_ValuesLoader.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))
+_ValuesLoader.add_multi_constructor("!", lambda loader, suffix, node: TaggedText(node.value))
 
 # PyYAML's constructors fail in different ways on an explicit tag with a wrong value (`!!int x`).
 _YAML_FAILURES = (

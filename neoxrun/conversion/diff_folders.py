@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint.find import find_checkpoint
-from neoxrun.checkpoint.head import use_stored_head
 from neoxrun.checkpoint.load import read_vocab_rows
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.conversion.diff import compare, diff_json, diff_text, open_side
@@ -68,7 +68,7 @@ def diff_folders(
 def _settings(folder: Path, config: Sequence[str], overrides: Sequence[str], *, needed: bool) -> Settings | None:
     """What a folder says of itself, or the configuration that was named for those that do not."""
     try:
-        return use_stored_head(load_settings([str(folder.absolute())], overrides, checkpoint=str(folder)))
+        return use_stored(load_settings([str(folder.absolute())], overrides, checkpoint=str(folder)))
     except NeoxrunError:
         if config:
             return load_settings(list(config), overrides, checkpoint=str(folder))

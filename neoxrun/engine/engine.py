@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.engine.pulse import Pulse
 from neoxrun.engine.runner import Launched
 from neoxrun.engine.sampler import Sampled
 from neoxrun.engine.scheduler import FinishReason, Planned, Request, Scheduler
@@ -30,10 +31,18 @@ class Engine:
         scheduler: decides what each step computes.
         launch: carries out a step on every rank of the replica.
         ahead: steps that may be under way while the next one is planned, so that the device does not wait for the host.
+        pulse: is inside during each step.
     """
 
-    def __init__(self, scheduler: Scheduler, launch: Callable[[Step], Launched], ahead: int = 0) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        launch: Callable[[Step], Launched],
+        ahead: int = 0,
+        pulse: Pulse | None = None,
+    ) -> None:
         self._scheduler, self._launch, self._ahead = scheduler, launch, ahead
+        self._pulse = pulse or Pulse()
         self._under_way: deque[tuple[Planned, Launched]] = deque()
 
     @property
@@ -75,15 +84,16 @@ class Engine:
     def advance(self) -> list[TokenEvent]:
         """As ``step``, without an error: an event whose token is not ``finite`` means nothing."""
         while True:
-            planned = self._scheduler.plan()
-            if planned is not None:
-                self._under_way.append((planned, self._launch(planned.step)))
-                if len(self._under_way) <= self._ahead:
-                    continue
-            if not self._under_way:
-                return []
-            if events := self._read(*self._under_way.popleft()):
-                return events
+            with self._pulse:
+                planned = self._scheduler.plan()
+                if planned is not None:
+                    self._under_way.append((planned, self._launch(planned.step)))
+                    if len(self._under_way) <= self._ahead:
+                        continue
+                if not self._under_way:
+                    return []
+                if events := self._read(*self._under_way.popleft()):
+                    return events
 
     def cancel(self, request_id: int) -> None:
         """Take a request out, whether it waits or runs; nothing happens where it has ended or never was."""

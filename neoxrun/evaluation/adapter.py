@@ -80,6 +80,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._start, self._seed = tokenizer.start, seed
         self._end = tokenizer.eod if tokenizer.eos is None else tokenizer.eos
         self._cut = 0
+        self._owners: list[Instance] = []
         self._texts = TextEncoder(tokenizer)
         self._template: ChatTemplate | None = None
         self._said_refusal = False
@@ -158,6 +159,10 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is what greedy decoding gives."""
+        self._owners = requests
+        for number, request in enumerate(requests):
+            if not any(request.args):  # on which lm-eval fails without a word
+                raise self._of_document(number, DataError("a continuation has no tokens: ''", code="no_tokens"))
         self._texts.expect_pairs(request.args for request in requests)
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
@@ -166,7 +171,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         """Log-probability of each whole text, in windows of the context's length where it is longer."""
         self._texts.expect_texts(request.args[0] for request in requests)
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
-        counts = []
+        counts, self._owners = [], []
         for request in requests:
             (text,) = request.args
             mine = get_rolling_token_windows(
@@ -178,13 +183,19 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             before = len(windows)
             windows += [((text, ""), *make_disjoint_window(window)) for window in mine]
             counts.append(len(windows) - before)
+            self._owners += [request] * counts[-1]
         scores = iter(self._loglikelihood_tokens(windows))
         return [sum(next(scores)[0] for _ in range(count)) for count in counts]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        asked = [self._score_request(*request) for request in requests]
+        asked = []
+        for number, request in enumerate(requests):
+            try:
+                asked.append(self._score_request(*request))
+            except DataError as error:
+                raise self._of_document(number, error) from None
         self._say_cut()
         scores = self.answers.find(
             "scoring",
@@ -221,11 +232,15 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._texts.expect_texts(request.args[0] for request in requests)
         asked = []
         seen: dict[GenerateRequest, int] = {}
-        for request in requests:
+        self._owners = requests
+        for number, request in enumerate(requests):
             prompt, kwargs = request.args
             sampling = sampling_of(kwargs, self.max_length, where=request.task_name)
             ids = self.tok_encode(prompt) or [self._start]
-            kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
+            try:
+                kept = self._kept(ids, self.max_length - sampling["maximum_tokens"])
+            except DataError as error:
+                raise self._of_document(number, error) from None
             plain = GenerateRequest(tuple(kept), tuple(sampling.items()))
             # Where a task asks for several samples of one prompt, each has a separate random stream.
             seen[plain] = seen.get(plain, 0) + 1
@@ -257,6 +272,14 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             )
         self._cut += len(ids) > most
         return ids[-most:]
+
+    def _of_document(self, number: int, error: DataError) -> DataError:
+        """The error for a request, with the document that it belongs to."""
+        if number >= len(self._owners):
+            return error
+        owner = self._owners[number]
+        text = f"document {owner.doc_id} (counted from 0) of {owner.task_name}: {error.message}"
+        return DataError(text, code=error.code, where=error.where, hint=error.hint)
 
     def _say_cut(self) -> None:
         """Warn of sequences that lost their beginning."""

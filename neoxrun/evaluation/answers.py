@@ -39,6 +39,11 @@ class Answers:
         self._computed: list[tuple[str, tuple[Any, ...], Any]] = []
         self.counts = Counts()
 
+    @property
+    def has_computed(self) -> bool:
+        """Whether there are answers that no cache has."""
+        return bool(self._computed)
+
     def find(
         self,
         doing: str,
@@ -74,17 +79,19 @@ class Answers:
                 text += f" ({bar.count / bar.seconds:.1f} requests/s)"
             return text + (f", {cached} more were in the cache" if cached else "")
 
-        with Bar(
-            doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
-        ) as bar:
-            for answers in compute(missing) if missing else ():
-                for number, answer in answers:
-                    found[missing[number]] = answer
-                if self._cache is not None:
-                    self._cache.put((keys[missing[number]], answer) for number, answer in answers)
-                bar.update(len(answers))
-        if self._cache is None:
-            self._computed += [(doing, key_of(request), found[request]) for request in missing]
+        try:
+            with Bar(
+                doing, len(missing) + cached, "request", done=cached, show=self._show_progress, closing=how_fast
+            ) as bar:
+                for answers in compute(missing) if missing else ():
+                    for number, answer in answers:
+                        found[missing[number]] = answer
+                    if self._cache is not None:
+                        self._cache.put((keys[missing[number]], answer) for number, answer in answers)
+                    bar.update(len(answers))
+        finally:
+            if self._cache is None:
+                self._computed += [(doing, key_of(one), found[one]) for one in missing if one in found]
         self.counts.seconds += time.perf_counter() - start
         return [found[request] for request in asked]
 

@@ -7,24 +7,18 @@ are read here, in well under a second. What a name means follows lm-eval's own r
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from neoxrun.config.yaml_source import read_yaml_values
-from neoxrun.errors import ConfigError, DataError, UsageError
+from neoxrun.errors import DataError, UsageError
+from neoxrun.evaluation import task_files
 from neoxrun.terminal.words import did_you_mean
 
 NameKind = Literal["task", "group", "tag"]
 
-# A top-level key that names something, and the indented or listed lines that belong to it.
-_NAMING = re.compile(
-    rb"""^["']?(?:task|group|tag|class|include)["']?[ \t]*:.*\n?(?:[ \t#-].*\n?|\r?\n)*""", re.MULTILINE
-)
 # Keys that decide which data a task reads, and whether it is run at all; a group may set them for its members.
 _DATA_KEYS = {
     "class",
@@ -32,6 +26,8 @@ _DATA_KEYS = {
     "dataset_kwargs",
     "dataset_name",
     "dataset_path",
+    "doc_to_audio",
+    "doc_to_image",
     "fewshot_config",
     "fewshot_split",
     "num_fewshot",
@@ -40,7 +36,6 @@ _DATA_KEYS = {
     "unsafe_code",
     "validation_split",
 }
-_SKIPPED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -140,6 +135,10 @@ class TaskCatalog:
         tasks = tuple(task for name in names for task in self._tasks(name, {}, known))
         return Selection(names, known, tasks)
 
+    def count(self, patterns: Iterable[str]) -> int:
+        """How many tasks patterns stand for; see ``match`` and ``select``."""
+        return len(self.select(self.match(patterns)).tasks)
+
     def _glob(self, pattern: str) -> list[str]:
         if not set(pattern) & set("*?["):
             return []
@@ -158,7 +157,7 @@ class TaskCatalog:
             for task in entry.tasks:
                 yield from self._tasks(task, given, known, inside)
             return
-        values = _configuration(entry.path)
+        values = task_files.read_task_file(entry.path)
         if entry.kind == "task":
             yield name, _data_keys(values) | dict(given)
         else:
@@ -195,20 +194,22 @@ def _read_folder(root: Path, *, users: bool) -> dict[str, TaskName]:
     found: dict[str, TaskName] = {}
     tagged: dict[str, list[str]] = {}
     cache: dict[str, dict[str, Any]] = {}
-    for path in _task_files(root):
+    for path in task_files.paths_below(root, users=users):
         try:
-            values = _naming_values(path, cache)
+            values = task_files.naming_values(path, cache)
         except DataError:
             if users:
                 raise
             continue  # lm-eval skips its own files that it cannot read
         kind: NameKind = "group" if "group" in values and "class" not in values else "task"
-        name = values.get(kind)
+        name, tags = values.get(kind), values.get("tag") or []
+        tags = tags if isinstance(tags, list) else [str(tags)]
+        if users:
+            _check_names(path, kind, name, tags)
         if not isinstance(name, str) or name in found:
             continue
         found[name] = TaskName(kind, Path(path))
-        tags = values.get("tag") or []
-        for tag in tags if isinstance(tags, list) else [str(tags)]:
+        for tag in tags:
             if kind == "task":
                 found.setdefault(tag, TaskName("tag", None))
                 tagged.setdefault(tag, []).append(name)
@@ -217,61 +218,13 @@ def _read_folder(root: Path, *, users: bool) -> dict[str, TaskName]:
     return found
 
 
-def _task_files(root: Path) -> list[str]:
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
-        found += [f"{folder}{os.sep}{name}" for name in files if name.endswith(".yaml")]
-    return sorted(found)
-
-
-def _naming_values(path: str, cache: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The values of a task file that name something, with those of the files that it includes."""
-    path = os.path.normpath(path)
-    if path not in cache:
-        cache[path] = {}  # a file that includes itself ends here
-        cache[path] = _with_included(path, b"".join(_NAMING.findall(_bytes(path))), lambda p: _naming_values(p, cache))
-    return cache[path]
-
-
-def _configuration(path: Path) -> dict[str, Any]:
-    """All values of a task file, with those of the files that it includes."""
-    seen: set[str] = set()
-
-    def whole(name: str) -> dict[str, Any]:
-        if (name := os.path.normpath(name)) in seen:
-            raise DataError(f"the task file {name} includes itself", code="bad_task", where=name)
-        seen.add(name)
-        return _with_included(name, _bytes(name), whole)
-
-    return whole(str(path))
-
-
-def _with_included(path: str, data: bytes, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of a file, added to those of the files that it includes, each of which ``read`` reads."""
-    try:
-        values = read_yaml_values(data) or {}
-    except ConfigError as error:
-        raise DataError(error.message, code="bad_task", where=f"{path}{error.where or ''}") from None
-    if not isinstance(values, dict):
+def _check_names(path: str, kind: NameKind, name: Any, tags: list[Any]) -> None:
+    """Refuse what lm-eval would pass over, or fail on."""
+    odd = name if isinstance(name, int | float) else next((tag for tag in tags if not isinstance(tag, str)), None)
+    if odd is not None:
         raise DataError(
-            "a task file must hold `option: value` pairs, and this one does not",
+            f"{odd!r} is not the name of a {kind if odd is name else 'tag'}: names are texts",
             code="bad_task",
             where=path,
+            hint="Put it into quotes.",
         )
-    included = values.pop("include", None) or []
-    merged: dict[str, Any] = {}
-    for name in [included] if isinstance(included, str) else included:
-        merged |= read(str(Path(path).parent / name))
-    return merged | values
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the task file {path} cannot be read: {error.strerror}",
-            code="unreadable_file",
-            where=path,
-        ) from None

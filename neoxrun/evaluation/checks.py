@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator_utils import get_sample_size
 
-from neoxrun.errors import DataError, UsageError
+from neoxrun.errors import DataError
 from neoxrun.evaluation.data import FIELDS_HINT
-from neoxrun.evaluation.find import refuse_code
+from neoxrun.evaluation.task_values import refuse_code, refuse_media
+from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
+
+_SHOWN = 5  # numbers of documents in a message, before the others are counted
 
 
 def check_task(name: str, task: Any, limit: float | None) -> None:
@@ -25,15 +30,14 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         refuse_code(name)
     if getattr(task, "MULTIMODAL", False):
-        raise UsageError(
-            f"{name} needs more than text, and these models only read text",
-            code="unsupported_task",
-            hint="Leave it out.",
-        )
-    with _reporting_errors(name):
+        refuse_media(name)
+    with _reporting_errors(name, task, limit):
         wrong = _wrong_answer(task, limit)
     if wrong is not None:
         raise DataError(f"{name}: {wrong}, so no answer can be right", code="bad_task", hint=FIELDS_HINT)
+    for field, numbers in _empty_texts(task, limit).items():
+        which = f"{counted(len(numbers), 'document')} of {name} {'has' if len(numbers) == 1 else 'have'}"
+        log.warning(f"{which} no text under {field!r}: {_shortened(numbers)} (counted from 0)")
 
 
 def build_requests(name: str, task: Any, limit: float | None) -> None:
@@ -42,21 +46,59 @@ def build_requests(name: str, task: Any, limit: float | None) -> None:
     Raises:
         DataError: they cannot be built.
     """
-    with _reporting_errors(name):
+    with _reporting_errors(name, task, limit):
         task.build_all_requests(limit=get_sample_size(task, limit))
     task.build_all_requests = lambda **how: None  # where lm-eval would build the same ones again
 
 
 @contextmanager
-def _reporting_errors(name: str) -> Iterator[None]:
+def _reporting_errors(name: str, task: Any, limit: float | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a task's code and templates may raise anything
+        number = _first_that_fails(task, limit)
+        where = "" if number is None else f", at document {number} (counted from 0)"
         raise DataError(
-            f"lm-eval cannot build the requests of {name}: {type(error).__name__}: {error}",
+            f"lm-eval cannot build the requests of {name}{where}: {type(error).__name__}: {error}",
             code="bad_task",
             hint=FIELDS_HINT,
         ) from error
+
+
+def _first_that_fails(task: Any, limit: float | None) -> int | None:
+    """The first document of which the task's templates or functions make no text; None if they do of all."""
+    makers = [task.doc_to_text, task.doc_to_target]
+    if getattr(task.config, "doc_to_choice", None) is not None:
+        makers.append(task.doc_to_choice)
+    for number, document in _scored_documents(task, limit):
+        for make in makers:
+            try:
+                make(document)
+            except Exception:  # of any kind, as above
+                return number
+    return None
+
+
+def _empty_texts(task: Any, limit: float | None) -> dict[str, list[int]]:
+    """The documents that are null or empty in a field which the task's templates name, by field."""
+    templates = (getattr(task.config, option, None) for option in ("doc_to_text", "doc_to_target", "doc_to_choice"))
+    words = {word for text in templates if isinstance(text, str) for word in re.findall(r"\w+", text)}
+    found: dict[str, list[int]] = {}
+    for number, document in _scored_documents(task, limit):
+        for field in words & document.keys() if isinstance(document, dict) else ():
+            value = document[field]
+            if value is None or (isinstance(value, str) and not value.strip()):
+                found.setdefault(field, []).append(number)
+    return found
+
+
+def _shortened(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN]))
+    return f"{shown} and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else shown
+
+
+def _scored_documents(task: Any, limit: float | None) -> Iterator[tuple[int, Any]]:
+    return islice(enumerate(task.eval_docs), get_sample_size(task, limit))
 
 
 def _wrong_answer(task: Any, limit: float | None) -> str | None:
@@ -68,7 +110,7 @@ def _wrong_answer(task: Any, limit: float | None) -> str | None:
     if own or task.OUTPUT_TYPE != "multiple_choice":
         return None
     right_of = task.doc_to_text if task.multiple_input else task.doc_to_target
-    for number, document in islice(enumerate(task.eval_docs), get_sample_size(task, limit)):
+    for number, document in _scored_documents(task, limit):
         choices, right = task.doc_to_choice(document), right_of(document)
         if isinstance(right, str):
             found = right in choices

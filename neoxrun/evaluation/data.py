@@ -6,6 +6,7 @@ built, by one that reads the local files. lm-eval and ``datasets`` take seconds 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from neoxrun.evaluation.published_data import DatasetName
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
+_NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)
 FIELDS_HINT = "Compare the fields of its documents with those that its task file uses, or with the hub's."
 
 __all__ = [
@@ -74,6 +76,11 @@ def load_tasks(found: FoundTasks) -> PreparedTasks:
     """
     if found.offline is not None:
         hub.go_offline()
+    from neoxrun.evaluation.task_options import check_metrics, check_options  # lm-eval takes seconds to import
+
+    for name, entry in found.known.items():
+        if entry.kind == "task" and entry.path is not None:
+            check_options(name, entry.path)
     manager = _task_manager(found)
     sources: dict[str, dict[str, Any]] = {}
     parts: list[Any] = []
@@ -94,7 +101,8 @@ def load_tasks(found: FoundTasks) -> PreparedTasks:
             code="bad_task",
             hint="Check the list of tasks in the group's file.",
         )
-    for task in task_dict["tasks"].values():
+    for name, task in task_dict["tasks"].items():
+        check_metrics(name, task, found.known[name].path if name in found.known else None)
         task.set_config(key="num_fewshot", value=fewshot_count(task.get_config("num_fewshot"), found.num_fewshot))
     return PreparedTasks(task_dict, sources)
 
@@ -152,6 +160,8 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         try:
             whole = original(path, name, data_dir, data_files, split, *arguments, **options)
         except Exception as error:  # from many libraries
+            if isinstance(error, OSError) and error.errno in _NOT_PERMITTED:
+                raise _not_permitted(dataset, error) from error
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
@@ -168,6 +178,20 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         yield
     finally:
         datasets.load_dataset = original
+
+
+def _not_permitted(dataset: DatasetName, error: OSError) -> DataError:
+    """The error for a file of the data set that cannot be read, or for a cache that `datasets` cannot write."""
+    path = Path(str(error.filename))
+    if path.is_file():
+        text, hint = f"the data file {path} cannot be read: {error.strerror}", "Check its permissions."
+        return DataError(text, code="unreadable_file", where=str(path), hint=hint)
+    return DataError(
+        f"the data set {dataset} is loaded through a cache, and {path} cannot be written: {error.strerror}",
+        code="unwritable_file",
+        where=str(path),
+        hint="Set HF_HOME to a folder that can be written to, as in HF_HOME=/tmp/huggingface.",
+    )
 
 
 def _local(dataset: DatasetName, users: list[TaskData], data_dir: Path, source: dict[str, Any]) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import TaskCatalog, TaskName
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
+from neoxrun.evaluation.task_values import check_values
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import listing
 
@@ -86,13 +87,15 @@ def find_tasks(
 
     Raises:
         UsageError: there is no such task, few-shot examples would come from the documents that are scored, or a task
-            runs code that the model writes.
-        DataError: a task's data is neither local nor available from the hub, or a file is damaged.
+            is not for text, or runs code that the model writes.
+        DataError: a task's file is wrong, its data is neither local nor available from the hub, or a file is damaged.
     """
     if not data_dir.is_dir() and data_dir != default_data_dir():
         raise DataError(f"the data folder {data_dir} does not exist", code="missing_file", hint="Check --data-dir.")
     catalog = TaskCatalog(include_path)
     selection = catalog.select(catalog.match(patterns))
+    for name, values in selection.tasks:
+        check_values(name, values, selection.known[name].path if name in selection.known else None)
     tasks = tuple(_understood(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
     open_tasks = [task for task in tasks if not _is_local(task, data_dir)]
     offline = hub.why_unreachable() if open_tasks else "all data is local, so the hub is not asked"
@@ -115,8 +118,6 @@ def _understood(name: str, values: Mapping[str, Any], num_fewshot: int | None, d
 
 def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, data_dir: Path) -> TaskData:
     """The data that a task reads, by its configuration; little is known of a task that is custom code."""
-    if values.get("unsafe_code"):
-        refuse_code(name)
     options = values.get("dataset_kwargs") or {}
     path, by_code = values.get("dataset_path"), values.get("class") or values.get("custom_dataset")
     given = {key: values.get(key) for key in _SPLIT_KEYS}
@@ -148,19 +149,6 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
             log.warning(f"the few-shot examples of {name} come from {scored}, the split that it is scored on")
     named = [split for split in (*given.values(), declared) if split]
     return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn)
-
-
-def refuse_code(name: str) -> NoReturn:
-    """Refuse a task that runs code that the model writes.
-
-    Raises:
-        UsageError: always.
-    """
-    raise UsageError(
-        f"{name} runs code that the model writes, which neoxrun does not allow",
-        code="unsupported_task",
-        hint="Leave it out.",
-    )
 
 
 def _texts(value: Any) -> Iterator[str]:

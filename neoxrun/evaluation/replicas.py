@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import IO, Any
 
+from torch.distributed.distributed_c10d import Store
+
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.scoring import Row, Scored, ScoreRequest, scoring_passes
 from neoxrun.engine.session import Session
@@ -20,6 +22,7 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 
 _POLL_SECONDS = 0.02
+_AHEAD_BYTES = 2**24
 
 Results = list[tuple[int, Any]]
 """Numbers of requests, and each one's answer, made of JSON values."""
@@ -61,6 +64,56 @@ class _Round:
     count: int
     length: int = 0
     top: int | None = None
+
+
+class _Stock:
+    """The work of a round that is in the store, on rank 0: what has been claimed, and a little more.
+
+    Each item is a separate value of the store, since one may have 8 MB.
+
+    Args:
+        store: that all leaders share; None if there is no other leader.
+        queue: of the items' numbers.
+        work: the items.
+        name: of the round.
+        ahead: items that are in the store before they are claimed; more of them while they are small.
+    """
+
+    def __init__(self, store: Store | None, queue: WorkQueue, work: Sequence[WorkItem], name: str, ahead: int) -> None:
+        self._store, self._queue, self._work, self._name, self._ahead = store, queue, work, name, ahead
+        self._sizes: dict[int, int] = {}  # of the items that were put there, and perhaps not claimed yet
+        self._own: set[int] = set()  # claimed by rank 0 itself before they were put there
+        self._next = 0
+
+    def fill(self) -> None:
+        """Put into the store what the other leaders have claimed or will soon claim."""
+        if self._store is None or self._next == len(self._work):
+            return
+        claimed = self._queue.claimed
+        self._sizes = {index: size for index, size in self._sizes.items() if index >= claimed}
+        waiting = sum(self._sizes.values())
+        while self._next < len(self._work) and (self._next < claimed + self._ahead or waiting < _AHEAD_BYTES):
+            if self._next not in self._own:
+                numbers, parts = self._work[self._next]
+                value = json.dumps([numbers, [astuple(part) for part in parts]])
+                self._store.set(_item_key(self._name, self._next), value)
+                self._sizes[self._next] = len(value)
+                waiting += len(value)
+            self._next += 1
+
+    def take(self, index: int) -> WorkItem:
+        """An item that rank 0 itself has claimed."""
+        if self._store is not None:
+            if index < self._next:
+                self._store.delete_key(_item_key(self._name, index))
+            else:
+                self._own.add(index)
+            self.fill()
+        return self._work[index]
+
+
+def _item_key(name: str, index: int) -> str:
+    return f"{name}/item/{index}"
 
 
 def take_part(
@@ -125,31 +178,23 @@ class Replicas:
         return f"evaluate/{self._rounds}"
 
     def _lead(self, round_: _Round, work: Sequence[WorkItem]) -> Iterator[Results]:
-        self._announce(round_, work)
+        self._announce(round_)
         queue = WorkQueue(self._session.mesh, len(work), self._name)
-        for results in self._carry_out(round_, (self._take(work, index) for index in queue.claim_all())):
+        stock = _Stock(self._store, queue, work, self._name, 2 * self._session.mesh.replicas)
+        for results in self._carry_out(round_, map(stock.take, queue.claim_all())):
             yield results
+            stock.fill()
             yield from queue.collect()
         while queue.others_working:
+            stock.fill()
             yield from queue.collect()
             time.sleep(_POLL_SECONDS)
 
-    def _announce(self, round_: _Round | None, work: Sequence[WorkItem] = ()) -> None:
-        """Tell the other leaders what comes next. Each item is a separate value of the store: one may have 8 MB."""
+    def _announce(self, round_: _Round | None) -> None:
+        """Tell the other leaders what comes next."""
         self._rounds += 1
         if self._store is not None:
             self._store.set(self._name, json.dumps(None if round_ is None else asdict(round_)))
-            for index, (numbers, parts) in enumerate(work):
-                self._store.set(self._key(index), json.dumps([numbers, [astuple(part) for part in parts]]))
-
-    def _key(self, index: int) -> str:
-        return f"{self._name}/item/{index}"
-
-    def _take(self, work: Sequence[WorkItem], index: int) -> WorkItem:
-        """An item for rank 0 itself."""
-        if self._store is not None:
-            self._store.delete_key(self._key(index))
-        return work[index]
 
     def _wait_for_round(self) -> _Round | None:
         assert self._store is not None, "a lone replica has nobody to serve"
@@ -161,8 +206,9 @@ class Replicas:
 
     def _fetch(self, kind: str, index: int) -> WorkItem:
         assert self._store is not None
-        numbers, work = json.loads(self._store.get(self._key(index)))  # waits until rank 0 has put it there
-        self._store.delete_key(self._key(index))
+        key = _item_key(self._name, index)
+        numbers, work = json.loads(self._store.get(key))  # waits until rank 0 has put it there
+        self._store.delete_key(key)
         if kind == "score":
             return numbers, [Row(*fields) for fields in work]
         return numbers, [GenerateRequest(tuple(prompt), tuple(sampling)) for prompt, sampling in work]

@@ -47,8 +47,7 @@ def save_results(
     Raises:
         DataError: a file cannot be written.
     """
-    folder = folder / str(document["model_name_sanitized"])
-    date = datetime.now().isoformat().replace(":", "-")
+    folder, date = folder / str(document["model_name_sanitized"]), time_for_names()
     paths = [folder / f"results_{date}.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +58,11 @@ def save_results(
     except OSError as error:
         raise _unwritable(paths[-1], error) from None
     return paths
+
+
+def time_for_names() -> str:
+    """The time, as lm-eval writes it into names of files."""
+    return datetime.now().isoformat().replace(":", "-")
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -6,17 +6,19 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
-from lm_eval.utils import handle_non_serializable
+from lm_eval.utils import handle_non_serializable, sanitize_model_name
 
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted
@@ -28,6 +30,7 @@ from neoxrun.evaluation.compare import compare_results, not_measured, not_run
 from neoxrun.evaluation.data import PreparedTasks, load_tasks
 from neoxrun.evaluation.document import add_facts_of_the_run, added_results, describe_environment
 from neoxrun.evaluation.faster import faster_lm_eval
+from neoxrun.evaluation.named_errors import named_errors
 from neoxrun.evaluation.options import EvaluateOptions, sampling_of
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.parallel import mesh as meshes
@@ -144,10 +147,10 @@ def run_evaluation(
 def _evaluate(
     session: Session, replicas: Replicas, ready: PreparedRun, cache: AnswerCache | None, show_progress: bool
 ) -> tuple[dict[str, Any], report.Samples]:
-    options, seeds = ready.options, ready.seeds
+    options, seeds, tasks = ready.options, ready.seeds, ready.tasks.task_dict["tasks"]
     lm = NeoxLM(session, replicas, cache=cache, seed=seeds[3], show_progress=show_progress)
     try:
-        with faster_lm_eval():
+        with faster_lm_eval(), named_errors(tasks.values()):
             results = evaluate(
                 lm=lm,
                 task_dict=ready.tasks.task_dict,
@@ -156,14 +159,13 @@ def _evaluate(
                 log_samples=options.log_samples,
             )
     except Exception as error:
+        _keep_answers(lm, options)
         if _passed_through_neoxrun(error):
             raise
-        names = listing(list(ready.tasks.task_dict["tasks"]))
         raise DataError(
-            f"lm-eval cannot evaluate {names}: {type(error).__name__}: {error}",
+            f"lm-eval cannot evaluate {listing(list(tasks))}: {type(error).__name__}: {error}",
             code="bad_task",
-            hint="Check the task's file (metric_list, filter_list, repeats) and its documents. "
-            "Answers in the --cache file will not be computed again.",
+            hint="Check the task's file (metric_list, filter_list, repeats) and its documents.",
         ) from error
     samples = results.pop("samples", {})
     add_facts_of_the_run(
@@ -182,11 +184,28 @@ def _evaluate(
         options=options,
         session=session,
         lm=lm,
-        tasks=ready.tasks.task_dict["tasks"],
+        tasks=tasks,
         sources=ready.tasks.sources,
         start=ready.start,
     )
     return results, samples
+
+
+def _keep_answers(lm: NeoxLM, options: EvaluateOptions) -> None:
+    """Say where the answers of a run are that fails, in a file made for them if there is no cache."""
+    path = options.cache
+    if path is None:
+        if not lm.answers.has_computed:
+            return
+        folder = Path() if options.output is None else options.output / sanitize_model_name(options.name)
+        path = folder / f"answers_{report.time_for_names()}.db"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lm.answers.keep(path, str(options.checkpoint["fingerprint"]))
+        except (DataError, OSError) as error:
+            log.warning(f"the answers so far could not be kept: {error}")
+            return
+    log.warning(f"the answers so far are in {path}: the same command with --cache {shlex.quote(str(path))} reuses them")
 
 
 def _passed_through_neoxrun(error: Exception) -> bool:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine, TokenEvent, nonfinite_output
@@ -23,7 +24,7 @@ class TextStream:
     Args:
         decoder: a fresh one.
         stop: texts that end the answer; empty ones are ignored.
-        stop_ids: tokens that end it: special ones, which no decoded text shows.
+        hidden: tokens that are part of them and that no decoded text shows (special ones), with how they are written.
 
     Attributes:
         text: the text so far; it ends before the first stop text.
@@ -31,10 +32,13 @@ class TextStream:
     """
 
     def __init__(
-        self, decoder: StreamDecoder, stop: Sequence[str] = (), stop_ids: Collection[int] = frozenset()
+        self, decoder: StreamDecoder, stop: Sequence[str] = (), hidden: Mapping[int, str] = MappingProxyType({})
     ) -> None:
-        self._decoder, self._stop_ids = decoder, stop_ids
+        self._decoder, self._hidden = decoder, hidden
         self._stop = [text for text in stop if text]
+        # The text as `text` has it, but with the hidden tokens written out, and where they are in it.
+        self._spelt = ""
+        self._gaps: list[range] = []
         # As many characters at the end of the text may be the start of a stop text.
         self._open = max(map(len, self._stop), default=1) - 1
         self._returned = 0
@@ -43,11 +47,12 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Add the next token; returns the text that has become certain with it."""
-        if token in self._stop_ids:
+        content = self._hidden.get(token, "")
+        if content in self._stop:
             self._extend(self._decoder.flush())
             self.stopped = True
         else:
-            self._extend(self._decoder.push(token))
+            self._extend(self._decoder.push(token), content)
         return self._return(len(self.text) - (0 if self.stopped else self._open))
 
     def finish(self) -> str:
@@ -55,15 +60,36 @@ class TextStream:
         self._extend(self._decoder.flush())
         return self._return(len(self.text))
 
-    def _extend(self, new: str) -> None:
+    def _extend(self, new: str, content: str = "") -> None:
+        """Add decoded text, and after it a hidden token as it is written."""
         if self.stopped:
             return
         start = max(0, len(self.text) - self._open)
         self.text += new
         found = [at for text in self._stop if (at := self.text.find(text, start)) >= 0]
+        if self._hidden:
+            found += self._find_spelt(new, content)
         if found:
             self.text = self.text[: min(found)]
             self.stopped = True
+
+    def _find_spelt(self, new: str, content: str) -> list[int]:
+        """Where in ``text`` those stop texts begin that a hidden token is a part of."""
+        start = max(0, len(self._spelt) - self._open)
+        self._spelt += new
+        if content:
+            self._gaps.append(range(len(self._spelt), len(self._spelt) + len(content)))
+            self._spelt += content
+        found = []
+        for text in self._stop:
+            at = self._spelt.find(text, start)
+            while at >= 0:
+                inside = [gap for gap in self._gaps if at < gap.stop and gap.start < at + len(text)]
+                # Of each hidden token all or nothing: a part of how it is written means nothing.
+                if inside and at <= inside[0].start and inside[-1].stop <= at + len(text):
+                    found.append(at - sum(len(gap) for gap in self._gaps if gap.stop <= at))
+                at = self._spelt.find(text, at + 1)
+        return found
 
     def _return(self, certain: int) -> str:
         start = self._returned

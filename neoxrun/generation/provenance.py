@@ -44,13 +44,14 @@ def meta_file(output: Path) -> Path:
     return target.with_name(f"{target.name}.meta.json")
 
 
-def check_replacing(output: Path, made: Provenance, source: str | None) -> None:
+def check_replacing(output: Path, made: Provenance, source: str | None, unfinished: Path | None = None) -> None:
     """Refuse to replace records unless the same work made them.
 
     Args:
         output: the file; what it holds, if anything, are records.
         made: the work that is asked for.
         source: the input, if it has a name.
+        unfinished: where records are as long as they are not all there, if it is another file.
 
     Raises:
         DataError: other work made the records, or it is not known which; or the file for the provenance holds
@@ -58,7 +59,7 @@ def check_replacing(output: Path, made: Provenance, source: str | None) -> None:
         UsageError: that file is the input.
     """
     before = _checked(output, source)
-    if not output.is_file() or not output.stat().st_size:
+    if not (_has_records(output) or _has_records(unfinished)):
         return
     hint = "Name another file with -o, or give --overwrite to replace this one."
     if before is None:
@@ -71,7 +72,15 @@ def check_replacing(output: Path, made: Provenance, source: str | None) -> None:
     _refuse(output, _differences(before, made), hint)
 
 
-def check_continuing(output: Path, made: Provenance, source: str | None, *, anyway: bool, hint: str) -> Provenance:
+def check_continuing(
+    output: Path,
+    made: Provenance,
+    source: str | None,
+    unfinished: Path | None = None,
+    *,
+    anyway: bool,
+    hint: str,
+) -> Provenance:
     """Refuse to add records to those of another model or way to run it; returns the provenance of them all.
 
     The input is not compared, since the records themselves say what they belong to. Records without a provenance are
@@ -80,7 +89,7 @@ def check_continuing(output: Path, made: Provenance, source: str | None, *, anyw
     Args:
         output: the file of records.
         made: the work that is asked for.
-        source: the input, if it has a name.
+        source, unfinished: as for ``check_replacing``.
         anyway: refuse nothing.
         hint: what to do where they are refused.
 
@@ -89,7 +98,7 @@ def check_continuing(output: Path, made: Provenance, source: str | None, *, anyw
         UsageError: that file is the input.
     """
     before = _checked(output, source)
-    if not output.is_file() or not output.stat().st_size:
+    if not (_has_records(output) or _has_records(unfinished)):
         return made
     if before is None:
         return {**made, "earlier": ["unknown"]}
@@ -109,7 +118,7 @@ def write_provenance(output: Path | None, made: Provenance | None) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    if output is None or made is None or not output.is_file():
+    if output is None or made is None or (output.exists() and not output.is_file()):
         return
     path = meta_file(output)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
@@ -119,6 +128,10 @@ def write_provenance(output: Path | None, made: Provenance | None) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise unwritable(path, error) from None
+
+
+def _has_records(path: Path | None) -> bool:
+    return path is not None and path.is_file() and path.stat().st_size > 0
 
 
 def _checked(output: Path, source: str | None) -> dict[str, Any] | None:

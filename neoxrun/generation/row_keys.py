@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any, Final
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
@@ -26,6 +27,7 @@ _JSON_CELLS: Final = frozenset({_MESSAGES, *_SAMPLES, *_PARAMETERS})
 
 # Parameters by the names that other tools give them.
 _ELSEWHERE: Final = {**FOREIGN_PARAMETERS, "max_length": "maximum_tokens", "num_return_sequences": "n"}
+_DEEPEST: Final = 100  # levels that are carried on: copying a record takes several calls for each
 _SHORTEST: Final = 5  # a shorter key is too much like others that mean something else: "step" like "stop"
 _ALIKE: Final = 0.85
 
@@ -71,12 +73,15 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     """
     where = row.where
     values = {key: _from_cell(key, value) for key, value in row.fields.items()} if row.cells else dict(row.fields)
-    nulls = {key for key in _KNOWN if key in values and values[key] is None}
-    given = {key: _whole(value) for key, value in values.items() if key in _KNOWN and key not in nulls}
-    source = _text_key(given, values, nulls, where)
-    extra = {key: _carried(value) for key, value in values.items() if key not in _KNOWN and key != source}
+    given = {key: _whole(value) for key, value in values.items() if value is not None and key in _KNOWN}
+    source = _text_key(given, values, row)
+    try:
+        extra = {key: _carried(value, _DEEPEST) for key, value in values.items() if key not in _KNOWN and key != source}
+        text_of_all = json.dumps([given, extra], ensure_ascii=False, default=str)
+    except RecursionError:
+        raise DataError("this row is nested too deeply", code="bad_prompt", where=where) from None
     _refuse_misspelt(extra, where, strict)
-    check_unicode(json.dumps([given, extra], ensure_ascii=False, default=str), where)
+    check_unicode(text_of_all, where)
     count = next((given[key] for key in _SAMPLES if key in given), num_samples)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise DataError(
@@ -97,8 +102,9 @@ def read_entry(row: Row, index: int, params: SamplingParams, num_samples: int, *
     return Entry(row.identity(index), text, given.get(_MESSAGES), own, count, "seed" in given, extra)
 
 
-def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[str], where: str) -> str:
+def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], row: Row) -> str:
     """The key that has the text or the messages."""
+    where = row.where
     found = [key for key in _TEXT_KEYS if key in given]
     if len(found) > 1:
         raise DataError(
@@ -110,8 +116,9 @@ def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[st
     key = found[0] if found else _PLAIN
     if key == _MESSAGES or isinstance(values.get(key), str):
         return key
-    if key in values or nulls & set(_TEXT_KEYS):
-        key = key if key in values else min(nulls & set(_TEXT_KEYS))
+    empty = [name for name in (key, *_TEXT_KEYS) if name in values]
+    if empty:
+        key = empty[0]
         raise DataError(
             f'"{key}" is not a text here but {_shown(values[key])}',
             code="bad_prompt",
@@ -120,11 +127,12 @@ def _text_key(given: Mapping[str, Any], values: Mapping[str, Any], nulls: set[st
         )
     near = next((guess for name in values if (guess := did_you_mean(name, (*_TEXT_KEYS, _PLAIN), 1))), "")
     names = ", ".join(printable(name) for name in list(values)[:20])
+    what = "The first line names the columns; they are" if row.cells else "Its keys are"
     raise DataError(
         'a row needs one text under "prompt", "context" or "text", or "messages"',
         code="bad_prompt",
         where=where,
-        hint=f"{near} Its keys are: {names}.".strip() if names else None,
+        hint=f"{near} {what}: {names}.".strip() if names else None,
     )
 
 
@@ -140,6 +148,7 @@ def _refuse_misspelt(extra: Mapping[str, Any], where: str, strict: bool) -> None
         raise DataError(f'unknown key "{printable(key)}"', code="bad_prompt", where=where, hint=hint)
 
 
+@lru_cache  # the rows of a file have the same keys
 def _meant(key: str) -> str | None:
     """The parameter that is most likely meant by a key that is almost its name."""
     plain = _plain(key)
@@ -177,17 +186,23 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _carried(value: Any) -> Any:
-    """A value as JSON can have it: null for what is not a number, Base64 for bytes, and text for dates and the like."""
+def _carried(value: Any, levels: int) -> Any:
+    """A value as JSON can have it: null for what is not a number, Base64 for bytes, and text for dates and the like.
+
+    Raises:
+        RecursionError: it has more than ``levels``.
+    """
+    if levels < 0:
+        raise RecursionError
     match value:
         case float():
             return value if math.isfinite(value) else None
         case None | str() | bool() | int():
             return value
         case dict():
-            return {str(key): _carried(one) for key, one in value.items()}
+            return {str(key): _carried(one, levels - 1) for key, one in value.items()}
         case list() | tuple():
-            return [_carried(one) for one in value]
+            return [_carried(one, levels - 1) for one in value]
         case bytes():
             return base64.b64encode(value).decode()
         case _:

@@ -67,6 +67,7 @@ def _table_of(head: bytes) -> Format | None:
     line = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].rstrip(b"\r").decode(errors="replace")
     for delimiter, table in ((",", "csv"), ("\t", "tsv")):
         names = [name.removeprefix('"').removesuffix('"') for name in line.split(delimiter)]
-        if len(names) > 1 and all(names) and not set(names).isdisjoint(TEXT_KEYS):
+        # The first may be empty: pandas leaves the column of its index without a name.
+        if len(names) > 1 and all(names[1:]) and not set(names).isdisjoint(TEXT_KEYS):
             return table  # type: ignore[return-value]
     return None

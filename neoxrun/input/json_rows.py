@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from neoxrun.errors import DataError
 from neoxrun.input.charset import decode
 from neoxrun.input.row import Row
+
+_LINES: Final = (
+    'JSON lines have one object a line, such as {"text": "import os"}; --input-format json reads an array, '
+    "txt plain text."
+)
+_ONE_VALUE: Final = (
+    'JSON is an array of objects, such as [{"text": "import os"}]; --input-format jsonl reads lines, txt plain text.'
+)
 
 
 def read_json_lines(file: IO[bytes], name: str) -> Iterator[Row]:
@@ -43,16 +51,11 @@ def _parsed(text: str, name: str, line: int | None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        hint = (
-            'The file is an array of objects, such as [{"text": "import os"}]; --input-format jsonl reads lines.'
-            if line is None
-            else 'JSON lines have one object a line, such as {"text": "import os"}; --input-format json reads an array.'
-        )
         raise DataError(
             f"{what} is not JSON: {error.msg} (column {error.colno})",
             code="bad_input",
             where=f"{name}:{line or error.lineno}",
-            hint=hint,
+            hint=_ONE_VALUE if line is None else _LINES,
         ) from None
     except (ValueError, RecursionError):
         raise DataError(

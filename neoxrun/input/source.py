@@ -17,7 +17,7 @@ from neoxrun.input.formats import Format, format_of, json_format_of
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 
-_HEAD: Final = 4096
+_HEAD: Final = 2**18  # a whole first line, mostly
 
 
 @dataclass(frozen=True)

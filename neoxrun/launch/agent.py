@@ -79,7 +79,7 @@ def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:
     arguments = [
         f"--nproc-per-node={local}",
         f"--log-dir={logs}",
-        "--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT",
+        "--signals-to-handle=SIGHUP,SIGQUIT",
     ]
     if others:
         arguments += ["--redirects", ",".join(f"{rank}:3" for rank in others)]

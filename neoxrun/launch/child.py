@@ -10,9 +10,7 @@ import threading
 from neoxrun.errors import NeoxrunError, RankError
 from neoxrun.launch.job import Job, read_cause
 from neoxrun.launch.launcher import PROGRAM, role_and_environment
-from neoxrun.launch.start import hold_interrupts
-
-_GRACE_SECONDS = 10
+from neoxrun.launch.termination import hold_interrupts
 
 
 class ChildJob:
@@ -63,13 +61,10 @@ class ChildJob:
         return RankError(f"the process that watches the ranks {how}", code="rank_died", hint=self._job.kept)
 
     def end(self, grace: float) -> None:
-        """Give the child so many seconds to end, then end it with its ranks, and remove the folder."""
-        child = self._child
-        if child is not None and not self.ended.wait(grace):
-            child.terminate()
-            if not self.ended.wait(_GRACE_SECONDS):
-                child.kill()
-                self.ended.wait()
+        """Give the child so many seconds to end, then kill it and with it its ranks, and remove the folder."""
+        if self._child is not None and not self.ended.wait(grace):
+            self._child.kill()
+            self.ended.wait()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 from neoxrun.errors import RankError, UsageError
 from neoxrun.launch.job import Job
-from neoxrun.launch.start import hold_interrupts
+from neoxrun.launch.termination import hold_interrupts, release_interrupts
 from neoxrun.launch.world import existing_world, rendezvous_of
 from neoxrun.planning.devices import cpu_device
 from neoxrun.terminal.log import log
@@ -88,10 +88,10 @@ def run_child(job: Job) -> int:
         children.append(child)
         if interrupted:  # before the child had a name
             child.send_signal(signal.SIGINT)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        release_interrupts()
         code = child.wait()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        release_interrupts()
         signal.signal(signal.SIGINT, before)
         if lock is not None:
             os.close(lock)

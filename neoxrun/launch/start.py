@@ -27,6 +27,7 @@ from typing import NoReturn
 
 from neoxrun.errors import Interrupted, NeoxrunError, classify
 from neoxrun.launch.job import Job, announced_processes, failure_of, load_job
+from neoxrun.launch.termination import TOLD, Termination, release_interrupts
 from neoxrun.terminal import log
 
 _PR_SET_PDEATHSIG = 1
@@ -37,14 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     """Become the agent or a rank, as the arguments say, and return the exit code."""
     role, folder = arguments[0], Path(arguments[1])
     rank = int(os.environ.get("RANK", "0"))
-    if role == "agent":
-        threading.Thread(target=_answer_interrupts, args=(folder,), daemon=True).start()
-    else:
-        # Not an exception: libraries catch more than they should while they are imported.
-        signal.signal(signal.SIGINT, lambda number, frame: _leave(folder, rank))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if len(arguments) > 2:
-        _end_with(int(arguments[2]))
+    termination = Termination()
     verbose, job = False, None
     try:
         job = load_job(folder)
@@ -52,7 +46,21 @@ def main(arguments: Sequence[str]) -> int:
         # torchrun marks the lines of the ranks that an agent starts.
         who = None if role == "agent" else rank
         log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
-        return _load(role)(job, folder)
+        leave = partial(_leave, folder, termination, who, job.kept)
+        if role == "agent":
+            answer = partial(_answer_signals, folder, termination, leave, interactive=job.interactive)
+            threading.Thread(target=answer, daemon=True).start()
+        else:
+            # Not an exception: libraries catch more than they should while they are imported.
+            signal.signal(signal.SIGINT, lambda number, frame: leave())
+            if role == "worker":
+                termination.watch(signal.SIGTERM, leave)
+            else:  # the agent ends it, if need be
+                termination.watch(TOLD)
+            release_interrupts()
+        if len(arguments) > 2:
+            _end_with(int(arguments[2]))
+        return _load(role, termination)(job, folder)
     except Exception as error:
         log.details_of(error)
         failure = failure_of(classify(error), rank, verbose=verbose)
@@ -66,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     return failure.exit_code
 
 
-def _load(role: str) -> Callable[[Job, Path], int]:
+def _load(role: str, termination: Termination) -> Callable[[Job, Path], int]:
     """Import the main function of a role.
 
     Raises:
@@ -84,43 +92,47 @@ def _load(role: str) -> Callable[[Job, Path], int]:
             code="broken_installation",
             hint="Install neoxrun again, into a fresh environment; `python -c 'import torch'` shows more.",
         ) from error
-    return partial(worker.main, supervised=role == "rank")
+    return partial(worker.main, supervised=role == "rank", termination=termination)
 
 
-def hold_interrupts() -> None:
-    """Hold Ctrl-C back until ``main`` of the program that replaces this one can answer it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _answer_interrupts(folder: Path) -> None:
-    """Answer Ctrl-C in the agent, in a thread, since torchrun can be in a call that does not handle signals.
+def _answer_signals(
+    folder: Path, termination: Termination, leave: Callable[[], NoReturn], *, interactive: bool
+) -> None:
+    """Answer Ctrl-C and SIGTERM in the agent, in a thread: torchrun can be in a call that does not handle signals.
 
     The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing. If there
     are no such ranks, or they do not end, this process ends, and the system ends the ranks with it.
     """
-    interactive = load_job(folder).interactive
+    signals = {signal.SIGINT, signal.SIGTERM}
     end: float | None = None
-    while end is None or signal.sigtimedwait({signal.SIGINT}, max(0, end - time.monotonic())):
+    while True:
         if end is None:
-            signal.sigwait({signal.SIGINT})
+            number = signal.sigwait(signals)
+        elif (found := signal.sigtimedwait(signals, max(0, end - time.monotonic()))) is None:
+            break
+        else:
+            number = signal.Signals(found.si_signo)
+        termination.raised |= number == signal.SIGTERM
         leaders = announced_processes(folder)
         if not leaders:
             break
         for process in leaders:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGINT)
-        if not interactive:
+                os.kill(process, TOLD if number == signal.SIGTERM else signal.SIGINT)
+        if not interactive or termination.raised:
             end = end or time.monotonic() + _GRACE_SECONDS
-    _leave(folder)
+    leave()
 
 
-def _leave(folder: Path, rank: int | None = None) -> NoReturn:
-    """End this process because of Ctrl-C, whatever it is doing."""
+def _leave(folder: Path, termination: Termination, rank: int | None, kept: str) -> NoReturn:
+    """End this process because of Ctrl-C or SIGTERM, whatever it is doing; rank 0 and the agent say so."""
     shutil.rmtree(folder, ignore_errors=True)
-    text = log.error_text(Interrupted("interrupted"), rank, verbose=False)
-    line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""
-    os.write(2, f"{line_end}{text}\n".encode())  # a print may be in progress
-    os._exit(Interrupted.exit_code)
+    failure = termination.rename(Interrupted("interrupted", hint=kept))
+    if not rank:
+        text = log.error_text(failure, rank, verbose=False)
+        line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""
+        os.write(2, f"{line_end}{text}\n".encode())  # a print may be in progress
+    os._exit(failure.exit_code)
 
 
 def _end_with(parent: int) -> None:

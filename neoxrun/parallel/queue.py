@@ -38,6 +38,11 @@ class WorkQueue:
         while (number := self._claim_next()) < self._count:
             yield number
 
+    @property
+    def claimed(self) -> int:
+        """How many numbers have been claimed so far, from 0 on; once all are, it may be more than there are."""
+        return self._claimed if self._store is None else int(self._store.add(f"{self._name}/claimed", 0))
+
     def publish(self, result: Any) -> None:
         """Send a result, made of JSON values, to rank 0 (from another replica)."""
         self._send({"result": result})

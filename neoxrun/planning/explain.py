@@ -1,10 +1,10 @@
-"""A plan in words: why this split, what differs from what was asked for."""
+"""A plan in words: why this split, and what differs from what was asked for."""
 
 from __future__ import annotations
 
 import math
 
-from neoxrun.planning import phrases
+from neoxrun.config.settings import Precision
 from neoxrun.planning.cost import Estimate
 from neoxrun.planning.decision import (
     BatchReduced,
@@ -39,7 +39,7 @@ def _gpu_reason(plan: Plan) -> str:
     decision, forecast = plan.decision, plan.decision.forecast
     assert forecast is not None, "the time on GPUs is estimated"
     requested, chosen = decision.requested, forecast.chosen
-    weights, room, gpus = phrases.weights(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
+    weights, room, gpus = weights_text(plan.weights_bytes, plan.dtype), _room(plan), plan.tp * plan.pp
     match decision.rule:
         case SplitRule.REQUESTED:
             text = f"The split is the one asked for: {weights} and room for {room} in each replica."
@@ -57,7 +57,7 @@ def _gpu_reason(plan: Plan) -> str:
     if decision.rule is not SplitRule.FASTEST:
         text += f" Estimated for {_work(forecast.work)}: {_time(chosen)}."
     if (requested.tp is None) != (requested.pp is None):
-        text = f"With {phrases.sizes(requested.tp, requested.pp)} as asked for: {text}"
+        text = f"With {sizes_text(requested.tp, requested.pp)} as asked for: {text}"
     return text
 
 
@@ -81,7 +81,7 @@ def _seconds(seconds: float) -> str:
 
 def _named(estimate: Estimate) -> str:
     """``tp 2 x pp 1 x replicas 1``."""
-    return phrases.sizes(estimate.split.tp, estimate.split.pp, estimate.split.replicas)
+    return sizes_text(estimate.split.tp, estimate.split.pp, estimate.split.replicas)
 
 
 def _crowded(forecast: Forecast) -> str:
@@ -122,7 +122,7 @@ def _cpu_reason(plan: Plan) -> str:
         text = "The split keeps the configuration's tensor-parallel size"
         if decision.seen:
             text += f", as {counted(decision.seen, 'core')} are enough for its {ranks} ranks"
-    text += f": {phrases.weights(plan.weights_bytes, plan.dtype)} and room for {_room(plan)}."
+    text += f": {weights_text(plan.weights_bytes, plan.dtype)} and room for {_room(plan)}."
     if decision.precision_too_large:
         text += f" In {decision.precision_too_large} it would not fit."
     return text
@@ -160,7 +160,7 @@ def _cause(plan: Plan, note: SizeChanged) -> str:
         case Cause.OTHER_FLAG:
             return f"as --tp {requested.tp} is given without --pp"
         case Cause.SLOWER:
-            return f"estimated to be faster on {phrases.gpus(seen, plan.nnodes)}"
+            return f"estimated to be faster on {gpus_text(seen, plan.nnodes)}"
         case Cause.ONE_CPU:
             return "as stages gain nothing on one CPU"
         case Cause.STARTED_RANKS:
@@ -172,11 +172,27 @@ def _cause(plan: Plan, note: SizeChanged) -> str:
         case Cause.MEMORY:
             return f"as {note.configured} ranks would need more memory"
         case Cause.DEVICES if plan.device_kind == "cuda":
-            return f"as there {'is' if seen == 1 else 'are'} {phrases.gpus(seen, plan.nnodes)}"
+            return f"as there {'is' if seen == 1 else 'are'} {gpus_text(seen, plan.nnodes)}"
         case _:
             return f"as there {'is' if seen == 1 else 'are'} {counted(seen, 'core')}"
+
+
+def weights_text(size: int, precision: Precision) -> str:
+    """``41.1 GB of fp16 weights``."""
+    return f"{human_bytes(size)} of {precision} weights"
 
 
 def _room(plan: Plan) -> str:
     """``20 sequences of 2048 tokens``."""
     return f"{counted(plan.max_batch, 'sequence')} of {plan.max_context} tokens"
+
+
+def gpus_text(per_host: int, nnodes: int) -> str:
+    """``2 GPUs on each of 3 hosts``."""
+    return counted(per_host, "GPU") + (f" on each of {nnodes} hosts" if nnodes > 1 else "")
+
+
+def sizes_text(tp: int | None, pp: int | None, replicas: int | None = None) -> str:
+    """``tp 2 x pp 1``: the sizes that are set."""
+    sizes = (("tp", tp), ("pp", pp), ("replicas", replicas))
+    return " x ".join(f"{name} {size}" for name, size in sizes if size)

@@ -1,17 +1,12 @@
-"""Why there is no plan, in words: by how much, and what would be possible instead."""
+"""Why there is no plan, in words: by how much, and what would be possible."""
 
 from __future__ import annotations
 
 import math
 
 from neoxrun.errors import UsageError
-from neoxrun.planning import phrases
-from neoxrun.planning.decision import (
-    MemoryRefused,
-    Misfit,
-    Refusal,
-    SizesRefused,
-)
+from neoxrun.planning.decision import MemoryRefused, Misfit, Refusal, SizesRefused
+from neoxrun.planning.explain import gpus_text, sizes_text, weights_text
 from neoxrun.planning.split import ModelSplit
 from neoxrun.terminal.words import counted, human_bytes
 
@@ -43,8 +38,8 @@ def explain_refusal(refusal: Refusal) -> RefusedPlanError:
 
 def _sizes_refused(refusal: SizesRefused) -> UsageError:
     requested, per_host, nearest = refusal.requested, refusal.per_host, refusal.nearest
-    sizes = phrases.sizes(requested.tp, requested.pp, requested.replicas) or "the model"
-    here = counted(requested.nnodes, "host") if refusal.kind == "cpu" else phrases.gpus(per_host, requested.nnodes)
+    sizes = sizes_text(requested.tp, requested.pp, requested.replicas) or "the model"
+    here = counted(requested.nnodes, "host") if refusal.kind == "cpu" else gpus_text(per_host, requested.nnodes)
     if refusal.kind == "cpu":
         hint = "Every host must get the same number of ranks, in whole tensor-parallel groups."
     elif nearest:
@@ -68,7 +63,7 @@ def _gpus_too_small(refusal: MemoryRefused) -> UsageError:
     split, instead = refusal.split, refusal.alternatives
     where, each = counted(split.replica_size, "GPU"), ""
     if split.replica_size > 1:
-        where, each = f"{where} as {phrases.sizes(split.tp, split.pp)}", " on each"
+        where, each = f"{where} as {sizes_text(split.tp, split.pp)}", " on each"
     ways = []
     if instead.sizes:
         ways.append(_flags(instead.sizes))
@@ -99,7 +94,7 @@ def _host_too_small(refusal: MemoryRefused) -> UsageError:
 
 def _need(refusal: MemoryRefused) -> str:
     return (
-        f"{phrases.weights(refusal.weights_bytes, refusal.precision)}, workspace and the cache of one sequence"
+        f"{weights_text(refusal.weights_bytes, refusal.precision)}, workspace and the cache of one sequence"
         f" of {refusal.context} tokens need {human_bytes(refusal.need_bytes)}"
     )
 

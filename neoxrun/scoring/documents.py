@@ -85,5 +85,5 @@ def _missing_column(column: str, row: Row) -> DataError:
     guess = did_you_mean(column, names)
     hint = f"{guess} Name it with --column." if guess else f"Name one of these with --column: {known}."
     if row.cells:
-        hint += " They are what the first line has."
+        hint += " The first line names the columns."
     return DataError(f'there is no "{printable(column)}" here', code="missing_column", where=row.where, hint=hint)

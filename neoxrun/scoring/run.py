@@ -29,10 +29,10 @@ from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _ENCODED_DOCUMENTS, _ENCODED_LETTERS = 256, 2**20  # that are encoded together
-# Records are written after a few passes of each replica at first, then after twice as many, and so on: the last pass
-# is half empty on average. What a killed run loses should not take longer than this, though.
-_FIRST_PASSES, _MOST_PASSES = 4, 32
-_BATCH_SECONDS = 10
+# Records are written after a few tokens of each replica at first, then after twice as many, and so on: the last pass of
+# a batch is half empty on average. What an interrupted run loses should not take longer than this, though.
+_FIRST_TOKENS, _MOST_PASSES = 1024, 32
+_BATCH_SECONDS = 5
 _MOST_TOKENS = 2**19  # of a batch: Python needs about 200 bytes for each
 
 
@@ -84,12 +84,20 @@ def run_scoring(
             options.totals.add(record)
             bar.update(amount=record["tokens"])
     if stop.raised:
-        hint = "Finished records are kept; continue with --resume." if options.output else None
-        raise Interrupted("interrupted", hint=hint)
+        raise _interrupted(options.finished + bar.count, options)
     replicas.release_ranks()
     if options.output is not None:
         finish_output(options.output)
     write_summary(options, stdout)
+
+
+def _interrupted(finished: int, options: ScoreOptions) -> Interrupted:
+    """What is left of the work: the records of ``finished`` documents."""
+    hint = None
+    if options.output is not None:
+        kept = f"Their records are in {lines_file(options.output)}; continue with --resume."
+        hint = kept if finished else "Give the same command again."
+    return Interrupted(f"interrupted after {finished} of {counted(options.documents, 'document')}", hint=hint)
 
 
 def _how_fast(bar: Bar, options: ScoreOptions) -> str:
@@ -126,7 +134,7 @@ class DocumentScorer:
             run=options.run,
             weights=session.weights,
         )
-        self._passes = _FIRST_PASSES
+        self._batch_tokens = _FIRST_TOKENS * session.mesh.replicas
 
     def records(self, documents: Iterable[Document], stopped: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """The records of documents in their order, a batch after the other.
@@ -139,7 +147,7 @@ class DocumentScorer:
             start = time.perf_counter()
             complete = self._score(batch, stopped)
             if time.perf_counter() - start < _BATCH_SECONDS:
-                self._passes = min(2 * self._passes, _MOST_PASSES)
+                self._batch_tokens *= 2
             for document in batch[:complete]:
                 yield self._maker.record(document)
             if complete < len(batch) or stopped():
@@ -149,12 +157,12 @@ class DocumentScorer:
         """Documents of about as many tokens as are scored before records are written, at least one."""
         batch: list[TokenizedDocument] = []
         tokens = 0
-        one = self._session.scoring_budget() * self._session.mesh.replicas
-        most = _MOST_TOKENS // (1 + self._options.top)
+        passes = _MOST_PASSES * self._session.scoring_budget() * self._session.mesh.replicas
+        most = min(passes, _MOST_TOKENS // (1 + self._options.top))
         for document in self._encoded(documents):
             batch.append(document)
             tokens += len(document.ids)
-            if tokens >= min(self._passes * one, most):
+            if tokens >= min(self._batch_tokens, most):
                 yield batch
                 batch, tokens = [], 0
         if batch:

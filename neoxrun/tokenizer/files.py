@@ -46,7 +46,9 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         pairs = _parse_merges(merges)
         if siblings is not None:
             library = build_gpt2(vocabulary, pairs, siblings)
-            return Tokenizer(library, skip_special=True, byte_level=True, names=siblings.names)
+            return Tokenizer(
+                library, skip_special=True, byte_level=True, names=siblings.names, cleans=siblings.cleans(bpe=True)
+            )
         library = _Library(models.BPE(vocabulary, pairs))
     except DataError:
         raise
@@ -80,7 +82,8 @@ def _load_hugging_face(path: Path, config: TokenizerConfig) -> Tokenizer:
     library.no_truncation()
     byte_level = isinstance(library.decoder, decoders.ByteLevel)
     names = {} if siblings is None else siblings.names
-    return Tokenizer(library, skip_special=True, byte_level=byte_level, names=names)
+    cleans = siblings is not None and siblings.cleans(bpe=isinstance(library.model, models.BPE))
+    return Tokenizer(library, skip_special=True, byte_level=byte_level, names=names, cleans=cleans)
 
 
 def vocabulary_size(config: TokenizerConfig) -> int | None:

@@ -67,6 +67,11 @@ class Siblings:
         value = self.options.get(key)
         return value if isinstance(value, bool) else None
 
+    def cleans(self, *, bpe: bool) -> bool:
+        """Whether spaces are taken out of decoded text, which transformers does for BPE on special demand only."""
+        forced = self.says("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
+        return bool(self.says("clean_up_tokenization_spaces") and (not bpe or forced))
+
 
 def content_of(token: str | AddedToken) -> str:
     """The text of a token."""

@@ -69,18 +69,17 @@ def load_spiece(path: Path, content: bytes, siblings: Siblings | None, hint: str
         if piece.type in (ModelProto.SentencePiece.CONTROL, ModelProto.SentencePiece.USER_DEFINED)
     ]
     library: Library
-    if (
-        siblings is not None
-        and siblings.class_name == "LlamaTokenizer"
-        and description.trainer_spec.model_type == TrainerSpec.BPE
-    ):
+    bpe = description.trainer_spec.model_type == TrainerSpec.BPE
+    if siblings is not None and siblings.class_name == "LlamaTokenizer" and bpe:
         library = build_llama(
             {piece.piece: number for number, piece in enumerate(description.pieces)}, symbols, siblings
         )
     else:
         library = SpieceLibrary(model, symbols, names, siblings)
     end = model.eos_id()
-    return Tokenizer(library, skip_special=True, byte_level=False, names=names, eod=end if end >= 0 else None)
+    eod = end if end >= 0 else None
+    cleans = siblings is not None and siblings.cleans(bpe=bpe)
+    return Tokenizer(library, skip_special=True, byte_level=False, names=names, eod=eod, cleans=cleans)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from neoxrun.errors import DataError
+from neoxrun.tokenizer.clean_up import certain_part, clean_up
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
 
@@ -68,6 +69,7 @@ class Tokenizer:
         skip_special: leave special tokens out of decoded text.
         byte_level: whether every entry stands for bytes by GPT-2's characters.
         names: what the model's files call the special tokens, as in transformers (``bos_token`` and so on).
+        cleans: take spaces out of decoded text (``clean_up_tokenization_spaces``).
 
     Attributes:
         names: the same.
@@ -85,8 +87,10 @@ class Tokenizer:
         byte_level: bool,
         names: Mapping[str, str] = MappingProxyType({}),
         eod: int | None = None,
+        cleans: bool = False,
     ) -> None:
         self._library = library
+        self._cleans = cleans
         self._skip_special = skip_special
         self._byte_level = byte_level
         self._special = {
@@ -129,11 +133,11 @@ class Tokenizer:
         """How ``start`` is written; empty where there is no such token."""
         return "" if self.start is None else self._library.id_to_token(self.start) or ""
 
-    def special_ids(self, texts: Sequence[str]) -> frozenset[int]:
-        """Ids of the special tokens among ``texts``; decoded text does not show these."""
+    def special_ids(self, texts: Sequence[str]) -> dict[int, str]:
+        """How the special tokens within ``texts`` are written, by their ids; decoded text does not show these."""
         if not self._skip_special:
-            return frozenset()
-        return frozenset(token for token, content in self._special.items() if content in texts)
+            return {}
+        return {token: content for token, content in self._special.items() if any(content in text for text in texts)}
 
     def encode(self, text: str, *, complete: bool = False) -> list[int]:
         """Token ids of ``text``.
@@ -186,11 +190,16 @@ class Tokenizer:
 
         As in GPT-NeoX, HFTokenizer leaves special tokens out and the GPT-2 tokenizers keep them.
         """
+        text = self.decode_raw(ids)
+        return clean_up(text) if self._cleans else text
+
+    def decode_raw(self, ids: list[int]) -> str:
+        """``decode`` before spaces are taken out."""
         return self._library.decode(ids, skip_special_tokens=self._skip_special)
 
     def stream(self) -> StreamDecoder:
         """A new incremental decoder, for one answer."""
-        return _ByteStream(self) if self._byte_level else _RedecodingStream(self)
+        return _ByteStream(self) if self._byte_level and not self._cleans else _RedecodingStream(self, self._cleans)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that ``token`` stands for in a byte-level tokenizer."""
@@ -237,8 +246,8 @@ class _RedecodingStream:
     A run of bytes is held back until it ends: as decoders have it, one byte too many makes U+FFFD of all of them.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, cleans: bool) -> None:
+        self._tokenizer, self._cleans = tokenizer, cleans
         self._ids: list[int] = []
         self._in_bytes = False
         self._shown = 0
@@ -247,7 +256,10 @@ class _RedecodingStream:
         self._ids.append(token)
         if not self._tokenizer.is_hidden(token):
             self._in_bytes = self._tokenizer.is_byte(token)
-        return "" if self._in_bytes else self._advance(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
+        if self._in_bytes:
+            return ""
+        text = self._tokenizer.decode_raw(self._ids).rstrip("\ufffd")
+        return self._advance(clean_up(certain_part(text)) if self._cleans else text)
 
     def flush(self) -> str:
         return self._advance(self._tokenizer.decode(self._ids))

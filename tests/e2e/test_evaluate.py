@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from support.colours import BROKEN, DOCUMENTS, write_json, write_tasks
 from support.command import Running, neoxrun
@@ -117,17 +116,33 @@ def test_wrong_model_args(arguments: str, says: str, tasks: Path, snapshot: Snap
 def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path, snapshot: Snapshot) -> None:
     done = neoxrun("evaluate", *RANDOM, "--tasks", name, "--include-path", tasks)
     done.check_error(4, name, *BROKEN[name][1:])
-    if name != "broken_metric":  # of which lm-eval has to say more, as its version is
-        snapshot(done)
+    snapshot(done)
     assert "the weights are random" not in done.err
 
 
-def test_a_task_that_fails_later_is_named(tasks: Path, snapshot: Snapshot) -> None:
-    task = yaml.safe_load((tasks / "colours.yaml").read_text())
-    metrics = [{"metric": "acc", "aggregation": "nope", "higher_is_better": True}]
-    (tasks / "late.yaml").write_text(yaml.safe_dump(task | {"task": "late", "metric_list": metrics}))
-    done = neoxrun("evaluate", *RANDOM, "--tasks", "late", "--include-path", tasks)
-    snapshot(done.check_error(4, "late", "metric_list"))
+LATE = """
+def process_results(document, answers):
+    return {"acc": 1.0 / (document["thing"] != "the sky")}
+"""
+
+
+def test_a_document_that_fails_at_the_end_costs_no_answers(tasks: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    folder, out = tmp_path / "tasks", tmp_path / "out"
+    shutil.copytree(tasks, folder)
+    (folder / "late_code.py").write_text(LATE)
+    text = (tasks / "colours.yaml").read_text().replace("task: colours", "task: late")
+    (folder / "late.yaml").write_text(f"{text}\nprocess_results: !function late_code.process_results\n")
+    asked = ("evaluate", *RANDOM, "--tasks", "late", "colours", "--include-path", folder)
+    done = neoxrun(*asked, "--output", out)
+    (kept,) = out.glob("*/answers_*.db")
+    done.check_error(4, "cannot score document 2 (counted from 0) of late: ZeroDivisionError")
+    snapshot(done, replace={kept.name: "answers_TIME.db"})
+    assert f"--cache {kept}" in done.err
+
+    (folder / "late_code.py").write_text(LATE.replace("1.0 / (", "0.5 + ("))
+    neoxrun(*asked, "--output", out, "--cache", kept).check_success()
+    results = results_of(out)["neoxrun"]
+    assert results["requests"] == results["requests_from_cache"] == 9
 
 
 def test_a_link_to_no_file_is_left(tasks: Path, tmp_path: Path) -> None:

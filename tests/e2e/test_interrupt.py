@@ -117,6 +117,23 @@ def test_a_rank_is_killed(
         check_resumed(prompts, output, whole_run)
 
 
+@pytest.mark.parametrize("split", SPLITS[1:], ids=" ".join)
+def test_a_rank_is_stuck(
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = ("-i", prompts, "-o", output, *split, *SLOWLY, "--stall-timeout", 3)
+    with running("generate", "demo", *arguments) as command:
+        started(command, output)
+        process = command.rank(1)
+        os.kill(process, signal.SIGSTOP)
+        result = command.finish(timeout=40)
+        command.check_all_gone()
+    what = f"rank 1 on {socket.gethostname()} (process {process}) has made no step for 3 s"
+    result.check_error(5, what, "--resume", "--stall-timeout")
+    check_kept(output, whole_run)
+
+
 def test_the_launcher_is_killed(prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:
@@ -146,16 +163,43 @@ def test_what_killed_launchers_left_is_removed(tmp_path: Path, monkeypatch: pyte
     assert set(tmp_path.iterdir()) == {held, new, other, started}
 
 
-@pytest.mark.parametrize(("split", "code"), [(SPLITS[0], -signal.SIGTERM), (SPLITS[1], 128 + signal.SIGTERM)])
+@pytest.mark.parametrize("split", SPLITS[:2], ids=" ".join)
 def test_the_launcher_is_terminated(
-    split: tuple[str, ...], code: int, prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]], snapshot: Snapshot
 ) -> None:
+    """SIGTERM is answered like Ctrl-C, also by what a script has started with `&`, which ignores Ctrl-C."""
     output = tmp_path / "out.jsonl"
-    with running("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY) as command:
+    arguments = ("generate", "demo", "-i", prompts, "-o", output, *split, *SLOWLY)
+    with running(*arguments, preexec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as command:
         started(command, output)
         command.process.terminate()
-        result = command.finish(timeout=10)
+        result = command.finish(timeout=15)
         command.check_all_gone()
-    assert result.code == code
-    assert "error" not in result.err
+    snapshot(result.check_error(143, "ended by SIGTERM", "--resume"))
     check_kept(output, whole_run)
+    if split == SPLITS[0]:
+        check_resumed(prompts, output, whole_run)
+
+
+@pytest.mark.parametrize(("split", "delay"), [(SPLITS[0], 2.0), (SPLITS[1], 2.5)])
+def test_the_launcher_is_terminated_while_loading(
+    split: tuple[str, ...], delay: float, prompts: Path, tmp_path: Path
+) -> None:
+    with running("generate", "demo", "-i", prompts, "-o", tmp_path / "out.jsonl", *split, *SLOWLY) as command:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.process.wait(delay)
+        command.process.terminate()
+        result = command.finish(timeout=15)
+        command.check_all_gone()
+    result.check_error(143, "ended by SIGTERM")
+
+
+def test_the_command_is_terminated_while_it_reads(tmp_path: Path) -> None:
+    """Before there are ranks: here it waits for prompts."""
+    arguments = ("generate", "demo", "-i", "-", "-o", tmp_path / "out.jsonl", *SLOWLY)
+    with running(*arguments, stdin=subprocess.PIPE) as command:
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.process.wait(3)
+        command.process.terminate()
+        result = command.finish(timeout=15)
+    result.check_error(143, "ended by SIGTERM")

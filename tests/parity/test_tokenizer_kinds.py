@@ -87,18 +87,21 @@ def test_a_sentencepiece_model_of_llamas_kind(kind: str, tmp_path: Path) -> None
     assert vocabulary_size(config) == len(reference)
 
 
-def test_other_sentencepiece_models_where_transformers_keeps_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_other_sentencepiece_models_where_transformers_keeps_them(cleaned: bool, tmp_path: Path) -> None:
     """Its T5Tokenizer has no byte fallback, so only texts of the model's own pieces are compared."""
     config = {"tokenizer_class": "T5Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "extra_ids": 0}
+    config["clean_up_tokenization_spaces"] = cleaned
     ours, _, reference = both(write_kind(tmp_path, {"spiece.model": spiece(), "tokenizer_config.json": config}))
     compared = 0
-    for line in TEXT.splitlines():
+    for line in (*TEXT.splitlines(), "a , b . it 's"):
         ids = ours.encode(line)
         if not any(map(ours.is_byte, ids)) and "<" not in line:
             assert ids == reference(line, add_special_tokens=False)["input_ids"], line
             assert ours.decode(ids) == reference.decode(ids, skip_special_tokens=True), line
             compared += 1
     assert compared > 50
+    assert (ours.decode(ours.encode("a , b")) == "a, b") is cleaned
 
 
 TEMPLATES = {

@@ -37,7 +37,22 @@ BROKEN = {
         {"doc_to_target": "{{[thing | length - 3.0]}}"},
         "document 0 (counted from 0) has [2.0] as its right",
     ),
-    "broken_metric": ({"metric_list": [{"metric": "acc_nrom"}]}, "lm-eval's own messages above"),
+    "broken_metric": ({"metric_list": [{"metric": "acc_nrom"}]}, "'acc_nrom' is not known", "Did you mean acc_norm?"),
+    "broken_aggregation": (
+        {"metric_list": [{"metric": "acc", "aggregation": "nope", "higher_is_better": True}]},
+        "'nope' is not known to lm-eval",
+        "broken_aggregation.yaml:",
+    ),
+    "broken_option": (
+        {"doc_to_txt": "x"},
+        "unknown option doc_to_txt",
+        "broken_option.yaml:",
+        "Did you mean doc_to_text?",
+    ),
+    "broken_document": (
+        {"doc_to_text": "{{thing}}{% if thing == 'grass' %}{{thing.name.first}}{% endif %}"},
+        "at document 1 (counted from 0)",
+    ),
 }
 
 

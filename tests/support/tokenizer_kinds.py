@@ -100,6 +100,16 @@ def unigram() -> Library:
     return library
 
 
+def with_punctuation() -> Library:
+    """Unigram whose words are often what ``clean_up_tokenization_spaces`` is about."""
+    words = ["<unk>", END, *"▁.?!,'msx", "▁.", "▁!", "▁,", "▁'", "n't", "▁n't", "ve", "re"]
+    library = Library(models.Unigram([(word, -1.0) for word in words], unk_id=0))
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    library.decoder = decoders.Metaspace(prepend_scheme="never")
+    library.add_special_tokens([END])
+    return library
+
+
 def spiece(**options: Any) -> bytes:
     """A SentencePiece model with byte fallback."""
     model = io.BytesIO()
@@ -184,6 +194,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "special tokens split": _bytes_folder(byte_level, tokenizer_config__json={**FAST, "split_special_tokens": True}),
     "unigram": _bytes_folder(
         unigram, tokenizer_config__json={**FAST, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    ),
+    "unigram, cleaned": _bytes_folder(
+        with_punctuation,
+        tokenizer_config__json={**FAST, "unk_token": "<unk>", "clean_up_tokenization_spaces": True},
+    ),
+    "byte-level BPE is not cleaned": _bytes_folder(
+        byte_level, tokenizer_config__json={**NEOX, "clean_up_tokenization_spaces": True}
+    ),
+    "byte-level BPE, cleaned all the same": _bytes_folder(
+        byte_level,
+        tokenizer_config__json={
+            **NEOX,
+            "clean_up_tokenization_spaces": True,
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
+        },
     ),
     "llama of transformers 4": _bytes_folder(lambda: llama_bpe(modern=False), tokenizer_config__json=LLAMA),
     "llama of transformers 5": _bytes_folder(lambda: llama_bpe(modern=True), tokenizer_config__json=LLAMA),

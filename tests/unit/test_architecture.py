@@ -47,8 +47,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
 
 # The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
-# Triton, which not every machine has, a library that few runs need, or torch, for a command that works in its own
-# process.
+# Triton, which not every machine has, a library that few runs need, lm-eval, or torch, for a command that works in its
+# own process.
 LATE = {
     ("commands.convert", "conversion.convert"),
     ("commands.diff", "conversion.diff_folders"),
@@ -58,6 +58,7 @@ LATE = {
     ("launch.start", "launch.worker"),
     ("launch.worker", "evaluation.replicas"),
     ("launch.worker", "evaluation.run"),
+    ("evaluation.data", "evaluation.task_options"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "api.completion"),
     ("neoxrun", "api.llm"),
@@ -74,7 +75,7 @@ IMPORTERS = {
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
-    "evaluation.run evaluation.registered evaluation.__main__",
+    "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "numpy": "checkpoint.files evaluation.faster evaluation.run",
     "prompt_toolkit": "generation.prompter",
@@ -89,7 +90,7 @@ IMPORTERS = {
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
     "urllib3": "download.trouble",
-    "wandb": "evaluation.run commands.evaluate",
+    "wandb": "evaluation.run commands.evaluate_output",
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {

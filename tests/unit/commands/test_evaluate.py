@@ -14,9 +14,12 @@ import yaml
 
 from neoxrun import cli
 from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from neoxrun.planning import devices
 from support.colours import write_json, write_tasks
 from support.pages import first_cells, options_of, section, written
 from support.paths import ROOT
+from support.plans import gpus
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +136,16 @@ def test_list(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = capsys.readouterr().out.splitlines()
     assert {"lambada", "lambada_openai", "piqa", "colours"} <= set(names)
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize(("limit", "replicas"), [([], 8), (["--limit", "5"], 1)])
+def test_the_limit_counts_in_the_plan(
+    limit: list[str], replicas: int, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight GPUs for five documents would take longer to start than to score them."""
+    started: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", started.append)
+    monkeypatch.setattr(devices, "visible_gpus", lambda chosen: gpus(8, "NVIDIA H100 80GB HBM3", 85))
+    model = ["pythia-6.9b", "--random-weights", "--tokenizer", str(ROOT / "configs/demo/tokenizer.json")]
+    cli.main(["evaluate", *model, "--include-path", str(tasks), "--tasks", "sights", *limit])
+    assert started[0].plan.replicas == replicas

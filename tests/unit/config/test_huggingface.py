@@ -69,7 +69,7 @@ def test_every_generation_means_what_transformers_reads(case: str, tmp_path: Pat
         "rotary_pct": expected.rope_parameters["partial_rotary_factor"],
         "rotary_emb_base": expected.rope_parameters["rope_theta"],
         "no_weight_tying": not expected.tie_word_embeddings,
-        "precision": {v: k for k, v in DTYPES.items()}[expected.dtype or torch.float32],
+        **({"precision": {v: k for k, v in DTYPES.items()}[expected.dtype]} if expected.dtype else {}),
         "pos_emb": "rotary",
         "rope_scaling": None,
         "norm": "layernorm",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import GPTNeoXForCausalLM
 
 from neoxrun.checkpoint.source import LayerSource
+from neoxrun.config.reader import load_settings
 from neoxrun.conversion import convert as module
 from neoxrun.conversion.convert import convert
 from neoxrun.errors import CheckpointError, ConfigError, DataError, UsageError
@@ -253,6 +254,49 @@ def test_a_final_norm_whose_scale_is_nearly_zero(tmp_path: Path, ranks: int) -> 
     assert receipt["logits"]["largest_difference"] <= float(told.rstrip(".").split()[-1]) + 1e-2
     shift = load_file(tmp_path / "hf" / "model.safetensors")["gpt_neox.final_layer_norm.bias"]
     assert float(shift[3]) == (0.5 if ranks == 1 else 0.0)
+
+
+def test_the_words_of_a_config_json_come_back(tmp_path: Path) -> None:
+    """GPT-NeoX has no options for them: the receipt keeps them, from folder to folder."""
+    convert(order(make_folder(tmp_path / "source", tiny()), tmp_path / "hf", "huggingface"))
+    path = tmp_path / "hf" / "config.json"
+    words = {"pad_token_id": 7, "hidden_dropout": 0.1, "problem_type": "a word", "bos_token_id": 3}
+    path.write_text(json.dumps(json.loads(path.read_text()) | words))
+    for name, tp in (("two", 2), ("one", 1)):
+        source = tmp_path / ("hf" if name == "two" else "two")
+        convert(order(source, tmp_path / name, "neox", tp=tp, configuration=source))
+        assert read_receipt(tmp_path / name)["config_json"].items() >= words.items()
+    receipt = convert(order(tmp_path / "one", tmp_path / "back", "huggingface"))
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(path.read_text())
+    assert "config_json" not in receipt
+
+
+def test_a_receipt_of_another_form_is_passed_over(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", tiny())
+    for content in ("[]", "{", '{"config_json": 3, "source": 4}', "[" * 100_000):
+        (source / "neoxrun.receipt.json").write_text(content)
+        with tempfile.TemporaryDirectory() as name:
+            convert(order(source, Path(name) / "hf", "huggingface"))
+            assert json.loads((Path(name) / "hf" / "config.json").read_text())["hidden_dropout"] == 0
+
+
+def test_the_end_ids_of_a_config_json_are_kept(tmp_path: Path) -> None:
+    """GPT-NeoX's files have no place for them but generation_config.json."""
+    source = make_folder(tmp_path / "source", tiny(), rows=2048, options=TOKENIZER)
+    convert(order(source, tmp_path / "hf", "huggingface"))
+    (tmp_path / "hf" / "generation_config.json").write_text('{"temperature": 0.5}')
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [5, 9]}))
+    convert(order(tmp_path / "hf", tmp_path / "neox", "neox", configuration=tmp_path / "hf"))
+    assert load_settings([str(tmp_path / "neox" / "config.yml")]).end_ids == (5, 9)
+    content = json.loads((tmp_path / "neox" / "generation_config.json").read_text())
+    assert content == {"temperature": 0.5, "eos_token_id": [5, 9]}
+
+
+def test_gpt_neox_refuses_what_it_does_not_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_folder(tmp_path / "source", tiny(rotary_legacy_fp16=True))
+    convert(order(source, tmp_path / "out", "neox"))
+    assert "GPT-NeoX has no rotary_legacy_fp16, so it refuses config.yml" in caplog.text
 
 
 def test_a_wrong_byte_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

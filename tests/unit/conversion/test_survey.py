@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neoxrun.config.tensors import TensorKey
+from neoxrun.config.tensors import TensorKey, divided_dim
 from neoxrun.conversion.convert import convert
 from neoxrun.conversion.survey import survey_folder
-from neoxrun.conversion.surveyed import divided_dim
 from neoxrun.errors import CheckpointError
 from support.checkpoints import tiny
 from support.conversions import make_folder, order

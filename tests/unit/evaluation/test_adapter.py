@@ -93,6 +93,14 @@ def test_what_lm_eval_cannot_score_is_refused(continuation: list[int], code: str
     assert caught.value.code == code
 
 
+def test_the_document_of_a_refused_request_is_named() -> None:
+    lm = reciting(" os", context=12)
+    with pytest.raises(DataError, match=r"^document 1 \(counted from 0\) of task: a continuation has no tokens"):
+        lm.loglikelihood(requests("loglikelihood", ("import", " os"), ("", "")))
+    with pytest.raises(DataError, match=r"^document 1 .* of task: a continuation has \d+ tokens, more than the 12"):
+        lm.loglikelihood(requests("loglikelihood", ("import", " os"), ("import", " os, sys" * 20)))
+
+
 def test_a_context_of_spaces_only_is_refused() -> None:
     """lm-eval moves spaces at the end of a context to the continuation."""
     with pytest.raises(DataError, match="a context has no tokens"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ def test_names_tags_groups_and_globs(catalog: TaskCatalog) -> None:
     assert catalog.match(["lambada_s*d"]) == ["lambada_standard"]
     assert {"lambada_openai", "lambada_standard"} < set(catalog.match(["lambada*"]))
     assert "lambada" not in catalog.match(["lambada*"])  # a tag of tasks that match already
-    assert len(catalog.select(["mmlu"]).tasks) == 57
+    assert len(catalog.select(["mmlu"]).tasks) == catalog.count(["mmlu"]) == 57
 
 
 def test_unknown_names(catalog: TaskCatalog) -> None:
@@ -51,6 +53,52 @@ def test_wrong_task_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing.yaml cannot be read") as caught:
         TaskCatalog(tmp_path).match(["piqa"])
     assert caught.value.code == "unreadable_file"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("include: 5", "`include` must name files, not 5"),
+        ("tag: [[1]]", r"\[1\] is not the name of a tag"),
+        ("tag: [2]", "2 is not the name of a tag"),
+    ],
+)
+def test_values_that_are_no_names(line: str, says: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "own.yaml", "task: own", line)
+    with pytest.raises(DataError, match=says) as caught:
+        TaskCatalog(tmp_path)
+    assert (caught.value.code, caught.value.where) == ("bad_task", str(path))
+
+
+def test_a_task_whose_name_is_a_number(tmp_path: Path) -> None:
+    write_lines(tmp_path / "own.yaml", "task: 5")
+    with pytest.raises(DataError, match="5 is not the name of a task") as caught:
+        TaskCatalog(tmp_path)
+    assert caught.value.hint == "Put it into quotes."
+
+
+def test_what_cannot_be_read_is_reported_before_it_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(DataError, match="is not a file") as caught:
+        TaskCatalog(tmp_path)
+    assert caught.value.code == "unreadable_file"
+    (tmp_path / "pipe.yaml").unlink()
+    (tmp_path / "dangling.yaml").symlink_to(tmp_path / "none")
+    with pytest.raises(DataError, match=r"dangling\.yaml cannot be read: No such file"):
+        TaskCatalog(tmp_path)
+    (tmp_path / "dangling.yaml").unlink()
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def scandir(path: str) -> object:  # root may list any folder
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="closed cannot be read: Permission denied") as caught:
+        TaskCatalog(tmp_path)
+    assert caught.value.where == str(tmp_path / "closed")
 
 
 def test_names_are_found_fast(read_folder: Callable[..., dict[str, TaskName]], monkeypatch: pytest.MonkeyPatch) -> None:

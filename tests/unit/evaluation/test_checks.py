@@ -10,7 +10,7 @@ from lm_eval.models.dummy import DummyLM
 
 from neoxrun.errors import DataError
 from neoxrun.evaluation import data
-from neoxrun.evaluation.checks import build_requests
+from neoxrun.evaluation.checks import build_requests, check_task
 from support.task_data import own_task, write_lines
 
 
@@ -36,6 +36,19 @@ def test_requests_are_built_once(tmp_path: Path) -> None:
 def test_what_cannot_be_built_is_reported(published: Path) -> None:
     task = data.prepare_tasks(["piqa"], published).task_dict["tasks"]["piqa"]
     task.set_config(key="doc_to_text", value="{{goal.of.what}}")
-    with pytest.raises(DataError, match="cannot build the requests of piqa: UndefinedError") as caught:
+    with pytest.raises(DataError, match=r"requests of piqa, at document 0 .*: UndefinedError") as caught:
         build_requests("piqa", task, 2)
     assert caught.value.code == "bad_task"
+
+
+def test_rows_without_text_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"text": "a"}, {"text": None}, *[{"text": " "}] * 6, {"text": "b"}]
+    write_lines(tmp_path / "tasks" / "mine.yaml", *own_task("mine"))
+    write_lines(tmp_path / "me" / "words" / "test.jsonl", *rows)
+    task = data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks").task_dict["tasks"]["mine"]
+    check_task("mine", task, None)
+    said = "7 documents of mine have no text under 'text': 1, 2, 3, 4, 5 and 2 more (counted from 0)"
+    assert said in caplog.text
+    caplog.clear()
+    check_task("mine", task, 1)
+    assert not caplog.text

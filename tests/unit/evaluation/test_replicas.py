@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from operator import itemgetter
 
 import pytest
@@ -12,10 +13,12 @@ from torch.distributed import HashStore
 
 from neoxrun.config.reader import load_settings
 from neoxrun.engine.replica import Replica
-from neoxrun.engine.scoring import Row, Scored, ScoreRequest
+from neoxrun.engine.scoring import Row, Scored, ScoreRequest, pack_rows
 from neoxrun.engine.session import Session
+from neoxrun.evaluation import replicas as replicas_module
 from neoxrun.evaluation.replicas import GenerateRequest, Replicas
 from neoxrun.parallel.mesh import single_rank_mesh
+from support.command import wait_for
 from support.tiny_models import CPU, demo_tokenizer, random_replica
 
 TOKENIZER = demo_tokenizer()
@@ -80,6 +83,56 @@ def test_what_two_replicas_score_and_write_is_what_one_does(model: Replica, monk
         assert [greedy for _, greedy in found] == [greedy for _, greedy in right]
         assert [value for value, _ in found] == pytest.approx([value for value, _ in right])
     assert written == texts
+
+
+class CountedStore:
+    """A store that knows how many bytes of work are in it at most."""
+
+    def __init__(self) -> None:
+        self._store = HashStore()
+        self.sizes: dict[str, int] = {}
+        self.most = 0
+
+    def set(self, key: str, value: str) -> None:
+        self._store.set(key, value)
+        if "/item/" in key:
+            self.sizes[key] = len(value)
+            self.most = max(self.most, sum(self.sizes.values()))
+
+    def delete_key(self, key: str) -> bool:
+        self.sizes.pop(key, None)
+        return self._store.delete_key(key)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
+def test_work_is_handed_out_as_it_is_needed(model: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 waits in its first pass until the other replica has done most of the work; the store stays small."""
+    monkeypatch.setattr(replicas_module, "_AHEAD_BYTES", 500)
+    store, second = CountedStore(), random_replica(TOKENIZER.vocab_size, CONTEXT)
+    done: list[int] = []
+
+    def score_and_count(rows: list[Row], top: int | None) -> list[Scored]:
+        done.append(len(rows))
+        return Replica.score(second, rows, top)
+
+    def score_late(rows: list[Row], top: int | None) -> list[Scored]:
+        wait_for(lambda: len(done) >= 2, 30, lambda: "the other replica had no work")
+        return Replica.score(model, rows, top)
+
+    monkeypatch.setattr(second, "score", score_and_count)
+    monkeypatch.setattr(model, "score", score_late)
+    serving = threading.Thread(target=Replicas(session(second, store, 1, 2), batch_size=1).serve, daemon=True)
+    serving.start()
+    first = Replicas(session(model, store, 0, 2), batch_size=1)
+    found = by_number(first.score(SCORED))
+    first.release_ranks()
+    serving.join(30)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in by_number(lone(model).score(SCORED))])
+    whole = sum(len(json.dumps([[0], [astuple(row)]])) for row, _ in pack_rows(SCORED, 64, 1))
+    assert 0 < store.most < whole / 3
+    assert not store.sizes, "items are left in the store"
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])

@@ -162,8 +162,10 @@ def test_a_special_token_that_a_stop_text_names_ends_the_answer() -> None:
     """Decoded text never shows it, so its id is looked for."""
     end = TOKENIZER.eod
     assert end is not None
-    assert TOKENIZER.special_ids(["<|endoftext|>", "x"]) == {end}
-    stream = TextStream(TOKENIZER.stream(), ["<|endoftext|>"], {end})
+    assert TOKENIZER.special_ids(["<|endoftext|>", "x"]) == {end: "<|endoftext|>"}
+    assert TOKENIZER.special_ids(["\n<|endoftext|>x"]) == {end: "<|endoftext|>"}
+    assert TOKENIZER.special_ids(["x"]) == {}
+    stream = TextStream(TOKENIZER.stream(), ["<|endoftext|>"], {end: "<|endoftext|>"})
     before = [*TOKENIZER.encode("a"), TOKENIZER.encode("🎉")[0]]
     shown = "".join(map(stream.push, before))
     assert not stream.stopped
@@ -249,3 +251,48 @@ def test_an_answer_that_the_network_fails_on_ends_alone() -> None:
     again.engine.advance = lambda: [broken]  # type: ignore[method-assign]
     with pytest.raises(RankError, match="not a number"):
         list(again.run(requests(1)))
+
+
+END = "<|endoftext|>"
+END_ID = TOKENIZER.encode(END)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        (f"ab{END}\ncd", [f"{END}\n"], "ab"),
+        (f"ab{END}cd{END}\nef", [f"{END}\n"], "abcd"),
+        (f"ab\n{END}cd", [f"\n{END}"], "ab"),
+        (f"ab{END}\n{END}cd", [f"{END}\n{END}"], "ab"),
+        (f"ab{END}{END}cd", [f"{END}{END}"], "ab"),
+        (f"a{END}b{END}cd", [f"{END}cd", "b"], "a"),
+        (f"ab{END}cd", [f"b{END}c", f"{END}"], "ab"),
+        # A text is still found where hidden tokens come in between, and no part of how one is written.
+        (f"ab{END}cd", [f"{END}x", "bc"], "a"),
+        (f"ab{END}cd", [f"{END}x", "end", "|>c"], "abcd"),
+        (f"ab{END}", [f"{END}x"], "ab"),
+        (f"a{END}{END}x", [f"{END}x", f"t|>{END}x"], "a"),
+    ],
+)
+def test_a_stop_text_with_a_special_token_in_it(text: str, stop: list[str], expected: str) -> None:
+    stream = TextStream(TOKENIZER.stream(), stop, TOKENIZER.special_ids(stop))
+    shown = "".join(map(stream.push, TOKENIZER.encode(text)))
+    assert stream.stopped == (expected != text.replace(END, ""))
+    assert shown + stream.finish() == stream.text == expected
+
+
+@given(cases(), st.lists(st.tuples(st.integers(0, 30), st.just(END_ID)), max_size=3))
+def test_hidden_tokens_change_nothing_but_where_stop_texts_name_them(
+    case: tuple[list[int], list[str]], added: list[tuple[int, int]]
+) -> None:
+    tokens, stops = case
+    for at, token in added:
+        tokens.insert(at, token)
+    plain = TextStream(TOKENIZER.stream(), stops)
+    stream = TextStream(TOKENIZER.stream(), [*stops, f"{END}zzzz"], {END_ID: END})
+    for token in tokens:
+        plain.push(token)
+        stream.push(token)
+    plain.finish()
+    stream.finish()
+    assert (stream.text, stream.stopped) == (plain.text, plain.stopped)

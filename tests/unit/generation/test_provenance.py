@@ -112,6 +112,16 @@ def test_records_of_which_nothing_is_known(tmp_path: Path) -> None:
     assert continued(path, work()) == work()
 
 
+def test_records_that_are_still_in_another_file(tmp_path: Path) -> None:
+    path, unfinished = tmp_path / "out.parquet", tmp_path / "out.parquet.unfinished.jsonl"
+    unfinished.write_text(RECORDS)
+    write_provenance(path, work())
+    check_replacing(path, work(), None, unfinished)
+    assert refused(check_replacing, path, work(seed=2), None, unfinished).code == "different_run"
+    with pytest.raises(DataError, match="seed was 1, is 2"):
+        check_continuing(path, work(seed=2), None, unfinished, anyway=False, hint="Do it.")
+
+
 @pytest.mark.parametrize("content", ["mine", "[1]", '{"version": 1}', "\ud800"])
 def test_a_file_of_the_users_with_that_name_stays(content: str, tmp_path: Path) -> None:
     path = tmp_path / "out"

@@ -12,6 +12,7 @@ import pytest
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import DataError
+from neoxrun.generation.records import Record
 from neoxrun.generation.row_keys import Entry, read_entry
 from neoxrun.input.row import Row
 
@@ -146,6 +147,9 @@ def test_strict_keys() -> None:
 
 def test_rows_without_a_text() -> None:
     assert "Its keys are: id, question." in str(refused({"id": 1, "question": "a"}).hint)
+    with pytest.raises(DataError) as caught:
+        entry({"import os": "import re"}, cells=True)
+    assert caught.value.hint == "The first line names the columns; they are: import os."
     assert "Did you mean prompt?" in str(refused({"promt": "a"}).hint)
     assert '"context" is not a text here but null' in refused({"context": None}).message
     assert '"text" is not a text here but 3' in refused({"text": 3}).message
@@ -158,6 +162,17 @@ def test_what_json_cannot_have_becomes_what_it_can() -> None:
     found = entry({"prompt": "x", **given}).extra
     assert found == {"a": None, "b": [None, 1.5], "c": {"d": "2026-01-02T03:04:00"}, "e": "/w==", "f": "1.10"}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_nesting_has_an_end() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        return json.loads('{"prompt": "x", "own": ' + "[" * levels + "]" * levels + "}")
+
+    found = entry(nested(100))
+    record = Record(0, None, "x", "y", 1, True, "stop", None, None, 0.5, extra=found.extra)
+    assert json.loads(record.to_json())["own"] == nested(100)["own"]
+    for levels in (102, 900):
+        assert "nested too deeply" in refused(nested(levels)).message
 
 
 def test_half_a_character_is_refused_wherever_it_is() -> None:

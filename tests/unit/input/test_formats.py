@@ -26,6 +26,7 @@ NAMES: dict[tuple[str, bytes], Format] = {
     ("-", b"prompt\nimport os"): "txt",
     ("-", b"Explain the text, please\nWhat"): "txt",
     ("-", b"context,,b\n"): "txt",
+    ("-", b",prompt\n0,a\n"): "csv",
     ("-", b"\xff,prompt\n"): "csv",
     ("a.md", b"[1] a footnote"): "txt",
     ("a.py", b"x = {'a': 1}"): "txt",

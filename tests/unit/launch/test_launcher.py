@@ -17,7 +17,7 @@ import pytest
 from neoxrun.errors import RankError, UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job, load_job
-from neoxrun.launch.start import hold_interrupts
+from neoxrun.launch.termination import hold_interrupts
 from neoxrun.planning.devices import cpu_device
 from support.plans import PUBLISHED, planned
 

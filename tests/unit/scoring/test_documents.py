@@ -93,7 +93,7 @@ def test_tables_have_their_columns_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='"text"') as caught:
         read(tmp_path / "a.csv", b"first line,of no header\na,b\n")
     assert caught.value.code == "missing_column"
-    assert "first line, of no header. They are what the first line has." in str(caught.value.hint)
+    assert "first line, of no header. The first line names the columns." in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("column", ["text", "page"])
