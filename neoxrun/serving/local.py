@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Merge, Precision, Settings
@@ -57,7 +57,7 @@ class ModelArguments:
             ConfigError: it is missing, wrong or not supported.
         """
         read = load_settings(self.sources, self.overrides, checkpoint=self.checkpoint, tokenizer=self.tokenizer)
-        return replace(use_stored_head(read), merge=self.merge)
+        return replace(use_stored(read), merge=self.merge)
 
 
 def open_local(arguments: ModelArguments, *, started: bool) -> Session:
