@@ -47,6 +47,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "missing_option": "An option needs another one. The message says which to add.",
         "missing_package": "An optional Python package is needed and not installed. Install it.",
         "no_gpu": "A GPU was asked for and is not visible. Check nvidia-smi and CUDA_VISIBLE_DEVICES.",
+        "old_driver": "The NVIDIA driver is older than torch's CUDA. Update it, or install torch for an older CUDA.",
         "unknown_command": "There is no such command. `neoxrun help` lists the commands.",
         "unknown_download": "There is no such model or data to download. See `neoxrun download --list`.",
         "unknown_option": "An option or key is not known, most likely misspelt. The hint names what is known.",
