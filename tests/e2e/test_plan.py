@@ -53,3 +53,11 @@ def test_a_plan_names_damaged_files_as_generate_does(damage: Callable[[Path], No
     damage(folder)
     done = neoxrun("plan", "./model", cwd=tmp_path).check_error(3, "model", out=sound.out)
     assert neoxrun("generate", "./model", "--prompt", "a", cwd=tmp_path).check_error(3).err == done.err
+
+
+def test_what_does_not_fit_is_json(tmp_path: Path) -> None:
+    result = neoxrun("plan", "20B", "--devices", "1x24GB", "--json", cwd=tmp_path)
+    values = json.loads(result.out)
+    result.check_error(2, values["message"], values["hint"], out=result.out)
+    assert values["fits"] is False
+    assert values["need"]["free_bytes"] == 24 * 2**30
