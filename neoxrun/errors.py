@@ -119,6 +119,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "nonfinite_output": "The model's output is not a number. Try --dtype bf16 or --dtype fp32.",
         "out_of_memory": "A device or the host ran out of memory. Lower --batch-size, or use more devices.",
         "rank_died": "A rank was killed or ended by itself. Its last lines are shown; see also `dmesg`.",
+        "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
     130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model_arguments(parser)
     common.add_random_weights(parser)
     common.add_eager(parser)
+    jobs.add_stall_timeout(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="Print the results as one JSON object.")
     out.add_argument(

@@ -120,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_random_weights(how)
     common.add_eager(how)
+    jobs.add_stall_timeout(how)
     revision_flags.add_revision_arguments(parser)
 
 

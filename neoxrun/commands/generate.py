@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model_arguments(parser)
     common.add_random_weights(parser)
     common.add_eager(parser)
+    jobs.add_stall_timeout(parser)
     common.add_seed(parser)
     add_prompt_arguments(parser)
     add_sampling_arguments(parser)

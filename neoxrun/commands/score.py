@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_score_arguments(parser)
     common.add_random_weights(parser)
     common.add_eager(parser)
+    jobs.add_stall_timeout(parser)
     revision_flags.add_revision_arguments(parser)
 
 

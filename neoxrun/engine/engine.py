@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from neoxrun.config.precisions import nonfinite_hint
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.config.settings import Precision
+from neoxrun.engine.pulse import Pulse
 from neoxrun.engine.runner import Launched
 from neoxrun.engine.sampler import Sampled
 from neoxrun.engine.scheduler import FinishReason, Planned, Request, Scheduler
@@ -30,10 +33,20 @@ class Engine:
         scheduler: decides what each step computes.
         launch: carries out a step on every rank of the replica.
         ahead: steps that may be under way while the next one is planned, so that the device does not wait for the host.
+        pulse: is inside during each step.
+        computed_in: the number format, for the error.
     """
 
-    def __init__(self, scheduler: Scheduler, launch: Callable[[Step], Launched], ahead: int = 0) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        launch: Callable[[Step], Launched],
+        ahead: int = 0,
+        pulse: Pulse | None = None,
+        computed_in: Precision = "fp32",
+    ) -> None:
         self._scheduler, self._launch, self._ahead = scheduler, launch, ahead
+        self._pulse, self._computed_in = pulse or Pulse(), computed_in
         self._under_way: deque[tuple[Planned, Launched]] = deque()
 
     @property
@@ -58,15 +71,16 @@ class Engine:
             RankError: the network gave a request NaN, or nothing finite.
         """
         while True:
-            planned = self._scheduler.plan()
-            if planned is not None:
-                self._under_way.append((planned, self._launch(planned.step)))
-                if len(self._under_way) <= self._ahead:
-                    continue
-            if not self._under_way:
-                return []
-            if events := self._read(*self._under_way.popleft()):
-                return events
+            with self._pulse:
+                planned = self._scheduler.plan()
+                if planned is not None:
+                    self._under_way.append((planned, self._launch(planned.step)))
+                    if len(self._under_way) <= self._ahead:
+                        continue
+                if not self._under_way:
+                    return []
+                if events := self._read(*self._under_way.popleft()):
+                    return events
 
     def cancel(self, request_id: int) -> None:
         """Take a request out, whether it waits or runs; nothing happens where it has ended or never was."""
@@ -90,6 +104,6 @@ class Engine:
             raise RankError(
                 "the model's output is not a number",
                 code="nonfinite_output",
-                hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
+                hint=nonfinite_hint(self._computed_in),
             )
         return [TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken]

@@ -8,6 +8,7 @@ from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.messages import Channel, FreeCache, ReleaseFollowers, Reserve, Score
 from neoxrun.engine.pages import Pages
+from neoxrun.engine.pulse import Pulse
 from neoxrun.engine.runner import Launched, Runner
 from neoxrun.engine.scheduler import Scheduler
 from neoxrun.engine.scoring import Row, Scored
@@ -20,12 +21,16 @@ class Replica:
 
     Args:
         runner: this rank's part.
+
+    Attributes:
+        pulse: what this rank is doing.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._channel = Channel(runner.mesh)
         self._pages: Pages | None = None
+        self.pulse = Pulse()
 
     @property
     def runner(self) -> Runner:
@@ -56,16 +61,18 @@ class Replica:
             RankError: not even one sequence fits the memory.
         """
         reserve = Reserve(slots, length)
-        self._channel.send(reserve)
         before = self._runner.caches  # not the cache, which would live on while the next is allocated
-        self._runner.execute(reserve)
+        with self.pulse:
+            self._channel.send(reserve)
+            self._runner.execute(reserve)
         if self._pages is None or self._runner.caches != before:
             self._pages = Pages(self._runner.pages, self._runner.page_size, self._runner.block)
         length = min(length, self._pages.count * self._pages.size)
         rows = min(slots, self._runner.rows)
         groups = self._runner.mesh.pp
         scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, ends, groups=groups)
-        return Engine(scheduler, self._launch, self._runner.ahead)
+        computed_in = self.stage.precisions.compute
+        return Engine(scheduler, self._launch, self._runner.ahead, self.pulse, computed_in)
 
     def free_cache(self) -> None:
         """Give the cache's memory back, for larger passes of scoring; on the leader, when no engine is open."""
@@ -84,13 +91,15 @@ class Replica:
             top: give each token's log-probability, and those of this many of the most likely tokens at its position;
                 None: sums only, which is less to copy and to send.
         """
-        self._channel.send(Score(rows, top))
-        return self._runner.score(rows, top)
+        with self.pulse:
+            self._channel.send(Score(rows, top))
+            return self._runner.score(rows, top)
 
     def follow(self) -> None:
         """Carry out the leader's instructions until it releases its followers."""
         while not isinstance(instruction := self._channel.receive(), ReleaseFollowers):
-            self._runner.execute(instruction)
+            with self.pulse:
+                self._runner.execute(instruction)
 
     def release_followers(self) -> None:
         """Let the other ranks return from ``follow``; on the leader."""

@@ -39,6 +39,7 @@ class Job:
         options: the command's own options, picklable.
         random_weights: build the model without a checkpoint.
         eager: capture no CUDA graphs.
+        stall_timeout: seconds after which a rank is stuck; None: never.
         verbosity, as_json: as for ``log.set_up``.
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
@@ -52,6 +53,7 @@ class Job:
     options: Any = None
     random_weights: bool = False
     eager: bool = False
+    stall_timeout: float | None = None
     verbosity: int = 0
     as_json: bool = False
     node_rank: int = 0

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +18,12 @@ import torch
 from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
-from neoxrun.errors import UsageError, classify
+from neoxrun.errors import RankError, UsageError, classify
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
 from neoxrun.launch.termination import Termination
+from neoxrun.launch.watch import Watch
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
@@ -50,30 +52,42 @@ def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) 
     if rank:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failure = _attempt(job, rank, stdout, announce, termination)
+    watch = partial(_watch, job, rank, folder if supervised else None)
+    failure = _attempt(job, rank, stdout, announce, termination, watch)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
         return 0
     if supervised:
         failure.save(folder)
     elif failure.text and (rank == 0 or not failure.shared):
-        print(failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}", file=sys.stderr)
+        print(_told(failure, rank, job), file=sys.stderr)
     return failure.exit_code
 
 
 def _attempt(
-    job: Job, rank: int, stdout: IO[str], announce: Callable[[], None], termination: Termination
+    job: Job,
+    rank: int,
+    stdout: IO[str],
+    announce: Callable[[], None],
+    termination: Termination,
+    watch: Callable[[Session], AbstractContextManager[None]],
 ) -> Failure | None:
     """Do the work; returns the failure, or None."""
     try:
-        _work(job, rank, stdout, announce)
+        _work(job, rank, stdout, announce, watch)
     except (Exception, KeyboardInterrupt) as error:
         log.details_of(error)
         return failure_of(termination.rename(classify(error, rank)), rank, verbose=job.verbosity > 0)
     return None
 
 
-def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) -> None:
+def _work(
+    job: Job,
+    rank: int,
+    stdout: IO[str],
+    announce: Callable[[], None],
+    watch: Callable[[Session], AbstractContextManager[None]],
+) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
     mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
@@ -84,10 +98,38 @@ def _work(job: Job, rank: int, stdout: IO[str], announce: Callable[[], None]) ->
         log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
-    work(session, options, stdout, show_progress, announce)
+    with watch(session):
+        work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
     session.close()
+
+
+def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> AbstractContextManager[None]:
+    """Ends this rank with an error if it or another rank of this host is stuck; ``folder`` is where they meet."""
+    if job.stall_timeout is None:
+        return contextlib.nullcontext()
+
+    def report(error: RankError) -> None:
+        failure = failure_of(error, rank, verbose=job.verbosity > 0)
+        if folder is None:
+            os.write(2, f"{_told(failure, rank, job)}\n".encode())
+        else:
+            failure.save(folder)
+
+    return Watch(
+        session.replica.pulse,
+        rank,
+        timeout=job.stall_timeout,
+        folder=folder,
+        on_cpu=session.mesh.device.type == "cpu",
+        kept=job.kept,
+        report=report,
+    )
+
+
+def _told(failure: Failure, rank: int, job: Job) -> str:
+    return failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}"
 
 
 def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:

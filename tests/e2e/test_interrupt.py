@@ -117,6 +117,23 @@ def test_a_rank_is_killed(
         check_resumed(prompts, output, whole_run)
 
 
+@pytest.mark.parametrize("split", SPLITS[1:], ids=" ".join)
+def test_a_rank_is_stuck(
+    split: tuple[str, ...], prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = ("-i", prompts, "-o", output, *split, *SLOWLY, "--stall-timeout", 3)
+    with running("generate", "demo", *arguments) as command:
+        started(command, output)
+        process = command.rank(1)
+        os.kill(process, signal.SIGSTOP)
+        result = command.finish(timeout=40)
+        command.check_all_gone()
+    what = f"rank 1 on {socket.gethostname()} (process {process}) has made no step for 3 s"
+    result.check_error(5, what, "--resume", "--stall-timeout")
+    check_kept(output, whole_run)
+
+
 def test_the_launcher_is_killed(prompts: Path, tmp_path: Path, whole_run: list[tuple[Any, ...]]) -> None:
     output = tmp_path / "out.jsonl"
     with running("generate", "demo", "-i", prompts, "-o", output, "--tp", "2", *SLOWLY) as command:

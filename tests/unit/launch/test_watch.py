@@ -1,0 +1,83 @@
+"""A rank that is stuck in a pass is noticed, with where it is; one that computes or has nothing to do is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from neoxrun.engine.pulse import Pulse
+from neoxrun.launch.watch import Watch
+
+def waits_for_ever():
+    time.sleep(60)
+
+def computes():
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        sum(range(10000))
+
+def report(error):
+    print(error.render(verbose=True), flush=True)
+
+pulse = Pulse()
+watch = Watch(pulse, 2, timeout=1.2, folder=FOLDER, on_cpu=ON_CPU, kept="It is kept.", report=report)
+with watch:
+    WORK
+print("done")
+"""
+
+
+def run(work: str, *, folder: Path | None = None, on_cpu: bool = True) -> tuple[int, str]:
+    program = PROGRAM.replace("WORK", textwrap.indent(work, "    ").lstrip()).replace("ON_CPU", str(on_cpu))
+    program = program.replace("FOLDER", "None" if folder is None else f"__import__('pathlib').Path({str(folder)!r})")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_pass_that_does_not_end(alone: bool, tmp_path: Path) -> None:
+    code, text = run("with pulse:\n    waits_for_ever()", folder=None if alone else tmp_path)
+    assert code == 5
+    assert "rank 2 on " in text
+    assert "has made no step for 1.2 s" in text
+    assert "in waits_for_ever" in text
+    assert "hint: It is kept. --stall-timeout SECONDS waits longer.\ncode: stuck_rank\n" in text
+
+
+def test_a_pass_that_computes_on_a_cpu() -> None:
+    assert run("with pulse:\n    computes()") == (0, "done\n")
+    code, text = run("with pulse:\n    computes()", on_cpu=False)  # there a process that waits for a GPU looks like it
+    assert code == 5
+    assert "in computes" in text
+
+
+@pytest.mark.parametrize("work", ["time.sleep(4)", "for _ in range(30):\n    with pulse:\n        time.sleep(0.1)"])
+def test_waiting_between_passes_and_many_short_ones(work: str, tmp_path: Path) -> None:
+    assert run(work, folder=tmp_path) == (0, "done\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"rank-2.stack"}
+
+
+def test_another_rank_without_a_sign_of_life(tmp_path: Path) -> None:
+    """It is named, and ended: here a process that has never answered."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        (tmp_path / "rank-1.alive").write_text(json.dumps([other.pid, 7, False, 3]))
+        (tmp_path / "rank-1.stack").touch()
+        other.send_signal(19)  # SIGSTOP
+        code, text = run("waits_for_ever()", folder=tmp_path)
+        assert code == 5
+        assert f"(process {other.pid}) has made no step for 1.2 s, and does not answer" in text
+        assert text.startswith("error: rank 1 on ")
+        assert other.wait(30) == -9
+
+
+def test_a_rank_that_has_done_its_work_is_not_missed(tmp_path: Path) -> None:
+    assert run("pass", folder=tmp_path) == (0, "done\n")
+    assert run("time.sleep(2)", folder=tmp_path) == (0, "done\n")
