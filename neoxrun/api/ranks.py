@@ -140,6 +140,7 @@ def _job(arguments: ModelArguments, settings: Settings, batch_size: int | None) 
         random_weights=arguments.random_weights,
         eager=arguments.eager,
         verbosity=0 if arguments.show_progress else -1,
+        stall_timeout=arguments.stall_timeout,
         kept=_KEPT,
         owned=True,
     )
