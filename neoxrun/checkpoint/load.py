@@ -7,7 +7,9 @@ used or known not to be needed, or with a CheckpointError.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -231,11 +233,13 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
     for stored in (shard[name] for shard in shards):
         count = int(stored.tensor.isfinite().logical_not().sum())
         if count:
+            folder = shlex.quote(str(_downloaded_folder(stored.file)))
             return CheckpointError(
                 f"{stored.name} holds NaN or infinity in {count} of its {stored.tensor.numel()} numbers",
                 code="nonfinite_weights",
                 where=str(stored.file),
-                hint=f"{AGAIN} If it was saved like this, use the checkpoint of an earlier iteration.",
+                hint=f"`neoxrun download --verify {folder}` tells whether it is damaged. If it was saved so, use "
+                "the checkpoint of an earlier iteration.",
             )
     stored = shards[0][name]
     short = str(dtype).removeprefix("torch.")
@@ -243,8 +247,13 @@ def _not_finite(name: str, shards: list[Shard], dtype: torch.dtype) -> Checkpoin
         f"{stored.name} holds numbers that are too large for {short}",
         code="nonfinite_weights",
         where=str(stored.file),
-        hint="Try --dtype bf16 or --dtype fp32.",
+        hint={"float16": "Try --dtype bf16 or --dtype fp32.", "bfloat16": "Try --dtype fp32."}.get(short, AGAIN),
     )
+
+
+def _downloaded_folder(path: Path) -> Path:
+    """The folder that a download would have put a file of weights into."""
+    return path.parents[1] if path.parent.name.startswith("global_step") else path.parent
 
 
 def _missing(checkpoint: Checkpoint, layer: int, rank: int, names: list[str]) -> CheckpointError:

@@ -237,12 +237,12 @@ def _check_held(
         log.info(
             f"no checksum is recorded for {counted(len(verdict.unrecorded), 'file')}: complete, by their own contents"
         )
+    # The folder's own manifest says where the files come from, the given one what they should be.
+    base = recorded or manifest.Manifest()
+    source = verify.RepairSource(
+        replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
+    )
     if args.repair and verdict.wrong:
-        # The folder's own manifest says where the files come from, the given one what they should be.
-        base = recorded or manifest.Manifest()
-        source = verify.RepairSource(
-            replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
-        )
         repaired = verify.repair_folder(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
         left = [name for name in verdict.wrong if name not in repaired]
         _print(args, show.verdict_json(verdict, repaired), "")
@@ -255,7 +255,7 @@ def _check_held(
     _print(args, show.verdict_json(verdict), show.verdict_table(verdict))
     if verdict.wrong:
         sys.stdout.flush()
-        raise verify.wrong_files_error(verdict)
+        raise verify.wrong_files_error(verdict, source)
     return 0
 
 

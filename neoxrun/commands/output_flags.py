@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,12 @@ def work_of(
         CheckpointError: a file of the checkpoint cannot be read.
     """
     where = str(settings.checkpoint)
+    model = model or fingerprint.tell_apart(settings, random_weights=args.random_weights)
     if args.random_weights:
         where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)
+        model = hashlib.sha256(f"{model} {where}".encode()).hexdigest()[:16]
     return provenance.provenance_of(
-        command,
-        model=model or fingerprint.tell_apart(settings, random_weights=args.random_weights),
-        checkpoint=where,
-        dtype=plan.dtype,
-        seen=seen,
-        how={"merge": settings.merge, "random_weights": where if args.random_weights else None, **how},
+        command, model=model, checkpoint=where, dtype=plan.dtype, seen=seen, how={"merge": settings.merge, **how}
     )
 
 

@@ -45,10 +45,11 @@ _SAME: Final[Mapping[str, tuple[str, object]]] = {
     "max_position_embeddings": ("max_position_embeddings", 2048),
     "vocab_size": ("make_vocab_size_divisible_by", 50432),
 }
-_READ: Final = frozenset(
+READ_KEYS: Final = frozenset(
     {*_SAME, "model_type", "hidden_act", "tie_word_embeddings", "rotary_pct", "rotary_emb_base", "rope_parameters"}
     | {"rope_scaling", "head_dim", "dtype", "torch_dtype", "eos_token_id", "quantization_config"}
 )
+"""The keys of config.json that are read; all others change nothing of what the network computes."""
 
 # Who runs quantised weights, by transformers' `quant_method`.
 _RUNS: Final = {
@@ -104,7 +105,7 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
     }
     if (precision := _precision(content, path)) is not None:
         options["precision"] = precision
-    return HuggingFaceConfig(options, tuple(sorted(content.keys() - _READ)))
+    return HuggingFaceConfig(options, tuple(sorted(content.keys() - READ_KEYS)))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,6 +26,16 @@ DTYPE_NAMES: Final[dict[str, str]] = {
 """What other tools call the number formats; an empty text leaves the choice to neoxrun."""
 
 
+_DAMAGED: Final = "the weights may be damaged: `neoxrun download --verify FOLDER` checks their files."
+
+
+def nonfinite_hint(precision: Precision) -> str:
+    """What to do about numbers that became NaN or infinite in this format."""
+    if precision == "fp16":
+        return f"fp16 overflows in some models: try --dtype bf16 or --dtype fp32. If that changes nothing, {_DAMAGED}"
+    return f"{precision} hardly ever overflows, so that {_DAMAGED}"
+
+
 @dataclass(frozen=True)
 class Precisions:
     """The three number formats of a run. Sizes, storage and tables each name the one that they depend on.

@@ -81,7 +81,7 @@ def _from_shapes(survey: Survey) -> tuple[dict[str, object], list[str]]:
     mlp = survey.shape(FIRST_LAYER, "mlp.dense_h_to_4h.weight")
     positions = survey.shape(0, "position_embeddings.weight")
     options: dict[str, object] = {"model_parallel_size": survey.tp, "num_layers": layers, "hidden_size": hidden}
-    unknown = ["num_attention_heads", "seq_length", "bias_gelu_fusion", "vocab_file"]
+    unknown = ["num_attention_heads", "seq_length", "bias_gelu_fusion"]
     if mlp is not None and mlp[0] != 4 * hidden:
         options["intermediate_size"] = mlp[0]
     rms = survey.shape(FIRST_LAYER, "input_layernorm.scale") is not None
@@ -108,4 +108,7 @@ def _from_shapes(survey: Survey) -> tuple[dict[str, object], list[str]]:
     options["no_weight_tying"] = survey.shape(layers + 4, "final_linear.weight") is not None
     if survey.tp:
         options["make_vocab_size_divisible_by"] = embedding[0] // survey.tp
-    return options | _paths(survey), unknown
+    paths = _paths(survey)
+    if "vocab_file" not in paths:
+        unknown.append("vocab_file")
+    return options | paths, unknown

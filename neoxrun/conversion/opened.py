@@ -16,7 +16,7 @@ from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import read_vocab_rows
 from neoxrun.checkpoint.source import LayerSource
-from neoxrun.config.huggingface import CONFIG_JSON, read_config_json, read_json
+from neoxrun.config.huggingface import CONFIG_JSON, READ_KEYS, read_config_json, read_json
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import FIRST_LAYER, Parameter, TensorKey, parameters
 from neoxrun.conversion.folding import find_final_norm, merge_for_files
@@ -87,7 +87,7 @@ def open_source(options: ConvertOptions) -> OpenedSource:
         tag = checkpoint.tag if _STEP.fullmatch(checkpoint.tag) else "global_step0"
         new_names = any("mlp.linear1." in stored.name for stored in layers.read_layer(FIRST_LAYER)[0].values())
         found = earlier.get("config_json")
-        words = found if isinstance(found, dict) else {}
+        words = {key: found[key] for key in sorted(found.keys() - READ_KEYS)} if isinstance(found, dict) else {}
     dtypes = stored_dtypes(layers, table)
     if options.dtype is not None:
         dtypes = dict.fromkeys(table, DTYPES[options.dtype])

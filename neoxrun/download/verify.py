@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neoxrun.config.names import MANIFEST_NAME
+from neoxrun.config.released import download_command
 from neoxrun.download import hub, manifest, proof
 from neoxrun.download.catalog import Catalog
 from neoxrun.download.fetch import fetch_files
@@ -225,13 +227,24 @@ def _with_addresses(name: str, source: RepairSource) -> RemoteFile:
     return RemoteFile(name, tuple(dict.fromkeys(urls)), size, sha256)
 
 
-def wrong_files_error(verdict: Verdict) -> NeoxrunError:
-    """The error for a folder with files that are missing or wrong."""
+def wrong_files_error(verdict: Verdict, source: RepairSource) -> NeoxrunError:
+    """The error for a folder with files that are missing or wrong, with the cure that works for most of them."""
+    folder = shlex.quote(str(verdict.folder))
+    on_the_hub = source.known.hub is not None and source.known.revision is not None
+    if on_the_hub or any(_with_addresses(name, source).urls for name in verdict.wrong):
+        hint = f"`neoxrun download --repair {folder}` fetches only these files."
+    elif command := download_command(verdict.folder):
+        hint = f"`{command}` fetches only these files: nothing here says where they came from."
+    else:
+        hint = (
+            "Copy them again from where they came from, which nothing here says. If that is a repository of the hub, "
+            f"`neoxrun download OWNER/NAME --to {folder}` fetches only what is missing or wrong."
+        )
     return CheckpointError(
         f"{_are(verdict.wrong)} missing or wrong: {_some(verdict.wrong)}",
         code="verification_failed",
         where=str(verdict.folder),
-        hint=f"`neoxrun download --repair {verdict.folder}` fetches only these files.",
+        hint=hint,
     )
 
 

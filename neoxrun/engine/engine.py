@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from neoxrun.config.precisions import nonfinite_hint
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.config.settings import Precision
 from neoxrun.engine.pulse import Pulse
 from neoxrun.engine.runner import Launched
 from neoxrun.engine.sampler import Sampled
@@ -32,6 +34,7 @@ class Engine:
         launch: carries out a step on every rank of the replica.
         ahead: steps that may be under way while the next one is planned, so that the device does not wait for the host.
         pulse: is inside during each step.
+        computed_in: the number format, for the error.
     """
 
     def __init__(
@@ -40,10 +43,16 @@ class Engine:
         launch: Callable[[Step], Launched],
         ahead: int = 0,
         pulse: Pulse | None = None,
+        computed_in: Precision = "fp32",
     ) -> None:
         self._scheduler, self._launch, self._ahead = scheduler, launch, ahead
-        self._pulse = pulse or Pulse()
+        self._pulse, self._computed_in = pulse or Pulse(), computed_in
         self._under_way: deque[tuple[Planned, Launched]] = deque()
+
+    @property
+    def computed_in(self) -> Precision:
+        """The format of the activations."""
+        return self._computed_in
 
     @property
     def slots(self) -> int:
@@ -78,7 +87,7 @@ class Engine:
         """
         events = self.advance()
         if not all(event.sampled.finite for event in events):
-            raise nonfinite_output()
+            raise nonfinite_output(self._computed_in)
         return events
 
     def advance(self) -> list[TokenEvent]:
@@ -129,10 +138,6 @@ class Engine:
         return [TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken]
 
 
-def nonfinite_output() -> RankError:
-    """The error for a request to which the network gave NaN, or nothing finite."""
-    return RankError(
-        "the model's output is not a number",
-        code="nonfinite_output",
-        hint="fp16 overflows in some models: try --dtype bf16 or --dtype fp32.",
-    )
+def nonfinite_output(computed_in: Precision) -> RankError:
+    """The error for a request to which the network, computed in this format, gave NaN, or nothing finite."""
+    return RankError("the model's output is not a number", code="nonfinite_output", hint=nonfinite_hint(computed_in))

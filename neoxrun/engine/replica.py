@@ -71,7 +71,8 @@ class Replica:
         rows = min(slots, self._runner.rows)
         groups = self._runner.mesh.pp
         scheduler = Scheduler(rows, length, max(PREFILL_TOKENS, rows), self._pages, ends, groups=groups)
-        return Engine(scheduler, self._launch, self._runner.ahead, self.pulse)
+        computed_in = self.stage.precisions.compute
+        return Engine(scheduler, self._launch, self._runner.ahead, self.pulse, computed_in)
 
     def free_cache(self) -> None:
         """Give the cache's memory back, for larger passes of scoring; on the leader, when no engine is open."""

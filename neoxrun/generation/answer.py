@@ -227,7 +227,7 @@ class AnswerLoop:
         stream, reason = answer.stream, event.finish_reason
         answer.new_text = ""
         if not event.sampled.finite:
-            answer.error = nonfinite_output()
+            answer.error = nonfinite_output(self._engine.computed_in)
             self._engine.cancel(event.request_id)
             del self._under_way[event.request_id]
             return answer

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -64,7 +64,7 @@ class Record:
         code: the stable name of what ``message`` says, one of ``RECORD_CODES``; None without a message.
         duration_seconds: from the request's start to its end.
         tokens: ids of the generated tokens, where log-probabilities were asked for.
-        logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for.
+        logprobs: per token ``{"token", "logprob", "top": [[id, logprob], ...]}``, where asked for; see ``with_texts``.
         weights: ``random`` when no checkpoint was loaded; left out otherwise.
         extra: the prompt's own keys, which follow these; one that has the name of a field gets ``input_`` before it.
     """
@@ -102,6 +102,29 @@ def record_line(values: dict[str, Any], optional: Iterable[str]) -> str:
         taken.add(name)
         values[name] = value
     return json.dumps(values, ensure_ascii=False)
+
+
+def with_texts(record: Record, spell: Callable[[int], str]) -> Record:
+    """A record whose log-probabilities also have the ``text`` of each token, and the ``top_texts``.
+
+    Args:
+        record: a record.
+        spell: gives the text of a token.
+    """
+    if record.logprobs is None:
+        return record
+    return replace(record, logprobs=[step_with_texts(step, spell) for step in record.logprobs])
+
+
+def step_with_texts(step: Mapping[str, Any], spell: Callable[[int], str]) -> dict[str, Any]:
+    """What ``with_texts`` makes of the log-probabilities at one position."""
+    return {
+        "token": step["token"],
+        "text": spell(step["token"]),
+        "logprob": step["logprob"],
+        "top": step["top"],
+        "top_texts": [spell(token) for token, _ in step["top"]],
+    }
 
 
 def warn_of_replacing(path: Path) -> None:

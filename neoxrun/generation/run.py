@@ -18,11 +18,12 @@ from neoxrun.generation.interrupt import StopFlag
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.plain_text import TextWriter
 from neoxrun.generation.provenance import write_provenance
-from neoxrun.generation.records import Record, RecordWriter
+from neoxrun.generation.records import Record, RecordWriter, with_texts
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.queue import WorkQueue
 from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
+from neoxrun.tokenizer import Tokenizer
 
 _COLLECT_SECONDS = 0.05
 _LAST_SECONDS = 3
@@ -80,7 +81,7 @@ def _answer_all(
     if session.mesh.replica == 0:
         with _bar(options, stdout, show_progress) as bar, closing(_writer(options, stdout)) as writer:
             write_provenance(options.output, options.made)
-            failed = _collect_all(texts, mine, queue, options, stop, writer, bar)
+            failed = _collect_all(texts, mine, queue, options, stop, writer, session.tokenizer, bar)
     else:
         for records in _until_stopped(texts, mine, options, stop, None):
             for record in records:
@@ -159,6 +160,7 @@ def _collect_all(
     options: GenerateOptions,
     stop: StopFlag,
     writer: RecordWriter | TextWriter,
+    tokenizer: Tokenizer,
     bar: Bar,
 ) -> set[str | int]:
     """Write the records of this replica's steps, and those that the others send.
@@ -170,7 +172,7 @@ def _collect_all(
 
     def write(records: Iterable[Record]) -> None:
         for record in records:
-            writer.write(record)
+            writer.write(with_texts(record, tokenizer.spell))
             if record.message is not None:
                 bar.say(f"prompt {record.id}: {record.message}")
             if record.finish_reason == "error":

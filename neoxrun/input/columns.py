@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Final
 
 from neoxrun.errors import DataError
-from neoxrun.input.row import Row
+from neoxrun.input.row import Row, check_columns
 from neoxrun.terminal.words import printable
 
 _ROWS: Final = 1000
@@ -24,8 +24,9 @@ def read_parquet(file: IO[bytes], name: str, wanted: Sequence[str] | None) -> It
     try:
         opened = parquet.ParquetFile(file)
         names = opened.schema_arrow.names
+        check_columns(names, name)
         known = wanted is not None and wanted[0] in names  # else who reads the first row says what there is
-        columns = [column for column in wanted or () if column in names] if known else names
+        columns = [column for column in wanted or () if column in names] if known else None
         for batch in opened.iter_batches(_ROWS, columns=columns):
             for row in batch.to_pylist():
                 number += 1

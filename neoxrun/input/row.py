@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -68,3 +70,19 @@ class Row:
             )
         check_unicode(str(found), self.where)
         return found
+
+
+def check_columns(names: Sequence[str], where: str) -> None:
+    """Refuse columns of which two have one name.
+
+    Raises:
+        DataError: they have.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f'there are two columns with the name "{printable(twice[0])}"',
+            code="bad_input",
+            where=where,
+            hint="Rename one of them.",
+        )

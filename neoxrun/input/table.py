@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
 from neoxrun.errors import DataError
 from neoxrun.input.charset import decode
-from neoxrun.input.row import Row
-from neoxrun.terminal.words import counted, printable
+from neoxrun.input.row import Row, check_columns
+from neoxrun.terminal.words import counted
 
 
 def read_table(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
@@ -29,14 +28,7 @@ def read_table(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
     if delimiter == "," and "," not in first:
         delimiter = next((other for other in (";", "\t") if other in first), ",")
     names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    twice = [column for column, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(
-            f'the column "{printable(twice[0])}" is named twice',
-            code="bad_input",
-            where=f"{name}:1",
-            hint="The first line names the columns, each differently.",
-        )
+    check_columns(names, f"{name}:1")
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     begin = 2
     while True:

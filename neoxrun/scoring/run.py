@@ -10,6 +10,7 @@ from contextlib import closing
 from itertools import accumulate, islice
 from typing import IO, Any
 
+from neoxrun.config.precisions import nonfinite_hint
 from neoxrun.engine.scoring import ScoreRequest
 from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted, RankError
@@ -222,7 +223,7 @@ class DocumentScorer:
                 raise RankError(
                     f"the model's output for {document.document.where} is not a number",
                     code="nonfinite_output",
-                    hint="Try --dtype bf16 or --dtype fp32.",
+                    hint=nonfinite_hint(self._session.replica.stage.precisions.compute),
                 )
         return len(batch)
 

@@ -198,7 +198,7 @@ class EngineLoop:
         number = scoring.work.number
         del self._scoring[number]
         if not all(math.isfinite(one.logprob) for one in scores):
-            return [Failed(number, nonfinite_output())]
+            return [Failed(number, nonfinite_output(self._session.replica.stage.precisions.compute))]
         return [ScoresFound(number, scores)]
 
     def _cancel(self, number: int) -> None:

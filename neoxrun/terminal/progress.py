@@ -123,7 +123,8 @@ class Bar:
             text = _size(done) + ("" if total is None else f" of {_size(total)}")
         else:
             text = f"{done} {self._unit}s" if total is None else f"{done} of {counted(total, self._unit)}"
-        text = f"{self._doing}: {text}, {self._speed()}"
+        beginning = "" if self._doing == f"{self._unit}s" else f"{self._doing}: "
+        text = f"{beginning}{text}, {self._speed()}"
         if total is not None and self.count > 0 and done < total:
             text += f", {_duration((total - done) * self.seconds / self.count)} left"
         log.info(text)

@@ -97,7 +97,8 @@ def test_jsonl_with_everything(tmp_path: Path, tokenizer: Tokenizer, snapshot: S
     for step, token in zip(watched["logprobs"], watched["tokens"], strict=True):
         assert step["token"] == token == step["top"][0][0]
         assert step["logprob"] == step["top"][0][1] <= 0
-        assert len(step["top"]) == 2
+        assert len(step["top"]) == len(step["top_texts"]) == 2
+    assert "".join(step["text"] for step in watched["logprobs"]) == watched["text"]
     assert one["biased"]["text"] == "," * 3
     faults = {"too long": ("prompt_too_long", "512"), "wrong bias": ("bad_logit_bias", "99999")}
     for name, (code, fact) in faults.items():

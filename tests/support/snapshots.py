@@ -29,7 +29,7 @@ _VOLATILE = [
 # How far the work is: which of these lines come, and when, differs too.
 _PROGRESS = re.compile(
     r"^(?:(?:\[rank \d+\] )?(?:warning: )?waiting for |loaded |scoring: |\d+ answers?, |"
-    r"[a-z]+: \d[^,\n]*, [\d.]+ ?\w+/s).*\n",
+    r"(?:[a-z]+: )?\d[^,\n]*, [\d.]+ ?\w+/s).*\n",
     re.MULTILINE,
 )
 # Python's argparse puts them in quotes or not, as its version is.

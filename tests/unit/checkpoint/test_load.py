@@ -229,6 +229,7 @@ def test_numbers_that_are_none_name_file_and_tensor(folder: Path, layer: Path, n
         message = refusal(folder, tp=tp)
         assert f"{name} holds NaN or infinity in 2 of its " in message
         assert str(layer) in message
+        assert f"`neoxrun download --verify {folder}`" in message
 
 
 def test_numbers_that_the_number_format_does_not_hold(folder: Path, layer: Path) -> None:
@@ -239,6 +240,7 @@ def test_numbers_that_the_number_format_does_not_hold(folder: Path, layer: Path)
     ) as caught:
         load_all(folder, TINY, 2, dtype=torch.float16)
     assert caught.value.code == "nonfinite_weights"
+    assert caught.value.hint == "Try --dtype bf16 or --dtype fp32."
 
 
 def test_shards_of_the_vocabulary_that_disagree(folder: Path) -> None:

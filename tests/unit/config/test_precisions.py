@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neoxrun.config.precisions import DeviceKind, Precisions, precisions_for, preferred_precisions
+from neoxrun.config.precisions import DeviceKind, Precisions, nonfinite_hint, precisions_for, preferred_precisions
 from neoxrun.config.settings import Precision
 
 
@@ -43,3 +43,10 @@ def test_a_cpu_with_bf16_uses_it_for_models_in_16_bits(
 ) -> None:
     preferred = preferred_precisions(requested, configured, "cpu", native_bf16=True)
     assert list(preferred) == [precisions_for(precision, "cpu") for precision in weights]
+
+
+def test_the_hint_about_nan_fits_the_format() -> None:
+    assert "--dtype bf16 or --dtype fp32" in nonfinite_hint("fp16")
+    assert nonfinite_hint("bf16").startswith("bf16 hardly ever overflows")
+    for precision in ("fp16", "bf16", "fp32"):
+        assert "download --verify" in nonfinite_hint(precision)

@@ -273,7 +273,8 @@ def test_the_words_of_a_config_json_come_back(tmp_path: Path) -> None:
 
 def test_a_receipt_of_another_form_is_passed_over(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", tiny())
-    for content in ("[]", "{", '{"config_json": 3, "source": 4}', "[" * 100_000):
+    network = '{"config_json": {"hidden_size": 3, "dtype": "int8", "quantization_config": {"a": 1}}}'
+    for content in ("[]", "{", '{"config_json": 3, "source": 4}', network, "[" * 100_000):
         (source / "neoxrun.receipt.json").write_text(content)
         with tempfile.TemporaryDirectory() as name:
             convert(order(source, Path(name) / "hf", "huggingface"))

@@ -52,6 +52,27 @@ def test_what_shapes_tell(tmp_path: Path, changes: dict[str, Any], told: dict[st
     assert "num_attention_heads" in found.text.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["tokenizer.json"], "HFTokenizer"),
+        (["tokenizer.model"], "SPMTokenizer"),
+        (["vocab.json", "merges.txt"], "GPT2BPETokenizer"),
+    ],
+)
+def test_a_tokenizer_of_every_kind_is_named(names: list[str], kind: str, tmp_path: Path) -> None:
+    """It is in the folder of the weights, or in the one above."""
+    folder = make_folder(tmp_path / "source", tiny())
+    for place in (folder, folder / "global_step7"):
+        for name in names:
+            (place / name).touch()
+        text = describe(survey_folder(folder), str(folder)).text
+        options = yaml.safe_load(text)
+        assert (options["tokenizer_type"], options["vocab_file"]) == (kind, str(place / names[0]))
+        assert options.get("merge_file") == (str(place / names[1]) if len(names) > 1 else None)
+        assert "vocab_file" not in text.splitlines()[0]
+
+
 def test_drift_and_buffers_tell_more() -> None:
     folder = FIXTURES / "tp2_legacy_20b" / "global_step150000"
     options = yaml.safe_load(describe(survey_folder(folder), "nowhere").text)

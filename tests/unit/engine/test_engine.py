@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neoxrun.config.precisions import nonfinite_hint
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.pages import Pages
@@ -145,7 +146,10 @@ def test_what_is_not_a_number_ends_the_run() -> None:
     with pytest.raises(RankError, match="not a number") as caught:
         engine.step()
     assert caught.value.code == "nonfinite_output"
-    assert "--dtype" in (caught.value.hint or "")
+    hint = caught.value.hint or ""
+    assert hint == nonfinite_hint("fp32")
+    assert "--dtype" not in hint  # there is no wider one
+    assert "`neoxrun download --verify FOLDER`" in hint
 
 
 def test_a_token_too_many_may_be_anything() -> None:

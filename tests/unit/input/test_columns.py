@@ -47,6 +47,13 @@ def test_compressed_once_more() -> None:
         assert [row.value for row in read_parquet(file, "a", None)] == [{"text": "a"}]
 
 
+def test_two_columns_of_one_name_are_refused() -> None:
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"]), file)
+    with pytest.raises(DataError, match='two columns with the name "text"'):
+        list(read_parquet(file, "a.parquet", ("text", "id")))
+
+
 @pytest.mark.parametrize("data", [b"", b"PAR1", written({"text": ["a"]})[:-9], b"text\n"])
 def test_damage_is_named(data: bytes) -> None:
     with pytest.raises(DataError, match="not a complete Parquet file") as caught:

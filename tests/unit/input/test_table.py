@@ -42,7 +42,7 @@ WRONG = {
     "a quotation without an end": (b'prompt,id\na,1\n"b,2\nc,3\n', "CSV", 3),
     "text after a quotation": (b'prompt,id\n"a" b,2\n', "CSV", 2),
     "a carriage return": (b"prompt\na\n\rb\n", "carriage return", 3),
-    "a name twice": (b"prompt,prompt\na,b\n", "twice", 1),
+    "a name twice": (b"prompt,prompt\na,b\n", "two columns", 1),
 }
 
 

@@ -62,7 +62,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds_and_then_less_often(
         assert shown() == ""
         clock[0] += 2
         bar.update(0, 6)
-        assert shown() == "answers: 101 of 1000 answers, 1.0 tokens/s, 2 h 44 min left\n"
+        assert shown() == "101 of 1000 answers, 1.0 tokens/s, 2 h 44 min left\n"
         times = []
         for second in range(12, 4 * 3600):
             clock[0] = 100.0 + second
@@ -93,7 +93,7 @@ def test_before_anything_is_done_no_end_is_in_sight(shown: Shown, clock: list[fl
     with Bar("answers", 4, "answer", amounts="tokens", show=True) as bar:
         clock[0] += 20
         bar.update(0, 100)
-    assert shown() == "answers: 0 of 4 answers, 5.0 tokens/s\n"
+    assert shown() == "0 of 4 answers, 5.0 tokens/s\n"
 
 
 def test_what_shows_itself_has_neither_bar_nor_lines(screen: Shown, clock: list[float]) -> None:
