@@ -25,7 +25,7 @@ class ModelArguments:
 
     Attributes:
         sources: folders, files and names of configurations.
-        overrides, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge, eager: as for ``LLM``.
+        overrides, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge, eager, stall_timeout: as for ``LLM``.
         device: ``cpu`` or ``cuda``; None: a GPU if there is one.
         gpus: of this host, counted among the visible ones; None: any.
         show_progress: say on stderr how loading goes.
@@ -43,6 +43,7 @@ class ModelArguments:
     random_weights: bool = False
     merge: Merge = "fold"
     eager: bool = False
+    stall_timeout: float | None = None
     show_progress: bool = False
 
     @property
