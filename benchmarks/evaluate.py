@@ -30,7 +30,6 @@ from decode import machine
 from shapes import SHAPES, VOCABULARY, make
 
 import neoxrun
-from neoxrun import llm
 from neoxrun.config.reader import load_settings
 from neoxrun.config.tensors import FIRST_LAYER, local_counts
 from neoxrun.engine.allocator import keep_freed_memory
@@ -38,6 +37,7 @@ from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.data import prepare_tasks
 from neoxrun.evaluation.replicas import Replicas
 from neoxrun.model.dtypes import DTYPES
+from neoxrun.serving.local import ModelArguments, open_local
 
 TASKS = {"lambada_openai": 5153, "piqa": 1838}
 NEOXRUN = "neoxrun"
@@ -119,10 +119,11 @@ def _work(args: argparse.Namespace) -> None:
 
 
 def _neoxrun_model(args: argparse.Namespace) -> NeoxLM:
-    model = llm.LLM([args.shape, str(args.model / "config.yml")], device=args.device, dtype=args.dtype)
+    sources = (args.shape, str(args.model / "config.yml"))
+    session = open_local(ModelArguments(sources, device=args.device, dtype=args.dtype), started=False)
     if args.device == "cpu":
         keep_freed_memory()  # as the ranks of the command do
-    return NeoxLM(model.session, Replicas(model.session))
+    return NeoxLM(session, Replicas(session))
 
 
 def _hf_model(args: argparse.Namespace) -> Any:

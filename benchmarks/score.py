@@ -24,7 +24,6 @@ from lm_eval.api.instance import Instance
 from shapes import SHAPES
 
 import neoxrun
-from neoxrun import llm
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.replicas import Replicas
@@ -34,6 +33,7 @@ from neoxrun.model.dtypes import DTYPES
 from neoxrun.scoring.documents import Document, DocumentSource
 from neoxrun.scoring.options import LEVELS, ScoreOptions
 from neoxrun.scoring.run import DocumentScorer
+from neoxrun.serving.local import ModelArguments, open_local
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,12 +54,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
-    model = llm.LLM(
-        [args.shape], tokenizer=str(args.tokenizer), device=args.device, dtype=args.dtype, random_weights=True
+    session = open_local(
+        ModelArguments(
+            (args.shape,), tokenizer=str(args.tokenizer), device=args.device, dtype=args.dtype, random_weights=True
+        ),
+        started=False,
     )
     if args.device == "cpu":
         keep_freed_memory()  # as the ranks of the command do
-    session = model.session
     replicas = Replicas(session)
     context = session.max_context
     options = ScoreOptions(

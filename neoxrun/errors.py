@@ -33,7 +33,9 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "defect": "neoxrun itself went wrong. Please report it, with the output of the same command and -v.",
     },
     2: {
+        "another_process": "The LLM was made before this process was forked. Make it in the process that uses it.",
         "bad_environment": "An environment variable has a value that cannot be used. Correct it or unset it.",
+        "closed": "The LLM is closed, and its weights are freed. Make another one.",
         "conflicting_options": "Two options contradict each other. Keep one of them.",
         "different_commands": "The hosts were started with different commands. Give each the same command line.",
         "does_not_fit": "The model needs more memory than there is. The hint names splits and formats that fit.",
@@ -45,6 +47,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "missing_option": "An option needs another one. The message says which to add.",
         "missing_package": "An optional Python package is needed and not installed. Install it.",
         "no_gpu": "A GPU was asked for and is not visible. Check nvidia-smi and CUDA_VISIBLE_DEVICES.",
+        "old_driver": "The NVIDIA driver is older than torch's CUDA. Update it, or install torch for an older CUDA.",
         "unknown_command": "There is no such command. `neoxrun help` lists the commands.",
         "unknown_download": "There is no such model or data to download. See `neoxrun download --list`.",
         "unknown_option": "An option or key is not known, most likely misspelt. The hint names what is known.",
@@ -103,7 +106,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",
         "not_text": "Text is not valid UTF-8 or Unicode. Convert it, for example with iconv.",
-        "other_file": "The output file exists and does not hold records. Name another, or give --overwrite.",
+        "other_file": "The file to write exists and is not neoxrun's. Name another, or give --overwrite.",
         "system_refused": "The system refused something, in its own words. Check the file that is named.",
         "too_long": "A text has more tokens than the model's context holds. Shorten it.",
         "too_many_requests": "The server asks for patience. Wait, or log in.",
@@ -159,6 +162,10 @@ class NeoxrunError(Exception):
         self.hint = hint
         self.shared = False
         assert self.code in CODES[self.exit_code], f"no code of exit code {self.exit_code}: {self.code}"
+
+    def __str__(self) -> str:
+        """The message, and below it the place and the hint, as a traceback shows them."""
+        return self.render().removeprefix("error: ") or self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle, by which errors travel between ranks: ``__init__`` would ask for the code again."""

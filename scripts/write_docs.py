@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neoxrun import errors
+from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.commands import foreign
 from neoxrun.config import neox_keys
 from neoxrun.config.neox_keys import NeoxKey
+from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
 from neoxrun.generation.records import RECORD_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +58,7 @@ def errors_page(page: str) -> str:
 
 
 def coming_from(page: str) -> str:
-    """Every option that other tools call otherwise."""
+    """Every option, argument and parameter that other tools call otherwise."""
     names = (
         [", ".join(map(_code, row.names)), _code(row.ours), ", ".join(row.commands), row.tools]
         for row in foreign.FOREIGN_NAMES
@@ -69,7 +71,17 @@ def coming_from(page: str) -> str:
     )
     page = fill(page, "values", table(["option", "there", "here"], values))
     explained = ([_code(name), hint] for name, hint in foreign.EXPLAINED.items())
-    return fill(page, "explained", table(["there", "here"], explained))
+    page = fill(page, "explained", table(["there", "here"], explained))
+    called = (
+        [_code(theirs), _code(ours)]
+        for names in (FOREIGN_ARGUMENTS, FOREIGN_PARAMETERS)
+        for theirs, ours in names.items()
+    )
+    page = fill(page, "python names", table(["there", "here"], called))
+    without = (
+        [_code(name), hint] for names in (EXPLAINED_ARGUMENTS, EXPLAINED_PARAMETERS) for name, hint in names.items()
+    )
+    return fill(page, "python explained", table(["there", "here"], without))
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from neoxrun.config.precisions import DTYPE_NAMES
 from neoxrun.errors import UsageError
 from neoxrun.terminal.words import did_you_mean, printable
 
@@ -104,17 +105,7 @@ EXPLAINED: Final[Mapping[str, str]] = {
 _EVALUATORS: Final = ("hf", "hf-auto", "vllm", "neox", "huggingface", "local-completions", "local-chat-completions")
 
 FOREIGN_VALUES: Final[Mapping[str, Mapping[str, str]]] = {
-    "--dtype": {
-        "float16": "fp16",
-        "half": "fp16",
-        "bfloat16": "bf16",
-        "float32": "fp32",
-        "float": "fp32",
-        "auto": "",
-        "16-true": "fp16",
-        "bf16-true": "bf16",
-        "32-true": "fp32",
-    },
+    "--dtype": DTYPE_NAMES,
     "--device": {"gpu": "cuda", "auto": ""},
     "--batch-size": {"auto": ""},
 }

@@ -12,6 +12,19 @@ DeviceKind = Literal["cuda", "cpu"]
 DTYPE_BYTES: Final[dict[Precision, int]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Bytes of one number."""
 
+DTYPE_NAMES: Final[dict[str, str]] = {
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float": "fp32",
+    "auto": "",
+    "16-true": "fp16",
+    "bf16-true": "bf16",
+    "32-true": "fp32",
+}
+"""What other tools call the number formats; an empty text leaves the choice to neoxrun."""
+
 
 _DAMAGED: Final = "the weights may be damaged: `neoxrun download --verify FOLDER` checks their files."
 

@@ -6,15 +6,34 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar
 
+from neoxrun.config.sampling_names import own_names, unknown_parameter
 from neoxrun.errors import UsageError
-from neoxrun.terminal.words import did_you_mean
+
+_Class = TypeVar("_Class")
 
 
+def _with_foreign_names(params: type[_Class]) -> type[_Class]:
+    """Let a dataclass be made with the names that other tools have for its fields; another name is a ``UsageError``."""
+    plain = params.__init__
+    known = frozenset(one.name for one in fields(params))  # type: ignore[arg-type]
+
+    @wraps(plain)
+    def init(self: _Class, *args: Any, **given: Any) -> None:
+        plain(self, *args, **(given if given.keys() <= known else own_names(given, known)))
+
+    setattr(params, "__init__", init)  # noqa: B010
+    return params
+
+
+@_with_foreign_names
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen. Names and defaults are GPT-NeoX's where it has the parameter.
+
+    In a call, the names of other tools stand for those of the attributes, such as ``max_tokens``.
 
     Attributes:
         maximum_tokens: most tokens to generate.
@@ -119,11 +138,7 @@ def update_sampling(base: SamplingParams, changes: Mapping[str, object]) -> Samp
     """
     for name in changes:
         if name not in SAMPLING_NAMES:
-            raise UsageError(
-                f"{name} is not a sampling parameter",
-                code="unknown_option",
-                hint=did_you_mean(name, SAMPLING_NAMES, 1) or f"The parameters are: {', '.join(SAMPLING_NAMES)}.",
-            )
+            raise unknown_parameter(name, SAMPLING_NAMES)
     return replace(base, **{name: sampling_value(name, value) for name, value in changes.items()})
 
 

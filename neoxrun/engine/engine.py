@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from neoxrun.config.precisions import nonfinite_hint
@@ -50,6 +50,21 @@ class Engine:
         self._under_way: deque[tuple[Planned, Launched]] = deque()
 
     @property
+    def computed_in(self) -> Precision:
+        """The format of the activations."""
+        return self._computed_in
+
+    @property
+    def slots(self) -> int:
+        """Most requests at a time."""
+        return self._scheduler.rows
+
+    @property
+    def length(self) -> int:
+        """Most tokens of a request, prompt and output."""
+        return self._scheduler.length
+
+    @property
     def free_slots(self) -> int:
         """How many more requests would start at once."""
         return self._scheduler.free
@@ -70,6 +85,13 @@ class Engine:
         Raises:
             RankError: the network gave a request NaN, or nothing finite.
         """
+        events = self.advance()
+        if not all(event.sampled.finite for event in events):
+            raise nonfinite_output(self._computed_in)
+        return events
+
+    def advance(self) -> list[TokenEvent]:
+        """As ``step``, without an error: an event whose token is not ``finite`` means nothing."""
         while True:
             with self._pulse:
                 planned = self._scheduler.plan()
@@ -92,18 +114,30 @@ class Engine:
         while self._under_way:
             self._under_way.popleft()[1].read()
 
+    def hand_over(self) -> tuple[list[TokenEvent], list[Request]]:
+        """Give every request up, for an engine that is opened next; the last call of this one.
+
+        Returns:
+            The events of the steps that were under way, as of ``advance``, and the requests that have not ended.
+        """
+        events: list[TokenEvent] = []
+        while self._under_way:
+            events += self._read(*self._under_way.popleft())
+        return events, self._scheduler.give_up()
+
+    def take_over(self, requests: Iterable[Request]) -> None:
+        """Queue the requests of another engine, which go on where they are."""
+        for request in requests:
+            self._scheduler.add(request)
+
     def _read(self, planned: Planned, launched: Launched) -> list[TokenEvent]:
         """The events of a step: of its sampled tokens, those whose requests had not ended meanwhile."""
         sampled = launched.read()
         by_request = dict(zip((request.request_id for request in planned.sampled), sampled, strict=True))
         taken = self._scheduler.take(planned, [one.token for one in sampled])
-        events = [
-            TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken
-        ]
-        if not all(event.sampled.finite for event in events):
-            raise RankError(
-                "the model's output is not a number",
-                code="nonfinite_output",
-                hint=nonfinite_hint(self._computed_in),
-            )
         return [TokenEvent(request.request_id, by_request[request.request_id], reason) for request, _, reason in taken]
+
+
+def nonfinite_output(computed_in: Precision) -> RankError:
+    """The error for a request to which the network, computed in this format, gave NaN, or nothing finite."""
+    return RankError("the model's output is not a number", code="nonfinite_output", hint=nonfinite_hint(computed_in))

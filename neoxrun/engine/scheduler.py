@@ -117,8 +117,8 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
 
     def add(self, request: Request) -> None:
-        """Queue a request; its prompt is shorter than ``length``."""
-        assert 0 < len(request.prompt) < self.length, "the prompt does not fit"
+        """Queue a request, which may have been another scheduler's; its tokens are fewer than ``length``."""
+        assert 0 < request.length < self.length, "the request does not fit"
         assert request.request_id not in self._requests, "an id that is in use"
         self._requests[request.request_id] = request
         self._waiting.append(request)
@@ -127,6 +127,11 @@ class Scheduler:
     def free(self) -> int:
         """Rows that neither a running nor a waiting request will take."""
         return self._rows - len(self._running) - len(self._waiting)
+
+    @property
+    def rows(self) -> int:
+        """Most sequences at a time."""
+        return self._rows
 
     @property
     def busy(self) -> bool:
@@ -148,6 +153,16 @@ class Scheduler:
         """End all requests."""
         for request_id in list(self._requests):
             self.cancel(request_id)
+
+    def give_up(self) -> list[Request]:
+        """Every request, oldest first, for another scheduler, which computes them again; no step is under way."""
+        requests = [*self._running, *self._waiting]
+        for request in list(self._running):
+            self._leave(request)
+            request.computed = 0
+        self._waiting.clear()
+        self._requests.clear()
+        return requests
 
     def plan(self) -> Planned | None:
         """The next step; None where nothing can be computed before tokens are read."""

@@ -18,7 +18,7 @@ from neoxrun.config.settings import Precision
 from neoxrun.errors import UsageError
 from neoxrun.evaluation.adapter import NeoxLM
 from neoxrun.evaluation.replicas import Replicas
-from neoxrun.llm import LLM
+from neoxrun.serving.local import ModelArguments, open_local
 
 
 @register_model("neoxrun")
@@ -40,7 +40,7 @@ class RegisteredLM(NeoxLM):
         merge: ``fold`` or ``average``, as for ``LLM``.
 
     Raises:
-        NeoxrunError: see ``LLM``.
+        NeoxrunError: see ``open_local``.
     """
 
     def __init__(
@@ -83,22 +83,25 @@ class RegisteredLM(NeoxLM):
         if dtype is None and (device == "cpu" or not torch.cuda.is_available()):
             dtype = "fp32"  # results are exact, unless something else is asked for
         most = int(str(batch_size)) if str(batch_size).isdigit() else 1
-        llm = LLM(
-            config,
-            checkpoint=checkpoint,
-            tokenizer=tokenizer,
-            tp=tp,
-            pp=pp,
-            device="cpu" if device == "cpu" else None,
-            dtype=cast(Any, dtype),
-            random_weights=random_weights,
-            merge=cast(Any, merge),
+        session = open_local(
+            ModelArguments(
+                (config,),
+                checkpoint=checkpoint,
+                tokenizer=tokenizer,
+                tp=tp,
+                pp=pp,
+                device="cpu" if device == "cpu" else None,
+                dtype=cast(Any, dtype),
+                random_weights=random_weights,
+                merge=cast(Any, merge),
+            ),
+            started=started > 1,
         )
-        if not llm.session.mesh.leads:
-            llm.session.replica.follow()
-            llm.close()
+        if not session.mesh.leads:
+            session.replica.follow()
+            session.close()
             sys.exit(0)
-        replicas = Replicas(llm.session, most if most > 1 else None)
-        atexit.register(llm.close)
+        replicas = Replicas(session, most if most > 1 else None)
+        atexit.register(session.close)
         atexit.register(replicas.release_ranks)  # runs first
-        super().__init__(llm.session, replicas, show_progress=True)
+        super().__init__(session, replicas, show_progress=True)

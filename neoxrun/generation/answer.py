@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from neoxrun.config.sampling import SamplingParams
-from neoxrun.engine.engine import Engine, TokenEvent
+from neoxrun.engine.engine import Engine, TokenEvent, nonfinite_output
 from neoxrun.engine.sampler import Sampled
 from neoxrun.engine.scheduler import FinishReason
+from neoxrun.errors import RankError
 from neoxrun.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -121,6 +122,7 @@ class Answer:
         sampled: its tokens, without the end-of-document token.
         new_text: the text that became certain in the last step.
         finish_reason: why it ended; None while it is in progress.
+        error: what ended it, where the network failed on it; it gets no more tokens.
         start: when the engine was given the request, by ``time.perf_counter``.
     """
 
@@ -129,6 +131,7 @@ class Answer:
     sampled: list[Sampled] = field(default_factory=list)
     new_text: str = ""
     finish_reason: FinishReason | None = None
+    error: RankError | None = None
     start: float = field(default_factory=time.perf_counter)
 
     @property
@@ -149,11 +152,24 @@ class AnswerLoop:
         self._engine, self._tokenizer = engine, tokenizer
         self._under_way: dict[int, Answer] = {}
 
+    @property
+    def engine(self) -> Engine:
+        """What computes the tokens."""
+        return self._engine
+
+    @property
+    def busy(self) -> bool:
+        """Whether answers are in progress."""
+        return bool(self._under_way)
+
     def run(self, requests: Iterable[TextRequest]) -> Iterator[list[Answer]]:
         """Answer all ``requests``, each taken when there is room for it.
 
         Returns:
             After every step, the answers that got a token; those with a ``finish_reason`` for the last time.
+
+        Raises:
+            RankError: the network gave a request NaN, or nothing finite.
         """
         waiting = iter(requests)
         exhausted = False
@@ -163,29 +179,58 @@ class AnswerLoop:
                 if request is None:
                     exhausted = True
                 else:
-                    self._start(request)
-            yield [self._advance(event) for event in self._engine.step()]
+                    self.start(request)
+            answers = self.step()
+            for answer in answers:
+                if answer.error is not None:
+                    raise answer.error
+            yield answers
 
-    def abort(self) -> list[Answer]:
-        """End every answer in progress; returns these answers, with their texts so far."""
-        aborted = list(self._under_way.values())
-        for answer in aborted:
-            self._engine.cancel(answer.request_id)
-            answer.new_text = answer.stream.finish()
-            answer.finish_reason = "aborted"
-        self._under_way.clear()
-        return aborted
-
-    def _start(self, request: TextRequest) -> None:
+    def start(self, request: TextRequest) -> None:
+        """Add a request to those in progress."""
         stop = request.params.stop
         stream = TextStream(self._tokenizer.stream(), stop, self._tokenizer.special_ids(stop))
         self._under_way[request.request_id] = Answer(request.request_id, stream)
         self._engine.add(request.request_id, list(request.prompt), request.params)
 
+    def step(self) -> list[Answer]:
+        """Compute until tokens are there: the answers that got one; those that ended or failed for the last time."""
+        return [self._advance(event) for event in self._engine.advance()]
+
+    def cancel(self, request_id: int) -> Answer | None:
+        """End an answer; returns it with its text so far, or None where it has ended or never was."""
+        answer = self._under_way.pop(request_id, None)
+        if answer is not None:
+            self._engine.cancel(request_id)
+            answer.new_text = answer.stream.finish()
+            answer.finish_reason = "aborted"
+        return answer
+
+    def move(self, open_next: Callable[[], Engine]) -> list[Answer]:
+        """Continue with another engine, which ``open_next`` opens when this one has given up its requests.
+
+        Returns:
+            The answers that got the tokens which were on their way, as ``step`` returns them.
+        """
+        events, requests = self._engine.hand_over()
+        answers = [self._advance(event) for event in events if event.request_id in self._under_way]
+        self._engine = open_next()
+        self._engine.take_over(request for request in requests if request.request_id in self._under_way)
+        return answers
+
+    def abort(self) -> list[Answer]:
+        """End every answer in progress; returns these answers, with their texts so far."""
+        return [answer for request_id in list(self._under_way) if (answer := self.cancel(request_id)) is not None]
+
     def _advance(self, event: TokenEvent) -> Answer:
         answer = self._under_way[event.request_id]
         stream, reason = answer.stream, event.finish_reason
         answer.new_text = ""
+        if not event.sampled.finite:
+            answer.error = nonfinite_output(self._engine.computed_in)
+            self._engine.cancel(event.request_id)
+            del self._under_way[event.request_id]
+            return answer
         if reason != "stop":  # that is the end-of-document token, which is not text
             answer.sampled.append(event.sampled)
             answer.new_text = stream.push(event.sampled.token)

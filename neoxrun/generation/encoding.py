@@ -56,11 +56,11 @@ class PromptEncoder:
             key = prompt.context, prompt.complete
             if key not in known:
                 known[key] = array("i", self._tokenizer.encode(prompt.context, complete=prompt.complete))
-            encoded.append(self._fit(prompt, known[key]))
+            encoded.append(self.fit(prompt, known[key]))
         return encoded
 
-    def _fit(self, prompt: Prompt, ids: Sequence[int]) -> EncodedPrompt:
-        """Check the ids against the model, and cut them to its context."""
+    def fit(self, prompt: Prompt, ids: Sequence[int]) -> EncodedPrompt:
+        """Check a prompt's ids against the model, and cut them to its context."""
         if not ids and self._tokenizer.start is not None:
             # As in GPT-NeoX: text without a context begins after an end-of-document token, or where the model's files
             # name another that texts begin with, after that.

@@ -77,7 +77,7 @@ class TextGenerator:
         """The requests of the prompts that can be answered; the records of the others are added to ``refused``."""
         for encoded in prompts:
             if not encoded.ids:
-                refused.append(self._refusal(encoded))
+                refused.append(refusal_record(encoded, self._weights))
                 continue
             request_id = next(self._ids)
             self._under_way[request_id] = encoded
@@ -94,45 +94,70 @@ class TextGenerator:
 
     def _record(self, answer: Answer, reason: str) -> Record:
         encoded = self._under_way.pop(answer.request_id)
-        prompt, tokens = encoded.prompt, answer.tokens
-        notice = encoded.notice
-        unknown = next((token for token in tokens if token >= self._tokenizer.vocab_size), None)
-        if unknown is not None and notice is None and self._weights is None:
-            notice = Notice("unknown_token", f"the model generated id {unknown}, which the tokenizer does not have")
-        wanted = prompt.params.logprobs is not None
-        return Record(
-            id=prompt.id,
-            sample=prompt.sample,
-            context=prompt.context,
-            text=answer.stream.text,
-            length=len(tokens),
-            finished=reason == "stop",
-            finish_reason=reason,
-            message=None if notice is None else notice.message,
-            code=None if notice is None else notice.code,
-            duration_seconds=round(time.perf_counter() - answer.start, 6),
-            tokens=tokens if wanted else None,
-            logprobs=[_logprobs(sampled) for sampled in answer.sampled] if wanted else None,
-            weights=self._weights,
-            extra=prompt.extra,
+        seconds = round(time.perf_counter() - answer.start, 6)
+        return answer_record(
+            encoded, answer.stream.text, answer.sampled, reason, seconds, self._tokenizer.vocab_size, self._weights
         )
 
-    def _refusal(self, encoded: EncodedPrompt) -> Record:
-        assert encoded.notice is not None, "a prompt without ids says why"
-        return Record(
-            id=encoded.prompt.id,
-            sample=encoded.prompt.sample,
-            context=encoded.prompt.context,
-            text=None,
-            length=0,
-            finished=False,
-            finish_reason="error",
-            message=encoded.notice.message,
-            code=encoded.notice.code,
-            duration_seconds=0.0,
-            weights=self._weights,
-            extra=encoded.prompt.extra,
-        )
+
+def answer_record(
+    encoded: EncodedPrompt,
+    text: str,
+    sampled: Sequence[Sampled],
+    reason: str,
+    seconds: float,
+    known_ids: int,
+    weights: str | None,
+) -> Record:
+    """The record of an answer.
+
+    Args:
+        encoded: its prompt.
+        text, sampled, reason, seconds: of the answer, as ``Record`` has them.
+        known_ids: entries of the tokenizer's vocabulary.
+        weights: as in ``Record``.
+    """
+    prompt, tokens = encoded.prompt, [one.token for one in sampled]
+    notice = encoded.notice
+    unknown = next((token for token in tokens if token >= known_ids), None)
+    if unknown is not None and notice is None and weights is None:
+        notice = Notice("unknown_token", f"the model generated id {unknown}, which the tokenizer does not have")
+    wanted = prompt.params.logprobs is not None
+    return Record(
+        id=prompt.id,
+        sample=prompt.sample,
+        context=prompt.context,
+        text=text,
+        length=len(tokens),
+        finished=reason == "stop",
+        finish_reason=reason,
+        message=None if notice is None else notice.message,
+        code=None if notice is None else notice.code,
+        duration_seconds=seconds,
+        tokens=tokens if wanted else None,
+        logprobs=[_logprobs(one) for one in sampled] if wanted else None,
+        weights=weights,
+        extra=prompt.extra,
+    )
+
+
+def refusal_record(encoded: EncodedPrompt, weights: str | None) -> Record:
+    """The record of a prompt that cannot be answered."""
+    assert encoded.notice is not None, "a prompt without ids says why"
+    return Record(
+        id=encoded.prompt.id,
+        sample=encoded.prompt.sample,
+        context=encoded.prompt.context,
+        text=None,
+        length=0,
+        finished=False,
+        finish_reason="error",
+        message=encoded.notice.message,
+        code=encoded.notice.code,
+        duration_seconds=0.0,
+        weights=weights,
+        extra=encoded.prompt.extra,
+    )
 
 
 def prompt_encoder(session: Session, truncate: Truncate | None) -> PromptEncoder:

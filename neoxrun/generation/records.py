@@ -86,18 +86,22 @@ class Record:
 
     def to_json(self) -> str:
         """The record as a line, without the newline."""
-        values = asdict(self)
-        extra, taken = values.pop("extra"), set(values)
-        for optional in ("sample", "tokens", "logprobs", "weights"):
-            if values[optional] is None:
-                del values[optional]
-        for key, value in extra.items():
-            name = key
-            while name in taken:
-                name = f"input_{name}"
-            taken.add(name)
-            values[name] = value
-        return json.dumps(values, ensure_ascii=False)
+        return record_line(asdict(self), ("sample", "tokens", "logprobs", "weights"))
+
+
+def record_line(values: dict[str, Any], optional: Iterable[str]) -> str:
+    """The fields of a record as a line, less those of the ``optional`` ones that are None."""
+    extra, taken = values.pop("extra"), set(values)
+    for name in optional:
+        if values[name] is None:
+            del values[name]
+    for key, value in extra.items():
+        name = key
+        while name in taken:
+            name = f"input_{name}"
+        taken.add(name)
+        values[name] = value
+    return json.dumps(values, ensure_ascii=False)
 
 
 def with_texts(record: Record, spell: Callable[[int], str]) -> Record:
@@ -109,17 +113,18 @@ def with_texts(record: Record, spell: Callable[[int], str]) -> Record:
     """
     if record.logprobs is None:
         return record
-    steps = [
-        {
-            "token": step["token"],
-            "text": spell(step["token"]),
-            "logprob": step["logprob"],
-            "top": step["top"],
-            "top_texts": [spell(token) for token, _ in step["top"]],
-        }
-        for step in record.logprobs
-    ]
-    return replace(record, logprobs=steps)
+    return replace(record, logprobs=[step_with_texts(step, spell) for step in record.logprobs])
+
+
+def step_with_texts(step: Mapping[str, Any], spell: Callable[[int], str]) -> dict[str, Any]:
+    """What ``with_texts`` makes of the log-probabilities at one position."""
+    return {
+        "token": step["token"],
+        "text": spell(step["token"]),
+        "logprob": step["logprob"],
+        "top": step["top"],
+        "top_texts": [spell(token) for token, _ in step["top"]],
+    }
 
 
 def warn_of_replacing(path: Path) -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
+from neoxrun.config.sampling_names import FOREIGN_PARAMETERS
 from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.input.row import Row
 from neoxrun.terminal.words import check_unicode, did_you_mean, printable
@@ -25,18 +26,7 @@ _KNOWN: Final = frozenset({"id", *_TEXT_KEYS, *_SAMPLES, *_PARAMETERS})
 _JSON_CELLS: Final = frozenset({_MESSAGES, *_SAMPLES, *_PARAMETERS})
 
 # Parameters by the names that other tools give them.
-_ELSEWHERE: Final[Mapping[str, str]] = {
-    "max_tokens": "maximum_tokens",
-    "max_new_tokens": "maximum_tokens",
-    "max_completion_tokens": "maximum_tokens",
-    "max_length": "maximum_tokens",
-    "n_predict": "maximum_tokens",
-    "temp": "temperature",
-    "repeat_penalty": "repetition_penalty",
-    "stop_sequences": "stop",
-    "stop_strings": "stop",
-    "num_return_sequences": "n",
-}
+_ELSEWHERE: Final = {**FOREIGN_PARAMETERS, "max_length": "maximum_tokens", "num_return_sequences": "n"}
 _DEEPEST: Final = 100  # levels that are carried on: copying a record takes several calls for each
 _SHORTEST: Final = 5  # a shorter key is too much like others that mean something else: "step" like "stop"
 _ALIKE: Final = 0.85

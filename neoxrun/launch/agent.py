@@ -22,7 +22,7 @@ from torch.distributed.run import run as torchrun
 
 from neoxrun.errors import RankError, classify
 from neoxrun.launch.job import Failure, Job, failure_of, read_failures
-from neoxrun.terminal.log import details_of, error_text, waiting
+from neoxrun.terminal.log import details_of, waiting
 
 _GRACE_SECONDS = 5
 _LAST_LINES = 15
@@ -46,8 +46,7 @@ def main(job: Job, folder: Path) -> int:
         return 0
     except ChildFailedError as error:
         failure = _cause(error.failures, read_failures(folder), logs, job)
-        if failure.text:
-            print(failure.text, file=sys.stderr)
+        _report(failure, job, folder)
         return failure.exit_code
     except SignalException as error:
         return 128 + int(error.sigval)
@@ -56,10 +55,19 @@ def main(job: Job, folder: Path) -> int:
         cause = classify(error)
         if cause.code != "out_of_memory":  # torchrun raises exceptions of many kinds when the hosts cannot meet
             cause = _could_not_start(job, error)
-        print(error_text(cause, verbose=job.verbosity > 0), file=sys.stderr)
+        _report(failure_of(cause, None, verbose=job.verbosity > 0), job, folder)
         return cause.exit_code
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not job.owned:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(failure: Failure, job: Job, folder: Path) -> None:
+    """Tell the user why the job has failed, or the process that owns it."""
+    if job.owned:
+        failure.save_as_cause(folder)
+    elif failure.text:
+        print(failure.text, file=sys.stderr)
 
 
 def _torchrun_arguments(job: Job, folder: Path, logs: Path) -> list[str]:

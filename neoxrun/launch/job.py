@@ -1,7 +1,7 @@
 """The job that a command hands to its ranks, and the files that each rank leaves in its folder.
 
 A job is a private folder: ``job.pickle`` (written and read by this program only), ``rank-N.pid`` as soon as rank N
-answers Ctrl-C itself, and ``rank-N.json`` where it failed.
+answers Ctrl-C itself, ``rank-N.json`` where it failed, and ``cause.json`` where an owned job failed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from neoxrun.terminal.log import error_text
 
 _PREFIX = "neoxrun-job-"
 _FILE = "job.pickle"
+_CAUSE = "cause.json"
 _SETTLED_SECONDS = 60  # a folder that is younger may be about to be locked
 
 
@@ -33,7 +34,7 @@ class Job:
     """What every rank needs to know.
 
     Attributes:
-        command: "generate", "evaluate", "score" or "bench", by which ``worker`` chooses the work.
+        command: "generate", "evaluate", "score", "bench" or "serve", by which ``worker`` chooses the work.
         settings: configuration.
         plan: which ranks there are.
         options: the command's own options, picklable.
@@ -45,6 +46,7 @@ class Job:
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
         kept: the hint if a rank dies: which work is kept, and how to continue.
+        owned: the process that has started the job reads why it failed from the folder, and removes that.
     """
 
     command: str
@@ -60,6 +62,7 @@ class Job:
     rendezvous: str | None = None
     interactive: bool = False
     kept: str = field(kw_only=True)
+    owned: bool = False
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.
@@ -130,6 +133,7 @@ class Failure:
         code: which mistake it is, one of ``errors.CODES``.
         text: the message for the user; empty if none is to be shown.
         shared: every rank failed in the same way.
+        message, where, hint: of the error.
     """
 
     rank: int
@@ -137,6 +141,9 @@ class Failure:
     code: str
     text: str
     shared: bool = False
+    message: str = ""
+    where: str | None = None
+    hint: str | None = None
 
     @property
     def lost_contact(self) -> bool:
@@ -148,6 +155,17 @@ class Failure:
         with contextlib.suppress(FileNotFoundError):
             _write(folder / f"rank-{self.rank}.json", json.dumps(asdict(self)))
 
+    def save_as_cause(self, folder: Path) -> None:
+        """Write the failure that ended an owned job to its folder, unless its owner has removed that."""
+        with contextlib.suppress(FileNotFoundError):
+            _write(folder / _CAUSE, json.dumps(asdict(self)))
+
+    def to_error(self) -> NeoxrunError:
+        """An error with the same code and words."""
+        kinds: list[type[NeoxrunError]] = [*NeoxrunError.__subclasses__(), NeoxrunError]
+        kind = next(kind for kind in kinds if kind.exit_code == self.exit_code)
+        return kind(self.message, code=self.code, where=self.where, hint=self.hint)
+
 
 def read_failures(folder: Path) -> dict[int, Failure]:
     """The failures in a job's folder, by rank."""
@@ -155,9 +173,18 @@ def read_failures(folder: Path) -> dict[int, Failure]:
     return {failure.rank: failure for failure in found}
 
 
-def failure_of(error: NeoxrunError, rank: int, *, verbose: bool) -> Failure:
-    """The failure of a rank that raised ``error``; with ``verbose`` its text has the code too."""
-    return Failure(rank, error.exit_code, error.code, error_text(error, rank, verbose=verbose), error.shared)
+def read_cause(folder: Path) -> Failure | None:
+    """The failure that ended an owned job, by its folder; None where the job left none."""
+    try:
+        return Failure(**json.loads((folder / _CAUSE).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def failure_of(error: NeoxrunError, rank: int | None, *, verbose: bool) -> Failure:
+    """The failure of a rank, or of the agent (None), that raised ``error``; with ``verbose`` its text has the code."""
+    text = error_text(error, rank, verbose=verbose)
+    return Failure(rank or 0, error.exit_code, error.code, text, error.shared, error.message, error.where, error.hint)
 
 
 def announce_rank(folder: Path, rank: int) -> None:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from neoxrun.errors import RankError, UsageError
 from neoxrun.launch.job import Job
@@ -23,7 +23,9 @@ from neoxrun.launch.world import existing_world, rendezvous_of
 from neoxrun.planning.devices import cpu_device
 from neoxrun.terminal.log import log
 
-_PROGRAM = (sys.executable, "-m", "neoxrun.launch.start")
+PROGRAM: Final = (sys.executable, "-m", "neoxrun.launch.start")
+"""Starts ``start``; a role and the job's folder follow."""
+
 _RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 
 
@@ -34,13 +36,13 @@ def run_job(job: Job) -> NoReturn:
         UsageError: torchrun or Slurm has started a different number of ranks than the plan has.
         DataError: temporary files cannot be written.
     """
-    role, environment = _role_and_environment(job)
+    role, environment = role_and_environment(job)
     folder = job.save()
     sys.stdout.flush()
     sys.stderr.flush()
     hold_interrupts()
     try:
-        os.execve(sys.executable, [*_PROGRAM, role, str(folder)], environment)
+        os.execve(sys.executable, [*PROGRAM, role, str(folder)], environment)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -58,7 +60,7 @@ def run_child(job: Job) -> int:
         RankError: the child was killed before it could report anything.
         DataError: temporary files cannot be written.
     """
-    role, environment = _role_and_environment(job)
+    role, environment = role_and_environment(job)
     folder, lock = job.save_and_lock()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -77,7 +79,7 @@ def run_child(job: Job) -> int:
     hold_interrupts()  # the child inherits this, and answers as soon as it can
     try:
         child = subprocess.Popen(
-            [*_PROGRAM, role, str(folder), str(os.getpid())],
+            [*PROGRAM, role, str(folder), str(os.getpid())],
             env=environment,
             stdout=subprocess.DEVNULL,
             process_group=0,
@@ -105,7 +107,7 @@ def run_child(job: Job) -> int:
     return code
 
 
-def _role_and_environment(job: Job) -> tuple[str, dict[str, str]]:
+def role_and_environment(job: Job) -> tuple[str, dict[str, str]]:
     """What a process becomes (a role of ``start``), and with which environment.
 
     Raises:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     role, folder = arguments[0], Path(arguments[1])
     rank = int(os.environ.get("RANK", "0"))
     termination = Termination()
-    verbose = False
+    verbose, job = False, None
     try:
         job = load_job(folder)
         verbose = job.verbosity > 0
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         failure = failure_of(classify(error), rank, verbose=verbose)
     if role == "rank":
         failure.save(folder)  # for the agent
+    elif job is not None and job.owned:
+        failure.save_as_cause(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         print(failure.text, file=sys.stderr)

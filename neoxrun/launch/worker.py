@@ -28,6 +28,7 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import both
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.scoring.run import run_scoring
+from neoxrun.serving.service import run_service
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
@@ -53,7 +54,7 @@ def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) 
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch = partial(_watch, job, rank, folder if supervised else None)
-    failure = _attempt(job, rank, stdout, announce, termination, watch)
+    failure = _attempt(job, folder, rank, stdout, announce, termination, watch)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
         return 0
@@ -66,6 +67,7 @@ def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) 
 
 def _attempt(
     job: Job,
+    folder: Path,
     rank: int,
     stdout: IO[str],
     announce: Callable[[], None],
@@ -74,7 +76,7 @@ def _attempt(
 ) -> Failure | None:
     """Do the work; returns the failure, or None."""
     try:
-        _work(job, rank, stdout, announce, watch)
+        _work(job, folder, rank, stdout, announce, watch)
     except (Exception, KeyboardInterrupt) as error:
         log.details_of(error)
         return failure_of(termination.rename(classify(error, rank)), rank, verbose=job.verbosity > 0)
@@ -83,6 +85,7 @@ def _attempt(
 
 def _work(
     job: Job,
+    folder: Path,
     rank: int,
     stdout: IO[str],
     announce: Callable[[], None],
@@ -93,9 +96,14 @@ def _work(
     mesh = meshes.connect_ranks(plan.tp, plan.pp, plan.replicas, device)
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
-    session, work, options = _begin(job, rank, partial(_open, job, mesh, show_progress))
-    for warning in session.warnings:
-        log.log.warning(warning)
+    load = partial(_open, job, mesh, show_progress)
+    work: Work
+    if job.owned:
+        session, work, options = load(), partial(run_service, folder), job.options
+    else:
+        session, work, options = _begin(job, rank, load)
+        for warning in session.warnings:
+            log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
     with watch(session):

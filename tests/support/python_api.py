@@ -20,9 +20,9 @@ def plain(record: dict) -> dict:
 
 def main() -> None:
     tp, pp, folder = sys.argv[1:]
-    with LLM("demo", tp=int(tp), pp=int(pp), device="cpu", dtype="fp32") as llm:
+    with LLM("demo", tp=int(tp), pp=int(pp), device="cpu", dtype="fp32", batch_size=3) as llm:
         for run in range(2):
-            records = llm.generate(TEXTS, PARAMS, batch_size=3)
+            records = llm.generate(TEXTS, PARAMS)
             path = Path(folder) / f"run-{run}-rank-{os.environ['RANK']}.jsonl"
             path.write_text("".join(record.to_json() + "\n" for record in records))
 

@@ -270,7 +270,12 @@ def test_configuration_has_every_key() -> None:
 
 def test_python_page_has_every_argument_of_llm() -> None:
     documented = written(first_cells(section(PAGES["docs/python.md"], "Which model, and where it runs")))
-    assert documented == inspect.signature(LLM).parameters.keys()
+    assert documented == inspect.signature(LLM).parameters.keys() - {"foreign"}
+
+
+def test_python_page_has_every_argument_of_generate() -> None:
+    documented = written(first_cells(section(PAGES["docs/python.md"], "Generate")))
+    assert documented == inspect.signature(LLM.generate).parameters.keys() - {"self", "sampling"}
 
 
 def test_no_merge_is_half_done() -> None:

@@ -92,7 +92,9 @@ def test_an_error_travels_between_ranks() -> None:
     error = errors.DataError("no file", code="missing_file", where="a:1", hint="Make one.")
     error.shared = True
     other = pickle.loads(pickle.dumps(error))
-    assert (type(other), str(other), vars(other)) == (type(error), "no file", vars(error))
+    assert (type(other), other.args, vars(other)) == (type(error), ("no file",), vars(error))
+    assert str(other) == "no file\n  --> a:1\n\nhint: Make one.", "what a traceback shows"
+    assert str(errors.ReaderGone("gone")) == "gone"
 
 
 def gloo_lost() -> RuntimeError:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neoxrun.config.sampling import SamplingParams
+from neoxrun.engine.replica import Replica
+from neoxrun.errors import RankError
 from neoxrun.generation.answer import Answer, AnswerLoop, TextRequest, TextStream
-from support.tiny_models import demo_tokenizer, reciter, successor
+from support.tiny_models import demo_tokenizer, random_replica, reciter, successor
 
 TOKENIZER = demo_tokenizer()
 SIZE = TOKENIZER.vocab_size
@@ -177,6 +180,77 @@ def test_a_special_token_that_a_stop_text_names_ends_the_answer() -> None:
     answers = [answer for step in AnswerLoop(engine, TOKENIZER).run([request]) for answer in step]
     assert answers[-1].tokens == script[: len(words) + 1]
     assert (answers[-1].stream.text, answers[-1].finish_reason) == ("def stop(self)", "stop")
+
+
+def test_answers_one_by_one() -> None:
+    """As a program uses the loop that does not know all requests before."""
+    loop = counting(3)
+    assert not loop.busy
+    first, second, third = requests(2, 9, 9, stop=("never",))
+    loop.start(first)
+    assert [answer.tokens for answer in loop.step()] == [[31]]
+    loop.start(second)
+    loop.start(third)
+    ended = [answer for answer in loop.step() if answer.finish_reason is not None]
+    assert [(answer.request_id, answer.finish_reason) for answer in ended] == [(100, "length")]
+    cut = loop.cancel(101)
+    assert cut is not None
+    assert (cut.finish_reason, cut.tokens, cut.new_text) == ("aborted", [32], cut.stream.text)
+    assert loop.cancel(101) is None
+    assert loop.busy
+    assert loop.engine.free_slots == 2
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_answers_continue_with_a_larger_engine(ahead: int) -> None:
+    def replica() -> Replica:
+        return random_replica(SIZE, 64, ahead=ahead)
+
+    params = SamplingParams(maximum_tokens=12, temperature=0.9, repetition_penalty=1.2, frequency_penalty=0.1)
+    asked = [TextRequest(number, [5 + number, 6], replace(params, seed=number)) for number in range(4)]
+    engine = replica().start_engine(slots=4, length=64, ends=())
+    right = {
+        answer.request_id: answer.tokens
+        for answers in AnswerLoop(engine, TOKENIZER).run(asked)
+        for answer in answers
+        if answer.finish_reason is not None
+    }
+    one = replica()
+    loop = AnswerLoop(one.start_engine(slots=2, length=16, ends=()), TOKENIZER)
+    for request in asked[:3]:  # one of them has to wait
+        loop.start(request)
+    found = {}
+
+    def note(answers: list[Answer]) -> None:
+        found.update({answer.request_id: answer.tokens for answer in answers if answer.finish_reason is not None})
+
+    for _ in range(5):
+        note(loop.step())
+    note(loop.move(lambda: one.start_engine(slots=4, length=64, ends=())))
+    loop.start(asked[3])
+    while loop.busy:
+        note(loop.step())
+    assert found == right
+
+
+def test_an_answer_that_the_network_fails_on_ends_alone() -> None:
+    loop = counting(2)
+    for request in requests(4, 4):
+        loop.start(request)
+    engine = loop.engine
+    events = engine.advance()
+    broken = replace(events[0], sampled=replace(events[0].sampled, finite=False))
+    engine.advance = lambda: [broken, events[1]]  # type: ignore[method-assign]
+    failed, other = loop.step()
+    assert (failed.error is not None and failed.error.code, other.error) == ("nonfinite_output", None)
+    del engine.advance  # type: ignore[method-assign]
+    rest = [answer for answers in iter(loop.step, []) for answer in answers]
+    assert {answer.request_id for answer in rest} == {101}
+    assert rest[-1].finish_reason == "length"
+    again = counting(1)
+    again.engine.advance = lambda: [broken]  # type: ignore[method-assign]
+    with pytest.raises(RankError, match="not a number"):
+        list(again.run(requests(1)))
 
 
 END = "<|endoftext|>"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from neoxrun.errors import CheckpointError, DataError, RankError
+from neoxrun.errors import CheckpointError, DataError, NeoxrunError, RankError
 from neoxrun.launch import job
-from neoxrun.launch.job import Failure, Job, failure_of, read_failures
+from neoxrun.launch.job import Failure, Job, failure_of, read_cause, read_failures
 
 LOST = RankError("rank 0 lost contact", code="lost_contact")
 DAMAGED = CheckpointError("x.pt is damaged", code="damaged_file")
@@ -28,9 +28,12 @@ def test_a_failure_is_left_with_its_code(tmp_path: Path) -> None:
         "code": "damaged_file",
         "text": "error: x.pt is damaged",
         "shared": True,
+        "message": "x.pt is damaged",
+        "where": None,
+        "hint": None,
     }
     found = read_failures(tmp_path)
-    assert found[2] == Failure(2, 3, "damaged_file", "error: x.pt is damaged", shared=True)
+    assert found[2] == Failure(2, 3, "damaged_file", "error: x.pt is damaged", shared=True, message="x.pt is damaged")
     assert not found[2].lost_contact
     assert found[0].lost_contact
     assert found[0].text.endswith("\ncode: lost_contact")
@@ -63,3 +66,16 @@ def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError) as caught:
         Job("generate", **work, kept="It is kept.").save()
     assert caught.value.code == "unwritable_file"
+
+
+def test_the_owner_of_a_job_gets_the_error_itself(tmp_path: Path) -> None:
+    assert read_cause(tmp_path) is None
+    error = RankError("rank 1 has died", code="rank_died", where="host", hint="Look.")
+    failure_of(error, 1, verbose=False).save_as_cause(tmp_path)
+    cause = read_cause(tmp_path)
+    assert cause is not None
+    again = cause.to_error()
+    assert (type(again), str(again), again.code) == (RankError, str(error), error.code)
+    defect = failure_of(NeoxrunError("oh"), 0, verbose=False).to_error()
+    assert (type(defect), defect.code) == (NeoxrunError, "defect")
+    failure_of(error, 1, verbose=False).save_as_cause(tmp_path / "removed")

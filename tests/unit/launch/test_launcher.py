@@ -151,7 +151,7 @@ def test_a_job_that_cannot_start_leaves_no_folder(monkeypatch: pytest.MonkeyPatc
 
 def child(monkeypatch: pytest.MonkeyPatch, program: str) -> Job:
     """A job whose child runs this program in place of a worker."""
-    monkeypatch.setattr(launcher, "_PROGRAM", (sys.executable, "-c", program))
+    monkeypatch.setattr(launcher, "PROGRAM", (sys.executable, "-c", program))
     return job(kind="cpu", tp=1, pp=1, replicas=1)
 
 

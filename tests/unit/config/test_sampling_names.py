@@ -1,0 +1,24 @@
+"""The sampling parameters by the names of other tools."""
+
+from __future__ import annotations
+
+import pytest
+
+from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams
+from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
+from neoxrun.errors import UsageError
+
+
+def test_parameters_by_other_names() -> None:
+    assert SamplingParams(max_tokens=5, temp=0.5) == SamplingParams(maximum_tokens=5, temperature=0.5)  # type: ignore[call-arg]
+    assert SamplingParams(3).maximum_tokens == 3
+    for name, says in (("max_length", "maximum_tokens=N"), ("top_kk", "Did you mean top_k?"), ("n", "to generate")):
+        with pytest.raises(UsageError) as caught:
+            SamplingParams(**{name: 1})  # type: ignore[arg-type]
+        assert caught.value.code == "unknown_option"
+        assert says in str(caught.value)
+
+
+def test_other_names_stand_for_parameters_and_explained_ones_do_not() -> None:
+    assert set(FOREIGN_PARAMETERS.values()) <= set(SAMPLING_NAMES)
+    assert not set(SAMPLING_NAMES) & (FOREIGN_PARAMETERS.keys() | EXPLAINED_PARAMETERS.keys())
