@@ -16,6 +16,7 @@ from neoxrun.errors import UsageError
 from neoxrun.launch.world import existing_world, is_port
 from neoxrun.planning import devices
 from neoxrun.planning.devices import Device
+from neoxrun.planning.driver import check_driver, torch_build
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
 from neoxrun.planning.request import Requested, Work
@@ -189,6 +190,8 @@ def devices_from_args(args: argparse.Namespace) -> list[Device]:
             )
         return [devices.cpu_device()]
     gpus = devices.visible_gpus(args.gpus)
+    if gpus:
+        check_driver(torch_build())
     world = existing_world()
     if world is not None and len(gpus) == 1 and "SLURM_PROCID" in os.environ:
         # Slurm can show each process only its own GPU; the other processes of this host have one each, too.

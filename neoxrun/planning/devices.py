@@ -85,6 +85,21 @@ def _nvml_gpus(visible: str | None) -> list[Device]:
         ) from None
 
 
+def driver_versions() -> tuple[str, tuple[int, int]] | None:
+    """The NVIDIA driver's version, and that of the CUDA that it has; None where it does not tell."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+            return _text(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
 def _counted(count: int) -> str:
     return f"{count or 'no'} GPU{'s are' if count > 1 else ' is'}"
 

@@ -43,6 +43,8 @@ def test_wheel_holds_every_module_and_shipped_file(wheel: Path) -> None:
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
         (entry_points,) = [name for name in metadata if name.endswith("entry_points.txt")]
         assert "neoxrun = neoxrun.cli:main" in archive.read(entry_points).decode()
+        (about,) = [name for name in metadata if name.endswith("/METADATA")]
+        assert "Project-URL: " in archive.read(about).decode()
     assert names == package | shipped
     assert "neoxrun/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in metadata)
@@ -78,6 +80,27 @@ def test_installed_package_finds_its_configs(wheel: Path, tmp_path: Path) -> Non
     for path in done.stdout.split():
         assert Path(path).exists()
         assert Path(path).is_relative_to(tmp_path / "neoxrun" / "configs")
+
+
+def test_the_wheel_runs_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
+    """Installed into a folder of its own, from an ordinary one: the command, its ranks and the demo model."""
+    command = [sys.executable, "-m", "pip", "-qq", "install", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*command, tmp_path / "installed", wheel], check=True)
+    (tmp_path / "here").mkdir()
+    origin = "import sys, neoxrun; print(neoxrun.__file__); from neoxrun.cli import main; sys.exit(main())"
+    arguments = ["generate", "demo", "--prompt", "import os", "--maximum-tokens", "4", "--tp", "1"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", origin, *arguments],
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[0]).is_relative_to(tmp_path / "installed")
+    assert "1 answer, 4 tokens" in done.stderr
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_every_dependency_is_pinned_within_its_range() -> None:
