@@ -103,7 +103,7 @@ class LLM:
         self._close = weakref.finalize(self, self._client.close)  # also where the object is no longer used
         self._reader = PromptReader(
             self._backend.tokenizer,
-            arguments.settings().generation.sampling,
+            arguments.settings.generation.sampling,
             self._backend.ready.vocab_size,
             self._backend.ready.max_context,
         )

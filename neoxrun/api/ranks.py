@@ -41,7 +41,7 @@ class RanksBackend:
     """
 
     def __init__(self, arguments: ModelArguments, batch_size: int | None, callbacks: Callbacks) -> None:
-        settings = arguments.settings()
+        settings = arguments.settings
         if not arguments.random_weights:
             find_configured_checkpoint(settings)  # the ranks would find it missing seconds later
         self.tokenizer = load_tokenizer(settings.tokenizer)

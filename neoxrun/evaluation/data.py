@@ -76,11 +76,16 @@ def load_tasks(found: FoundTasks) -> PreparedTasks:
     """
     if found.offline is not None:
         hub.go_offline()
-    from neoxrun.evaluation.task_options import check_metrics, check_options  # lm-eval takes seconds to import
+    from neoxrun.evaluation.task_options import (  # lm-eval takes seconds to import
+        check_group,
+        check_metrics,
+        check_options,
+    )
 
     for name, entry in found.known.items():
-        if entry.kind == "task" and entry.path is not None:
-            check_options(name, entry.path)
+        if entry.path is not None:
+            check = check_options if entry.kind == "task" else check_group
+            check(name, entry.path)
     manager = _task_manager(found)
     sources: dict[str, dict[str, Any]] = {}
     parts: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -51,8 +52,9 @@ class ModelArguments:
         """How many processes hold the model."""
         return self.tp * self.pp
 
+    @cached_property
     def settings(self) -> Settings:
-        """The configuration.
+        """The configuration, which is read once.
 
         Raises:
             ConfigError: it is missing, wrong or not supported.
@@ -73,7 +75,7 @@ def open_local(arguments: ModelArguments, *, started: bool) -> Session:
         UsageError: there is no such GPU.
     """
     device = _choose_device(arguments, int(os.environ.get("LOCAL_RANK", "0")) if started else 0)
-    settings = arguments.settings()
+    settings = arguments.settings
     if started:
         mesh = meshes.connect_ranks(arguments.tp, arguments.pp, 1, device)
     else:
