@@ -82,7 +82,7 @@ def _seconds(name: str, value: object) -> float | None:
 def _unknown(name: str, known: Collection[str]) -> UsageError:
     hint = (
         EXPLAINED_ARGUMENTS.get(name)
-        or did_you_mean(name, known, 1)
+        or did_you_mean(name, [*known, *FOREIGN_ARGUMENTS], 1)
         or f"The arguments are: {', '.join(sorted(known))}."
     )
     return UsageError(f"LLM has no argument {printable(name)}", code="unknown_option", hint=hint)

@@ -100,6 +100,7 @@ def test_a_model_by_its_other_name() -> None:
         ({"tp": 2, "tensor_parallel_size": 2}, "conflicting_options", "another name of tp", "Leave one"),
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
+        ({"tensor_parallel_sise": 2}, "unknown_option", "no argument tensor_p", "Did you mean tensor_parallel_size?"),
         ({"zzz": 1}, "unknown_option", "LLM has no argument zzz", "The arguments are: batch_size, checkpoint,"),
     ],
 )
