@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import socket
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -53,6 +54,8 @@ def main() -> int:
     parser.add_argument("--deeperspeed", type=Path, required=True)
     args = parser.parse_args()
     folder = args.folder.absolute()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        os.environ["MASTER_PORT"] = str(server.getsockname()[1])  # the processes inherit it
     expected, ids, ranks = _expected(folder)
     with tempfile.TemporaryDirectory() as temporary:
         found = Path(temporary) / "logits.pt"
@@ -84,7 +87,7 @@ def _rank(rank: int, ranks: int, folder: Path, clones: tuple[Path, Path], ids: l
     os.chdir(folder)
     sys.path[:0] = [str(clone) for clone in clones]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29547", "DS_ACCELERATOR": "cpu"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "DS_ACCELERATOR": "cpu"}
     os.environ.setdefault("TQDM_DISABLE", "1")
     _without_gpu()
     arguments: Any = importlib.import_module("megatron.neox_arguments")

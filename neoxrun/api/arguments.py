@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,6 +57,7 @@ def model_arguments(configuration: object, given: Mapping[str, Any], foreign: Ma
         random_weights=bool(given["random_weights"]),
         merge=cast(Merge, _choice("merge", given["merge"], get_args(Merge))),
         eager=bool(given["eager"]),
+        stall_timeout=_seconds("stall_timeout", given["stall_timeout"]),
         show_progress=not given["quiet"],
     )
 
@@ -71,10 +73,16 @@ def whole(name: str, value: object, least: int = 1) -> int:
     raise UsageError(f"{name} must be a whole number of {least} or more, not {value!r}", code="invalid_value")
 
 
+def _seconds(name: str, value: object) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
+        return value
+    raise UsageError(f"{name} must be a number of seconds above 0 or None, not {value!r}", code="invalid_value")
+
+
 def _unknown(name: str, known: Collection[str]) -> UsageError:
     hint = (
         EXPLAINED_ARGUMENTS.get(name)
-        or did_you_mean(name, known, 1)
+        or did_you_mean(name, [*known, *FOREIGN_ARGUMENTS], 1)
         or f"The arguments are: {', '.join(sorted(known))}."
     )
     return UsageError(f"LLM has no argument {printable(name)}", code="unknown_option", hint=hint)

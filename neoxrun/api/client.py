@@ -106,8 +106,8 @@ class Client:
     def _add(self, encoded: EncodedPrompt, pieces: Pieces | None = None) -> Pending | None:
         """A request for an answer; None where the prompt cannot be answered."""
         self._check_process()
-        known_ids, weights = self.backend.tokenizer.vocab_size, self.backend.ready.weights
-        pending = self._requests.add(lambda finished: completion_of(encoded, finished, known_ids, weights), pieces)
+        tokenizer, weights = self.backend.tokenizer, self.backend.ready.weights
+        pending = self._requests.add(lambda finished: completion_of(encoded, finished, tokenizer, weights), pieces)
         if encoded.ids:
             return pending
         self._requests.drop(pending)
@@ -115,7 +115,7 @@ class Client:
 
     def _refused(self, encoded: EncodedPrompt) -> Future[Completion]:
         future: Future[Completion] = Future()
-        future.set_result(completion_of(encoded, None, self.backend.tokenizer.vocab_size, self.backend.ready.weights))
+        future.set_result(completion_of(encoded, None, self.backend.tokenizer, self.backend.ready.weights))
         return future
 
     def _prompt_scores(
@@ -131,16 +131,15 @@ class Client:
                 found[encoded.prompt.id] = pending.future
         return found
 
-    @staticmethod
     def _collect(
-        texts: Sequence[Future[Completion]], scores: Mapping[int | str, Future[list[Scored]]], bar: Bar
+        self, texts: Sequence[Future[Completion]], scores: Mapping[int | str, Future[list[Scored]]], bar: Bar
     ) -> list[Completion]:
         completions: list[Completion] = []
         with bar:
             for future in texts:
                 one = future.result()
                 if one.id in scores:
-                    one = one.with_prompt_scores(scores[one.id].result()[0])
+                    one = one.with_prompt_scores(scores[one.id].result()[0], self.backend.tokenizer.spell)
                 completions.append(one)
                 bar.update(amount=one.length)
         return completions

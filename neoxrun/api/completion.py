@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from neoxrun.engine.scoring import Scored
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.generation.generator import answer_record, refusal_record
-from neoxrun.generation.records import Record, record_line
+from neoxrun.generation.records import Record, record_line, step_with_texts, with_texts
 from neoxrun.serving.messages import Finished
+from neoxrun.tokenizer import Tokenizer
 
 _OPTIONAL = ("sample", "logprobs", "weights", "prompt_logprobs")
 
@@ -32,34 +33,36 @@ class Completion(Record):
         """The completion as a line of JSON, without the newline."""
         return record_line(asdict(self), _OPTIONAL)
 
-    def with_prompt_scores(self, scored: Scored) -> Completion:
-        """The same with the log-probabilities of the prompt."""
+    def with_prompt_scores(self, scored: Scored, spell: Callable[[int], str]) -> Completion:
+        """The same with the log-probabilities of the prompt; ``spell`` gives the text of a token."""
         scores = scored.tokens
         assert scores is not None, "they were asked for token by token"
-        entries: list[dict[str, Any] | None] = [None]
-        for token, logprob, ids, values in zip(
-            self.prompt_tokens[1:], scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True
-        ):
-            top = [list(pair) for pair in zip(ids, values, strict=True)]
-            entries.append({"token": token, "logprob": logprob, "top": top})
-        return replace(self, prompt_logprobs=entries)
+        steps = [
+            {"token": token, "logprob": logprob, "top": [list(pair) for pair in zip(ids, values, strict=True)]}
+            for token, logprob, ids, values in zip(
+                self.prompt_tokens[1:], scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True
+            )
+        ]
+        return replace(self, prompt_logprobs=[None, *(step_with_texts(step, spell) for step in steps)])
 
 
-def completion_of(encoded: EncodedPrompt, finished: Finished | None, known_ids: int, weights: str | None) -> Completion:
+def completion_of(
+    encoded: EncodedPrompt, finished: Finished | None, tokenizer: Tokenizer, weights: str | None
+) -> Completion:
     """The completion of a prompt.
 
     Args:
         encoded: the prompt.
         finished: its answer; None where it cannot be answered.
-        known_ids, weights: as for ``answer_record``.
+        tokenizer: the model's.
+        weights: as in ``Record``.
     """
     if finished is None:
         return Completion(**vars(refusal_record(encoded, weights)))
-    record = answer_record(
-        encoded, finished.text, finished.sampled, finished.reason, finished.seconds, known_ids, weights
-    )
-    tokens = [sampled.token for sampled in finished.sampled]
-    return Completion(**vars(record) | {"tokens": tokens}, prompt_tokens=list(encoded.ids))
+    known_ids, sampled = tokenizer.vocab_size, finished.sampled
+    record = answer_record(encoded, finished.text, sampled, finished.reason, finished.seconds, known_ids, weights)
+    fields = vars(with_texts(record, tokenizer.spell)) | {"tokens": [one.token for one in sampled]}
+    return Completion(**fields, prompt_tokens=list(encoded.ids))
 
 
 class GenerationInterrupted(KeyboardInterrupt):

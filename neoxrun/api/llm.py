@@ -58,6 +58,8 @@ class LLM:
         merge: at another tensor-parallel size than the checkpoint's, ``fold`` norms that differ between its ranks into
             the weights that read them, or take their ``average``.
         eager: capture no CUDA graphs.
+        stall_timeout: seconds after which a rank that makes no step ends the object, of ranks that this process starts;
+            None: never.
         quiet: show nothing. Otherwise bars are shown on stderr, and what is being done, unless Python's ``logging`` is
             set up: the logger is ``neoxrun``, which gets warnings in any case.
         foreign: the arguments by the names of vLLM, transformers and GPT-NeoX, such as ``tensor_parallel_size``.
@@ -83,6 +85,7 @@ class LLM:
         random_weights: bool = False,
         merge: Merge = "fold",
         eager: bool = False,
+        stall_timeout: float | None = 300,
         quiet: bool = True,
         **foreign: Any,
     ) -> None:
@@ -100,7 +103,7 @@ class LLM:
         self._close = weakref.finalize(self, self._client.close)  # also where the object is no longer used
         self._reader = PromptReader(
             self._backend.tokenizer,
-            arguments.settings().generation.sampling,
+            arguments.settings.generation.sampling,
             self._backend.ready.vocab_size,
             self._backend.ready.max_context,
         )

@@ -14,6 +14,7 @@ from neoxrun.errors import NeoxrunError, RankError, UsageError
 from neoxrun.launch.child import ChildJob
 from neoxrun.launch.job import Job
 from neoxrun.planning.devices import Device, cpu_device, visible_gpus
+from neoxrun.planning.explain import explain_notes
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
 from neoxrun.planning.request import Requested
 from neoxrun.serving.connection import accept, listen
@@ -40,7 +41,7 @@ class RanksBackend:
     """
 
     def __init__(self, arguments: ModelArguments, batch_size: int | None, callbacks: Callbacks) -> None:
-        settings = arguments.settings()
+        settings = arguments.settings
         if not arguments.random_weights:
             find_configured_checkpoint(settings)  # the ranks would find it missing seconds later
         self.tokenizer = load_tokenizer(settings.tokenizer)
@@ -132,6 +133,8 @@ def _job(arguments: ModelArguments, settings: Settings, batch_size: int | None) 
     vocab_size, assumed = vocab_size_for_planning(settings)
     requested = Requested(tp=arguments.tp, pp=arguments.pp, replicas=1, dtype=arguments.dtype, batch_size=batch_size)
     plan = make_plan(settings, _devices(arguments), requested, vocab_size=vocab_size, vocab_assumed=assumed)
+    for note in explain_notes(plan):
+        log.info(note)
     return Job(
         "serve",
         settings,
@@ -140,6 +143,7 @@ def _job(arguments: ModelArguments, settings: Settings, batch_size: int | None) 
         random_weights=arguments.random_weights,
         eager=arguments.eager,
         verbosity=0 if arguments.show_progress else -1,
+        stall_timeout=arguments.stall_timeout,
         kept=_KEPT,
         owned=True,
     )

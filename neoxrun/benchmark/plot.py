@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.benchmark.report import CaseResult, Report
-from neoxrun.terminal.plots import unwritable_plot
+from neoxrun.terminal.plots import plot_mark, unwritable_plot
 
 
 def draw_report(report: Report, path: Path) -> None:
@@ -27,7 +27,7 @@ def draw_report(report: Report, path: Path) -> None:
     _draw_decoding(left, [result for result in report.results if result.case.what == "decode"])
     _draw_shares(right, report.results)
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, metadata=plot_mark(path))
     except OSError as error:
         raise unwritable_plot(path, error) from None
 

@@ -188,7 +188,7 @@ def render(plan: Plan, name: str, more_notes: Sequence[str] = ()) -> str:
 def _speed(forecast: Forecast, plan: Plan) -> str:
     speed = forecast.speed
     bandwidth, operations = speed.bytes_per_second / 1e12, speed.flops(plan.precisions.compute) / 1e12
-    whose = f"as listed for the {speed.name}" if forecast.listed else f"assumed, as those of the {speed.name}"
+    whose = f"as listed for the {speed.name}" if forecast.listed else f"assumed to be those of the {speed.name}"
     return f"{bandwidth:.3g} TB/s and {operations:.3g} TFLOP/s, {whose}; {speed.link.name}"
 
 
@@ -196,7 +196,7 @@ def _expected(rates: Sequence[Rate]) -> str:
     """``about 69 tokens/s for 1 sequence at a time, 1,100 for 16``: two digits, since it is an estimate."""
     texts = [f"{two_digits(rate.tokens_per_second)} for {rate.sequences}" for rate in rates[1:]]
     first = f"about {two_digits(rates[0].tokens_per_second)} tokens/s for {counted(rates[0].sequences, 'sequence')}"
-    return ", ".join([f"{first} at a time", *texts]) + ", by estimate"
+    return ", ".join([f"{first} at a time", *texts]) + " (estimated)"
 
 
 def _table(plan: Plan) -> list[str]:

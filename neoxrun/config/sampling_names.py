@@ -56,6 +56,6 @@ def own_names(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
 
 def unknown_parameter(name: str, known: Collection[str]) -> UsageError:
     """The error for a parameter that is not one of ``known``."""
-    near = did_you_mean(name, known, 1)
+    near = did_you_mean(str(name), [*known, *FOREIGN_PARAMETERS], 1)
     hint = EXPLAINED_PARAMETERS.get(name) or near or f"The parameters are: {', '.join(sorted(known))}."
     return UsageError(f"{printable(str(name))} is not a sampling parameter", code="unknown_option", hint=hint)

@@ -67,6 +67,8 @@ def _for_neox(options: ConvertOptions, source: OpenedSource, work: Workplace, wr
     tokenizer = copy_tokenizer(work, options.settings.tokenizer)
     if options.settings.end_ids:
         write_end_ids(work, options.settings.end_ids)
+    if not source.new_names:
+        log.info("the MLP's matrices keep their names of before September 2024, which GPT-NeoX no longer loads")
     if source.words:
         log.debug(f"the receipt keeps what GPT-NeoX has no options for: {', '.join(sorted(source.words))}")
     padded = -(-source.rows // options.tp) * options.tp

@@ -46,8 +46,13 @@ class Engine:
         computed_in: Precision = "fp32",
     ) -> None:
         self._scheduler, self._launch, self._ahead = scheduler, launch, ahead
-        self._pulse, self.computed_in = pulse or Pulse(), computed_in
+        self._pulse, self._computed_in = pulse or Pulse(), computed_in
         self._under_way: deque[tuple[Planned, Launched]] = deque()
+
+    @property
+    def computed_in(self) -> Precision:
+        """The format of the activations."""
+        return self._computed_in
 
     @property
     def slots(self) -> int:
@@ -82,7 +87,7 @@ class Engine:
         """
         events = self.advance()
         if not all(event.sampled.finite for event in events):
-            raise nonfinite_output(self.computed_in)
+            raise nonfinite_output(self._computed_in)
         return events
 
     def advance(self) -> list[TokenEvent]:
@@ -134,9 +139,5 @@ class Engine:
 
 
 def nonfinite_output(computed_in: Precision) -> RankError:
-    """The error for a request to which the network gave NaN, or nothing finite, in this number format."""
-    return RankError(
-        "the model's output is not a number",
-        code="nonfinite_output",
-        hint=nonfinite_hint(computed_in),
-    )
+    """The error for a request to which the network, computed in this format, gave NaN, or nothing finite."""
+    return RankError("the model's output is not a number", code="nonfinite_output", hint=nonfinite_hint(computed_in))

@@ -52,6 +52,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         session: rank 0's part of the model.
         replicas: all replicas of it; the caller releases them.
         cache: answers of earlier runs, and where new ones go.
+        fingerprint: of the checkpoint, to remember the answers without a cache; see ``Answers``.
         seed: start of the random streams of sampled answers.
         show_progress: show a bar on stderr.
 
@@ -65,6 +66,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         replicas: Replicas,
         *,
         cache: AnswerCache | None = None,
+        fingerprint: str | None = None,
         seed: int = 1234,
         show_progress: bool = False,
     ) -> None:
@@ -84,7 +86,7 @@ class NeoxLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._texts = TextEncoder(tokenizer)
         self._template: ChatTemplate | None = None
         self._said_refusal = False
-        self.answers = Answers(cache, show_progress=show_progress)
+        self.answers = Answers(cache, fingerprint, show_progress=show_progress)
 
     @property
     def eot_token_id(self) -> int:

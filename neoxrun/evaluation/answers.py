@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from neoxrun.engine.scoring import ScoreRequest
-from neoxrun.evaluation.cache import AnswerCache
+from neoxrun.evaluation.cache import AnswerCache, answer_key
 from neoxrun.evaluation.replicas import GenerateRequest
 from neoxrun.terminal.progress import Bar
 from neoxrun.terminal.words import counted
@@ -31,18 +31,21 @@ class Answers:
 
     Args:
         cache: answers of earlier runs, and where new ones go.
+        fingerprint: of the checkpoint, to remember the answers where there is no cache, so that they can be kept; None
+            remembers none.
         show_progress: show a bar on stderr.
     """
 
-    def __init__(self, cache: AnswerCache | None, *, show_progress: bool) -> None:
+    def __init__(self, cache: AnswerCache | None, fingerprint: str | None = None, *, show_progress: bool) -> None:
         self._cache, self._show_progress = cache, show_progress
-        self._computed: list[tuple[str, tuple[Any, ...], Any]] = []
+        self._fingerprint = fingerprint if cache is None else None
+        self._remembered: list[tuple[bytes, Any]] = []
         self.counts = Counts()
 
     @property
-    def has_computed(self) -> bool:
+    def has_remembered(self) -> bool:
         """Whether there are answers that no cache has."""
-        return bool(self._computed)
+        return bool(self._remembered)
 
     def find(
         self,
@@ -90,16 +93,17 @@ class Answers:
                         self._cache.put((keys[missing[number]], answer) for number, answer in answers)
                     bar.update(len(answers))
         finally:
-            if self._cache is None:
-                self._computed += [(doing, key_of(one), found[one]) for one in missing if one in found]
+            if self._fingerprint is not None:
+                for one in (request for request in missing if request in found):
+                    self._remembered.append((answer_key(self._fingerprint, doing, *key_of(one)), found[one]))
         self.counts.seconds += time.perf_counter() - start
         return [found[request] for request in asked]
 
-    def keep(self, path: Path, fingerprint: str) -> None:
-        """Write the answers that no cache has to a new one, from which another run can continue.
+    def keep(self, path: Path) -> None:
+        """Write the remembered answers to a new cache, from which another run can continue.
 
         Raises:
             DataError: the file cannot be written.
         """
-        with AnswerCache(path, fingerprint) as cache:
-            cache.put((cache.key(doing, *parts), answer) for doing, parts, answer in self._computed)
+        with AnswerCache(path, self._fingerprint or "") as cache:
+            cache.put(self._remembered)

@@ -56,7 +56,7 @@ class AnswerCache:
 
     def key(self, kind: str, *parts: Any) -> bytes:
         """The key for the answer to a request; ``parts`` are all that it depends on, as JSON values."""
-        return hashlib.sha256(json.dumps([SCORING_VERSION, self._fingerprint, kind, *parts]).encode()).digest()
+        return answer_key(self._fingerprint, kind, *parts)
 
     def get(self, key: bytes) -> Any:
         """The answer; None if there is none.
@@ -102,6 +102,11 @@ class AnswerCache:
             where=str(self._path),
             hint="Name another file with --cache, in a folder that exists and can be written to; it will be created.",
         )
+
+
+def answer_key(fingerprint: str, kind: str, *parts: Any) -> bytes:
+    """The key for the answer of the checkpoint with a fingerprint; see ``AnswerCache.key``."""
+    return hashlib.sha256(json.dumps([SCORING_VERSION, fingerprint, kind, *parts]).encode()).digest()
 
 
 def check_cache(path: Path) -> None:

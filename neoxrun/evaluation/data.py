@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import TaskCatalog
-from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks
+from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks, texts_in
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
 
@@ -76,17 +76,22 @@ def load_tasks(found: FoundTasks) -> PreparedTasks:
     """
     if found.offline is not None:
         hub.go_offline()
-    from neoxrun.evaluation.task_options import check_metrics, check_options  # lm-eval takes seconds to import
+    from neoxrun.evaluation.task_options import (  # lm-eval takes seconds to import
+        check_group,
+        check_metrics,
+        check_options,
+    )
 
     for name, entry in found.known.items():
-        if entry.kind == "task" and entry.path is not None:
-            check_options(name, entry.path)
+        if entry.path is not None:
+            check = check_options if entry.kind == "task" else check_group
+            check(name, entry.path)
     manager = _task_manager(found)
     sources: dict[str, dict[str, Any]] = {}
     parts: list[Any] = []
     with _answered_from(found, sources):
         for name in found.names:
-            parts += _built(manager, name)
+            parts += _built(manager, name, found)
     try:
         task_dict: dict[str, Any] = dict(manager.load(parts))
     except ValueError as error:
@@ -118,13 +123,20 @@ def _task_manager(found: FoundTasks) -> TaskManager:
     return manager
 
 
-def _built(manager: TaskManager, name: str) -> list[Any]:
+def _built(manager: TaskManager, name: str, found: FoundTasks) -> list[Any]:
     """The tasks or the group of one name."""
     try:
         loaded = manager.load([name])
     except NeoxrunError:
         raise
     except Exception as error:  # a task's code may raise anything
+        split = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if split is not None and any(split in task.splits for task in found.tasks):
+            raise DataError(
+                f"the data of {name} has no split {split}",
+                code="bad_task",
+                hint="Check test_split, validation_split, training_split and fewshot_split in the task's file.",
+            ) from error
         raise DataError(
             f"lm-eval cannot build the task {name}: {type(error).__name__}: {error}",
             code="bad_task",
@@ -162,6 +174,13 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         except Exception as error:  # from many libraries
             if isinstance(error, OSError) and error.errno in _NOT_PERMITTED:
                 raise _not_permitted(dataset, error) from error
+            if (missing := _missing_file(data_files)) is not None:
+                raise DataError(
+                    f"the data file {missing} does not exist",
+                    code="missing_file",
+                    where=missing,
+                    hint="Check data_files in the task's file; relative paths are below the working folder.",
+                ) from error
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
@@ -178,6 +197,12 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         yield
     finally:
         datasets.load_dataset = original
+
+
+def _missing_file(data_files: Any) -> str | None:
+    """The first file that a task names and that does not exist; addresses and patterns are not files."""
+    names = [name for name in texts_in(data_files) if "://" not in name and not set(name) & set("*?[")]
+    return next((name for name in names if not Path(name).exists()), None)
 
 
 def _not_permitted(dataset: DatasetName, error: OSError) -> DataError:

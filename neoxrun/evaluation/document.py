@@ -28,10 +28,18 @@ def describe_environment() -> dict[str, Any]:
     """What lm-eval writes about the machine and the working folder, under its names; it takes about a second."""
     return {
         "git_hash": _git_hash(),
-        "pretty_env_info": get_pretty_env_info(),  # type: ignore[no-untyped-call]
+        "pretty_env_info": _environment(),
         "transformers_version": _version("transformers"),
         "upper_git_hash": get_commit_from_path(Path.cwd() / ".."),
     }
+
+
+def _environment() -> str:
+    """torch's description of the machine; as in lm-eval, the reason where it fails."""
+    try:
+        return str(get_pretty_env_info())  # type: ignore[no-untyped-call]
+    except Exception as error:  # from the many programs that it runs
+        return str(error)
 
 
 def _git_hash() -> str | None:

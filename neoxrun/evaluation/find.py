@@ -125,7 +125,7 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
     dataset, on_disk = None, False
     if isinstance(path, str) and not by_code:
         if "data_files" in options:
-            on_disk = all(Path(file).is_file() for file in _texts(options["data_files"]))
+            on_disk = all(Path(file).is_file() for file in texts_in(options["data_files"]))
         else:
             dataset_name = values.get("dataset_name")
             dataset = DatasetName(path, None if dataset_name is None else str(dataset_name), options.get("data_dir"))
@@ -151,13 +151,13 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
     return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
     """The strings in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+            yield from texts_in(part)
 
 
 def fewshot_count(of_task: int | None, asked: int | None) -> int:

@@ -148,7 +148,8 @@ def _evaluate(
     session: Session, replicas: Replicas, ready: PreparedRun, cache: AnswerCache | None, show_progress: bool
 ) -> tuple[dict[str, Any], report.Samples]:
     options, seeds, tasks = ready.options, ready.seeds, ready.tasks.task_dict["tasks"]
-    lm = NeoxLM(session, replicas, cache=cache, seed=seeds[3], show_progress=show_progress)
+    fingerprint = str(options.checkpoint["fingerprint"])
+    lm = NeoxLM(session, replicas, cache=cache, fingerprint=fingerprint, seed=seeds[3], show_progress=show_progress)
     try:
         with faster_lm_eval(), named_errors(tasks.values()):
             results = evaluate(
@@ -195,13 +196,13 @@ def _keep_answers(lm: NeoxLM, options: EvaluateOptions) -> None:
     """Say where the answers of a run are that fails, in a file made for them if there is no cache."""
     path = options.cache
     if path is None:
-        if not lm.answers.has_computed:
+        if not lm.answers.has_remembered:
             return
         folder = Path() if options.output is None else options.output / sanitize_model_name(options.name)
         path = folder / f"answers_{report.time_for_names()}.db"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lm.answers.keep(path, str(options.checkpoint["fingerprint"]))
+            lm.answers.keep(path)
         except (DataError, OSError) as error:
             log.warning(f"the answers so far could not be kept: {error}")
             return

@@ -13,6 +13,7 @@ from typing import Any, Final
 from lm_eval.api import metrics as metrics  # registers them
 from lm_eval.api.registry import aggregation_registry, filter_registry, metric_agg_registry, metric_registry
 from lm_eval.api.task import ALL_OUTPUT_TYPES
+from lm_eval.config.group import GroupConfig
 from lm_eval.config.task import TaskConfig
 
 from neoxrun.config.yaml_source import TaggedText
@@ -23,6 +24,8 @@ from neoxrun.terminal.words import did_you_mean
 
 # Of a task file, but not of lm-eval's TaskConfig.
 _STRUCTURE: Final = {"class", "group", "include", "tag", "task_list"}
+_TASK: Final = {field.name for field in fields(TaskConfig)}
+_GROUP: Final = {field.name for field in fields(GroupConfig)}
 _NEEDED: Final = ("dataset_path", "doc_to_text", "doc_to_target")
 
 
@@ -35,16 +38,7 @@ def check_options(name: str, file: Path) -> None:
     values = read_task_file(file)
     if "class" in values:
         return
-    known = {field.name for field in fields(TaskConfig)}
-    for option in values:
-        if option not in known | _STRUCTURE:
-            hint = did_you_mean(option, known, 1) or f"The options are {', '.join(sorted(known))}."
-            raise DataError(
-                f"the task {name} has an unknown option {option}",
-                code="bad_task",
-                where=line_of(file, option),
-                hint=hint,
-            )
+    _check_known(f"the task {name}", values, _TASK, file)
     _check_needed(name, values, file)
     _check_name(name, "output_type", values.get("output_type", ALL_OUTPUT_TYPES[-1]), ALL_OUTPUT_TYPES, file)
     repeats = values.get("repeats", 1)
@@ -57,6 +51,31 @@ def check_options(name: str, file: Path) -> None:
     for one in _mappings(name, "filter_list", values.get("filter_list") or [], "name", file):
         for function in _mappings(name, "filter_list", one.get("filter") or [], "function", file):
             _check_name(name, "filter_list", function["function"], filter_registry.keys(), file)
+
+
+def check_group(name: str, file: Path) -> None:
+    """Check a group's file, and the settings in it of its members, for options that neither groups nor tasks have.
+
+    Raises:
+        DataError: an option is unknown.
+    """
+    values = read_task_file(file)
+    _check_known(f"the group {name}", values, _TASK | _GROUP, file)
+    members = values.get("task")
+    for member in members if isinstance(members, list) else []:
+        if isinstance(member, Mapping) and "class" not in member:
+            _check_known(f"a member of the group {name}", member, _TASK | _GROUP, file)
+
+
+def _check_known(whose: str, values: Mapping[str, Any], known: set[str], file: Path) -> None:
+    for option in map(str, values):
+        if option not in known | _STRUCTURE:
+            raise DataError(
+                f"{whose} has an unknown option {option}",
+                code="bad_task",
+                where=line_of(file, option),
+                hint=did_you_mean(option, known, 1) or f"The options are {', '.join(sorted(known))}.",
+            )
 
 
 def _check_needed(name: str, values: Mapping[str, Any], file: Path) -> None:

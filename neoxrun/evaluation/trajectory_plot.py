@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxrun.evaluation.trajectory import Curve, Point, curves
-from neoxrun.terminal.plots import unwritable_plot
+from neoxrun.terminal.plots import plot_mark, unwritable_plot
 
 _MOST_STEPS = 100  # first to last step: above this ratio the axis is logarithmic
 
@@ -37,7 +37,7 @@ def draw_revisions(points: Sequence[Point], title: str, path: Path) -> None:
     for axes, (metric, found) in zip(figure.subplots(count, squeeze=False)[:, 0], by_metric.items(), strict=False):
         _draw_metric(axes, points, metric, found)
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, metadata=plot_mark(path))
     except OSError as error:
         raise unwritable_plot(path, error) from None
 

@@ -113,17 +113,18 @@ def with_texts(record: Record, spell: Callable[[int], str]) -> Record:
     """
     if record.logprobs is None:
         return record
-    steps = [
-        {
-            "token": step["token"],
-            "text": spell(step["token"]),
-            "logprob": step["logprob"],
-            "top": step["top"],
-            "top_texts": [spell(token) for token, _ in step["top"]],
-        }
-        for step in record.logprobs
-    ]
-    return replace(record, logprobs=steps)
+    return replace(record, logprobs=[step_with_texts(step, spell) for step in record.logprobs])
+
+
+def step_with_texts(step: Mapping[str, Any], spell: Callable[[int], str]) -> dict[str, Any]:
+    """What ``with_texts`` makes of the log-probabilities at one position."""
+    return {
+        "token": step["token"],
+        "text": spell(step["token"]),
+        "logprob": step["logprob"],
+        "top": step["top"],
+        "top_texts": [spell(token) for token, _ in step["top"]],
+    }
 
 
 def warn_of_replacing(path: Path) -> None:

@@ -162,7 +162,7 @@ class Failure:
 
     def to_error(self) -> NeoxrunError:
         """An error with the same code and words."""
-        kinds: list[type[NeoxrunError]] = [*NeoxrunError.__subclasses__(), NeoxrunError]
+        kinds: list[type[NeoxrunError]] = [NeoxrunError, *NeoxrunError.__subclasses__()]
         kind = next(kind for kind in kinds if kind.exit_code == self.exit_code)
         return kind(self.message, code=self.code, where=self.where, hint=self.hint)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
-from neoxrun.checkpoint.head import use_stored_head
+from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Merge, Precision, Settings
@@ -25,7 +26,7 @@ class ModelArguments:
 
     Attributes:
         sources: folders, files and names of configurations.
-        overrides, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge, eager: as for ``LLM``.
+        overrides, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge, eager, stall_timeout: as for ``LLM``.
         device: ``cpu`` or ``cuda``; None: a GPU if there is one.
         gpus: of this host, counted among the visible ones; None: any.
         show_progress: say on stderr how loading goes.
@@ -43,6 +44,7 @@ class ModelArguments:
     random_weights: bool = False
     merge: Merge = "fold"
     eager: bool = False
+    stall_timeout: float | None = None
     show_progress: bool = False
 
     @property
@@ -50,14 +52,15 @@ class ModelArguments:
         """How many processes hold the model."""
         return self.tp * self.pp
 
+    @cached_property
     def settings(self) -> Settings:
-        """The configuration.
+        """The configuration, which is read once.
 
         Raises:
             ConfigError: it is missing, wrong or not supported.
         """
         read = load_settings(self.sources, self.overrides, checkpoint=self.checkpoint, tokenizer=self.tokenizer)
-        return replace(use_stored_head(read), merge=self.merge)
+        return replace(use_stored(read), merge=self.merge)
 
 
 def open_local(arguments: ModelArguments, *, started: bool) -> Session:
@@ -72,7 +75,7 @@ def open_local(arguments: ModelArguments, *, started: bool) -> Session:
         UsageError: there is no such GPU.
     """
     device = _choose_device(arguments, int(os.environ.get("LOCAL_RANK", "0")) if started else 0)
-    settings = arguments.settings()
+    settings = arguments.settings
     if started:
         mesh = meshes.connect_ranks(arguments.tp, arguments.pp, 1, device)
     else:

@@ -10,6 +10,7 @@ from typing import Final
 from neoxrun.errors import DataError, UsageError, writing_code
 
 _FORMATS: Final = (".png", ".svg", ".pdf")
+_MARK: Final = "neoxrun"
 
 
 def check_plot(path: Path) -> None:
@@ -17,7 +18,7 @@ def check_plot(path: Path) -> None:
 
     Raises:
         UsageError: matplotlib is missing, or does not know the format.
-        DataError: the folder cannot be written to.
+        DataError: the folder cannot be written to, or the file exists and is not a plot of neoxrun.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
@@ -34,8 +35,21 @@ def check_plot(path: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        foreign = path.is_file() and _MARK.encode() not in path.read_bytes()
     except OSError as error:
         raise unwritable_plot(path, error) from None
+    if foreign:
+        raise DataError(
+            f"{path} exists, and is not a plot of neoxrun",
+            code="other_file",
+            where=str(path),
+            hint="Name another file with --plot, or remove this one.",
+        )
+
+
+def plot_mark(path: Path) -> dict[str, str]:
+    """What a plot says of its origin, for ``check_plot``: the metadata to save it with."""
+    return {"Software" if path.suffix.lower() == ".png" else "Creator": _MARK}
 
 
 def unwritable_plot(path: Path, error: OSError) -> DataError:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from support.colours import BROKEN, DOCUMENTS, write_json, write_tasks
 from support.command import Running, neoxrun
@@ -82,6 +83,45 @@ def test_from_lm_evals_own_command_line(command: list[str], arguments: str, task
     assert [own[key] for key in same] == [through_lm_eval[key] for key in same]
     assert own["tokenizer_eos_token"] == ["<|endoftext|>", "0"]
     assert own["pretty_env_info"].startswith("PyTorch version")
+
+
+def test_everything_in_a_reference_is_compared_or_named(tasks: Path, tmp_path: Path) -> None:
+    """An earlier run's results with changes: in percent, NaN, a text, another task; and rows without text."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [*DOCUMENTS, {"thing": None, "colour": "red"}, {"thing": "", "colour": "green"}]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    task = yaml.safe_load((tasks / "colours.yaml").read_text())
+    task["dataset_kwargs"]["data_files"] = {"test": str(folder / "rows.jsonl")}
+    task["metric_list"] = [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm", "acc_mutual_info")]
+    (folder / "rows.yaml").write_text(yaml.safe_dump(task | {"task": "rows"}))
+    asked = ("evaluate", "demo", "--tasks", "rows", "--include-path", folder)
+    done = neoxrun(*asked, "--output", tmp_path / "out").check_success()
+    assert "2 documents of rows have no text under 'thing': 3, 4 (counted from 0)" in done.err
+
+    earlier = results_of(tmp_path / "out")
+    metrics = earlier["results"]["rows"]
+    for key in ("acc,none", "acc_stderr,none"):
+        metrics[key] *= 100
+    metrics |= {"acc_norm,none": float("nan"), "acc_mutual_info,none": "see the appendix", "f1,none": 0.5}
+    earlier["results"]["boolq"] = {"acc,none": 0.6}
+    done = neoxrun(*asked, "--compare", write_json(tmp_path / "earlier.json", earlier)).check_success()
+    _, _, comparison = done.out.partition("compared with ")
+    rows = {line.split()[1]: line for line in comparison.splitlines() if line.startswith("rows ")}
+    assert rows["acc"].endswith("+0.0 stderr  agrees (reference in percent)")
+    assert rows["acc"].split()[2:4] == rows["acc"].split()[4:6], "value and standard error, of both sides"
+    assert rows["acc_norm"].endswith("unknown: the reference value is NaN")
+    assert rows["acc_mutual_info"].endswith("unknown: the reference value is text")
+    assert "not measured in this run: rows f1\n" in comparison
+    assert "not in this run, though the reference has them: boolq (acc)\n" in comparison
+
+
+def test_wrong_names_and_options_are_usage_errors(tasks: Path) -> None:
+    asked = ("evaluate", "demo", "--include-path", tasks, "--tasks")
+    neoxrun(*asked, "colour").check_error(2, "there is no task 'colour'", "Did you mean colours")
+    neoxrun(*asked, "colours", "--gen-kwargs", "max_new_tokens=x").check_error(
+        2, "--gen-kwargs max_new_tokens: must be"
+    )
 
 
 def test_results_of_two_checkpoints_are_apart(tasks: Path, tmp_path: Path) -> None:

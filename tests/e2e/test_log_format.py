@@ -37,13 +37,13 @@ def error_of(result: Result) -> dict[str, Any]:
 
 
 def test_all_ranks_and_the_launcher() -> None:
-    asked = ("generate", "demo", "--prompt", "import os", "--maximum-tokens", "4", "--tp", "2", "--dtype", "fp32")
+    asked = ("generate", "demo", "--prompt", "import os", "--maximum-tokens", "4", "--tp", "2", "--temperature", "0")
     result = neoxrun(*asked, "-v", *JSON).check_success()
     found = messages_of(result)
     assert {message["rank"] for message in found} == {None, 0, 1}
     assert {message["level"] for message in found} == {"debug", "info"}
     assert "1 answer, 4 tokens in " in [message for message in found if message["rank"] == 0][-1]["message"]
-    assert result.out == neoxrun(*asked, "-q", *JSON).check_success().out
+    assert result.out == "\nimport sys\n\n"
 
 
 def test_verbose_lines_are_marked_once() -> None:
@@ -70,11 +70,10 @@ def test_errors(words: tuple[str, ...], code: int, which: str) -> None:
     assert error["message"]
 
 
-@pytest.mark.parametrize(("split", "delay"), [("1", 1.0), ("2", 1.5)])
-def test_ctrl_c_while_loading(split: str, delay: float, tmp_path: Path) -> None:
-    with running("generate", "demo", "--prompt", "import os", "-o", tmp_path / "out", "--tp", split, *JSON) as command:
+def test_ctrl_c_while_loading(tmp_path: Path) -> None:
+    with running("generate", "demo", "--prompt", "import os", "-o", tmp_path / "out", "--tp", "2", *JSON) as command:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            command.process.wait(delay)
+            command.process.wait(1.5)
         command.interrupt()
         result = command.finish(timeout=10)
         command.check_all_gone()

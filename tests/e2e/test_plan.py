@@ -49,7 +49,17 @@ def unfinished_index(folder: Path) -> None:
 def test_a_plan_names_damaged_files_as_generate_does(damage: Callable[[Path], None], tmp_path: Path) -> None:
     """The plan is there all the same, and the exit code tells programs."""
     folder = make_folder(tmp_path / "model", "pythia")
-    sound = neoxrun("plan", "./model", cwd=tmp_path).check_success()
+    sound = neoxrun("plan", "./model", "--device", "cpu", "--devices", "64GB", cwd=tmp_path).check_success()
     damage(folder)
-    done = neoxrun("plan", "./model", cwd=tmp_path).check_error(3, "model", out=sound.out)
+    done = neoxrun("plan", "./model", "--device", "cpu", "--devices", "64GB", cwd=tmp_path).check_error(
+        3, "model", out=sound.out
+    )
     assert neoxrun("generate", "./model", "--prompt", "a", cwd=tmp_path).check_error(3).err == done.err
+
+
+def test_what_does_not_fit_is_json(tmp_path: Path) -> None:
+    result = neoxrun("plan", "20B", "--devices", "1x24GB", "--json", cwd=tmp_path)
+    values = json.loads(result.out)
+    result.check_error(2, values["message"], values["hint"], out=result.out)
+    assert values["fits"] is False
+    assert values["need"]["free_bytes"] == 24 * 2**30

@@ -99,22 +99,31 @@ def test_a_thread_that_ends_does_not_take_the_ranks_with_it() -> None:
     assert ranks_of(folder) == []
 
 
-def test_a_rank_that_is_killed_ends_the_object_with_its_name() -> None:
-    llm = LLM("demo", tp=2, device="cpu", dtype="fp32")
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGKILL, "rank_died", "was killed by SIGKILL"),
+        (signal.SIGSTOP, "stuck_rank", "has made no step for 2 s"),
+    ],
+)
+def test_a_rank_that_is_killed_or_stuck_ends_the_object(number: signal.Signals, code: str, says: str) -> None:
+    llm = LLM("demo", tp=2, device="cpu", dtype="fp32", stall_timeout=2)
     folder = folder_of(llm)
+    while not (folder / "rank-1.alive").exists():  # its first sign of life
+        time.sleep(0.05)
     waiting = [llm.submit("import os", max_tokens=500, ignore_eos=True) for _ in range(3)]
     stream = llm.stream("import os", max_tokens=500, ignore_eos=True)
     next(stream)
     victim = ranks_of(folder)[-1]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, number)
     for future in waiting:
-        with pytest.raises(RankError, match=f"process {victim}.* was killed by SIGKILL") as caught:
+        with pytest.raises(RankError, match=f"process {victim}.* {says}") as caught:
             future.result(60)
-        assert caught.value.code == "rank_died"
+        assert caught.value.code == code
         assert "Make another LLM." in str(caught.value)
-    with pytest.raises(RankError, match="was killed by SIGKILL"):
+    with pytest.raises(RankError, match=says):
         list(stream)
-    with pytest.raises(RankError, match="was killed by SIGKILL"):
+    with pytest.raises(RankError, match=says):
         llm.generate("x")
     llm.close()
     assert ranks_of(folder) == []

@@ -27,6 +27,7 @@ PLAIN: dict[str, Any] = {
     "random_weights": False,
     "merge": "fold",
     "eager": False,
+    "stall_timeout": None,
     "quiet": True,
 }
 
@@ -58,6 +59,7 @@ def test_what_is_left_out() -> None:
         ({"device": "auto"}, "device", None),
         ({"gpus": range(2)}, "device", "cuda"),
         ({"enforce_eager": True}, "eager", True),
+        ({"stall_timeout": 2.5}, "stall_timeout", 2.5),
         ({"quiet": False}, "show_progress", True),
         ({"checkpoint": Path("/weights")}, "checkpoint", "/weights"),
         ({"overrides": "seq_length=8"}, "overrides", ("seq_length=8",)),
@@ -88,9 +90,17 @@ def test_a_model_by_its_other_name() -> None:
         ({"tp": True}, "invalid_value", "tp must be a whole number of 1 or more, not True", None),
         ({"merge": "fald"}, "invalid_value", "merge must be fold or average, not 'fald'", "Did you mean fold"),
         ({"checkpoint": 7}, "invalid_value", "checkpoint must be a text or a path, not 7", None),
+        (
+            {"stall_timeout": 0},
+            "invalid_value",
+            "stall_timeout must be a number of seconds above 0 or None, not 0",
+            None,
+        ),
+        ({"stall_timeout": "5"}, "invalid_value", "stall_timeout must be a number of seconds", None),
         ({"tp": 2, "tensor_parallel_size": 2}, "conflicting_options", "another name of tp", "Leave one"),
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
+        ({"tensor_parallel_sise": 2}, "unknown_option", "no argument tensor_p", "Did you mean tensor_parallel_size?"),
         ({"zzz": 1}, "unknown_option", "LLM has no argument zzz", "The arguments are: batch_size, checkpoint,"),
     ],
 )

@@ -119,6 +119,7 @@ def test_log_probabilities_of_a_prompt_are_scores(llm: LLM) -> None:
     start, *others = first.prompt_logprobs
     assert start is None
     assert [entry["token"] for entry in others if entry] == ids[1:]
+    assert [entry["text"] for entry in others if entry] == [llm.tokenizer.spell(token) for token in ids[1:]]
     assert [len(entry["top"]) for entry in others if entry] == [2] * len(others)
     (scored,) = llm.score([("import", " os, sys")])
     assert sum(entry["logprob"] for entry in others if entry) == pytest.approx(scored.logprob, abs=1e-4)

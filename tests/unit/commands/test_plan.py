@@ -104,7 +104,7 @@ def test_speed_is_expected_of_known_cards_only(config: Path, capsys: pytest.Capt
         assert json.loads(capsys.readouterr().out)["expected"] is None
     assert main(["plan", config, "--devices", "2x80GB"]) == 0
     shown = capsys.readouterr().out
-    assert "assumed, as those of the A100 80GB" in shown
+    assert "assumed to be those of the A100 80GB" in shown
     assert "expected  " not in shown
 
 

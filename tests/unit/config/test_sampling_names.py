@@ -12,7 +12,12 @@ from neoxrun.errors import UsageError
 def test_parameters_by_other_names() -> None:
     assert SamplingParams(max_tokens=5, temp=0.5) == SamplingParams(maximum_tokens=5, temperature=0.5)  # type: ignore[call-arg]
     assert SamplingParams(3).maximum_tokens == 3
-    for name, says in (("max_length", "maximum_tokens=N"), ("top_kk", "Did you mean top_k?"), ("n", "to generate")):
+    for name, says in (
+        ("max_length", "maximum_tokens=N"),
+        ("top_kk", "Did you mean top_k?"),
+        ("max_new_token", "max_new_tokens?"),
+        ("n", "to generate"),
+    ):
         with pytest.raises(UsageError) as caught:
             SamplingParams(**{name: 1})  # type: ignore[arg-type]
         assert caught.value.code == "unknown_option"

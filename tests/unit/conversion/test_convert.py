@@ -294,6 +294,20 @@ def test_the_end_ids_of_a_config_json_are_kept(tmp_path: Path) -> None:
     assert content == {"temperature": 0.5, "eos_token_id": [5, 9]}
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_old_names_are_kept_and_reported(old: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    source = make_folder(tmp_path / "source", tiny())
+    convert(order(source, tmp_path / "hf", "huggingface"))
+    if not old:
+        (tmp_path / "hf" / "neoxrun.receipt.json").unlink()
+    convert(order(tmp_path / "hf", tmp_path / "out", "neox", configuration=tmp_path / "hf"))
+    step = "global_step7" if old else "global_step0"
+    layer = torch.load(tmp_path / "out" / step / "layer_02-model_00-model_states.pt", weights_only=True)
+    assert ("mlp.dense_h_to_4h.weight" in layer, "mlp.linear1.weight" in layer) == (old, not old)
+    assert ("which GPT-NeoX no longer loads" in caplog.text) is old
+
+
 def test_gpt_neox_refuses_what_it_does_not_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = make_folder(tmp_path / "source", tiny(rotary_legacy_fp16=True))
     convert(order(source, tmp_path / "out", "neox"))

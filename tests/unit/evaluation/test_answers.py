@@ -43,9 +43,26 @@ def test_cached_answers_are_not_computed_again(tmp_path: Path) -> None:
         assert cache.get(cache.key("scoring", (1,), (2,))) is None
 
 
+def test_answers_before_a_failure_are_remembered(tmp_path: Path) -> None:
+    def fail(requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Any]]]:
+        yield [(0, RIGHT[0])]
+        raise MemoryError
+
+    answers = Answers(None, "this model", show_progress=False)
+    with pytest.raises(MemoryError):
+        find(answers, fail)
+    answers.keep(tmp_path / "kept")
+    with AnswerCache(tmp_path / "kept", "this model") as cache:
+        again = Answers(cache, show_progress=False)
+        assert find(again, lambda requests: score(requests)) == RIGHT
+        assert again.counts.cached == 1
+
+
 def test_answers_of_a_run_without_a_cache_can_be_kept(tmp_path: Path) -> None:
-    answers = Answers(None, show_progress=False)
+    answers = Answers(None, "this model", show_progress=False)
+    assert not answers.has_remembered
     assert find(answers, score) == RIGHT
-    answers.keep(tmp_path / "kept", "this model")
+    assert answers.has_remembered
+    answers.keep(tmp_path / "kept")
     with AnswerCache(tmp_path / "kept", "this model") as cache:
         assert find(Answers(cache, show_progress=False), refuse) == RIGHT

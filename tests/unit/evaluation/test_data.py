@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import data
+from neoxrun.evaluation import data, hub
 from neoxrun.evaluation.catalog import TaskCatalog
 from support.task_data import OWN, STAND_INS, own_task, read_objects, write_lines
 
@@ -172,3 +175,38 @@ def test_tasks_of_the_users_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="own_a") as caught:
         data.prepare_tasks(["own_group", "own_a"], tmp_path, include_path=tasks)
     assert caught.value.code == "conflicting_options"
+
+
+def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "words" / "train.jsonl", {"text": "a"})
+    task = own_task("mine", f"dataset_path: {tmp_path}/words")
+    write_lines(tmp_path / "tasks" / "mine.yaml", *(line for line in task if line != "dataset_path: me/words"))
+    with pytest.raises(DataError, match="the data of mine has no split test") as caught:
+        data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
+    assert caught.value.code == "bad_task"
+
+
+def test_a_data_file_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "why_unreachable", lambda: "the network is down")
+    files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/none.jsonl}}}}"
+    task = [line for line in own_task("mine", "dataset_path: json", files) if line != "dataset_path: me/words"]
+    write_lines(tmp_path / "tasks" / "mine.yaml", *task)
+    with pytest.raises(DataError, match=r"none\.jsonl does not exist") as caught:
+        data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
+    assert (caught.value.code, caught.value.where) == ("missing_file", f"{tmp_path}/none.jsonl")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "own.jsonl", {"text": "a"})
+    files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/own.jsonl}}}}"
+    task = [line for line in own_task("mine", "dataset_path: json", files) if line != "dataset_path: me/words"]
+    write_lines(tmp_path / "tasks" / "mine.yaml", *task)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/home/me/.cache")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(DataError, match=r"/home/me/\.cache cannot be written: Read-only") as caught:
+        data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
+    assert caught.value.code == "unwritable_file"
+    assert "HF_HOME" in caught.value.hint

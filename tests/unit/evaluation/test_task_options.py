@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from neoxrun.errors import DataError
-from neoxrun.evaluation.task_options import check_options
+from neoxrun.evaluation.task_options import check_group, check_options
 from support.colours import TASK
 
 ACC = {"metric": "acc", "aggregation": "mean"}
@@ -68,6 +68,28 @@ def test_wrong_options(changed: dict[str, Any], says: str, hint: str | None, tmp
 )
 def test_right_options(changed: dict[str, Any], more: str, tmp_path: Path) -> None:
     check(tmp_path, changed, more)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        (
+            "aggregate_metric_lst: []\n",
+            "the group all has an unknown option aggregate_metric_lst",
+            "aggregate_metric_list",
+        ),
+        ("num_fewshots: 3\n", "the group all has an unknown option num_fewshots", "Did you mean num_fewshot?"),
+        ("", "a member of the group all has an unknown option doc_to_txt", "Did you mean doc_to_text?"),
+    ],
+)
+def test_options_of_groups(text: str, says: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    member = "{task: piqa, doc_to_txt: x}" if not text else "{task: piqa, num_fewshot: 2}"
+    path.write_text(f"group: all\ntask: [colours, {member}]\nmetadata: {{version: 1}}\n{text}")
+    with pytest.raises(DataError, match=says) as caught:
+        check_group("all", path)
+    assert hint in (caught.value.hint or "")
+    assert (caught.value.where or "").startswith(str(path))
 
 
 def test_the_line_of_an_option_in_an_included_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from neoxrun.errors import CheckpointError, DataError, NeoxrunError, RankError
+from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError, RankError, Terminated
 from neoxrun.launch import job
 from neoxrun.launch.job import Failure, Job, failure_of, read_cause, read_failures
 
@@ -76,6 +76,7 @@ def test_the_owner_of_a_job_gets_the_error_itself(tmp_path: Path) -> None:
     assert cause is not None
     again = cause.to_error()
     assert (type(again), str(again), again.code) == (RankError, str(error), error.code)
-    defect = failure_of(NeoxrunError("oh"), 0, verbose=False).to_error()
-    assert (type(defect), defect.code) == (NeoxrunError, "defect")
+    for other in (NeoxrunError("oh"), Terminated("ended by SIGTERM"), Interrupted("interrupted")):
+        same = failure_of(other, 0, verbose=False).to_error()
+        assert (type(same), same.code, same.exit_code) == (type(other), other.code, other.exit_code)
     failure_of(error, 1, verbose=False).save_as_cause(tmp_path / "removed")

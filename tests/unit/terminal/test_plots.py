@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neoxrun.errors import DataError, UsageError
-from neoxrun.terminal.plots import check_plot
+from neoxrun.terminal.plots import check_plot, plot_mark
 
 
 @pytest.fixture(params=["there", "missing"])
@@ -47,3 +47,21 @@ def test_a_plot_needs_a_folder_and_a_known_format(installed: bool, tmp_path: Pat
     assert isinstance(unknown, UsageError)
     assert "a.txt does not end in .png, .svg or .pdf" in unknown.message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("installed", ["there"], indirect=True)
+def test_only_a_plot_of_neoxrun_is_replaced(installed: bool, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"\x89PNG of somebody")
+    error = refusal(photo)
+    assert error is not None
+    assert (error.code, error.where) == ("other_file", str(photo))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.PDF"])
+def test_what_was_drawn_can_be_drawn_again(name: str, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    matplotlib.Figure().savefig(tmp_path / name)
+    assert refusal(tmp_path / name) is not None
+    matplotlib.Figure().savefig(tmp_path / name, metadata=plot_mark(tmp_path / name))
+    assert refusal(tmp_path / name) is None
