@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,30 @@ def test_ctrl_c_ends_the_call_and_keeps_the_model(llm: LLM) -> None:
     assert 0 < caught.value.partial[0].length < 490
     assert under_way(llm) == 0
     assert llm.generate("import os", temperature=0, max_tokens=2).text == caught.value.records[0].text
+
+
+def interrupt_when(llm: LLM, ready: Callable[[], object]) -> None:
+    """Press Ctrl-C once the model does something."""
+
+    def press() -> None:
+        while not ready():
+            time.sleep(0.005)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=press).start()
+
+
+def test_scores_that_are_interrupted_leave_nothing_behind(llm: LLM) -> None:
+    pending, loop = llm._client._requests._pending, loop_of(llm)
+    interrupt_when(llm, lambda: loop._scoring)
+    with pytest.raises(KeyboardInterrupt):
+        llm.score([("x", f" {number}" * 100) for number in range(200)])
+    assert (pending, under_way(llm)) == ({}, 0)
+    interrupt_when(llm, lambda: loop._scoring)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["x = 1" * 90] * 60, max_tokens=60, ignore_eos=True, prompt_logprobs=1)
+    assert pending == {}
+    assert llm.score([("x", " y")])
 
 
 def test_an_error_of_one_request_does_not_touch_the_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
