@@ -66,9 +66,9 @@ class EngineLoop:
         """Answer messages until ``Close``, or until an error that this rank cannot recover from.
 
         Raises:
-            Exception: one of several ranks has failed, so that they are no longer in step.
+            Exception: it struck in the middle of what several ranks do together, so that they are no longer in step.
         """
-        while self._take_in():
+        while self._take_in(wait=True):
             self._turn()
 
     def run_until_idle(self) -> None:
@@ -78,15 +78,15 @@ class EngineLoop:
             Exception: see ``run``.
         """
         while not self.inbox.empty() or self.busy:
-            self._take_in()
+            self._take_in(wait=False)
             self._turn()
         self._close_engine()
 
-    def _take_in(self) -> bool:
-        """Take the messages that have come, or wait for one if there is nothing to do; False after ``Close``."""
+    def _take_in(self, *, wait: bool) -> bool:
+        """Take the messages that have come, or ``wait`` for one if there is nothing to do; False after ``Close``."""
         while True:
             try:
-                message = self.inbox.get(block=not self.busy)
+                message = self.inbox.get(block=wait and not self.busy)
             except Empty:
                 return True
             match message:
@@ -109,7 +109,7 @@ class EngineLoop:
             if self._scoring:
                 self._emit(self._score())
         except Exception as error:
-            if self._session.mesh.replica_group is not None:
+            if self._session.mesh.replica_group is not None and not self._session.replica.in_step:
                 raise  # what the other ranks have done of it is not known
             self._fail_all(classify(error, 0))
             self._discard_engine()
@@ -230,6 +230,8 @@ class EngineLoop:
 
     def _discard_engine(self) -> None:
         """After a failure in the middle of a step: nothing of the engine and its cache is used again."""
+        if self._session.mesh.replica_group is not None:
+            self._close_engine()  # tokens that other ranks have sent would be taken for those of the next step
         self._texts = None
         self._session.replica.free_cache()
 

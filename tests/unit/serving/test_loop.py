@@ -87,7 +87,7 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
     events: list[Event] = []
     loop = EngineLoop(session(cache_bytes=200 * TOKEN_BYTES), events.extend)
     loop.inbox.put(work(1, 90))
-    loop._take_in()
+    loop._take_in(wait=False)
     for _ in range(10):
         loop._turn()
     assert not events
@@ -99,6 +99,15 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
     found = tokens_of(events)
     assert found[1] == right
     assert len(found[3]) == 4
+
+
+def test_work_that_was_cancelled_is_not_waited_for() -> None:
+    loop = EngineLoop(session(), lambda events: None)
+    loop.inbox.put(Cancel(1))
+    thread = threading.Thread(target=loop.run_until_idle, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_requests_wait_for_the_rows_that_memory_allows() -> None:
