@@ -101,6 +101,25 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
     assert len(found[3]) == 4
 
 
+def test_requests_for_which_there_is_no_memory_fail_alone_on_a_fresh_model_too() -> None:
+    """Also beside one that fits only without the room that an engine has to spare."""
+    given = [work(2, 300), work(3, 4), ScoreWork(4, [ScoreRequest((5,), (6,))]), work(5, 170), work(6, 250)]
+    events = answered(given, cache_bytes=200 * TOKEN_BYTES)
+    failed = {event.number: event.error.message for event in events if isinstance(event, Failed)}
+    assert {number: "out of memory" in message for number, message in failed.items()} == {2: True, 6: True}
+    assert [event.number for event in events if isinstance(event, ScoresFound)] == [4]
+    right = tokens_of(answered([work(3, 4), work(5, 170)]))
+    assert {number: len(tokens) for number, tokens in right.items()} == {3: 4, 5: 170}
+    assert tokens_of(events) == right
+    loop = EngineLoop(session(cache_bytes=200 * TOKEN_BYTES), events.extend)
+    for round_ in (work(7, 300), work(8, 300)), (work(9, 4),):
+        for message in round_:
+            loop.inbox.put(message)
+        loop.run_until_idle()
+    assert [event.number for event in events[-3:]] == [7, 8, 9]
+    assert isinstance(events[-1], Finished)
+
+
 def test_work_that_was_cancelled_is_not_waited_for() -> None:
     loop = EngineLoop(session(), lambda events: None)
     loop.inbox.put(Cancel(1))
