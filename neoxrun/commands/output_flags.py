@@ -80,7 +80,12 @@ def work_of(
 
 
 def check_work(
-    args: argparse.Namespace, output: Path, made: Provenance, source: str | None, unfinished: Path | None = None
+    args: argparse.Namespace,
+    output: Path,
+    made: Provenance,
+    source: str | None,
+    wanted: int,
+    unfinished: Path | None = None,
 ) -> Provenance | None:
     """Refuse to replace or continue what other work has made, and warn of what is replaced.
 
@@ -89,13 +94,15 @@ def check_work(
         output: the file of records.
         made: the work that is asked for.
         source: the input, if it has a name.
+        wanted: how many records there are when all is done.
         unfinished: where records are as long as they are not all there, if it is another file.
 
     Returns:
         What the file's records will have been made by; None for a stream.
 
     Raises:
-        NeoxrunError: other work made the records, or the file that tells it cannot be used.
+        NeoxrunError: other work made the records, an earlier run has left a part of them, or the file that tells it
+            cannot be used.
     """
     if output.exists() and not output.is_file():
         return None
@@ -107,5 +114,6 @@ def check_work(
         return provenance.check_continuing(output, made, source, unfinished, anyway=bool(anyway), hint=hint)
     if not args.overwrite:
         provenance.check_replacing(output, made, source, unfinished)
+        records.refuse_unfinished(unfinished or output, wanted)
     records.warn_of_replacing(output)
     return made
