@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
         how = output_flags.sampling_keys(sampling)
         made = output_flags.work_of(args, "generate", settings, plan, seen, how)
         wanted = options.finished + len(options.prompts)
-        made = output_flags.check_work(args, options.output, made, args.input or args.chat, wanted)
-        options = replace(options, made=made)
+        checked = output_flags.check_work(args, options.output, made, args.input or args.chat, wanted)
+        options = replace(options, made=checked)
     if options.output is not None and not options.prompts and common.is_alone(args):
         records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
         log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")
