@@ -45,7 +45,7 @@ USAGE: dict[str, Case] = {
         demo("--seed", "1", "hello"),
         ("hello", "--prompt", "-i", "neoxrun generate --help"),
     ),
-    "option before the command": (("--seed", "1", "generate", "demo"), ("--seed",)),
+    "option before the command": (("--eager", "generate", "demo"), ("--eager", "follow the command")),
     "word after the tasks": (
         ("evaluate", "demo", "--tasks", "piqa", "--limit", "2", "extra.txt"),
         ("extra.txt", "--tasks", "neoxrun evaluate --help"),
