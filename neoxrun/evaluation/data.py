@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import TaskCatalog
-from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks, texts_in
+from neoxrun.evaluation.data_files import damaged_files, local_files, texts_in
+from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
 
@@ -174,13 +175,11 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         except Exception as error:  # from many libraries
             if isinstance(error, OSError) and error.errno in _NOT_PERMITTED:
                 raise _not_permitted(dataset, error) from error
-            if (missing := _missing_file(data_files)) is not None:
-                raise DataError(
-                    f"the data file {missing} does not exist",
-                    code="missing_file",
-                    where=missing,
-                    hint="Check data_files in the task's file; relative paths are below the working folder.",
-                ) from error
+            files, named = local_files(path, data_files, data_dir), tuple(texts_in(data_files))
+            if len(files) == len(named) > 0 and not isinstance(error.__cause__ or error, OSError):
+                task = next((task.task for task in found.tasks if task.files == named), path)
+                entry = found.known.get(task)
+                raise damaged_files(task, None if entry is None else entry.path, files, error) from error
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
@@ -197,12 +196,6 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         yield
     finally:
         datasets.load_dataset = original
-
-
-def _missing_file(data_files: Any) -> str | None:
-    """The first file that a task names and that does not exist; addresses and patterns are not files."""
-    names = [name for name in texts_in(data_files) if "://" not in name and not set(name) & set("*?[")]
-    return next((name for name in names if not Path(name).exists()), None)
 
 
 def _not_permitted(dataset: DatasetName, error: OSError) -> DataError:
