@@ -20,6 +20,7 @@ from neoxrun.evaluation.data_files import damaged_files, local_files, texts_in
 from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
+from neoxrun.evaluation.task_faults import find_fault, task_of
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -138,9 +139,13 @@ def _built(manager: TaskManager, name: str, found: FoundTasks) -> list[Any]:
                 code="bad_task",
                 hint="Check test_split, validation_split, training_split and fewshot_split in the task's file.",
             ) from error
+        task = task_of(error) or name
+        entry = found.known.get(task)
+        fault = find_fault(error, None if entry is None else entry.path)
         raise DataError(
-            f"lm-eval cannot build the task {name}: {type(error).__name__}: {error}",
+            f"lm-eval cannot build the task {task}: {fault.what}",
             code="bad_task",
+            where=fault.where,
             hint=f"lm-eval's own messages above may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
