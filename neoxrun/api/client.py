@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from typing import Any
 
 from neoxrun.api.backends import Backend
-from neoxrun.api.completion import Completion, GenerationInterrupted, completion_of
+from neoxrun.api.completion import Completion, completion_of, interruption
 from neoxrun.api.requests import Pending, Pieces, Requests
 from neoxrun.api.stream import AnswerStream
 from neoxrun.engine.scoring import Scored, ScoreRequest
@@ -15,8 +16,6 @@ from neoxrun.errors import UsageError
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.serving.messages import Cancel, Message, ScoresFound, ScoreWork, TextWork
 from neoxrun.terminal.progress import Bar
-
-_LAST_SECONDS = 5.0  # for texts that are cut short to arrive after Ctrl-C
 
 
 class Client:
@@ -40,12 +39,13 @@ class Client:
             self.backend.send(work)
             return self._collect(texts, scores, bar)
         except BaseException as error:  # where the call does not wait for its answers, none is computed any longer
-            self.backend.send([Cancel(number) for number in self._requests.numbers([*texts, *scores.values()])])
-            if not isinstance(error, KeyboardInterrupt):
+            asked: list[Future[Any]] = [*texts, *scores.values()]
+            self.backend.send([Cancel(number) for number in self._requests.numbers(asked)])
+            interrupted = interruption(texts) if isinstance(error, KeyboardInterrupt) else None
+            self._requests.drop(asked)  # no event follows where scores are cancelled
+            if interrupted is None:
                 raise
-            done, _ = wait(texts, _LAST_SECONDS)
-        kept = [future.result() for future in texts if future in done and future.exception() is None]
-        raise GenerationInterrupted(kept)
+            raise interrupted from None
 
     def stream(self, encoded: EncodedPrompt) -> AnswerStream:
         """A stream of the answer; see ``LLM.stream``."""
@@ -74,13 +74,14 @@ class Client:
         self._check_process()
         pending = self._requests.add(_scores)
         if not requests:
-            self._requests.drop(pending)
+            self._requests.drop([pending.future])
             return []
         try:
             self.backend.send([ScoreWork(pending.number, requests, top)])
             scored: list[Scored] = pending.future.result()
         except BaseException:
             self.backend.send([Cancel(pending.number)])
+            self._requests.drop([pending.future])
             raise
         return scored
 
@@ -110,7 +111,7 @@ class Client:
         pending = self._requests.add(lambda finished: completion_of(encoded, finished, tokenizer, weights), pieces)
         if encoded.ids:
             return pending
-        self._requests.drop(pending)
+        self._requests.drop([pending.future])
         return None
 
     def _refused(self, encoded: EncodedPrompt) -> Future[Completion]:

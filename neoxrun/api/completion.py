@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from neoxrun.generation.records import Record, record_line, step_with_texts, wit
 from neoxrun.serving.messages import Finished
 from neoxrun.tokenizer import Tokenizer
 
+_LAST_SECONDS = 5.0  # for texts that are cut short to arrive after Ctrl-C
 _OPTIONAL = ("sample", "logprobs", "weights", "prompt_logprobs")
 
 
@@ -78,3 +80,12 @@ class GenerationInterrupted(KeyboardInterrupt):
         self.records = [one for one in completions if one.finish_reason != "aborted"]
         self.partial = [one for one in completions if one.finish_reason == "aborted"]
         super().__init__(f"interrupted; {len(self.records)} finished completions are in the exception's records")
+
+
+def interruption(answers: Sequence[Future[Completion]]) -> GenerationInterrupted:
+    """What a call raises after Ctrl-C, once its requests were told to end.
+
+    Waits some seconds for what there is of the answers. Those that come later, or have failed, are left out.
+    """
+    done, _ = wait(answers, _LAST_SECONDS)
+    return GenerationInterrupted([one.result() for one in answers if one in done and one.exception() is None])

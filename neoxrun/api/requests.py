@@ -84,10 +84,11 @@ class Requests:
             self._pending[pending.number] = pending
         return pending
 
-    def drop(self, pending: Pending) -> None:
-        """Take a request back, for which no work was sent."""
-        with self._lock:
-            self._pending.pop(pending.number, None)
+    def drop(self, futures: Iterable[Future[Any]]) -> None:
+        """Forget the requests that these futures wait for, as far as they have not ended."""
+        for number in self.numbers(futures):
+            with self._lock:
+                self._pending.pop(number, None)
 
     def numbers(self, futures: Iterable[Future[Any]]) -> list[int]:
         """The numbers of the requests that have not ended, of those that these futures wait for."""
@@ -108,7 +109,7 @@ class Requests:
                 if pending.pieces is not None:
                     pending.pieces.put(event.text)
             elif isinstance(event, Failed):
-                _fail(pending, event.error)
+                _fail(pending, copy(event.error))  # others may be given the same one
             else:
                 _succeed(pending, event)
 

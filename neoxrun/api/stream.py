@@ -7,10 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 
-from neoxrun.api.completion import Completion, GenerationInterrupted
+from neoxrun.api.completion import Completion, interruption
 from neoxrun.api.requests import Pieces
-
-_LAST_SECONDS = 5.0
 
 
 class AnswerStream:
@@ -30,6 +28,7 @@ class AnswerStream:
 
     def __init__(self, pieces: Pieces, future: Future[Completion], cancel: Callable[[], None]) -> None:
         self._pieces, self._future, self._cancel = pieces, future, cancel
+        self._next: Future[str | None] | None = None  # what a call that was interrupted has waited for
 
     @property
     def completion(self) -> Completion:
@@ -46,20 +45,28 @@ class AnswerStream:
 
     def __next__(self) -> str:
         try:
-            piece = self._pieces.take().result()
+            piece = self._take().result()
         except KeyboardInterrupt:
             self.close()
-            raise GenerationInterrupted([self._future.result(_LAST_SECONDS)]) from None
+            raise interruption([self._future]) from None
+        self._next = None
         if piece is None:
             self._future.result()  # raises what has ended it
             raise StopIteration
         return piece
 
+    def _take(self) -> Future[str | None]:
+        """The next piece, which is not lost where waiting for it is interrupted."""
+        if self._next is None or self._next.cancelled():  # by asyncio
+            self._next = self._pieces.take()
+        return self._next
+
     def __aiter__(self) -> AnswerStream:
         return self
 
     async def __anext__(self) -> str:
-        piece = await asyncio.wrap_future(self._pieces.take())
+        piece = await asyncio.wrap_future(self._take())
+        self._next = None
         if piece is None:
             await asyncio.wrap_future(self._future)
             raise StopAsyncIteration

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,30 @@ def test_ctrl_c_ends_the_call_and_keeps_the_model(llm: LLM) -> None:
     assert llm.generate("import os", temperature=0, max_tokens=2).text == caught.value.records[0].text
 
 
+def interrupt_when(llm: LLM, ready: Callable[[], object]) -> None:
+    """Press Ctrl-C once the model does something."""
+
+    def press() -> None:
+        while not ready():
+            time.sleep(0.005)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=press).start()
+
+
+def test_scores_that_are_interrupted_leave_nothing_behind(llm: LLM) -> None:
+    pending, loop = llm._client._requests._pending, loop_of(llm)
+    interrupt_when(llm, lambda: loop._scoring)
+    with pytest.raises(KeyboardInterrupt):
+        llm.score([("x", f" {number}" * 100) for number in range(200)])
+    assert (pending, under_way(llm)) == ({}, 0)
+    interrupt_when(llm, lambda: loop._scoring)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["x = 1" * 90] * 60, max_tokens=60, ignore_eos=True, prompt_logprobs=1)
+    assert pending == {}
+    assert llm.score([("x", " y")])
+
+
 def test_an_error_of_one_request_does_not_touch_the_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     right = llm.generate("class Queue:", temperature=0, max_tokens=12).text
     read = Choice.read
@@ -243,14 +268,36 @@ def test_an_error_of_one_request_does_not_touch_the_others(llm: LLM, monkeypatch
     assert second.result(60).text == right
 
 
-def test_a_failure_of_a_step_ends_its_requests_only(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_a_step_ends_all_that_is_there_and_not_the_model(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores too: what a failed step leaves of the memory is not known."""
     right = llm.generate("class Queue:", temperature=0, max_tokens=5).text
-    with monkeypatch.context() as patch:
-        patch.setattr(Choice, "read", lambda self: (_ for _ in ()).throw(MemoryError()))
-        with pytest.raises(RankError, match="out of memory") as caught:
-            llm.generate(["import os", "x"], max_tokens=5)
-    assert caught.value.code == "out_of_memory"
+    read = Choice.read
+    reached, go_on = threading.Event(), threading.Event()
+
+    def fail_second(self: Choice) -> list[Sampled]:
+        if reached.is_set():
+            raise MemoryError
+        reached.set()
+        assert go_on.wait(60)
+        return read(self)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(Choice, "read", fail_second)
+        asked = [llm.submit("import os", max_tokens=5, ignore_eos=True)]
+        assert reached.wait(60)
+        asked.append(llm.submit("x", max_tokens=5))
+        scored = threads.submit(llm.score, [("import", " os")])
+        while loop_of(llm).inbox.qsize() < 2:
+            time.sleep(0.01)
+        go_on.set()
+        for future in (*asked, scored):
+            with pytest.raises(RankError, match="out of memory") as caught:
+                future.result(60)
+            assert caught.value.code == "out_of_memory"
     assert llm.generate("class Queue:", temperature=0, max_tokens=5).text == right
+    assert llm.score([("import", " os")])[0].logprob < 0
 
 
 def test_more_and_longer_requests_than_before_are_taken_over(llm: LLM) -> None:

@@ -52,6 +52,25 @@ def test_events_find_their_requests() -> None:
         second.future.result()
 
 
+def test_requests_that_fail_together_have_errors_of_their_own() -> None:
+    """Each thread that raises one adds its own traceback."""
+    requests = Requests()
+    futures = [requests.add(lambda event: event.text).future for _ in range(2)]
+    requests.receive([Failed(number, DEAD) for number in requests.numbers(futures)])
+    errors = [future.exception() for future in futures]
+    assert [str(error) for error in errors] == ["rank 1 has died"] * 2
+    assert len({id(error) for error in [*errors, DEAD]}) == 3
+
+
+def test_a_request_that_is_dropped_gets_nothing() -> None:
+    requests = Requests()
+    dropped, kept = (requests.add(lambda event: event.text) for _ in range(2))
+    requests.drop([dropped.future])
+    assert requests.numbers([dropped.future, kept.future]) == [kept.number]
+    requests.receive([finished(dropped.number), finished(kept.number)])
+    assert (dropped.future.done(), kept.future.result()) == (False, "done")
+
+
 def test_a_cancelled_future_takes_no_result() -> None:
     requests = Requests()
     pending = requests.add(lambda event: event.text)
