@@ -174,6 +174,7 @@ def _main(words: Sequence[str], termination: Termination) -> int:
         log.set_up(args.verbosity, rank, as_json=args.log_format == "json")
         code: int = args.run(args)
         sys.stdout.flush()
+        log.finish_line()
         # Of a job in a child process, which has reported it.
         return Terminated.exit_code if termination.raised and code == Interrupted.exit_code else code
     except (Exception, KeyboardInterrupt) as error:
@@ -182,6 +183,7 @@ def _main(words: Sequence[str], termination: Termination) -> int:
         if isinstance(error, OSError):
             streams.drop_stdout()
     text = log.error_text(failure, rank, verbose=verbose)
+    log.finish_line()
     if speaks and text:
         print(text, file=sys.stderr)
     return failure.exit_code

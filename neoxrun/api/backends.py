@@ -19,7 +19,7 @@ from neoxrun.errors import NeoxrunError, classify
 from neoxrun.parallel import mesh as meshes
 from neoxrun.serving.local import ModelArguments, open_local, use_device
 from neoxrun.serving.loop import EngineLoop
-from neoxrun.serving.messages import Close, Event, Message, Ready
+from neoxrun.serving.messages import Cancel, Close, Event, Message, Ready
 from neoxrun.tokenizer import Tokenizer
 
 Receive = Callable[[Sequence[Event]], None]
@@ -98,7 +98,9 @@ class ThreadBackend:
 class CollectiveBackend:
     """One process of several that torchrun or Slurm has started; all of them make the same calls in the same order.
 
-    A call is carried out as it is sent. The leader does the work, and all processes get its events.
+    A call is carried out as it is sent. The leader does the work, and all processes get its events, failures included.
+    Where a process fails in the middle of what all do together, it is out of step: it asks nothing more of the others,
+    which would wait for ever, and all its requests fail, later ones too.
 
     Args:
         arguments, batch_size, callbacks: as for ``ThreadBackend``.
@@ -107,28 +109,41 @@ class CollectiveBackend:
     def __init__(self, arguments: ModelArguments, batch_size: int | None, callbacks: Callbacks) -> None:
         self._session: Session | None = open_local(arguments, started=True)
         self.ready, self.tokenizer = _ready(self._session), self._session.tokenizer
-        self._receive, self._batch_size = callbacks.receive, batch_size
+        self._callbacks, self._batch_size = callbacks, batch_size
         self._lock = threading.Lock()
 
     def send(self, messages: Sequence[Message]) -> None:
-        """See ``Backend``; returns when all of it is done, so that there is never anything to cancel."""
+        """See ``Backend``; returns when all of it is done."""
+        # Nothing is left to be cancelled, and each process would ask for it by itself.
+        work = [message for message in messages if not isinstance(message, Cancel)]
+        if not work:
+            return
         with self._lock:
             session = self._session
             if session is None:
                 return
-            events: list[Event] = []
-            if session.mesh.leads:
-                loop = EngineLoop(session, events.extend, batch_size=self._batch_size)
-                for message in messages:
-                    loop.inbox.put(message)
-                try:
-                    loop.run_until_idle()
-                finally:
-                    session.replica.release_followers()
-            else:
-                session.replica.follow()
-            shared: list[Event] = meshes.share_from_first(events)
-        self._receive(shared)
+            try:
+                shared = self._carry_out(session, work)
+            except BaseException as error:  # Ctrl-C too
+                self._callbacks.end(classify(error, session.mesh.rank))
+                if not isinstance(error, Exception):
+                    raise
+                return
+        self._callbacks.receive(shared)
+
+    def _carry_out(self, session: Session, work: Sequence[Message]) -> list[Event]:
+        """Do the work together with the other processes; the events, on all of them."""
+        events: list[Event] = []
+        if session.mesh.leads:
+            loop = EngineLoop(session, events.extend, batch_size=self._batch_size)
+            for message in work:
+                loop.inbox.put(message)
+            loop.run_until_idle()
+            session.replica.release_followers()
+        else:
+            session.replica.follow()
+        shared: list[Event] = meshes.share_from_first(events)
+        return shared
 
     def close(self) -> None:
         """See ``Backend``."""

@@ -146,7 +146,7 @@ def check_archive(path: Path) -> Counter[int]:
                 file.seek(info.header_offset)
                 signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
                 first = info.header_offset + 30 + name + extra
-                if signature != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
+                if signature != ARCHIVE or info.compress_type != zipfile.ZIP_STORED:
                     raise damaged
                 if first + info.file_size > following:
                     raise damaged

@@ -20,11 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.checkpoint.content import ARCHIVE, unreadable_file
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
-from neoxrun.errors import CheckpointError
 from neoxrun.terminal.log import log, waiting
 
 _READERS: Final = 4
@@ -155,7 +155,7 @@ def _digest(path: Path) -> str:
     try:
         return _archive_digest(path) or _file_digest(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
 
 
 def _sampled_digest(path: Path) -> str:
@@ -175,22 +175,14 @@ def _sampled_digest(path: Path) -> str:
                 file.seek(max(0, size * number // _BLOCKS - _BLOCK_BYTES))
                 sampled.update(file.read(_BLOCK_BYTES))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     return sampled.hexdigest()
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path} cannot be read: {error.strerror}",
-        code="unreadable_checkpoint",
-        where=str(path),
-    )
 
 
 def _archive_digest(path: Path) -> str | None:
     """SHA-256 of a zip archive's directory; None if it is not one, or lacks checksums (torch can leave them out)."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
+        if file.read(len(ARCHIVE)) != ARCHIVE:
             return None
         try:
             with zipfile.ZipFile(file) as archive:

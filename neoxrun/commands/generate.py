@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     elif leading:
         if args.input is args.chat is args.prompt is defaults.sample_input_file is None and common.is_alone(args):
             args.input = input_flags.piped_input()
-        options, seen = _options(args, settings, sampling)
+        options, prompts = _options(args, settings, sampling)
     else:
         options = GenerateOptions([])
     # Processes that do not read the prompts plan, too, and must come to the same.
@@ -100,9 +100,12 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
     if options.output is not None:
-        how = output_flags.sampling_keys(sampling)
+        seen, own = _checksum(prompts, sampling), _own_parameters(prompts, sampling)
+        answered = {prompt.id for prompt in prompts} - {prompt.id for prompt in options.prompts}
+        how = output_flags.sampling_keys(sampling) | {"truncate": args.truncate, "own": own}
         made = output_flags.work_of(args, "generate", settings, plan, seen, how)
-        options = replace(options, made=output_flags.check_work(args, options.output, made, args.input or args.chat))
+        source = args.input or args.chat
+        options = replace(options, made=output_flags.check_work(args, options.output, made, source, answered=answered))
     if options.output is not None and not options.prompts and common.is_alone(args):
         records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
         log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")
@@ -132,8 +135,10 @@ def _work(prompts: Sequence[Prompt], max_context: int) -> Work:
     return Work(count, max(1, letters // (_TOKEN_LETTERS * count)), max(1, sum(answers) // count), max(answers))
 
 
-def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingParams) -> tuple[GenerateOptions, str]:
-    """The work, of which what an earlier run has done is taken off, and a checksum of all that was asked for."""
+def _options(
+    args: argparse.Namespace, settings: Settings, sampling: SamplingParams
+) -> tuple[GenerateOptions, list[Prompt]]:
+    """The work, of which what an earlier run has done is taken off, and all prompts that were asked for."""
     defaults = settings.generation
     prompts, default_output = _prompts(args, settings, sampling)
     if any(prompt.sample and prompt.params.temperature == 0 for prompt in prompts):
@@ -168,13 +173,29 @@ def _options(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
         batch_size=args.batch_size,
         truncate=args.truncate,
     )
-    return options, _checksum(prompts, sampling, args.truncate)
+    return options, prompts
 
 
-def _checksum(prompts: Sequence[Prompt], sampling: SamplingParams, truncate: str | None) -> str:
+def _own_parameters(prompts: Sequence[Prompt], sampling: SamplingParams) -> dict[str, str]:
+    """A checksum of the parameters that a prompt sets itself, by its id as JSON; prompts that set none have none."""
+    usual = vars(sampling)
+    found = {}
+    for prompt in prompts:
+        if not prompt.sample:
+            own = {
+                name: value for name, value in vars(prompt.params).items() if name != "seed" and value != usual[name]
+            }
+            if seed := (prompt.params.seed - sampling.seed) % 2**64:  # above: the prompt's index
+                own["seed"] = seed
+            if own:
+                found[json.dumps(prompt.id)] = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+    return found
+
+
+def _checksum(prompts: Sequence[Prompt], sampling: SamplingParams) -> str:
     """Of the prompts, with the parameters that are their own."""
     usual = vars(sampling)
-    whole = hashlib.sha256(str(truncate).encode())
+    whole = hashlib.sha256()
     for prompt in prompts:
         own = {name: value for name, value in vars(prompt.params).items() if value != usual[name]}
         own["seed"] = prompt.params.seed - sampling.seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,12 @@ def work_of(
 
 
 def check_work(
-    args: argparse.Namespace, output: Path, made: Provenance, source: str | None, unfinished: Path | None = None
+    args: argparse.Namespace,
+    output: Path,
+    made: Provenance,
+    source: str | None,
+    unfinished: Path | None = None,
+    answered: Collection[str | int] = (),
 ) -> Provenance | None:
     """Refuse to replace or continue what other work has made, and warn of what is replaced.
 
@@ -90,6 +95,7 @@ def check_work(
         made: the work that is asked for.
         source: the input, if it has a name.
         unfinished: where records are as long as they are not all there, if it is another file.
+        answered: ids of the prompts that have all their records.
 
     Returns:
         What the file's records will have been made by; None for a stream.
@@ -104,7 +110,9 @@ def check_work(
         hint = "Give the same options as before, or name another file with -o."
         if anyway is not None:
             hint += " --resume-anyway continues this one all the same."
-        return provenance.check_continuing(output, made, source, unfinished, anyway=bool(anyway), hint=hint)
+        return provenance.check_continuing(
+            output, made, source, unfinished, answered=answered, anyway=bool(anyway), hint=hint
+        )
     if not args.overwrite:
         provenance.check_replacing(output, made, source, unfinished)
     records.warn_of_replacing(output)

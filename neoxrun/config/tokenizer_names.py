@@ -40,9 +40,16 @@ ALL: Final = (*(name for name, _ in _VOCABULARIES), VOCABULARY, MERGES, *SIBLING
 """Every name."""
 
 
-def is_spiece(vocab_file: Path | str | None) -> bool:
-    """Whether a file is a SentencePiece model, by its name: whatever a configuration calls its type."""
-    return vocab_file is not None and Path(vocab_file).suffix == ".model"
+def is_spiece(vocab_file: Path | str | None, tokenizer_type: str = "") -> bool:
+    """Whether a tokenizer is a SentencePiece model: by its type, or by its file's name whatever the type.
+
+    Args:
+        vocab_file: the file, or its name; None where it has none.
+        tokenizer_type: as a configuration has it; case does not count.
+    """
+    if vocab_file is not None and Path(vocab_file).suffix == ".model":
+        return True
+    return tokenizer_type.lower() == SPIECE_TYPE.lower()
 
 
 def find_tokenizer(folder: Path) -> dict[str, str]:

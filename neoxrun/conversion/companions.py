@@ -71,7 +71,7 @@ def _for_neox(options: ConvertOptions, source: OpenedSource, work: Workplace, wr
         log.info("the MLP's matrices keep their names of before September 2024, which GPT-NeoX no longer loads")
     if source.words:
         log.debug(f"the receipt keeps what GPT-NeoX has no options for: {', '.join(sorted(source.words))}")
-    padded = -(-source.rows // options.tp) * options.tp
+    padded = source.rows + source.division.padding
     size = None if source.tokenizer is None else source.tokenizer.vocab_size
     divisor = vocabulary_divisor(padded, options.tp, size, source.config.make_vocab_size_divisible_by)
     config = replace(

@@ -63,6 +63,7 @@ def _job(options: ConvertOptions, source: OpenedSource) -> dict[str, Any]:
         "network": asdict(source.config),
         "to": options.kind,
         "tp": options.tp,
+        "rows": source.rows,
         "dtype": options.dtype,
         "merge": source.division.merge,
         "shard_size": options.shard_size if options.kind == "huggingface" else None,

@@ -26,6 +26,8 @@ State = Literal["missing", "different", "close", "equal"]
 ORDER: Final[tuple[State, ...]] = ("missing", "different", "close", "equal")
 """The states, the most different first."""
 
+_PADDED: Final = "padded with zeros"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -192,7 +194,7 @@ def _difference(key: TensorKey, first: Tensor, second: Tensor) -> Difference:
         shapes = f"{list(first.shape)} and {list(second.shape)}"
         if not padded or any(bool(part.any()) for part in spare):
             return Difference(key.layer, key.name, "different", float("inf"), float("inf"), shapes)
-        first, second, note = first[:rows], second[:rows], f"{shapes}, padded with zeros"
+        first, second, note = first[:rows], second[:rows], f"{shapes}, {_PADDED}"
     most = scale = 0.0
     close = equal = True
     for one, other in pieces(first, second):
@@ -244,6 +246,7 @@ def diff_text(differences: list[Difference], logits: Mapping[str, Any] | None, m
     if hidden > 0:
         text += f"... and {counted(hidden, 'more tensor')} (--all shows them)\n"
     text += f"{counted(len(differences), 'tensor')}: {summary}\n"
+    text += "".join(f"{one.name}: {one.note}\n" for one in differences if one.state == "equal" and _PADDED in one.note)
     if logits is not None:
         text += (
             f"logits: {logits['largest_difference']:.3g} apart at most, over {counted(logits['positions'], 'token')}; "

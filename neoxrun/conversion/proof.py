@@ -21,6 +21,7 @@ from neoxrun.conversion.folding import Folding, norm_bias
 from neoxrun.conversion.numbers import largest_difference, same_bits
 from neoxrun.conversion.shares import Division, stored_dtypes
 from neoxrun.errors import CheckpointError
+from neoxrun.terminal.words import counted
 
 KEPT, JOINED, SAME = "kept", "joined and cut", "the same on all ranks"
 FOLDED = "folded norm"
@@ -143,6 +144,13 @@ class Comparison:
     def remains(self) -> list[str]:
         """What keeps the target from being the source, in sentences; empty where every number is the same."""
         texts = []
+        if added := self.division.padding:
+            texts.append(
+                f"The vocabulary has {counted(added, 'zero row')} more than the source's, so that it divides over "
+                f"{self.division.ranks} ranks: a softmax over all rows includes them, each with a logit of 0."
+            )
+        if cut := self.division.cut:
+            texts.append(f"Left out of the vocabulary: {counted(cut, 'zero row')} that an earlier conversion added.")
         folded = sum(proof.rule == FOLDED for proof in self.tensors.values())
         if folded:
             texts.append(

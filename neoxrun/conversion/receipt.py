@@ -75,6 +75,7 @@ def prove(options: ConvertOptions, source: OpenedSource, work: Workplace, settin
         "equal": all(proof.exact for proof in comparison.tensors.values()),
         "remains": remains,
         "rules": comparison.summary(),
+        "vocabulary": {"rows": source.own_rows, "padding": source.rows + source.division.padding - source.own_rows},
         "logits": {
             "largest_difference": largest,
             "same_most_likely_token": same,
@@ -96,8 +97,10 @@ def describe_receipt(target: Path, receipt: Mapping[str, Any]) -> str:
     tensors = receipt["tensors"]
     equal = sum(tensor["equal"] for tensor in tensors)
     logits = receipt["logits"]
+    padding = receipt["vocabulary"]["padding"]
+    padded = f"its vocabulary ends with {counted(padding, 'zero row')}, which a softmax includes; " if padding else ""
     return (
         f"{target}: {counted(len(files), 'file')}, {size}; {equal} of {len(tensors)} tensors are bit-identical to the "
         f"source; the logits of {counted(logits['positions'], 'token')} differ by "
-        f"{logits['largest_difference']:.2g} at most; {RECEIPT_NAME} has the proof"
+        f"{logits['largest_difference']:.2g} at most; {padded}{RECEIPT_NAME} has the proof"
     )

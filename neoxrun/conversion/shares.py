@@ -13,7 +13,7 @@ from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights
 from neoxrun.checkpoint.source import LayerSource
 from neoxrun.config.settings import Merge, ModelConfig
-from neoxrun.config.tensors import Parameter, TensorKey, local_shape
+from neoxrun.config.tensors import VOCABULARY, Parameter, TensorKey, local_shape
 from neoxrun.conversion.folding import FinalNorm, norm_bias
 from neoxrun.errors import CheckpointError
 
@@ -27,10 +27,11 @@ class Division:
     Attributes:
         checkpoint: the source.
         config: its network.
-        table: every tensor of the model.
+        table: every tensor of the model, as it is written.
         ranks: of the target. At the source's own number each keeps its own undivided tensors.
         merge: at another number, what becomes of norms that differ.
         final: the final norm, if it is folded.
+        cut: zero rows at the end of the source's vocabulary that one rank's target leaves out.
     """
 
     checkpoint: Checkpoint
@@ -39,6 +40,12 @@ class Division:
     ranks: int
     merge: Merge
     final: FinalNorm | None
+    cut: int = 0
+
+    @property
+    def padding(self) -> int:
+        """Zero rows that the target's ranks add to the vocabulary, which does not divide over them without."""
+        return -self.table[TensorKey(0, "word_embeddings.weight")].shape[0] % self.ranks
 
     @property
     def folds(self) -> bool:
@@ -65,13 +72,22 @@ class Division:
         shift = norm_bias(self.config)
 
         def replace(key: TensorKey, tensor: Tensor) -> None:
+            if self.cut and key.name in VOCABULARY:
+                tensor = tensor[: -self.cut]
             if key.layer in layers:
                 assign(key, tensor if self.final is None or key != shift else self.final.shift.to(tensor.dtype))
 
-        table = self.table.items()
+        shapes = {
+            key: local_shape(key.name, parameter, self.ranks)
+            for key, parameter in self.table.items()
+            if key.layer in wanted
+        }
+        for key in shapes:
+            if key.name in VOCABULARY:
+                shapes[key] = (shapes[key][0] + self.cut, *shapes[key][1:])
         load_weights(
             self.checkpoint,
-            {key: local_shape(key.name, parameter, self.ranks) for key, parameter in table if key.layer in wanted},
+            shapes,
             replace,
             config=self.config,
             tp_rank=rank,

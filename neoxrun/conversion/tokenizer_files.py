@@ -39,7 +39,7 @@ def tokenizer_files(config: TokenizerConfig) -> dict[str, Path]:
     if path is None:
         return {}
     folder = path.parent
-    if _is_spiece(config):
+    if is_spiece(config.vocab_file, config.tokenizer_type):
         files = {path.name if path.name in SPIECE_MODELS else SPIECE_MODELS[0]: path}
     elif path.is_dir():  # an HFGPT2Tokenizer's
         files, folder = {name: path / name for name in (VOCABULARY, MERGES)}, path
@@ -61,7 +61,7 @@ def copy_tokenizer(work: Workplace, config: TokenizerConfig) -> TokenizerConfig:
     merges = work.folder / MERGES if MERGES in files else None
     return replace(
         config,
-        tokenizer_type=SPIECE_TYPE if _is_spiece(config) else kind,
+        tokenizer_type=SPIECE_TYPE if is_spiece(config.vocab_file, config.tokenizer_type) else kind,
         vocab_file=work.folder / next(iter(files)),
         merge_file=merges,
     )
@@ -91,7 +91,8 @@ def write_tokenizer_config(work: Workplace, config: TokenizerConfig, tokenizer: 
     content = dict(tokenizer.names)
     rest: dict[str, object] = {"clean_up_tokenization_spaces": False, "model_max_length": context}
     siblings = read_siblings(config.vocab_file.parent)
-    if not _is_spiece(config):  # whose names come from the model; a class would change how it works
+    # The names of a SentencePiece model come from the model, and a class would change how it works.
+    if not is_spiece(config.vocab_file, config.tokenizer_type):
         if content and siblings is not None:
             rest["tokenizer_class"] = siblings.class_name
         else:
@@ -125,8 +126,3 @@ def check_tokenizer(source: Tokenizer, target: TokenizerConfig, folder: Path, te
             hint="Name the tokenizer's own file with --tokenizer FILE. If that changes nothing, please report it.",
         )
     return encoded
-
-
-def _is_spiece(config: TokenizerConfig) -> bool:
-    """Whether it is a SentencePiece model, whatever the configuration calls a ``.model`` file."""
-    return is_spiece(config.vocab_file) or config.tokenizer_type.lower() == SPIECE_TYPE.lower()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 from neoxrun.config.limits import PREFILL_TOKENS
 from neoxrun.engine.engine import Engine
@@ -13,6 +14,7 @@ from neoxrun.engine.runner import Launched, Runner
 from neoxrun.engine.scheduler import Scheduler
 from neoxrun.engine.scoring import Row, Scored
 from neoxrun.engine.steps import Step
+from neoxrun.errors import RankError
 from neoxrun.model.gpt_neox import Stage
 
 
@@ -24,6 +26,8 @@ class Replica:
 
     Attributes:
         pulse: what this rank is doing.
+        in_step: whether the ranks are ready for the next instruction; not during one, nor after one has failed on this
+            rank, when what the others have done of it is not known.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -31,6 +35,7 @@ class Replica:
         self._channel = Channel(runner.mesh)
         self._pages: Pages | None = None
         self.pulse = Pulse()
+        self.in_step = True
 
     @property
     def runner(self) -> Runner:
@@ -62,7 +67,7 @@ class Replica:
         """
         reserve = Reserve(slots, length)
         before = self._runner.caches  # not the cache, which would live on while the next is allocated
-        with self.pulse:
+        with self.pulse, self._all_ranks():
             self._channel.send(reserve)
             self._runner.execute(reserve)
         if self._pages is None or self._runner.caches != before:
@@ -77,8 +82,9 @@ class Replica:
     def free_cache(self) -> None:
         """Give the cache's memory back, for larger passes of scoring; on the leader, when no engine is open."""
         if self.holds_cache:
-            self._channel.send(FreeCache())
-            self._runner.execute(FreeCache())
+            with self._all_ranks():
+                self._channel.send(FreeCache())
+                self._runner.execute(FreeCache())
             self._pages = None
 
     def score(self, rows: list[Row], top: int | None = None) -> list[Scored]:
@@ -91,14 +97,17 @@ class Replica:
             top: give each token's log-probability, and those of this many of the most likely tokens at its position;
                 None: sums only, which is less to copy and to send.
         """
-        with self.pulse:
+        with self.pulse, self._all_ranks():
             self._channel.send(Score(rows, top))
             return self._runner.score(rows, top)
 
     def follow(self) -> None:
-        """Carry out the leader's instructions until it releases its followers."""
+        """Carry out the leader's instructions until it releases its followers.
+
+        A refused ``Reserve`` is the leader's to report: all ranks agree on it, and go on.
+        """
         while not isinstance(instruction := self._channel.receive(), ReleaseFollowers):
-            with self.pulse:
+            with self.pulse, suppress(*([RankError] if isinstance(instruction, Reserve) else [])):
                 self._runner.execute(instruction)
 
     def release_followers(self) -> None:
@@ -106,7 +115,19 @@ class Replica:
         self._channel.send(ReleaseFollowers())
 
     def _launch(self, step: Step) -> Launched:
-        self._channel.send(step)
-        launched = self._runner.execute(step)
+        with self._all_ranks():
+            self._channel.send(step)
+            launched = self._runner.execute(step)
         assert launched is not None
         return launched
+
+    @contextmanager
+    def _all_ranks(self) -> Iterator[None]:
+        """Around an instruction, on the leader."""
+        self.in_step = False
+        try:
+            yield
+        except RankError:  # the runner's only one is a refused ``Reserve``, on which all ranks agree
+            self.in_step = True
+            raise
+        self.in_step = True

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import create_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
+from neoxrun.terminal.ending import ASKED_TO_END
+
 _FIRST, _NEXT = "> ", ". "
 
 
@@ -23,7 +26,11 @@ class Prompter(Protocol):
     """Asks for prompts."""
 
     def read_prompt(self) -> str | None:
-        """The next prompt, without white space around it; None when there are no more. Ctrl-C drops what was typed."""
+        """The next prompt, without white space around it; None when there are no more. Ctrl-C drops what was typed.
+
+        Raises:
+            KeyboardInterrupt: SIGTERM has asked this process to end.
+        """
 
 
 def prompter(prompt_end: str, *, keep_history: bool) -> Prompter:
@@ -48,10 +55,12 @@ class PipePrompter:
     def read_prompt(self) -> str | None:
         """See ``Prompter``."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        _check_asked_to_end()
         while self._end not in self._read:
             try:
                 line = sys.stdin.readline()
             except KeyboardInterrupt:
+                _check_asked_to_end()
                 self._read = ""
                 continue
             if not line:
@@ -84,8 +93,10 @@ class TerminalPrompter:
         """See ``Prompter``."""
         typed = ""
         while True:
+            _check_asked_to_end()
             try:
-                typed += self._session.prompt(_NEXT if typed else _FIRST)
+                with _wakeup_kept():
+                    typed += self._session.prompt(_NEXT if typed else _FIRST)
             except KeyboardInterrupt:
                 typed = ""
                 continue
@@ -97,6 +108,21 @@ class TerminalPrompter:
             before, found, _ = typed.partition(self._end)
             if found:
                 return before.strip()
+
+
+def _check_asked_to_end() -> None:
+    if ASKED_TO_END.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _wakeup_kept() -> Iterator[None]:
+    """Give signals back to whoever has read them from a pipe: prompt_toolkit's event loop takes them, and forgets."""
+    before = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
 
 def _terminal_size() -> Size:

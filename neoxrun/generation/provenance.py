@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +13,16 @@ from neoxrun.generation.lines import OTHER_OUTPUT, check_output, unwritable
 from neoxrun.version import __version__
 
 Provenance = Mapping[str, Any]
-"""What made records, as JSON values. ``checkpoint`` and ``earlier`` are for people; all else is compared."""
+"""What made records, as JSON values. ``checkpoint`` and ``earlier`` are for people; all else is compared.
+
+``own`` are checksums of the parameters that prompts set themselves, by id. ``input`` covers them, too, so they are
+compared only where records are continued, those of prompts that have records.
+"""
 
 _INPUT: Final = "input"
-_FOR_PEOPLE: Final = ("checkpoint", "earlier")
+_TRUNCATE: Final = "truncate"
+_OWN: Final = "own"
+_NOT_COMPARED: Final = ("checkpoint", "earlier", _OWN)
 
 
 def provenance_of(
@@ -78,18 +84,21 @@ def check_continuing(
     source: str | None,
     unfinished: Path | None = None,
     *,
+    answered: Collection[str | int] = (),
     anyway: bool,
     hint: str,
 ) -> Provenance:
     """Refuse to add records to those of another model or way to run it; returns the provenance of them all.
 
-    The input is not compared, since the records themselves say what they belong to. Records without a provenance are
-    continued: earlier versions wrote none.
+    Of the input only the parameters of answered prompts are compared: the records themselves say to which texts they
+    belong. No record of a run without --truncate depends on it, since what was too long is tried again. Records
+    without a provenance are continued: earlier versions wrote none.
 
     Args:
         output: the file of records.
         made: the work that is asked for.
         source, unfinished: as for ``check_replacing``.
+        answered: ids of the prompts that have records.
         anyway: refuse nothing.
         hint: what to do where they are refused.
 
@@ -104,6 +113,11 @@ def check_continuing(
         return {**made, "earlier": ["unknown"]}
     different = _differences(before, made)
     different.pop(_INPUT, None)
+    if before.get(_TRUNCATE) is None:
+        different.pop(_TRUNCATE, None)
+    if "command" not in different and (changed := _changed_parameters(before, made, answered)):
+        more = f" and of {len(changed) - 1} more" if len(changed) > 1 else ""
+        different[_OWN] = f"the parameters of the prompt {changed[0]}{more} differ"
     if not anyway:
         _refuse(output, different, hint)
     earlier = before.get("earlier") or []
@@ -164,13 +178,21 @@ def _differences(before: Provenance, made: Provenance) -> dict[str, str]:
     old, new = _flat(before), _flat(made)
     found = {}
     for key in sorted(dict.fromkeys([*new, *old]), key=lambda key: key == _INPUT):
-        if key not in _FOR_PEOPLE and old.get(key) != new.get(key):
+        if key not in _NOT_COMPARED and old.get(key) != new.get(key):
             found[key] = f"{key} was {_shown(key, old, before)}, is {_shown(key, new, made)}"
     if "command" in found:  # the rest has other keys
         return {"command": found["command"]}
     if _INPUT in found:
         found[_INPUT] = f"the {'texts' if made['command'] == 'score' else 'prompts'} differ"
     return found
+
+
+def _changed_parameters(before: Provenance, made: Provenance, answered: Collection[str | int]) -> list[str]:
+    """The ids, as JSON, of answered prompts that set other parameters themselves."""
+    old, new = before.get(_OWN), made.get(_OWN)
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return []
+    return [key for key in sorted(map(json.dumps, answered)) if old.get(key) != new.get(key)]
 
 
 def _shown(key: str, flat: Mapping[str, Any], whole: Provenance) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from neoxrun.errors import DataError
@@ -27,10 +28,9 @@ def read_table(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
     first = next(lines, "")
     if delimiter == "," and "," not in first:
         delimiter = next((other for other in (";", "\t") if other in first), ",")
-    names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    check_columns(names, f"{name}:1")
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    begin = 2
+    rows = csv.reader(chain([first] if first else [], lines), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    begin = 1
     while True:
         try:
             cells = next(rows, None)
@@ -44,7 +44,10 @@ def read_table(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
             ) from None
         if cells is None:
             return
-        if cells:
+        if names is None:
+            names = [cell.strip() for cell in cells]
+            check_columns(names, f"{name}:1")
+        elif cells:
             if len(cells) != len(names):
                 raise DataError(
                     f"this row has {counted(len(cells), 'cell')}, and the first line has "
@@ -54,7 +57,7 @@ def read_table(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
                     hint="The first line names the columns. A cell that has the separator in it is quoted.",
                 )
             yield Row(dict(zip(names, cells, strict=True)), name, begin, cells=True)
-        begin = rows.line_num + 2
+        begin = rows.line_num + 1
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:

@@ -119,8 +119,11 @@ def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or removed by its owner at this moment
             old = time.time() - folder.stat().st_mtime > _SETTLED_SECONDS
-            if old and (folder / _FILE).is_file() and _lock(folder) is not None:
-                shutil.rmtree(folder)
+            if old and (folder / _FILE).is_file() and (descriptor := _lock(folder)) is not None:
+                try:
+                    shutil.rmtree(folder)
+                finally:
+                    os.close(descriptor)
 
 
 @dataclass(frozen=True)

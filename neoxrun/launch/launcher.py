@@ -21,7 +21,7 @@ from neoxrun.launch.job import Job
 from neoxrun.launch.termination import hold_interrupts, release_interrupts
 from neoxrun.launch.world import existing_world, rendezvous_of
 from neoxrun.planning.devices import cpu_device
-from neoxrun.terminal.log import log
+from neoxrun.terminal.log import finish_line, log
 
 PROGRAM: Final = (sys.executable, "-m", "neoxrun.launch.start")
 """Starts ``start``; a role and the job's folder follow."""
@@ -39,7 +39,7 @@ def run_job(job: Job) -> NoReturn:
     role, environment = role_and_environment(job)
     folder = job.save()
     sys.stdout.flush()
-    sys.stderr.flush()
+    finish_line()
     hold_interrupts()
     try:
         os.execve(sys.executable, [*PROGRAM, role, str(folder)], environment)

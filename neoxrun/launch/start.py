@@ -145,7 +145,7 @@ def _end_with(parent: int) -> None:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    sys.stderr.flush()
+    log.finish_line()
     # Not sys.exit: a thread of gloo's that asks for Python's lock while the interpreter is taken down aborts the rank
     # ("terminate called without an active exception"), and a rank that has done its work would count as dead.
     os._exit(code)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 from neoxrun.errors import Interrupted, NeoxrunError, Terminated
+from neoxrun.terminal.ending import ASKED_TO_END
 
 TOLD: Final = signal.SIGUSR1
 """What the agent sends to its ranks in place of SIGTERM, with which torchrun ends them at once when another failed."""
@@ -59,13 +60,16 @@ class Termination:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        signal.signal(number, lambda *_: None)  # with a handler of Python's, the number is written to the pipe
+        # With a handler of Python's, the number is written to the pipe at once, even in a long call. An event loop has
+        # a pipe of its own for as long as it runs, so the handler writes the number, too.
+        signal.signal(number, lambda *_: os.write(writing, bytes([number])))
         threading.Thread(target=self._watch, args=(reading, number, leave), daemon=True).start()
 
     def _watch(self, reading: int, number: signal.Signals, leave: Callable[[], NoReturn] | None) -> None:
         while os.read(reading, 1)[0] != number:
             pass  # Ctrl-C
         self.raised = True
+        ASKED_TO_END.set()
         os.kill(os.getpid(), signal.SIGINT)
         if leave is not None:
             time.sleep(_GRACE_SECONDS)

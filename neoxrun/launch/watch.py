@@ -1,7 +1,8 @@
 """Ends a job of which a rank is stuck: in a pass that does not end, or without any sign of life.
 
-Each rank has a thread that looks at its own pass and, through files in the job's folder, at the other ranks of its
-host. The first to see a rank stuck says which it is, with the stack that the rank itself shows, and ends.
+Each rank has a thread that looks at its own pass and, through files in the job's folder, for signs of life of the other
+ranks of its host. A rank whose pass does not end says so itself; only one without a sign of life is named, and ended,
+by the first of the others to notice. How many passes other ranks have made proves nothing: replicas work on their own.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class _Seen:
 
     Attributes:
         pid: its process.
-        passes: how many passes it has begun.
+        replica: the one that it belongs to.
         state: what it has written last.
         seconds: how long that has stayed the same.
     """
 
     pid: int
-    passes: int
+    replica: int
     state: str
     seconds: float = 0.0
 
@@ -53,6 +54,7 @@ class Watch:
     Args:
         pulse: of this rank.
         rank: its number.
+        replica: the one that it belongs to.
         timeout: seconds after which a rank is stuck.
         folder: the job's, in which the ranks of this host see each other; None: this rank watches only itself.
         on_cpu: the ranks compute on the CPU, where computing shows.
@@ -65,6 +67,7 @@ class Watch:
         pulse: Pulse,
         rank: int,
         *,
+        replica: int,
         timeout: float,
         folder: Path | None,
         on_cpu: bool,
@@ -72,7 +75,7 @@ class Watch:
         report: Callable[[RankError], None],
     ) -> None:
         self._pulse, self._rank, self._timeout, self._folder = pulse, rank, timeout, folder
-        self._on_cpu, self._kept, self._report = on_cpu, kept, report
+        self._replica, self._on_cpu, self._kept, self._report = replica, on_cpu, kept, report
         self._interval = min(timeout / _CHECKS, _LONGEST_CHECK)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -105,9 +108,10 @@ class Watch:
                 pass_before, stuck = self._pulse.passes, 0.0
             else:
                 stuck += elapsed
-            silence = max((seen.seconds for seen in self._seen.values()), default=0.0)
-            if max(silence, stuck) >= self._timeout:
-                stuck_rank = self._slowest()
+            stuck_rank = self._silent_rank(stuck)
+            if stuck_rank is None and stuck >= self._timeout:
+                stuck_rank = self._rank
+            if stuck_rank is not None:
                 error = self._error(stuck_rank)
                 self._report(error)
                 if stuck_rank != self._rank:  # what is stopped would not end by itself
@@ -121,15 +125,19 @@ class Watch:
         working = self._cpu_seconds - before > _BUSY_SHARE * self._interval
         self._checks += 1
         if self._folder is not None:
-            state = [os.getpid(), self._pulse.passes, working, self._checks]
+            state = [os.getpid(), self._replica, working, self._checks]
             unfinished = self._folder / f"rank-{self._rank}.alive-unfinished"
-            with contextlib.suppress(OSError):
+            alive = self._folder / f"rank-{self._rank}.alive"
+            try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._folder / f"rank-{self._rank}.alive")
+                unfinished.replace(alive)
+            except OSError:  # the disk is full: an old sign would look like silence
+                with contextlib.suppress(OSError):
+                    alive.unlink()
         return working
 
     def _look_at_others(self, elapsed: float) -> bool:
-        """Note what the other ranks of this host have written; whether one of them is computing."""
+        """Note what the other ranks of this host have written; whether one of this replica is computing."""
         if self._folder is None:
             return False
         found: dict[int, _Seen] = {}
@@ -139,21 +147,26 @@ class Watch:
             if rank == self._rank:
                 continue
             text = path.read_text()
-            pid, passes, working, _ = json.loads(text)
+            pid, replica, working, _ = json.loads(text)
             before = self._seen.get(rank)
             same = before is not None and before.state == text
-            found[rank] = _Seen(pid, passes, text, before.seconds + elapsed if before and same else 0.0)
-            computing |= working and not same
+            found[rank] = _Seen(pid, replica, text, before.seconds + elapsed if before and same else 0.0)
+            computing |= working and not same and replica == self._replica
         self._seen = found
         return computing
 
-    def _slowest(self) -> int:
-        """The rank that the others wait for: one without a sign of life, or that has begun the fewest passes."""
-        silent = {rank: seen.seconds for rank, seen in self._seen.items() if seen.seconds > self._timeout / 2}
-        if silent:
-            return max(silent, key=lambda rank: silent[rank])
-        passes = {rank: seen.passes for rank, seen in self._seen.items()} | {self._rank: self._pulse.passes}
-        return min(passes, key=lambda rank: (passes[rank], rank != self._rank))
+    def _silent_rank(self, stuck: float) -> int | None:
+        """A rank without a sign of life, the longest silent first; None if there is none.
+
+        Where this rank has been stuck for too long, a rank of its replica that fell silent meanwhile is why.
+        """
+        silent = {
+            rank: seen.seconds
+            for rank, seen in self._seen.items()
+            if seen.seconds >= self._timeout
+            or (stuck >= self._timeout and seen.replica == self._replica and seen.seconds > self._timeout / 2)
+        }
+        return max(silent, key=lambda rank: silent[rank], default=None)
 
     def _error(self, rank: int) -> RankError:
         pid = os.getpid() if rank == self._rank else self._seen[rank].pid

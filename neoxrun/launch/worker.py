@@ -128,6 +128,7 @@ def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> Abstra
     return Watch(
         session.replica.pulse,
         rank,
+        replica=session.mesh.replica,
         timeout=job.stall_timeout,
         folder=folder,
         on_cpu=session.mesh.device.type == "cpu",

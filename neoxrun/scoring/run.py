@@ -30,8 +30,8 @@ from neoxrun.terminal.words import counted
 from neoxrun.tokenizer import END_OF_DOCUMENT
 
 _ENCODED_DOCUMENTS, _ENCODED_LETTERS = 256, 2**20  # that are encoded together
-# Records are written after a few tokens of each replica at first, then after twice as many, and so on: the last pass of
-# a batch is half empty on average. What an interrupted run loses should not take longer than this, though.
+# Records are written after a few tokens of each replica at first, then after two or four times as many, and so on: the
+# last pass of a batch is half empty on average. What an interrupted run loses should not take longer than this, though.
 _FIRST_TOKENS, _MOST_PASSES = 1024, 32
 _BATCH_SECONDS = 5
 _MOST_TOKENS = 2**19  # of a batch: Python needs about 200 bytes for each
@@ -147,8 +147,9 @@ class DocumentScorer:
         for batch in self._batches(documents):
             start = time.perf_counter()
             complete = self._score(batch, stopped)
-            if time.perf_counter() - start < _BATCH_SECONDS:
-                self._batch_tokens *= 2
+            seconds = time.perf_counter() - start
+            if seconds < _BATCH_SECONDS:
+                self._batch_tokens *= 4 if seconds < _BATCH_SECONDS / 4 else 2
             for document in batch[:complete]:
                 yield self._maker.record(document)
             if complete < len(batch) or stopped():

@@ -66,9 +66,9 @@ class EngineLoop:
         """Answer messages until ``Close``, or until an error that this rank cannot recover from.
 
         Raises:
-            Exception: one of several ranks has failed, so that they are no longer in step.
+            Exception: it struck in the middle of what several ranks do together, so that they are no longer in step.
         """
-        while self._take_in():
+        while self._take_in(wait=True):
             self._turn()
 
     def run_until_idle(self) -> None:
@@ -78,15 +78,15 @@ class EngineLoop:
             Exception: see ``run``.
         """
         while not self.inbox.empty() or self.busy:
-            self._take_in()
+            self._take_in(wait=False)
             self._turn()
         self._close_engine()
 
-    def _take_in(self) -> bool:
-        """Take the messages that have come, or wait for one if there is nothing to do; False after ``Close``."""
+    def _take_in(self, *, wait: bool) -> bool:
+        """Take the messages that have come, or ``wait`` for one if there is nothing to do; False after ``Close``."""
         while True:
             try:
-                message = self.inbox.get(block=not self.busy)
+                message = self.inbox.get(block=wait and not self.busy)
             except Empty:
                 return True
             match message:
@@ -109,7 +109,7 @@ class EngineLoop:
             if self._scoring:
                 self._emit(self._score())
         except Exception as error:
-            if self._session.mesh.replica_group is not None:
+            if self._session.mesh.replica_group is not None and not self._session.replica.in_step:
                 raise  # what the other ranks have done of it is not known
             self._fail_all(classify(error, 0))
             self._discard_engine()
@@ -118,7 +118,8 @@ class EngineLoop:
         events: list[Event] = []
         if self._waiting:
             events += self._make_room()
-        assert self._texts is not None, "there is work"
+        if self._texts is None:
+            return events
         while self._waiting and self._texts.engine.free_slots > 0:
             number, work = self._waiting.popitem(last=False)
             self._under_way[number] = work
@@ -130,46 +131,57 @@ class EngineLoop:
     def _make_room(self) -> list[Event]:
         """Have an engine that is large enough for the work, as far as memory allows.
 
-        A larger one takes over the texts of the one before, and computes their tokens once more.
+        A larger one takes over the texts of the one before, and computes their tokens once more. There is none where
+        none of the texts fits.
         """
-        engine = None if self._texts is None else self._texts.engine
-        slots, length = min(self._most, len(self._under_way) + len(self._waiting)), self._longest
-        if engine is not None:
-            if slots <= engine.slots and length <= engine.length:
-                return []
-            slots, length = max(slots, engine.slots), max(length, engine.length)
-        slots, length = _rounded(slots, 1, self._most), _rounded(length, _LEAST_LENGTH, self._session.max_context)
-        before = None if engine is None else (engine.slots, engine.length)
-        refusal: RankError | None = None
+        refused: list[Event] = []
+        if self._texts is None:
+            opened = self._open(0, 0, refused)
+            if opened is not None:
+                self._texts = AnswerLoop(opened, self._session.tokenizer)
+            return refused
+        engine = self._texts.engine
+        slots, length = engine.slots, engine.length
+        if min(self._most, len(self._under_way) + len(self._waiting)) <= slots and self._longest <= length:
+            return []
 
         def open_next() -> Engine:
-            nonlocal refusal
+            opened = self._open(slots, length, refused)
+            assert opened is not None, "there was one of this length"
+            return opened
+
+        answers = self._texts.move(open_next)
+        return [*self._events(answers), *refused]
+
+    def _open(self, least_slots: int, least_length: int, refused: list[Event]) -> Engine | None:
+        """An engine for the texts, without those that are too long for the memory, which are added to ``refused``.
+
+        None where no text is left, and ``least_length`` is 0.
+        """
+        slots = max(least_slots, min(self._most, len(self._under_way) + len(self._waiting)))
+        slots, length = _rounded(slots, 1, self._most), self._rounded_length(max(least_length, self._longest))
+        while True:
             try:
-                return self._open(slots, length)
+                engine = self._session.start_engine(requests=slots, length=length, batch_size=self._most)
             except RankError as error:
-                if before is None:
+                for work in [work for work in self._waiting.values() if self._tokens(work) >= length]:
+                    del self._waiting[work.number]
+                    refused.append(Failed(work.number, error))
+                self._longest = max(map(self._tokens, self._waiting.values()), default=0)
+                needed = max(least_length, self._longest)
+                if needed >= length:
                     raise
-                refusal = error
-                return self._open(*before)
+                if not needed:
+                    return None
+                rounded = self._rounded_length(needed)
+                length = rounded if rounded < length else needed
+            else:
+                if engine.slots < slots:  # it is all that fits
+                    self._most = engine.slots
+                return engine
 
-        answers: list[Answer] = []
-        if self._texts is None:
-            self._texts = AnswerLoop(open_next(), self._session.tokenizer)
-        else:
-            answers = self._texts.move(open_next)
-        opened = self._texts.engine
-        events = self._events(answers)
-        if refusal is not None:
-            for work in [work for work in self._waiting.values() if self._tokens(work) > opened.length]:
-                del self._waiting[work.number]
-                events.append(Failed(work.number, refusal))
-            self._longest = min(self._longest, opened.length)
-        elif opened.slots < slots:  # it is all that fits
-            self._most = opened.slots
-        return events
-
-    def _open(self, slots: int, length: int) -> Engine:
-        return self._session.start_engine(requests=slots, length=length, batch_size=self._most)
+    def _rounded_length(self, tokens: int) -> int:
+        return _rounded(tokens, _LEAST_LENGTH, self._session.max_context)
 
     def _tokens(self, work: TextWork) -> int:
         return min(len(work.prompt) + work.params.maximum_tokens, self._session.max_context)
@@ -230,6 +242,8 @@ class EngineLoop:
 
     def _discard_engine(self) -> None:
         """After a failure in the middle of a step: nothing of the engine and its cache is used again."""
+        if self._session.mesh.replica_group is not None:
+            self._close_engine()  # tokens that other ranks have sent would be taken for those of the next step
         self._texts = None
         self._session.replica.free_cache()
 

@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final, TextIO
 
-_FROM_RANK: Final = re.compile(r"\[rank (\d+)\] ?(.*)", re.DOTALL)
+_MARK: Final = re.compile(r"\[rank (\d+)\] ?")  # of a rank's line
 _OPTION: Final = "--log-format"
 
 
 def asks_for_json(words: Sequence[str]) -> bool:
     """Whether a command line asks for JSON, before it is parsed: it may be wrong, which is a message as well."""
-    return f"{_OPTION}=json" in words or (_OPTION, "json") in pairwise(words)
+    options = [word.replace("_", "-") for word in words]  # both are taken
+    return f"{_OPTION}=json" in options or (_OPTION, "json") in pairwise(options)
 
 
 def json_line(level: str, rank: int | None, message: str, **more: Any) -> str:
@@ -71,11 +72,16 @@ class JsonStream(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write the lines that are complete with ``text``."""
         with self._lock:
-            *lines, self._begun = (self._begun + text).split("\n")
+            *lines, begun = (self._begun + text).split("\n")
+            self._begun = self._last_drawn(begun)
             whole = [self._converted(line) for line in lines]
             self._stream.write("".join(f"{line}\n" for line in whole if line))
             self._stream.flush()
         return len(text)
+
+    def finish(self) -> None:
+        """Write the line that is not complete, as nothing will end it. ``flush`` is called at other times, too."""
+        self.write("\n")
 
     def fileno(self) -> int:
         """That of the real one."""
@@ -85,11 +91,20 @@ class JsonStream(io.TextIOBase):
         """No: nothing is drawn here."""
         return False
 
+    @staticmethod
+    def _last_drawn(line: str) -> str:
+        """What a line that is not complete comes to: its mark, and what was drawn over the rest."""
+        marked = _MARK.match(line)
+        start = marked.end() if marked else 0
+        drawn = line[start:].rstrip("\r")
+        returned = "\r" if line.endswith("\r") else ""  # maybe of a line end that is \r\n
+        return line[:start] + drawn.rpartition("\r")[2] + returned
+
     def _converted(self, line: str) -> str:
         rank = self._rank
-        if (found := _FROM_RANK.fullmatch(line)) is not None:
-            rank, line = int(found[1]), found[2]
+        if (found := _MARK.match(line)) is not None:
+            rank, line = int(found[1]), line[found.end() :]
         if line.startswith('{"time": '):
             return line
-        line = line.rpartition("\r")[2].strip()  # after what was drawn over
+        line = line.rstrip("\r").rpartition("\r")[2].strip()  # after what was drawn over
         return json_line("info", rank, line) if line else ""

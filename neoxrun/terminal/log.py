@@ -55,6 +55,14 @@ def error_text(error: NeoxrunError, rank: int | None = None, *, verbose: bool) -
     return json_line("error", rank, error.message, **facts)
 
 
+def finish_line() -> None:
+    """Write what is left on stderr of a line without an end; before this process ends or is replaced."""
+    if isinstance(sys.stderr, JsonStream):
+        sys.stderr.finish()
+    else:
+        sys.stderr.flush()
+
+
 def details_of(error: BaseException) -> None:
     """The traceback of an exception, where details are asked for (-v).
 

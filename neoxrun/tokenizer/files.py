@@ -118,7 +118,7 @@ def vocabulary_size(config: TokenizerConfig) -> int | None:
 
 def _kind(config: TokenizerConfig) -> str:
     """The type, as GPT-NeoX calls it; a ``.model`` file is SentencePiece's, whatever the configuration calls it."""
-    if is_spiece(config.vocab_file):
+    if is_spiece(config.vocab_file, config.tokenizer_type):
         return SPIECE_TYPE
     kind = _TYPES.get(config.tokenizer_type.lower())
     if kind is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from operator import itemgetter
 from pathlib import Path
 
@@ -41,6 +42,35 @@ def test_dialogue_at_a_terminal(tp: str, tmp_path: Path) -> None:
         terminal.type("\x04")
         assert terminal.command.process.wait(10) == 0
         terminal.command.check_all_gone()
+
+
+@pytest.mark.parametrize("tp", ["1", "2"])
+def test_sigterm_ends_a_dialogue(tp: str, tmp_path: Path) -> None:
+    """At a prompt that is not the first, and not by the few seconds after which a process ends in any case."""
+    with dialogue(tmp_path, "--tp", tp, "-q", "--maximum-tokens", "5") as terminal:
+        terminal.read_until(r"> ")
+        terminal.type("import os" + ENTER)
+        terminal.read_until(r"\n> ")
+        terminal.type("half a line")
+        terminal.read_until(r"half a line")
+        terminal.command.process.send_signal(signal.SIGTERM)
+        terminal.read_until(r"error: ended by SIGTERM", within=4)
+        assert terminal.command.process.wait(4) == 143
+        terminal.command.check_all_gone()
+
+
+def test_sigterm_ends_an_answer_and_the_dialogue(tmp_path: Path) -> None:
+    with dialogue(tmp_path, "--tp", "1", "-q", *LONG) as terminal:
+        for _ in range(2):
+            terminal.read_until(r"> ")
+            terminal.type("import os" + ENTER)
+            terminal.read_until(r"import sys\n")
+            terminal.type("\x03")
+        terminal.read_until(r"> ", within=5)
+        terminal.type("import os" + ENTER)
+        terminal.read_until(r"import sys\n")
+        terminal.command.process.send_signal(signal.SIGTERM)
+        assert terminal.command.process.wait(4) == 143
 
 
 GREEDY = ("--tp", "1", "--dtype", "fp32", "--temperature", "0")

@@ -84,6 +84,20 @@ def test_resume_continues_only_what_the_same_model_made(tmp_path: Path, snapshot
     assert (made["dtype"], [one["dtype"] for one in made["earlier"]]) == ("bf16", ["fp32"])
 
 
+def test_resume_does_not_mix_the_sampling_of_single_prompts(tmp_path: Path) -> None:
+    file, prompts = tmp_path / "out.jsonl", tmp_path / "prompts.jsonl"
+    work = ("generate", "demo", "-i", prompts, "--tp", "1", "--maximum-tokens", "2", "-q", "-o", file)
+    prompts.write_text('{"id": "a", "prompt": "import os", "temperature": 0.75}\n{"id": "b", "prompt": "x"}\n')
+    neoxrun(*work).check_success()
+    for changed in ('"temperature": 0.25', '"seed": 3', '"top_k": 4, "temperature": 0.75', '"extra": 1'):
+        rows = f'{{"id": "a", "prompt": "import os", {changed}}}\n{{"id": "b", "prompt": "x"}}\n'
+        prompts.write_text(rows)
+        error = neoxrun(*work, "--resume").check_error(4, "--resume-anyway").err
+        assert 'the parameters of the prompt "a" differ' in error
+    prompts.write_text('{"id": "b", "prompt": "x"}\n{"id": "a", "prompt": "import os", "temperature": 0.75, "k": 1}\n')
+    neoxrun(*work, "--resume").check_success()
+
+
 def test_what_would_replace_or_continue_is_one_of_three(tmp_path: Path) -> None:
     neoxrun(*WORK, "-o", tmp_path / "out", "--resume", "--overwrite", stdin="x\n").check_error(2, "--resume")
 

@@ -81,6 +81,34 @@ def test_ctrl_c_reaches_the_call_and_not_the_ranks(llm: LLM) -> None:
     assert {os.getpgid(rank) for rank in ranks}.isdisjoint({os.getpgid(0)})
 
 
+def test_a_text_for_which_there_is_no_memory_does_not_end_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks have room for 300 tokens, by a module that Python imports when it starts."""
+    demo_bytes = 6 * 192 * 2 * 4 // 2  # of a token on each of two ranks: keys and values of 6 layers, in fp32
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'rank' in sys.orig_argv:\n"
+        "    from neoxrun.engine import session\n"
+        f"    session._cache_bytes = lambda *_: {300 * demo_bytes}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with LLM("demo", device="cpu", dtype="fp32") as one:
+        right = one.generate("import os", temperature=0, max_tokens=9).text
+        scores = one.score([("import", " os")])
+    with LLM("demo", tp=2, device="cpu", dtype="fp32") as llm:
+        asked = [llm.submit("import os", temperature=0, max_tokens=tokens) for tokens in (400, 9)]
+        with pytest.raises(RankError, match="one sequence of 40") as caught:
+            asked[0].result(60)
+        assert caught.value.code == "out_of_memory"
+        assert asked[1].result(60).text == right
+        with pytest.raises(RankError, match="one sequence of 40"):
+            llm.generate("import os", max_tokens=400)
+        assert llm.generate("import os", temperature=0, max_tokens=9).text == right
+        assert llm.score([("import", " os")])[0].logprob == pytest.approx(scores[0].logprob, abs=1e-4)
+        assert len(ranks_of(folder_of(llm))) == 2
+
+
 def test_a_thread_that_ends_does_not_take_the_ranks_with_it() -> None:
     """The kernel would, if that thread had started them."""
     made: list[LLM] = []

@@ -106,7 +106,7 @@ def test_no_memory_for_the_weights(snapshot: Snapshot) -> None:
             "fp32",
         ),
         *("--set", "num_layers=12", "--set", "hidden_size=2048", "--set", "num_attention_heads=16"),
-        preexec=at_most(resource.RLIMIT_AS, 1024**3),
+        preexec=at_most(resource.RLIMIT_AS, 1088 * 2**20),
     )
     snapshot(result.check_error(5, "out of memory", "rank 0", "50 MB", "neoxrun plan"))
 

@@ -268,14 +268,36 @@ def test_an_error_of_one_request_does_not_touch_the_others(llm: LLM, monkeypatch
     assert second.result(60).text == right
 
 
-def test_a_failure_of_a_step_ends_its_requests_only(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_a_step_ends_all_that_is_there_and_not_the_model(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores too: what a failed step leaves of the memory is not known."""
     right = llm.generate("class Queue:", temperature=0, max_tokens=5).text
-    with monkeypatch.context() as patch:
-        patch.setattr(Choice, "read", lambda self: (_ for _ in ()).throw(MemoryError()))
-        with pytest.raises(RankError, match="out of memory") as caught:
-            llm.generate(["import os", "x"], max_tokens=5)
-    assert caught.value.code == "out_of_memory"
+    read = Choice.read
+    reached, go_on = threading.Event(), threading.Event()
+
+    def fail_second(self: Choice) -> list[Sampled]:
+        if reached.is_set():
+            raise MemoryError
+        reached.set()
+        assert go_on.wait(60)
+        return read(self)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(Choice, "read", fail_second)
+        asked = [llm.submit("import os", max_tokens=5, ignore_eos=True)]
+        assert reached.wait(60)
+        asked.append(llm.submit("x", max_tokens=5))
+        scored = threads.submit(llm.score, [("import", " os")])
+        while loop_of(llm).inbox.qsize() < 2:
+            time.sleep(0.01)
+        go_on.set()
+        for future in (*asked, scored):
+            with pytest.raises(RankError, match="out of memory") as caught:
+                future.result(60)
+            assert caught.value.code == "out_of_memory"
     assert llm.generate("class Queue:", temperature=0, max_tokens=5).text == right
+    assert llm.score([("import", " os")])[0].logprob < 0
 
 
 def test_more_and_longer_requests_than_before_are_taken_over(llm: LLM) -> None:

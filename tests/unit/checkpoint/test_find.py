@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.find import find_checkpoint, find_whole_checkpoint
 from neoxrun.checkpoint.writers import save_layer_files
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import ModelConfig
 from neoxrun.errors import CheckpointError
 from support.checkpoints import TINY, random_model
@@ -106,3 +109,28 @@ def test_no_folder_or_an_empty_one_names_the_download(
 def test_finding_needs_no_torch() -> None:
     code = "import sys, neoxrun.checkpoint.find; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_that_is_cut_short_is_found_without_its_tensors(folder: Path, tmp_path: Path) -> None:
+    settings = replace(load_settings(["demo"]), model=TINY, checkpoint=folder)
+    assert find_whole_checkpoint(settings) == find_checkpoint(folder, TINY)
+    path = folder / "global_step10/layer_03-model_01-model_states.pt"
+    whole = path.read_bytes()
+    for content, code, says in (
+        (whole[:-1], "damaged_file", "cut short"),
+        (whole[: len(whole) // 2], "damaged_file", "cut short"),
+        (b"<!DOCTYPE html>", "damaged_file", "web page"),
+        (b"weights", "damaged_file", "not a file written by torch.save"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=says) as caught:
+            find_whole_checkpoint(settings)
+        assert (caught.value.code, caught.value.where) == (code, str(path))
+    tensors = torch.load(folder / "global_step10/layer_03-model_00-model_states.pt", weights_only=True)
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    find_whole_checkpoint(settings)  # it does not say where it ends
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="Is a directory") as caught:
+        find_whole_checkpoint(settings)
+    assert caught.value.code == "unreadable_checkpoint"

@@ -45,3 +45,7 @@ def test_a_sentencepiece_model_is_known_by_its_ending() -> None:
     assert is_spiece(Path("spiece.model"))
     assert not is_spiece("tokenizer.json")
     assert not is_spiece(None)
+    assert is_spiece("a/tok.model", "HFTokenizer")
+    assert is_spiece("vocabulary", "spmtokenizer")
+    assert is_spiece(None, "SPMTokenizer")
+    assert not is_spiece("tokenizer.json", "HFTokenizer")

@@ -21,6 +21,7 @@ from neoxrun.checkpoint.source import LayerSource
 from neoxrun.config.reader import load_settings
 from neoxrun.conversion import convert as module
 from neoxrun.conversion.convert import convert
+from neoxrun.conversion.receipt import describe_receipt
 from neoxrun.errors import CheckpointError, ConfigError, DataError, UsageError
 from support.checkpoints import raw_shards, tiny
 from support.conversions import TOKENIZER, make_folder, order, read_receipt, same_files
@@ -65,8 +66,13 @@ def test_there_and_back(
         again = convert(order(base / "hf", base / "again", "neox", tp=tp, configuration=configuration))
         for found in (receipt, again):
             assert found["equal"]
-            assert found["remains"] == []
             assert found["logits"]["largest_difference"] == 0
+        padding = -rows % tp
+        for found, words in ((receipt, "Left out"), (again, "a softmax over all rows includes them")):
+            assert len(found["remains"]) == bool(padding)
+            assert all(words in text for text in found["remains"])
+        assert again["vocabulary"] == {"rows": rows, "padding": padding}
+        assert json.loads((base / "hf" / "config.json").read_text())["vocab_size"] == rows
         assert same_files(first / "global_step7", base / "again" / "global_step7", "layer_*")
         # Of another split, too.
         convert(order(base / "again", base / "one", "neox", tp=1))
@@ -108,6 +114,37 @@ def test_the_receipt_says_what_remains(tmp_path: Path) -> None:
     rounded = [tensor for tensor in receipt["tensors"] if "rounding" in tensor]
     assert len(rounded) == 27, "13 norms are 1 and 0"
     assert max(tensor["rounding"] for tensor in rounded) < 0.02
+
+
+def test_rows_that_pad_a_vocabulary_are_told_and_taken_back(tmp_path: Path) -> None:
+    """Hugging Face -> 2 ranks -> 4 -> Hugging Face: GPT-NeoX's softmax has the added rows, the way back has not."""
+    convert(order(make_folder(tmp_path / "source", tiny(), rows=61), tmp_path / "hf", "huggingface"))
+    two = convert(order(tmp_path / "hf", tmp_path / "two", "neox", tp=2, configuration=tmp_path / "hf"))
+    assert two["vocabulary"] == {"rows": 61, "padding": 1}
+    (text,) = two["remains"]
+    assert text.startswith("The vocabulary has 1 zero row more than the source's, so that it divides over 2 ranks")
+    assert "its vocabulary ends with 1 zero row, which a softmax includes;" in describe_receipt(tmp_path / "two", two)
+    four = convert(order(tmp_path / "two", tmp_path / "four", "neox", tp=4))
+    assert four["vocabulary"] == {"rows": 61, "padding": 3}
+    back = convert(order(tmp_path / "four", tmp_path / "back", "huggingface"))
+    assert back["remains"] == ["Left out of the vocabulary: 3 zero rows that an earlier conversion added."]
+    assert "zero row" not in describe_receipt(tmp_path / "back", back)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("layer", [0, 5])
+def test_rows_that_have_been_trained_since_stay(tmp_path: Path, layer: int) -> None:
+    source = make_folder(tmp_path / "source", tiny(), rows=61)
+    convert(order(source, tmp_path / "hf", "huggingface"))
+    convert(order(tmp_path / "hf", tmp_path / "two", "neox", tp=2, configuration=tmp_path / "hf"))
+    (path,) = (tmp_path / "two").glob(f"global_step7/layer_{layer + (layer > 0):02d}-model_01*")
+    content = torch.load(path, weights_only=True)
+    next(iter(content.values()))[-1, 3] = 0.5
+    torch.save(content, path)
+    back = convert(order(tmp_path / "two", tmp_path / "back", "huggingface"))
+    assert back["vocabulary"] == {"rows": 62, "padding": 0}
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["vocab_size"] == 62
 
 
 def test_a_folder_of_others_gets_the_names_of_today(tmp_path: Path) -> None:
@@ -274,7 +311,8 @@ def test_the_words_of_a_config_json_come_back(tmp_path: Path) -> None:
 def test_a_receipt_of_another_form_is_passed_over(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", tiny())
     network = '{"config_json": {"hidden_size": 3, "dtype": "int8", "quantization_config": {"a": 1}}}'
-    for content in ("[]", "{", '{"config_json": 3, "source": 4}', network, "[" * 100_000):
+    rows = [f'{{"vocabulary": {{"rows": {value}}}}}' for value in ("0", "-3", "3", '"3"', "null", "2.5", "1e999")]
+    for content in ("[]", "{", '{"config_json": 3, "source": 4}', network, "[" * 100_000, *rows):
         (source / "neoxrun.receipt.json").write_text(content)
         with tempfile.TemporaryDirectory() as name:
             convert(order(source, Path(name) / "hf", "huggingface"))

@@ -120,6 +120,8 @@ def test_a_vocabulary_padded_with_zeros_is_equal(tmp_path: Path) -> None:
     found = compared(odd, tmp_path / "four")
     assert {one.state for one in found.values()} == {"equal"}
     assert found[0, "word_embeddings.weight"].note == "[61, 16] and [64, 16], padded with zeros"
+    text = diff_text([*found.values()], None, 10)
+    assert "\nword_embeddings.weight: [61, 16] and [64, 16], padded with zeros\n" in text
     change(tmp_path / "four", 0, "word_embeddings.weight", 5.0, rank=3)
     assert compared(odd, tmp_path / "four")[0, "word_embeddings.weight"].state == "different"
 

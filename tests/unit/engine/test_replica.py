@@ -13,6 +13,7 @@ from neoxrun.config.sampling import SamplingParams
 from neoxrun.engine import runner
 from neoxrun.engine.messages import ReleaseFollowers, Reserve, Score
 from neoxrun.engine.scoring import Scored
+from neoxrun.errors import RankError
 from support.ranks import Scoring, run_engine
 from support.tiny_models import random_replica, successor
 
@@ -88,7 +89,8 @@ def test_a_cache_is_gone_before_a_larger_one_is_allocated(monkeypatch: pytest.Mo
 
 def test_followers_carry_out_instructions_until_they_are_released() -> None:
     replica = successor(lambda token: token, ROWS, LENGTH)
-    messages = [Reserve(2, 8), Score(SCORING.rows[:1]), ReleaseFollowers(), Reserve(1, 4)]
+    messages = [Reserve(2, 8), Reserve(1, 10**9), Reserve(2, 8), Score(SCORING.rows[:1])]  # one of them is refused
+    messages += [ReleaseFollowers(), Reserve(1, 4)]
 
     class Given:
         """A channel on which all has been said."""
@@ -100,3 +102,14 @@ def test_followers_carry_out_instructions_until_they_are_released() -> None:
     replica.follow()
     assert replica.runner.rows == 2
     assert messages == [Reserve(1, 4)], "what comes later is for the next call"
+
+
+def test_an_instruction_that_fails_in_the_middle_leaves_the_ranks_out_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = random_replica(ROWS, LENGTH)
+    with pytest.raises(RankError):
+        replica.start_engine(slots=1, length=10**9, ends=())
+    assert replica.in_step, "all ranks have refused it"
+    monkeypatch.setattr(replica.stage, "scores", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        replica.score(SCORING.rows)
+    assert not replica.in_step

@@ -75,6 +75,39 @@ def test_other_work_is_refused_with_what_differs(changes: dict[str, Any], says: 
     assert path.read_text() == RECORDS
 
 
+def test_the_parameters_of_answered_prompts_are_compared(tmp_path: Path) -> None:
+    path = made_by(tmp_path / "out", work(own={"0": "aa", '"b"': "bb"}))
+
+    def refusal(own: dict[str, str], answered: list[str | int], *, anyway: bool = False) -> str:
+        try:
+            check_continuing(path, work(own=own), None, answered=answered, anyway=anyway, hint="Do it.")
+        except DataError as error:
+            return error.message
+        return ""
+
+    assert not refusal({"0": "aa", '"b"': "cc"}, [0])
+    assert not refusal({"0": "aa", '"b"': "bb", "5": "dd"}, [0, "b"])
+    assert refusal({"0": "aa", '"b"': "cc"}, [0, "b"]).endswith('the parameters of the prompt "b" differ')
+    assert refusal({}, [0, "b"]).endswith('the parameters of the prompt "b" and of 1 more differ')
+    assert refusal({"0": "aa", '"b"': "bb", "5": "dd"}, [5]).endswith("the parameters of the prompt 5 differ")
+    assert not refusal({}, [0, "b"], anyway=True)
+    check_replacing(path, work(own={"0": "zz"}), None)  # the checksum of the input tells
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says"),
+    [(None, "left", ""), ("left", "left", ""), ("left", "right", "left, is right"), ("left", None, "left, is null")],
+)
+def test_prompts_cut_in_two_ways_do_not_mix(before: str | None, now: str | None, says: str, tmp_path: Path) -> None:
+    path = made_by(tmp_path / "out", work(truncate=before))
+    if says:
+        assert refused(continued, path, work(truncate=now)).message.endswith(f"truncate was {says}")
+    else:
+        assert continued(path, work(truncate=now)) == work(truncate=now)
+    if before != now:
+        assert "truncate was" in refused(check_replacing, path, work(truncate=now), None).message
+
+
 def test_another_version_is_other_work(tmp_path: Path) -> None:
     path = made_by(tmp_path / "out", {**work(), "version": "0.0.1"})
     assert re.search(r"version was 0\.0\.1, is ", refused(continued, path, work()).message)

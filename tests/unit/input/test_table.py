@@ -32,6 +32,12 @@ def test_other_separators() -> None:
     assert read(b"prompt\tid\na,b\t1\n") == expected
 
 
+def test_a_column_name_may_have_a_line_end_in_it() -> None:
+    data = b'"the\nprompt",id\n\na,1\n"b\nc",2\n'
+    assert read(data) == [({"the\nprompt": "a", "id": "1"}, 4), ({"the\nprompt": "b\nc", "id": "2"}, 5)]
+    assert read(b'id;"the\nprompt"\n1;a\n') == [({"id": "1", "the\nprompt": "a"}, 3)]
+
+
 def test_a_cell_may_be_long() -> None:
     assert read(b"prompt\n" + b"x" * 1_000_000) == [({"prompt": "x" * 1_000_000}, 2)]
 
@@ -42,6 +48,7 @@ WRONG = {
     "a quotation without an end": (b'prompt,id\na,1\n"b,2\nc,3\n', "CSV", 3),
     "text after a quotation": (b'prompt,id\n"a" b,2\n', "CSV", 2),
     "a carriage return": (b"prompt\na\n\rb\n", "carriage return", 3),
+    "a quotation without an end among the names": (b'prompt,"id\na,1\n', "CSV", 1),
     "a name twice": (b"prompt,prompt\na,b\n", "two columns", 1),
 }
 

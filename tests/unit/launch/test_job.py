@@ -80,3 +80,19 @@ def test_the_owner_of_a_job_gets_the_error_itself(tmp_path: Path) -> None:
         same = failure_of(other, 0, verbose=False).to_error()
         assert (type(same), same.code, same.exit_code) == (type(other), other.code, other.exit_code)
     failure_of(error, 1, verbose=False).save_as_cause(tmp_path / "removed")
+
+
+def test_removing_what_was_left_keeps_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    work: Any = {"settings": None, "plan": None}
+    for _ in range(3):
+        folder, lock = Job("generate", **work, kept="").save_and_lock()
+        assert lock is not None
+        os.close(lock)
+        os.utime(folder, (0, 0))
+    before = len([*Path("/proc/self/fd").iterdir()])
+    folder, lock = Job("generate", **work, kept="").save_and_lock()
+    assert lock is not None
+    os.close(lock)
+    assert [*tmp_path.iterdir()] == [folder]
+    assert len([*Path("/proc/self/fd").iterdir()]) == before

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +29,43 @@ def report(error):
     print(error.render(verbose=True), flush=True)
 
 pulse = Pulse()
-watch = Watch(pulse, 2, timeout=1.2, folder=FOLDER, on_cpu=ON_CPU, kept="It is kept.", report=report)
-with watch:
+how = dict(timeout=1.2, folder=FOLDER, on_cpu=ON_CPU, kept="It is kept.", report=report)
+with Watch(pulse, RANK, replica=REPLICA, **how):
     WORK
 print("done")
 """
 
 
+def program(work: str, folder: Path | None, *, rank: int = 2, replica: int = 0, on_cpu: bool = True) -> list[str]:
+    words = {
+        "WORK": textwrap.indent(work, "    ").lstrip(),
+        "ON_CPU": str(on_cpu),
+        "FOLDER": "None" if folder is None else f"__import__('pathlib').Path({str(folder)!r})",
+        "RANK": str(rank),
+        "REPLICA": str(replica),
+    }
+    text = PROGRAM
+    for name, word in words.items():
+        text = text.replace(name, word)
+    return [sys.executable, "-c", text]
+
+
 def run(work: str, *, folder: Path | None = None, on_cpu: bool = True) -> tuple[int, str]:
-    program = PROGRAM.replace("WORK", textwrap.indent(work, "    ").lstrip()).replace("ON_CPU", str(on_cpu))
-    program = program.replace("FOLDER", "None" if folder is None else f"__import__('pathlib').Path({str(folder)!r})")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    words = program(work, folder, on_cpu=on_cpu)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert not done.stderr
     return done.returncode, done.stdout
+
+
+@contextlib.contextmanager
+def rank(number: int, replica: int, work: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A rank that is watched and watches, until it ends."""
+    words = program(work, folder, rank=number, replica=replica)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -81,3 +107,35 @@ def test_another_rank_without_a_sign_of_life(tmp_path: Path) -> None:
 def test_a_rank_that_has_done_its_work_is_not_missed(tmp_path: Path) -> None:
     assert run("pass", folder=tmp_path) == (0, "done\n")
     assert run("time.sleep(2)", folder=tmp_path) == (0, "done\n")
+
+
+SHORT_PASSES = "for _ in range(40):\n    with pulse:\n        time.sleep(0.1)"
+STUCK = "pulse.passes = 1000\nwith pulse:\n    waits_for_ever()"
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_live_rank_is_not_blamed_for_a_stuck_one(replica: int, tmp_path: Path) -> None:
+    """However few passes it has made."""
+    with rank(0, 0, SHORT_PASSES, tmp_path) as live, rank(3, replica, STUCK, tmp_path) as stuck:
+        assert stuck.stdout is not None
+        assert stuck.wait(30) == 5
+        assert stuck.stdout.read().startswith("error: rank 3 on ")
+        (tmp_path / "rank-3.alive").unlink()  # here the job goes on
+        assert live.wait(30) == 0
+
+
+def test_what_another_replica_computes_does_not_hide_a_stuck_rank(tmp_path: Path) -> None:
+    with rank(0, 0, "while True:\n    computes()", tmp_path), rank(3, 1, STUCK, tmp_path) as stuck:
+        assert stuck.wait(30) == 5
+
+
+def test_a_rank_waits_for_one_of_its_replica_that_computes(tmp_path: Path) -> None:
+    with rank(0, 1, "computes()", tmp_path), rank(1, 1, "with pulse:\n    time.sleep(3)", tmp_path) as waits:
+        assert waits.wait(30) == 0
+
+
+def test_a_sign_that_cannot_be_written_is_not_an_old_one(tmp_path: Path) -> None:
+    (tmp_path / "rank-2.alive").write_text("[]")
+    (tmp_path / "rank-2.alive-unfinished").mkdir()  # as on a full disk
+    look = f"time.sleep(0.5)\nimport os\nprint(sorted(os.listdir({str(tmp_path)!r})))"
+    assert run(look, folder=tmp_path) == (0, "['rank-2.alive-unfinished', 'rank-2.stack']\ndone\n")

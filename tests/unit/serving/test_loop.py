@@ -87,7 +87,7 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
     events: list[Event] = []
     loop = EngineLoop(session(cache_bytes=200 * TOKEN_BYTES), events.extend)
     loop.inbox.put(work(1, 90))
-    loop._take_in()
+    loop._take_in(wait=False)
     for _ in range(10):
         loop._turn()
     assert not events
@@ -99,6 +99,34 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
     found = tokens_of(events)
     assert found[1] == right
     assert len(found[3]) == 4
+
+
+def test_requests_for_which_there_is_no_memory_fail_alone_on_a_fresh_model_too() -> None:
+    """Also beside one that fits only without the room that an engine has to spare."""
+    given = [work(2, 300), work(3, 4), ScoreWork(4, [ScoreRequest((5,), (6,))]), work(5, 170), work(6, 250)]
+    events = answered(given, cache_bytes=200 * TOKEN_BYTES)
+    failed = {event.number: event.error.message for event in events if isinstance(event, Failed)}
+    assert {number: "out of memory" in message for number, message in failed.items()} == {2: True, 6: True}
+    assert [event.number for event in events if isinstance(event, ScoresFound)] == [4]
+    right = tokens_of(answered([work(3, 4), work(5, 170)]))
+    assert {number: len(tokens) for number, tokens in right.items()} == {3: 4, 5: 170}
+    assert tokens_of(events) == right
+    loop = EngineLoop(session(cache_bytes=200 * TOKEN_BYTES), events.extend)
+    for round_ in (work(7, 300), work(8, 300)), (work(9, 4),):
+        for message in round_:
+            loop.inbox.put(message)
+        loop.run_until_idle()
+    assert [event.number for event in events[-3:]] == [7, 8, 9]
+    assert isinstance(events[-1], Finished)
+
+
+def test_work_that_was_cancelled_is_not_waited_for() -> None:
+    loop = EngineLoop(session(), lambda events: None)
+    loop.inbox.put(Cancel(1))
+    thread = threading.Thread(target=loop.run_until_idle, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_requests_wait_for_the_rows_that_memory_allows() -> None:

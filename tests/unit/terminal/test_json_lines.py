@@ -15,7 +15,7 @@ import pytest
 
 from neoxrun.errors import DataError, Different
 from neoxrun.terminal.json_lines import JsonStream, asks_for_json
-from neoxrun.terminal.log import details_of, error_text, log, set_up
+from neoxrun.terminal.log import details_of, error_text, finish_line, log, set_up
 
 Said = Callable[[], list[dict[str, Any]]]
 
@@ -43,6 +43,8 @@ def messages(text: str) -> list[dict[str, Any]]:
     [
         (["generate", "--log-format", "json"], True),
         (["generate", "--log-format=json", "-q"], True),
+        (["generate", "--log_format", "json"], True),
+        (["generate", "--log_format=json"], True),
         (["generate", "--log-format", "text"], False),
         (["generate", "json", "--log-format"], False),
         ([], False),
@@ -117,3 +119,29 @@ def test_lines_of_other_ranks_that_torchrun_marks() -> None:
     assert first == {"level": "info", "rank": 3, "message": "from a library"}
     assert second == {"level": "info", "rank": 4, "message": "plain"}
     assert not stream.isatty()
+
+
+def test_a_line_without_an_end_comes_when_the_process_ends(said: Said) -> None:
+    set_up(0, 1, as_json=True)
+    sys.stderr.write("Segmentation fau")
+    sys.stderr.flush()
+    assert said() == [], "a library may flush in the middle of a line"
+    finish_line()
+    assert said() == [{"level": "info", "rank": 1, "message": "Segmentation fau"}]
+    finish_line()
+    assert said() == []
+
+
+def test_what_is_drawn_over_takes_no_memory() -> None:
+    inner = io.StringIO()
+    stream = JsonStream(inner, None)
+    stream.write("[rank 3] ")
+    for count in range(10_000):
+        stream.write(f"\r{count} of 10000")
+    assert len(stream._begun) < 100
+    stream.write("\nended by DOS\r")
+    stream.write("\n")
+    assert messages(inner.getvalue()) == [
+        {"level": "info", "rank": 3, "message": "9999 of 10000"},
+        {"level": "info", "rank": None, "message": "ended by DOS"},
+    ]
