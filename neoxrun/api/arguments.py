@@ -18,23 +18,26 @@ from neoxrun.terminal.words import did_you_mean, printable
 _NUMBERED: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 
 
-def model_arguments(configuration: object, given: Mapping[str, Any], foreign: Mapping[str, Any]) -> ModelArguments:
-    """Which model an ``LLM`` is, and how it is held.
+def model_arguments(
+    configuration: object, given: Mapping[str, Any], foreign: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[ModelArguments, int | None]:
+    """Which model an ``LLM`` is, how it is held, and the most texts at a time (None: what fits).
 
     Args:
         configuration: the first argument; None where it is left out.
         given: the others that ``LLM`` names, all of them.
         foreign: those that it does not name.
+        defaults: of those that ``LLM`` names.
 
     Raises:
-        UsageError: a name is unknown, or a value is not possible.
+        UsageError: a name is unknown, an argument is given under two names, or a value is not possible.
     """
     given = {"configuration": configuration, **given}
     for name, value in foreign.items():
         ours = FOREIGN_ARGUMENTS.get(name)
         if ours is None:
             raise _unknown(name, given)
-        if given[ours] not in (None, False, (), 1):
+        if given[ours] != defaults.get(ours):
             raise UsageError(
                 f"{name} is another name of {ours}, which is given too",
                 code="conflicting_options",
@@ -44,7 +47,7 @@ def model_arguments(configuration: object, given: Mapping[str, Any], foreign: Ma
     if given["configuration"] is None:
         raise UsageError("LLM needs to know which model", code="missing_option", hint='For example LLM("20B").')
     device, gpus = _device(given["device"], given["gpus"])
-    return ModelArguments(
+    arguments = ModelArguments(
         sources=_texts("configuration", given["configuration"]),
         overrides=_texts("overrides", given["overrides"]),
         checkpoint=_path("checkpoint", given["checkpoint"]),
@@ -60,6 +63,8 @@ def model_arguments(configuration: object, given: Mapping[str, Any], foreign: Ma
         stall_timeout=_seconds("stall_timeout", given["stall_timeout"]),
         show_progress=not given["quiet"],
     )
+    batch_size = given["batch_size"]
+    return arguments, None if batch_size is None else whole("batch_size", batch_size)
 
 
 def whole(name: str, value: object, least: int = 1) -> int:

@@ -90,15 +90,12 @@ class LLM:
         **foreign: Any,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "configuration", "foreign")}
-        arguments = model_arguments(configuration, given, foreign)
-        batch_size = foreign.get("max_num_seqs", batch_size)
-        if batch_size is not None:
-            whole("batch_size", batch_size)
+        arguments, most = model_arguments(configuration, given, foreign, LLM.__init__.__kwdefaults__ or {})
         self._quiet = quiet
         if not quiet and not log.hasHandlers():
             set_up(0)
         requests = Requests()
-        self._backend = open_backend(arguments, batch_size, Callbacks(requests.receive, requests.end))
+        self._backend = open_backend(arguments, most, Callbacks(requests.receive, requests.end))
         self._client = Client(self._backend, requests)
         self._close = weakref.finalize(self, self._client.close)  # also where the object is no longer used
         self._reader = PromptReader(

@@ -14,7 +14,7 @@ from neoxrun.config.sampling_names import own_names
 from neoxrun.engine.scoring import ScoreRequest
 from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
-from neoxrun.generation.prompts import expand_prompt
+from neoxrun.generation.prompts import check_count, expand_prompt
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import Tokenizer
 
@@ -82,6 +82,7 @@ class PromptReader:
         for index, (content, own) in enumerate(zip(contents, _params_of_each(params, len(contents)), strict=True)):
             sampled, count, seeded = self._params(own, sampling)
             samples = whole("n", n if n is not None else count)
+            check_count(len(answers) + samples)
             text, ids = self._encode(content, index)
             for prompt in expand_prompt(index, 0 if seeded else index, text, sampled, samples):
                 answers.append(encoder.fit(prompt, ids))
@@ -113,7 +114,14 @@ class PromptReader:
             params, count, seeded = own or self._configured, 1, False
             params = update_sampling(params, vars(params))  # checks them
         elif isinstance(own, Mapping):
-            count = next((own[name] for name in _SAMPLES if name in own), 1)
+            counts = [own[name] for name in _SAMPLES if name in own]
+            if len(counts) > 1:
+                raise UsageError(
+                    f"{_SAMPLES[1]} is another name of {_SAMPLES[0]}, which is given too",
+                    code="conflicting_options",
+                    hint="Leave one of them out.",
+                )
+            count = counts[0] if counts else 1
             given = own_names({name: value for name, value in own.items() if name not in _SAMPLES}, SAMPLING_NAMES)
             params, seeded = update_sampling(self._configured, given), "seed" in given
         else:

@@ -111,7 +111,7 @@ def check_count(answers: int) -> None:
         raise UsageError(
             f"more than {_MOST_ANSWERS:,} answers are asked for in one run",
             code="invalid_value",
-            hint="Lower --num-samples, or divide the prompts over several runs.",
+            hint="Ask for fewer answers to each prompt, or divide the prompts over several runs.",
         )
 
 

@@ -35,7 +35,7 @@ PLAIN: dict[str, Any] = {
 def read(**given: Any) -> ModelArguments:
     own = {name: value for name, value in given.items() if name in PLAIN}
     foreign = {name: value for name, value in given.items() if name not in own and name != "configuration"}
-    return model_arguments(given.get("configuration"), PLAIN | own, foreign)
+    return model_arguments(given.get("configuration"), PLAIN | own, foreign, PLAIN)[0]
 
 
 def test_what_is_left_out() -> None:
@@ -98,6 +98,10 @@ def test_a_model_by_its_other_name() -> None:
         ),
         ({"stall_timeout": "5"}, "invalid_value", "stall_timeout must be a number of seconds", None),
         ({"tp": 2, "tensor_parallel_size": 2}, "conflicting_options", "another name of tp", "Leave one"),
+        ({"eager": True, "enforce_eager": False}, "conflicting_options", "another name of eager", "Leave one"),
+        ({"batch_size": 1, "max_num_seqs": 9}, "conflicting_options", "another name of batch_size", "Leave one"),
+        ({"torch_dtype": "fp16", "precision": "bf16"}, "conflicting_options", "another name of dtype", "Leave one"),
+        ({"max_num_seqs": 1.5}, "invalid_value", "batch_size must be a whole number of 1 or more, not 1.5", None),
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
         ({"tensor_parallel_sise": 2}, "unknown_option", "no argument tensor_p", "Did you mean tensor_parallel_size?"),

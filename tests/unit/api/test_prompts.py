@@ -96,6 +96,14 @@ def test_n() -> None:
     assert [one.prompt.id for one in READER.read(["a", "b"], [{"n": 2}, {}], None, None, {}).answers] == [0, 0, 1]
 
 
+def test_the_answers_of_a_call_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neoxrun.generation.prompts._MOST_ANSWERS", 5)
+    assert len(READER.read(["a", "b"], [{"n": 3}, {"n": 2}], None, None, {}).answers) == 5
+    with pytest.raises(UsageError, match="more than 5 answers") as caught:
+        READER.read(["a", "b"], None, 3, None, {})
+    assert caught.value.code == "invalid_value"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says", "hint"),
     [
@@ -109,6 +117,8 @@ def test_n() -> None:
         ({"params": [{}]}, "invalid_value", "there are 1 parameters for 2 prompts", "one for each"),
         ({"n": 0}, "invalid_value", "n must be a whole number of 1 or more, not 0", ""),
         ({"params": {"n": 1.5}}, "invalid_value", "n must be a whole number of 1 or more, not 1.5", ""),
+        ({"n": 10**9}, "invalid_value", "more than 1,000,000 answers", "Ask for fewer answers"),
+        ({"params": {"n": 2, "num_return_sequences": 3}}, "conflicting_options", "another name of n", "Leave one"),
         ({"truncate": "middle"}, "invalid_value", "truncate must be left, right or None, not 'middle'", ""),
     ],
 )
