@@ -20,7 +20,7 @@ PARAMS = SamplingParams(maximum_tokens=12, temperature=0.0, logprobs=0, ignore_e
 
 def check_answer(folder: Path) -> None:
     with LLM(str(folder), device="cpu", dtype="fp32") as llm:
-        prompt = llm.session.tokenizer.encode(PROMPT)
+        prompt = llm.tokenizer.encode(PROMPT)
         (record,) = llm.generate([PROMPT], PARAMS)
     tokens, scores = transformers_answer(folder, prompt, PARAMS.maximum_tokens)
     found = json.loads(record.to_json())
