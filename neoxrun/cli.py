@@ -43,6 +43,13 @@ _ELSEWHERE = {
     "serve": "There is no server yet; neoxrun.LLM is the same in Python.",
 }
 
+# Where a word is after the options, which takes it for none of the configurations.
+_STRAY = {
+    "generate": "A text to continue is given with --prompt TEXT, and a file of prompts with -i FILE.",
+    "score": "A file of texts is given with -i FILE.",
+    "evaluate": "Tasks are given with --tasks.",
+}
+
 _EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, meaning in EXIT_CODES.items())
 
 
@@ -148,6 +155,15 @@ def _asked(words: Sequence[str]) -> list[str]:
     )
 
 
+def _stray(command: str, words: Sequence[str]) -> UsageError:
+    """The error for words after the options, where no argument can be."""
+    if command.startswith("-"):
+        hint = "Options follow the command. See `neoxrun --help`."
+        return UsageError(f"neoxrun cannot use {printable(' '.join(words))}", code="usage", hint=hint)
+    hint = f"{_STRAY.get(command, 'Arguments are given before the options.')} See `neoxrun {command} --help`."
+    return UsageError(f"{command} cannot use {printable(' '.join(words))}", code="usage", hint=hint)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     termination = Termination()
@@ -168,7 +184,9 @@ def _main(words: Sequence[str], termination: Termination) -> int:
         rank = None if world is None else world.rank
         log.set_up(0, rank, as_json=asks_for_json(words))
         words = _asked(words)
-        args = build_parser(words[:1]).parse_args(words)
+        args, stray = build_parser(words[:1]).parse_known_args(words)
+        if stray:
+            raise _stray(words[0], stray)
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
         log.set_up(args.verbosity, rank, as_json=args.log_format == "json")

@@ -111,6 +111,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "too_long": "A text has more tokens than the model's context holds. Shorten it.",
         "too_many_requests": "The server asks for patience. Wait, or log in.",
         "unanswered_prompts": "Some prompts could not be answered. Their records say why; --resume tries them again.",
+        "unfinished_output": "The file has a part of the records. --resume continues, --overwrite starts over.",
         "unreachable_server": "A server cannot be reached. Check the network and the proxy settings.",
         "unreadable_file": "The system refuses to read a file. Check its permissions.",
         "unwritable_file": "A file, a folder or standard output cannot be written. Check the path and the permissions.",
@@ -125,7 +126,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
-    130: {"interrupted": "Ctrl-C. What was finished is kept; give the same command again, or with --resume."},
+    130: {"interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command."},
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
     143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }

@@ -39,11 +39,12 @@ class Completion(Record):
         """The same with the log-probabilities of the prompt; ``spell`` gives the text of a token."""
         scores = scored.tokens
         assert scores is not None, "they were asked for token by token"
+        tokens = self.prompt_tokens[1:]
+        # With no most likely tokens asked for, there are no lists of them.
+        top_ids, top_logprobs = scores.top_ids or [[]] * len(tokens), scores.top_logprobs or [[]] * len(tokens)
         steps = [
             {"token": token, "logprob": logprob, "top": [list(pair) for pair in zip(ids, values, strict=True)]}
-            for token, logprob, ids, values in zip(
-                self.prompt_tokens[1:], scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True
-            )
+            for token, logprob, ids, values in zip(tokens, scores.logprobs, top_ids, top_logprobs, strict=True)
         ]
         return replace(self, prompt_logprobs=[None, *(step_with_texts(step, spell) for step in steps)])
 

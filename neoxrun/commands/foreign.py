@@ -36,7 +36,9 @@ class ForeignName:
 
 
 FOREIGN_NAMES: Final = (
-    ForeignName(("--model", "-m"), CONFIG, _MODEL_COMMANDS, "vLLM, llama.cpp, litgpt"),
+    ForeignName(
+        ("--model", "-m", "--model-name-or-path"), CONFIG, _MODEL_COMMANDS, "vLLM, llama.cpp, litgpt, transformers"
+    ),
     ForeignName(("--tensor-parallel-size", "-tp"), "--tp", _MODEL_COMMANDS, "vLLM"),
     ForeignName(("--pipeline-parallel-size", "-pp"), "--pp", _MODEL_COMMANDS, "vLLM"),
     ForeignName(("--data-parallel-size", "-dp"), "--replicas", _MODEL_COMMANDS, "vLLM"),
@@ -78,6 +80,11 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--model-args": "The model is the argument CONFIG, and its number format is --dtype: "
     "`neoxrun evaluate CONFIG --dtype bf16`.",
     "--do-sample": "--temperature T samples; --temperature 0 does not.",
+    "--num-beams": "There is no beam search: leave it out.",
+    "--use-beam-search": "There is no beam search: leave it out.",
+    "--best-of": "All answers are kept: --num-samples N.",
+    "--version": "`neoxrun --version` prints it.",
+    "--apply-chat-template": "`python -m neoxrun.evaluation`, which is lm-eval's command line, has it.",
     "--greedy": "--temperature 0 is greedy.",
     "--max-length": "Answers are counted without their prompts: --maximum-tokens N.",
     "--max-model-len": "--set seq_length=N shortens the context.",
@@ -114,6 +121,8 @@ FOREIGN_VALUES: Final[Mapping[str, Mapping[str, str]]] = {
 _TO_STDOUT: Final = ("plan", "inspect", "diff", "bench", "completion")
 _GPU: Final = "device:number"  # no option's name
 _NUMBERED_GPU: Final = re.compile(r"(?:cuda|gpu):(\d+)")
+_AUTOMATIC: Final = re.compile(r"auto:\d+", re.IGNORECASE)  # lm-eval's: measured so many times
+_ALIKE: Final = 0.8  # --gpus resembles --bogus by 0.77
 _NUMBER: Final = re.compile(r"-\.?\d.*")
 
 
@@ -201,6 +210,8 @@ def _own_values(long: str, value: str, given: dict[str, str]) -> Iterator[str]:
         given[_GPU] = value
         yield "cuda"
         return
+    if long == "--batch-size" and _AUTOMATIC.fullmatch(value):
+        return
     ours = FOREIGN_VALUES.get(long, {}).get(value.lower(), value)
     if ours or not value:
         yield ours
@@ -230,7 +241,7 @@ def _refuse_second(action: argparse.Action, name: str, given: dict[str, str]) ->
 
 
 def _unknown(command: str, name: str, options: Mapping[str, argparse.Action]) -> UsageError:
-    near = did_you_mean(name, options, 1) if name.startswith("--") else ""
+    near = did_you_mean(name, options, 1, _ALIKE) if name.startswith("--") else ""
     if name in ("-o", "--output") and command in _TO_STDOUT:
         near = "The result goes to stdout: add `> FILE`."
     hint = EXPLAINED.get(name) or f"{near} {_help(command)}".strip()

@@ -104,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
         answered = {prompt.id for prompt in prompts} - {prompt.id for prompt in options.prompts}
         how = output_flags.sampling_keys(sampling) | {"truncate": args.truncate, "own": own}
         made = output_flags.work_of(args, "generate", settings, plan, seen, how)
-        source = args.input or args.chat
-        options = replace(options, made=output_flags.check_work(args, options.output, made, source, answered=answered))
+        wanted, source = options.finished + len(options.prompts), args.input or args.chat
+        checked = output_flags.check_work(args, options.output, made, source, wanted, answered=answered)
+        options = replace(options, made=checked)
     if options.output is not None and not options.prompts and common.is_alone(args):
         records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
         log.info(f"nothing to do: {options.output} already has {counted(options.finished, 'record')}")

@@ -84,6 +84,7 @@ def check_work(
     output: Path,
     made: Provenance,
     source: str | None,
+    wanted: int,
     unfinished: Path | None = None,
     answered: Collection[str | int] = (),
 ) -> Provenance | None:
@@ -94,6 +95,7 @@ def check_work(
         output: the file of records.
         made: the work that is asked for.
         source: the input, if it has a name.
+        wanted: how many records there are when all is done.
         unfinished: where records are as long as they are not all there, if it is another file.
         answered: ids of the prompts that have all their records.
 
@@ -101,7 +103,8 @@ def check_work(
         What the file's records will have been made by; None for a stream.
 
     Raises:
-        NeoxrunError: other work made the records, or the file that tells it cannot be used.
+        NeoxrunError: other work made the records, an earlier run has left a part of them, or the file that tells it
+            cannot be used.
     """
     if output.exists() and not output.is_file():
         return None
@@ -115,5 +118,6 @@ def check_work(
         )
     if not args.overwrite:
         provenance.check_replacing(output, made, source, unfinished)
+        records.refuse_unfinished(unfinished or output, wanted)
     records.warn_of_replacing(output)
     return made

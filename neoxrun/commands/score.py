@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         made = None
         if written is not None:
             made = _work(args, settings, plan, scan)
-            made = output_flags.check_work(args, written, made, args.input, output.lines_file(written))
+            working = output.lines_file(written)
+            made = output_flags.check_work(args, written, made, args.input, scan.documents, working)
         options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)

@@ -159,7 +159,7 @@ def read_yaml_values(data: bytes) -> object:
         value: object = yaml.load(data, Loader=_ValuesLoader)
     except _YAML_FAILURES as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
         raise ConfigError(
             f"not valid YAML: {problem}",
             code="invalid_yaml",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import task_files
+from neoxrun.terminal.log import log
 from neoxrun.terminal.words import did_you_mean
 
 NameKind = Literal["task", "group", "tag"]
@@ -197,6 +198,8 @@ def _read_folder(root: Path, *, users: bool) -> dict[str, TaskName]:
     for path in task_files.paths_below(root, users=users):
         try:
             values = task_files.naming_values(path, cache)
+            if users and not values.keys() & {"class", "group", "task"}:
+                values = _read_nameless(Path(path))
         except DataError:
             if users:
                 raise
@@ -216,6 +219,18 @@ def _read_folder(root: Path, *, users: bool) -> dict[str, TaskName]:
     for tag, tasks in tagged.items():
         found[tag] = replace(found[tag], tasks=tuple(sorted(tasks)))
     return found
+
+
+def _read_nameless(path: Path) -> dict[str, Any]:
+    """All values of a file of the user's in which no name was found: a template, or one that is not to be passed over.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    values = task_files.read_task_file(path)
+    if not values:
+        log.warning(f"the task file {path} is empty: it defines no task")
+    return values
 
 
 def _check_names(path: str, kind: NameKind, name: Any, tags: list[Any]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
@@ -13,6 +14,7 @@ from lm_eval.evaluator_utils import get_sample_size
 
 from neoxrun.errors import DataError
 from neoxrun.evaluation.data import FIELDS_HINT
+from neoxrun.evaluation.task_faults import find_fault
 from neoxrun.evaluation.task_values import refuse_code, refuse_media
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
@@ -20,8 +22,14 @@ from neoxrun.terminal.words import counted
 _SHOWN = 5  # numbers of documents in a message, before the others are counted
 
 
-def check_task(name: str, task: Any, limit: float | None) -> None:
+def check_task(name: str, task: Any, limit: float | None, file: Path | None = None) -> None:
     """Check a task of lm-eval's, with the documents that will be scored.
+
+    Args:
+        name: of the task.
+        task: lm-eval's.
+        limit: as for lm-eval.
+        file: the task's own, for errors; None if it is not known.
 
     Raises:
         DataError: a document's right answer is not among its choices, or one of them cannot be made.
@@ -31,7 +39,7 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
         refuse_code(name)
     if getattr(task, "MULTIMODAL", False):
         refuse_media(name)
-    with _reporting_errors(name, task, limit):
+    with _reporting_errors(name, task, limit, file):
         wrong = _wrong_answer(task, limit)
     if wrong is not None:
         raise DataError(f"{name}: {wrong}, so no answer can be right", code="bad_task", hint=FIELDS_HINT)
@@ -40,27 +48,31 @@ def check_task(name: str, task: Any, limit: float | None) -> None:
         log.warning(f"{which} no text under {field!r}: {_shortened(numbers)} (counted from 0)")
 
 
-def build_requests(name: str, task: Any, limit: float | None) -> None:
+def build_requests(name: str, task: Any, limit: float | None, file: Path | None = None) -> None:
     """Build the requests of a task now, so that ``lm_eval.evaluator.evaluate`` need not do it after the load.
+
+    The arguments are those of ``check_task``.
 
     Raises:
         DataError: they cannot be built.
     """
-    with _reporting_errors(name, task, limit):
+    with _reporting_errors(name, task, limit, file):
         task.build_all_requests(limit=get_sample_size(task, limit))
     task.build_all_requests = lambda **how: None  # where lm-eval would build the same ones again
 
 
 @contextmanager
-def _reporting_errors(name: str, task: Any, limit: float | None) -> Iterator[None]:
+def _reporting_errors(name: str, task: Any, limit: float | None, file: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a task's code and templates may raise anything
         number = _first_that_fails(task, limit)
-        where = "" if number is None else f", at document {number} (counted from 0)"
+        document = "" if number is None else f", at document {number} (counted from 0)"
+        fault = find_fault(error, file)
         raise DataError(
-            f"lm-eval cannot build the requests of {name}{where}: {type(error).__name__}: {error}",
+            f"lm-eval cannot build the requests of {name}{document}: {fault.what}",
             code="bad_task",
+            where=fault.where,
             hint=FIELDS_HINT,
         ) from error
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from neoxrun.errors import DataError, NeoxrunError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import TaskCatalog
-from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks, texts_in
+from neoxrun.evaluation.data_files import damaged_files, local_files, texts_in
+from neoxrun.evaluation.find import FoundTasks, TaskData, fetch_hint, fewshot_count, find_tasks
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
+from neoxrun.evaluation.task_faults import find_fault, task_of
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -137,9 +139,13 @@ def _built(manager: TaskManager, name: str, found: FoundTasks) -> list[Any]:
                 code="bad_task",
                 hint="Check test_split, validation_split, training_split and fewshot_split in the task's file.",
             ) from error
+        task = task_of(error) or name
+        entry = found.known.get(task)
+        fault = find_fault(error, None if entry is None else entry.path)
         raise DataError(
-            f"lm-eval cannot build the task {name}: {type(error).__name__}: {error}",
+            f"lm-eval cannot build the task {task}: {fault.what}",
             code="bad_task",
+            where=fault.where,
             hint=f"lm-eval's own messages above may say more. {FIELDS_HINT}",
         ) from error
     group = loaded.get("groups", {}).get(name)
@@ -174,13 +180,11 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         except Exception as error:  # from many libraries
             if isinstance(error, OSError) and error.errno in _NOT_PERMITTED:
                 raise _not_permitted(dataset, error) from error
-            if (missing := _missing_file(data_files)) is not None:
-                raise DataError(
-                    f"the data file {missing} does not exist",
-                    code="missing_file",
-                    where=missing,
-                    hint="Check data_files in the task's file; relative paths are below the working folder.",
-                ) from error
+            files, named = local_files(path, data_files, data_dir), tuple(texts_in(data_files))
+            if len(files) == len(named) > 0 and not isinstance(error.__cause__ or error, OSError):
+                task = next((task.task for task in found.tasks if task.files == named), path)
+                entry = found.known.get(task)
+                raise damaged_files(task, None if entry is None else entry.path, files, error) from error
             because = "" if found.offline is None else f", and {found.offline}"
             raise DataError(
                 f"the data set {dataset} cannot be loaded{because} ({type(error).__name__}: {error})",
@@ -197,12 +201,6 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         yield
     finally:
         datasets.load_dataset = original
-
-
-def _missing_file(data_files: Any) -> str | None:
-    """The first file that a task names and that does not exist; addresses and patterns are not files."""
-    names = [name for name in texts_in(data_files) if "://" not in name and not set(name) & set("*?[")]
-    return next((name for name in names if not Path(name).exists()), None)
 
 
 def _not_permitted(dataset: DatasetName, error: OSError) -> DataError:

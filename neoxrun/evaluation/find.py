@@ -5,7 +5,7 @@ The user's data folder comes first; the Hugging Face hub is asked only if docume
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import hub, local_data
 from neoxrun.evaluation.catalog import TaskCatalog, TaskName
+from neoxrun.evaluation.data_files import check_present, texts_in
 from neoxrun.evaluation.local_data import default_data_dir
 from neoxrun.evaluation.published_data import DatasetName
 from neoxrun.evaluation.task_values import check_values
@@ -35,6 +36,7 @@ class TaskData:
         splits: every split that its configuration names.
         shots: few-shot examples before each document.
         drawn: the split that these come from; None if it needs none.
+        files: the files that it names itself, as they are written.
     """
 
     task: str
@@ -44,6 +46,7 @@ class TaskData:
     splits: tuple[str, ...]
     shots: int
     drawn: str | None
+    files: tuple[str, ...] = ()
 
     @property
     def needed(self) -> list[str]:
@@ -95,7 +98,9 @@ def find_tasks(
     catalog = TaskCatalog(include_path)
     selection = catalog.select(catalog.match(patterns))
     for name, values in selection.tasks:
-        check_values(name, values, selection.known[name].path if name in selection.known else None)
+        file = selection.known[name].path if name in selection.known else None
+        check_values(name, values, file)
+        check_present(name, values, file)
     tasks = tuple(_understood(name, values, num_fewshot, data_dir) for name, values in selection.tasks)
     open_tasks = [task for task in tasks if not _is_local(task, data_dir)]
     offline = hub.why_unreachable() if open_tasks else "all data is local, so the hub is not asked"
@@ -123,9 +128,11 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
     given = {key: values.get(key) for key in _SPLIT_KEYS}
     scored = given["test_split"] or given["validation_split"]
     dataset, on_disk = None, False
+    files: tuple[str, ...] = ()
     if isinstance(path, str) and not by_code:
         if "data_files" in options:
-            on_disk = all(Path(file).is_file() for file in texts_in(options["data_files"]))
+            folder, files = Path(options.get("data_dir") or ""), tuple(texts_in(options["data_files"]))
+            on_disk = all((folder / file).is_file() for file in files)
         else:
             dataset_name = values.get("dataset_name")
             dataset = DatasetName(path, None if dataset_name is None else str(dataset_name), options.get("data_dir"))
@@ -148,16 +155,7 @@ def _task_data(name: str, values: Mapping[str, Any], num_fewshot: int | None, da
         if drawn == scored:
             log.warning(f"the few-shot examples of {name} come from {scored}, the split that it is scored on")
     named = [split for split in (*given.values(), declared) if split]
-    return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn)
-
-
-def texts_in(value: Any) -> Iterator[str]:
-    """The strings in nested lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from texts_in(part)
+    return TaskData(name, dataset, on_disk, scored, tuple(dict.fromkeys(named)), examples, drawn, files)
 
 
 def fewshot_count(of_task: int | None, asked: int | None) -> int:

@@ -86,6 +86,7 @@ def prepare_run(options: EvaluateOptions) -> PreparedRun:
 
 def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewshot_seed: int) -> None:
     """Check all tasks, then build the requests of each; with the random numbers that lm-eval would use."""
+    files = {name: entry.path for name, entry in options.found.known.items()}
     states = random.getstate(), np.random.get_state()
     for name, task in tasks.items():
         if task.get_config("output_type") == "generate_until":
@@ -93,7 +94,7 @@ def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewsho
                 task.set_config(key="generation_kwargs", value=dict(options.gen_kwargs), update=True)
             kwargs = task.get_config("generation_kwargs")
             sampling_of(kwargs, options.max_context, where=name, given=options.gen_kwargs)
-        check_task(name, task, options.limit)
+        check_task(name, task, options.limit, files.get(name))
     kinds = {task.get_config("output_type") for task in tasks.values()}
     if options.gen_kwargs and "generate_until" not in kinds:
         log.warning("--gen-kwargs has no effect: none of the tasks generates text")
@@ -101,7 +102,7 @@ def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewsho
     np.random.set_state(states[1])
     for name, task in tasks.items():
         task.set_fewshot_seed(seed=fewshot_seed)
-        build_requests(name, task, options.limit)
+        build_requests(name, task, options.limit, files.get(name))
 
 
 def run_evaluation(

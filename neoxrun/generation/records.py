@@ -137,6 +137,29 @@ def warn_of_replacing(path: Path) -> None:
         log.warning(f"{path} is replaced; it had {counted(lines, 'record')}")
 
 
+def refuse_unfinished(path: Path, wanted: int) -> None:
+    """Refuse to replace records that are a part of what is wanted: a run that was interrupted has left them.
+
+    Args:
+        path: the file of records, if it exists.
+        wanted: how many records it has when all is done.
+
+    Raises:
+        DataError: it has fewer, and more than none.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:  # quotes within a text are escaped
+        finished = sum(line.endswith(b"\n") and b'"finish_reason": "aborted"' not in line for line in file)
+    if 0 < finished < wanted:
+        raise DataError(
+            f"{path} has {finished} of the {counted(wanted, 'record')}, which an earlier run has left",
+            code="unfinished_output",
+            where=str(path),
+            hint="--resume continues with the missing records, and --overwrite starts over.",
+        )
+
+
 def finished_keys(path: Path, prompts: Iterable[Prompt]) -> set[RecordKey]:
     """The answers to ``prompts`` that an earlier run has left in ``path``.
 

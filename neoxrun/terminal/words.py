@@ -31,17 +31,18 @@ def listing(names: Collection[object]) -> str:
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
-def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
+def did_you_mean(name: str, names: Iterable[str], most: int = 3, alike: float = 0.6) -> str:
     """A hint for a mistyped name, ``Did you mean lambada or piqa?``; empty if no known name resembles it.
 
     Args:
         name: what was typed.
         names: the names that are known.
         most: how many of them to suggest: the most similar, or else the shortest that contain what was typed.
+        alike: how alike they have to be, from 0 to 1, as difflib measures it.
     """
     known = {candidate.casefold(): candidate for candidate in names}
     word = name.casefold()
-    close = difflib.get_close_matches(word, known, most)
+    close = difflib.get_close_matches(word, known, most, alike)
     if not close and len(word) > 2:
         close = sorted((candidate for candidate in known if word in candidate), key=lambda text: (len(text), text))
     if not close:

@@ -61,6 +61,26 @@ def test_only_the_same_work_replaces_records(tmp_path: Path, snapshot: Snapshot)
     assert neoxrun(*WORK, "-o", file, "--seed", "7", "--resume", stdin="import os\n").check_success().err == ""
 
 
+@pytest.mark.parametrize("command", ["generate", "score"])
+def test_the_same_command_does_not_replace_a_part_of_the_records(
+    command: str, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    """--resume continues what an interruption has left, and --overwrite starts over."""
+    (tmp_path / "in.txt").write_text("import os\nclass Queue:\n")
+    length = ("--maximum-tokens", "2") if command == "generate" else ("--document-end", "\n")
+    work = (command, "demo", "-i", "in.txt", "-o", "out.jsonl", "--tp", "1", "-q", *length)
+    file = tmp_path / "out.jsonl"
+    neoxrun(*work, cwd=tmp_path).check_success()
+    whole = file.read_bytes()
+    part = whole.splitlines(keepends=True)[0]
+    file.write_bytes(part)
+    snapshot(neoxrun(*work, cwd=tmp_path).check_error(4, "1 of the 2 records", "--resume", "--overwrite"), command)
+    assert file.read_bytes() == part
+    for option in ("--resume", "--overwrite"):
+        neoxrun(*work, option, cwd=tmp_path).check_success()
+        assert [record["id"] for record in records_of(file)] == [0, 1]
+
+
 def test_resume_continues_only_what_the_same_model_made(tmp_path: Path, snapshot: Snapshot) -> None:
     file = tmp_path / "out.jsonl"
     work = (*WORK, "-o", file, "--resume")

@@ -41,6 +41,15 @@ USAGE: dict[str, Case] = {
     "a flag under two names": (demo("-i", "good.txt", "-f", "good.txt"), ("-i", "-f", "same option")),
     "another tool's flag without a value": (demo("--max-new-tokens"), ("--maximum-tokens",)),
     "two sources": (demo(*PROMPT, "-i", "good.txt"), ("--prompt",)),
+    "prompt after an option": (
+        demo("--seed", "1", "hello"),
+        ("hello", "--prompt", "-i", "neoxrun generate --help"),
+    ),
+    "option before the command": (("--eager", "generate", "demo"), ("--eager", "follow the command")),
+    "word after the tasks": (
+        ("evaluate", "demo", "--tasks", "piqa", "--limit", "2", "extra.txt"),
+        ("extra.txt", "--tasks", "neoxrun evaluate --help"),
+    ),
     "not a number": (demo(*PROMPT, "--tp", "two"), ("--tp", "'two'")),
     "impossible value": (demo(*PROMPT, "--temperature", "-1"), ("temperature", "0", "1000000")),
     "bias of no token": (demo(*PROMPT, "--logit-bias", "2048=1"), ("--logit-bias 2048", "0 to 2047")),

@@ -49,6 +49,13 @@ def test_what_is_explained_is_an_error_with_the_explanation(command: str) -> Non
         assert (caught.value.message, caught.value.hint) == (f"{command} has no option {name}", EXPLAINED[name])
 
 
+@pytest.mark.parametrize("name", ["--bogus", "--num_beams", "--best_of", "--version"])
+def test_what_is_not_alike_is_not_suggested(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        translated("generate", name, "3")
+    assert "Did you mean" not in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("command", ["plan", "inspect", "diff"])
 def test_an_output_file_of_a_command_that_prints(command: str) -> None:
     for words in (("-o", "plan.txt"), ("--output=plan.txt",)):
@@ -88,6 +95,8 @@ def test_values_become_values_that_the_parser_takes() -> None:
         (("--dtype", "auto"), []),
         (("--device", "cuda:1"), ["--device", "cuda", "--gpus", "1"]),
         (("--batch-size", "auto"), []),
+        (("--batch-size", "auto:4"), []),
+        (("--model_name_or_path", "demo"), ["demo"]),
         (("-n3", "-vv"), ["--num-samples=3", "-vv"]),
         (("--temperature", "-1"), ["--temperature", "-1"]),
         (("--prompt=",), ["--prompt="]),

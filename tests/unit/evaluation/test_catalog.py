@@ -101,6 +101,40 @@ def test_what_cannot_be_read_is_reported_before_it_is_wanted(tmp_path: Path, mon
     assert caught.value.where == str(tmp_path / "closed")
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"doc_to_text: caf\xe9\n", "UTF-8"),
+        (b"doc_to_text: [one\n", "not valid YAML"),
+        (b"dataset_path: x\0y\n", "not valid YAML"),
+        (b"a text\n", "must hold `option: value` pairs"),
+    ],
+)
+def test_a_file_without_a_name_that_cannot_be_read_is_reported(data: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_bytes(data)
+    with pytest.raises(DataError, match=says) as caught:
+        TaskCatalog(tmp_path)
+    assert caught.value.code == "bad_task"
+    assert str(caught.value.where).startswith(f"{tmp_path}/broken.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# to come\n"])
+def test_an_empty_task_file_is_named(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "empty.yaml").write_text(text, encoding="utf-8")
+    write_lines(tmp_path / "template.yaml", "output_type: loglikelihood", "process_docs: !function utils.docs")
+    TaskCatalog(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the task file {tmp_path}/empty.yaml is empty: it defines no task"
+    ]
+
+
+def test_a_name_that_is_indented_is_found(tmp_path: Path) -> None:
+    """The whole file is indented, which YAML allows."""
+    path = write_lines(tmp_path / "own.yaml", "  task: own", "  dataset_path: me/words")
+    assert TaskCatalog(tmp_path).select(["own"]).known["own"] == TaskName("task", path)
+
+
 def test_names_are_found_fast(read_folder: Callable[..., dict[str, TaskName]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "_read_folder", read_folder)
     begin = time.process_time()

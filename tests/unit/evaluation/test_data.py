@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from neoxrun.errors import DataError, UsageError
-from neoxrun.evaluation import data, hub
+from neoxrun.evaluation import data
 from neoxrun.evaluation.catalog import TaskCatalog
 from support.task_data import OWN, STAND_INS, own_task, read_objects, write_lines
 
@@ -184,16 +184,6 @@ def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data of mine has no split test") as caught:
         data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
     assert caught.value.code == "bad_task"
-
-
-def test_a_data_file_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "why_unreachable", lambda: "the network is down")
-    files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/none.jsonl}}}}"
-    task = [line for line in own_task("mine", "dataset_path: json", files) if line != "dataset_path: me/words"]
-    write_lines(tmp_path / "tasks" / "mine.yaml", *task)
-    with pytest.raises(DataError, match=r"none\.jsonl does not exist") as caught:
-        data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
-    assert (caught.value.code, caught.value.where) == ("missing_file", f"{tmp_path}/none.jsonl")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
