@@ -82,7 +82,7 @@ class PromptReader:
         for index, (content, own) in enumerate(zip(contents, _params_of_each(params, len(contents)), strict=True)):
             sampled, count, seeded = self._params(own, sampling)
             samples = whole("n", n if n is not None else count)
-            check_count(len(answers) + samples)
+            check_count(len(answers) + samples, "Lower n")
             text, ids = self._encode(content, index)
             for prompt in expand_prompt(index, 0 if seeded else index, text, sampled, samples):
                 answers.append(encoder.fit(prompt, ids))

@@ -101,8 +101,8 @@ def read_prompts(
     ]
 
 
-def check_count(answers: int) -> None:
-    """Refuse a run of more answers than should be kept in memory.
+def check_count(answers: int, fewer: str = "Lower --num-samples") -> None:
+    """Refuse a run of more answers than should be kept in memory; ``fewer`` says how to ask for fewer.
 
     Raises:
         UsageError: there are more.
@@ -111,7 +111,7 @@ def check_count(answers: int) -> None:
         raise UsageError(
             f"more than {_MOST_ANSWERS:,} answers are asked for in one run",
             code="invalid_value",
-            hint="Ask for fewer answers to each prompt, or divide the prompts over several runs.",
+            hint=f"{fewer}, or divide the prompts over several runs.",
         )
 
 

@@ -117,7 +117,7 @@ def test_the_answers_of_a_call_are_counted_together(monkeypatch: pytest.MonkeyPa
         ({"params": [{}]}, "invalid_value", "there are 1 parameters for 2 prompts", "one for each"),
         ({"n": 0}, "invalid_value", "n must be a whole number of 1 or more, not 0", ""),
         ({"params": {"n": 1.5}}, "invalid_value", "n must be a whole number of 1 or more, not 1.5", ""),
-        ({"n": 10**9}, "invalid_value", "more than 1,000,000 answers", "Ask for fewer answers"),
+        ({"n": 10**9}, "invalid_value", "more than 1,000,000 answers", "Lower n, or divide the prompts"),
         ({"params": {"n": 2, "num_return_sequences": 3}}, "conflicting_options", "another name of n", "Leave one"),
         ({"truncate": "middle"}, "invalid_value", "truncate must be left, right or None, not 'middle'", ""),
     ],
