@@ -151,7 +151,8 @@ class Simulation:
     def _inside(self, words: list[str], user: str, folder: Path | None = None) -> list[str]:
         """A command that runs ``words`` in the root file system, as a user and as the first process."""
         root = shlex.quote(str(self._root))
-        lines = ["set -e"]
+        # Before the rest: this tree and its environment may lie below /tmp.
+        lines = ["set -e", f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp"]
         for source, target, how in self._binds(folder):
             place = f"{root}/{shlex.quote(target)}"
             lines += [
@@ -159,7 +160,7 @@ class Simulation:
                 f"mount --rbind {shlex.quote(str(source))} {place}",
                 *([f"mount -o remount,bind,ro {place}"] if how == "ro" else []),
             ]
-        lines += [f"mount -t proc proc {root}/proc", f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp"]
+        lines.append(f"mount -t proc proc {root}/proc")
         environment = self._environment | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "/opt/neoxrun/lib"}
         environment |= {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
         variables = shlex.join(f"{key}={value}" for key, value in environment.items())

@@ -53,7 +53,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         type=common.natural,
         metavar="N",
         default=0,
-        help="Also give the N most likely tokens at each position. Default: 0.",
+        help="Also give the N most likely tokens at each position, at most 1000. Default: 0.",
     )
     how.add_argument(
         "--level",

@@ -32,8 +32,13 @@ def note_refusals(survey: Survey, folder: Path) -> None:
         try:
             check()
         except NeoxrunError as error:
-            _note(survey, f"{error.message[0].upper()}{error.message[1:]}.")
+            _note(survey, f"{_capitalised(error.message)}.")
     _note_tensors(survey, settings.model)
+
+
+def _capitalised(message: str) -> str:
+    """A message as a sentence; one that begins with the name of a file stays as it is."""
+    return message if "." in message.split(maxsplit=1)[0] else message[0].upper() + message[1:]
 
 
 def _note_tensors(survey: Survey, config: ModelConfig) -> None:

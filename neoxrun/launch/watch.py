@@ -86,6 +86,7 @@ class Watch:
 
     def __enter__(self) -> None:
         faulthandler.register(_SHOW, file=self._stacks, all_threads=False)
+        self._tell()  # at once: of a rank that is stopped before its first sign of life nobody would know
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
