@@ -87,7 +87,7 @@ def test_the_wheel_runs_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "-qq", "install", "--no-deps", "--no-index", "--target"]
     subprocess.run([*command, tmp_path / "installed", wheel], check=True)
     (tmp_path / "here").mkdir()
-    origin = "import sys, neoxrun; print(neoxrun.__file__); from neoxrun.cli import main; sys.exit(main())"
+    origin = "import sys, neoxrun; print(neoxrun.__file__, flush=True); from neoxrun.cli import main; sys.exit(main())"
     arguments = ["generate", "demo", "--prompt", "import os", "--maximum-tokens", "4", "--tp", "1"]
     done = subprocess.run(
         [sys.executable, "-P", "-c", origin, *arguments],
