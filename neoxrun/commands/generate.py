@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from neoxrun.commands import common, input_flags, jobs, output_flags
 from neoxrun.commands.generate_flags import add_prompt_arguments
@@ -177,15 +178,19 @@ def _options(
     return options, prompts
 
 
+def _differing(prompt: Prompt, sampling: SamplingParams) -> dict[str, Any]:
+    """The parameters of a prompt that are not the usual ones."""
+    usual = vars(sampling)
+    return {name: value for name, value in vars(prompt.params).items() if value != usual[name]}
+
+
 def _own_parameters(prompts: Sequence[Prompt], sampling: SamplingParams) -> dict[str, str]:
     """A checksum of the parameters that a prompt sets itself, by its id as JSON; prompts that set none have none."""
-    usual = vars(sampling)
     found = {}
     for prompt in prompts:
         if not prompt.sample:
-            own = {
-                name: value for name, value in vars(prompt.params).items() if name != "seed" and value != usual[name]
-            }
+            own = _differing(prompt, sampling)
+            own.pop("seed", None)
             if seed := (prompt.params.seed - sampling.seed) % 2**64:  # above: the prompt's index
                 own["seed"] = seed
             if own:
@@ -195,10 +200,9 @@ def _own_parameters(prompts: Sequence[Prompt], sampling: SamplingParams) -> dict
 
 def _checksum(prompts: Sequence[Prompt], sampling: SamplingParams) -> str:
     """Of the prompts, with the parameters that are their own."""
-    usual = vars(sampling)
     whole = hashlib.sha256()
     for prompt in prompts:
-        own = {name: value for name, value in vars(prompt.params).items() if value != usual[name]}
+        own = _differing(prompt, sampling)
         own["seed"] = prompt.params.seed - sampling.seed
         whole.update(json.dumps([prompt.id, prompt.sample, prompt.context, own, prompt.complete]).encode())
     return whole.hexdigest()[:16]

@@ -115,8 +115,8 @@ def test_parquet_in_and_out_and_the_models_whole_context(
     records = parquet.read_table(output).to_pylist()
     assert [record["id"] for record in records] == [f"p{n}" for n in range(len(TEXTS))]
     check_records(records, reference, CONTEXT, CONTEXT, 1)
-    beside = output.with_name("scores.parquet.meta.json")
-    assert {*tmp_path.iterdir()} == {given, output, beside}, "no file of lines is left"
+    sidecar = output.with_name("scores.parquet.meta.json")
+    assert {*tmp_path.iterdir()} == {given, output, sidecar}, "no file of lines is left"
 
 
 @pytest.mark.parametrize("split", ["--tp 1", "--tp 2"])

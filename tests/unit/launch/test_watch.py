@@ -120,7 +120,7 @@ def test_a_live_rank_is_not_blamed_for_a_stuck_one(replica: int, tmp_path: Path)
         assert stuck.stdout is not None
         assert stuck.wait(30) == 5
         assert stuck.stdout.read().startswith("error: rank 3 on ")
-        (tmp_path / "rank-3.alive").unlink()  # here the job goes on
+        (tmp_path / "rank-3.alive").unlink()  # here the job continues
         assert live.wait(30) == 0
 
 

@@ -102,7 +102,7 @@ def test_a_request_for_which_there_is_no_memory_fails_alone() -> None:
 
 
 def test_requests_for_which_there_is_no_memory_fail_alone_on_a_fresh_model_too() -> None:
-    """Also beside one that fits only without the room that an engine has to spare."""
+    """Also next to one that fits only without the room that an engine has to spare."""
     given = [work(2, 300), work(3, 4), ScoreWork(4, [ScoreRequest((5,), (6,))]), work(5, 170), work(6, 250)]
     events = answered(given, cache_bytes=200 * TOKEN_BYTES)
     failed = {event.number: event.error.message for event in events if isinstance(event, Failed)}
