@@ -97,7 +97,7 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
         config, path = read_config_json(folder), folder / CONFIG_JSON
         return ModelFolder(
             folder,
-            _entries({**config.options, "load": str(folder)}, path),
+            _entries({**config.options, "load": str(folder)}, path, config.keys),
             _tokenizer(folder),
             config.passed_over,
         )
@@ -173,8 +173,11 @@ def with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: 
     return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
 
 
-def _entries(options: Mapping[str, object], path: Path) -> dict[str, ConfigEntry]:
-    return {key: ConfigEntry(key, value, str(path), path.parent) for key, value in options.items()}
+def _entries(
+    options: Mapping[str, object], path: Path, written: Mapping[str, str] | None = None
+) -> dict[str, ConfigEntry]:
+    names = written or {}
+    return {key: ConfigEntry(key, value, str(path), path.parent, names.get(key)) for key, value in options.items()}
 
 
 def _tokenizer(folder: Path) -> dict[str, ConfigEntry]:
