@@ -93,8 +93,9 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
         CheckpointError: as ``read_config_json`` and ``read_saved_args``.
     """
     folder = folder.absolute()
-    if (folder / CONFIG_JSON).is_file():
-        config, path = read_config_json(folder), folder / CONFIG_JSON
+    path = folder / CONFIG_JSON
+    if path.exists() or path.is_symlink():  # where it is not a file, reading it says so
+        config = read_config_json(folder)
         return ModelFolder(
             folder,
             _entries({**config.options, "load": str(folder)}, path, config.keys),
