@@ -15,6 +15,7 @@ from neoxrun.generation.dialogue import converse
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.generation.generator import TextGenerator, prompt_encoder, start_generator
 from neoxrun.generation.interrupt import StopFlag
+from neoxrun.generation.lines import KEPT, kept_hint
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.plain_text import TextWriter
 from neoxrun.generation.provenance import write_provenance
@@ -105,9 +106,8 @@ def _hint(options: GenerateOptions) -> str | None:
     """What is left after Ctrl-C."""
     if options.output is None:
         return None
-    if options.keep_partial:
-        return "The answer so far is kept; --resume starts it from the beginning."
-    return "Finished records are kept; continue with --resume."
+    partial = "The answer so far is kept; --resume starts it from the beginning."
+    return kept_hint(partial if options.keep_partial else KEPT, options.output)
 
 
 def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool) -> Bar:

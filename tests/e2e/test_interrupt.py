@@ -97,6 +97,7 @@ def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Pat
         result = command.finish(timeout=10)
         command.check_all_gone()
     result.check_error(130)
+    assert ("Finished records are kept" in result.err) == (output.exists() and output.stat().st_size > 0)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
