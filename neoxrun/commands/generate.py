@@ -30,6 +30,7 @@ from neoxrun.terminal.words import check_unicode, counted
 
 _UNCONDITIONAL_SAMPLES = 10  # GPT-NeoX's configs/text_generation.yml
 _UNCONDITIONAL_OUTPUT = "samples.txt"
+_MANY_SAMPLES = 32  # -n is llama.cpp's length of an answer, mostly a power of 2 from here on
 _TOKEN_LETTERS = 4  # of English, about
 
 
@@ -203,6 +204,8 @@ def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
     if args.prompt is not None:
         check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
+        if (args.num_samples or 1) >= _MANY_SAMPLES:
+            log.info(f"{args.num_samples} answers: -n is the number of answers, --maximum-tokens the length of each")
         return list(reading.expand_prompt(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or args.chat or defaults.sample_input_file
     if source is not None:
