@@ -51,16 +51,19 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
         raise
-    checkpoint, damage = _look_at_checkpoint(settings)
+    checkpoint, problem = _look_at_checkpoint(settings)
+    absent = problem is not None and problem.code in ("missing_checkpoint", "incomplete_configuration")
     notes = [] if checkpoint is None else _notes_on_norms(settings, checkpoint.source_tp, plan.tp)
+    if problem is not None and absent and _is_named(args, settings):
+        notes.append(f"weights: {problem.message}")
     if args.json:
         text = json.dumps(plan_json.to_json(plan, notes), indent=2)
     else:
         text = render(plan, settings.title, notes)
     sys.stdout.write(text + "\n")
-    if damage is not None:
+    if problem is not None and not absent:  # a plan needs no weights
         sys.stdout.flush()
-        raise damage
+        raise problem
     return 0
 
 
@@ -87,8 +90,12 @@ def _look_at_checkpoint(settings: Settings) -> tuple[Checkpoint | None, NeoxrunE
     try:
         return find_whole_checkpoint(settings), None
     except NeoxrunError as error:
-        absent = error.code in ("missing_checkpoint", "incomplete_configuration")  # a plan needs none
-        return None, None if absent else error
+        return None, error
+
+
+def _is_named(args: argparse.Namespace, settings: Settings) -> bool:
+    """Whether weights are expected: their folder exists or was named, unlike that of a model one only thinks about."""
+    return args.checkpoint is not None or (settings.checkpoint is not None and settings.checkpoint.exists())
 
 
 def _notes_on_norms(settings: Settings, source_tp: int, tp: int) -> list[str]:

@@ -185,7 +185,7 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:
-    missing = [name for name in _REQUIRED if options.get(name) is None]
+    missing = dict.fromkeys(options.written(name) for name in _REQUIRED if options.get(name) is None)
     if missing:
         raise ConfigError(
             f"the configuration does not set {', '.join(missing)}",
