@@ -84,6 +84,16 @@ class Requests:
             self._pending[pending.number] = pending
         return pending
 
+    def check(self) -> None:
+        """Nothing, while there is a model.
+
+        Raises:
+            NeoxrunError: there is none any more, and this is why.
+        """
+        with self._lock:
+            if self._end is not None:
+                raise copy(self._end)
+
     def drop(self, futures: Iterable[Future[Any]]) -> None:
         """Forget the requests that these futures wait for, as far as they have not ended."""
         for number in self.numbers(futures):
