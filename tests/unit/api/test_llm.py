@@ -321,6 +321,14 @@ def test_the_tokenizer_knows_the_model_s_ids(llm: LLM) -> None:
         llm.tokenizer.decode([10**9])
 
 
+def test_messages_name_arguments_and_no_options(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="cannot be divided into tp=3 equal parts") as caught:
+        LLM("demo", device="cpu", tp=3)
+    assert caught.value.hint == "tp can be 1, 2, 4, 8 for this model."
+    with LLM("demo", device="cpu", random_weights=True):
+        assert "the weights are random (random_weights): the text means nothing" in caplog.messages
+
+
 def test_closing_ends_everything() -> None:
     llm = LLM("demo", device="cpu", dtype="fp32")
     stage = weakref.ref(loop_of(llm)._session.replica.stage)
