@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.folders import find_folder, read_folder
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
+from neoxrun.config.shipped import shipped_dir
 from neoxrun.errors import CheckpointError, ConfigError, NeoxrunError
 from support.configurations import SMALL, write_config
 from support.paths import FIXTURES
