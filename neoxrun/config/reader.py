@@ -96,7 +96,7 @@ def load_settings(
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
     folders = [
-        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None, alone=len(found) == 1)
         for path in found
         if path.is_dir()
     ]
