@@ -170,7 +170,7 @@ def _find_configuration(source: str) -> Path:
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=did_you_mean(name, shipped_names(), 1)
+        hint=did_you_mean("20B" if is_20b(path) else name, shipped_names(), 1)
         or f"Give a path, a model's folder, or one of: {', '.join(shipped_names())}.",
     )
 
