@@ -54,6 +54,7 @@ def job_for(
     *,
     kept: str,
     records: Path | None = None,
+    lock: Path | None = None,
     interactive: bool = False,
 ) -> Job:
     """The job of a command, with what every command passes on from its command line."""
@@ -72,4 +73,5 @@ def job_for(
         interactive=interactive,
         kept=kept,
         records=records,
+        lock=lock,
     )

@@ -49,6 +49,7 @@ class Job:
         kept: the hint if the job ends early: which work is kept, and how to continue.
         records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
             true in any case.
+        lock: the file of the lock that the launcher holds on the output, which is removed at the end.
         owned: the process that has started the job reads why it failed from the folder, and removes that.
     """
 
@@ -66,6 +67,7 @@ class Job:
     interactive: bool = False
     kept: str = field(kw_only=True)
     records: Path | None = None
+    lock: Path | None = None
     owned: bool = False
 
     def continuing(self) -> str:
