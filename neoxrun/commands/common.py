@@ -44,6 +44,9 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
         log.debug("ignored, since they do not change what the model computes: " + ", ".join(settings.ignored))
+    if settings.unread:
+        why = "as transformers computes the same logits without them for gpt_neox"
+        log.debug(f"keys of config.json that are not read, {why}: {', '.join(settings.unread)}")
     return settings
 
 
