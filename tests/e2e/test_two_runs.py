@@ -34,7 +34,9 @@ def halted(command: Running, records: Path) -> Iterator[None]:
 
     def ready() -> bool:
         assert command.process.poll() is None, command.finish().err
-        return records.is_file() and b"\n" in records.read_bytes()
+        with suppress(FileNotFoundError):  # the command tries whether it can be written, and removes it again
+            return b"\n" in records.read_bytes()
+        return False
 
     wait_for(ready, 60, lambda: "no records came")
     processes = command.processes()
