@@ -71,6 +71,7 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package (torch apart), and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
+    "deepspeed": "training.deepspeed_engine",
     "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
@@ -78,7 +79,7 @@ IMPORTERS = {
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
     "megatron": "training.tensor_parallel",
-    "numpy": "checkpoint.files evaluation.faster evaluation.run",
+    "numpy": "checkpoint.files evaluation.faster evaluation.run training.rows training.trainer",
     "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
