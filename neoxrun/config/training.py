@@ -71,23 +71,27 @@ class DataConfig:
     Attributes:
         train, valid: files of texts, or prefixes of ``.bin`` and ``.idx`` pairs. ``valid`` may be empty.
         weights: of the files of ``train``, as GPT-NeoX's ``train_data_weights``; None: each as long as it is.
+        valid_weights: the same of ``valid``.
         split: GPT-NeoX's ``split`` of the documents of ``train`` into train, valid and test; None: all are trained on.
         seq_length: tokens of a row that the network sees; a row has one more.
         packed: rows are cut from the documents one after the other, as GPT-NeoX does; otherwise one document a row.
         eod_mask_loss: the first token of a document, which follows an end of document, is not learned.
         seed: of the order.
         column: the key of a row that holds its text.
+        document_end: what ends a document of a plain text; empty: the whole file is one.
     """
 
     train: tuple[Path, ...]
     valid: tuple[Path, ...] = ()
     weights: tuple[float, ...] | None = None
+    valid_weights: tuple[float, ...] | None = None
     split: tuple[float, float, float] | None = None
     seq_length: int = 2048
     packed: bool = True
     eod_mask_loss: bool = False
     seed: int = 1234
     column: str = "text"
+    document_end: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ FLOORS = (
     "generation",
     "serving",
     "evaluation benchmark conversion",
-    "scoring",
+    "scoring training",
     "launch",
     "api",
     "commands",
@@ -77,7 +77,10 @@ IMPORTERS = {
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
-    "numpy": "checkpoint.files evaluation.faster evaluation.run",
+    "megatron": "training.data.tokens",
+    "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
+    "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
+    "training.data.rows training.data.tokens training.rows",
     "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
@@ -97,6 +100,7 @@ INDEX_NAMES = {
     "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "lm_eval": "lm-eval",
+    "megatron": "megatron-core",
     "prompt_toolkit": "prompt-toolkit",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
