@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neoxrun.config.huggingface import CONFIG_JSON
 from neoxrun.config.settings import TokenizerConfig
@@ -172,7 +173,7 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
                 encoded = list(encode_documents(encoder.tokenizer, encoder.eod, given))
                 for document, (ids, learned) in zip(given, encoded, strict=True):
                     _check_ids(ids, encoder.vocab_size, document.where)
-                    np.array(ids, dtype).tofile(tokens)
+                    ids.astype(dtype).tofile(tokens)
                     (np.ones(len(ids), np.bool_) if learned is None else learned).tofile(marks)
                     masked = masked or learned is not None
                     sizes.append(len(ids))
@@ -204,10 +205,10 @@ def _batches(documents: Iterator[TrainingDocument]) -> Iterator[list[TrainingDoc
         yield batch
 
 
-def _check_ids(ids: list[int], vocab_size: int, where: str) -> None:
-    if max(ids) >= vocab_size:
+def _check_ids(ids: NDArray[np.int32], vocab_size: int, where: str) -> None:
+    if ids.max() >= vocab_size:
         raise DataError(
-            f"the tokenizer produced id {max(ids)}, but the model has only ids 0 to {vocab_size - 1}",
+            f"the tokenizer produced id {ids.max()}, but the model has only ids 0 to {vocab_size - 1}",
             code="foreign_tokens",
             where=where,
             hint="Name the model's tokenizer with --tokenizer FILE.",

@@ -57,8 +57,10 @@ def open_corpus(files: Sequence[Path], column: str, end: str, encoder: Encoder, 
         DataError: a file cannot be read or used, or the cache cannot be written.
     """
     prefixes = [indexed_prefix(path) or cached(path, column, end, encoder, cache, show=show) for path in files]
-    indexes = tuple(read_index(prefix) for prefix in prefixes)
-    return Corpus(tuple(files), indexes, range(sum(len(index.sizes) for index in indexes)))
+    found = [(path, read_index(prefix)) for path, prefix in zip(files, prefixes, strict=True)]
+    found = [(path, index) for path, index in found if index.sizes.any()] or found[:1]  # an empty file cannot be mapped
+    names, indexes = zip(*found, strict=True)
+    return Corpus(names, indexes, range(sum(len(index.sizes) for index in indexes)))
 
 
 def check_corpus(corpus: Corpus) -> None:

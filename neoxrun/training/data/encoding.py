@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,7 +13,9 @@ from neoxrun.tokenizer import Tokenizer
 from neoxrun.training.data.documents import TrainingDocument
 
 LONGEST: Final = 2**20
-"""Characters that are encoded at once; a library needs about a hundred bytes for each."""
+"""Characters that are encoded as one text."""
+_AT_ONCE: Final = 8 * LONGEST
+"""Characters that are encoded at the same time, on all cores; a library needs about a hundred bytes for each."""
 
 
 class EncodedDocument(NamedTuple):
@@ -24,7 +26,7 @@ class EncodedDocument(NamedTuple):
         learned: of each; None: all are.
     """
 
-    ids: list[int]
+    ids: NDArray[np.int32]
     learned: NDArray[np.bool_] | None
 
 
@@ -39,43 +41,63 @@ def encode_documents(
     the model sees when it answers. Where a token would reach from one piece into the next, each is encoded by itself.
     """
     prefixes = [list(accumulate(piece.text for piece in document.pieces)) for document in documents]
-    encoded = iter(
-        _encode_all(
-            tokenizer, [(text, one.complete) for one, texts in zip(documents, prefixes, strict=True) for text in texts]
-        )
-    )
-    for document, texts in zip(documents, prefixes, strict=True):
-        parts = [next(encoded) for _ in texts]
+    texts = [(text, one.complete) for one, own in zip(documents, prefixes, strict=True) for text in own]
+    encoded = _encode_all(tokenizer, texts)
+    for document in documents:
+        parts = [next(encoded) for _ in document.pieces]
         ids = parts[-1]
         if len(parts) == 1 and document.pieces[0].learned:
-            yield EncodedDocument([*ids, eod], None)
+            yield EncodedDocument(np.append(ids, np.int32(eod)), None)
             continue
-        bounds = [len(part) for part in parts]
-        if any(ids[: len(part)] != part for part in parts):
-            own = [
-                tokenizer.encode(piece.text, complete=document.complete or number > 0)
-                for number, piece in enumerate(document.pieces)
-            ]
-            ids, bounds = [token for part in own for token in part], list(accumulate(map(len, own)))
-        end = [] if document.complete and ids[-1:] == [eod] else [eod]
-        learned = np.zeros(len(ids) + len(end), np.bool_)
+        if not all(np.array_equal(ids[: len(part)], part) for part in parts):
+            complete = [document.complete or number > 0 for number in range(len(parts))]
+            own = [(piece.text, one) for piece, one in zip(document.pieces, complete, strict=True)]
+            ids = np.concatenate(alone := list(_encode_all(tokenizer, own)))
+            bounds = list(accumulate(map(len, alone)))
+        else:
+            bounds = [len(part) for part in parts]
+        has_end = document.complete and ids[-1:].tolist() == [eod]
+        if not has_end:
+            ids = np.append(ids, np.int32(eod))
+            bounds[-1] += 1
+        learned = np.zeros(len(ids), np.bool_)
         for piece, first, stop in zip(document.pieces, [0, *bounds], bounds, strict=False):
             learned[first:stop] = piece.learned
-        learned[len(ids) :] = document.pieces[-1].learned
-        yield EncodedDocument([*ids, *end], learned)
+        yield EncodedDocument(ids, learned)
 
 
-def _encode_all(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
-    """The ids of texts, each of which may be complete."""
-    found: list[list[int]] = [[] for _ in texts]
+def _encode_all(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> Iterator[NDArray[np.int32]]:
+    """The ids of texts, each of which may be complete, a few long ones at a time."""
+    cut = [cut_text(text) for text, _ in texts]
+    parts = [
+        (part, complete or number > 0)
+        for (_, complete), own in zip(texts, cut, strict=True)
+        for number, part in enumerate(own)
+    ]
+    encoded = chain.from_iterable(_encode_group(tokenizer, group) for group in _groups(parts))
+    return (np.concatenate(list(islice(encoded, len(own)))) for own in cut)
+
+
+def _groups(parts: Sequence[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    group: list[tuple[str, bool]] = []
+    length = 0
+    for part in parts:
+        if group and length + len(part[0]) > _AT_ONCE:
+            yield group
+            group, length = [], 0
+        group.append(part)
+        length += len(part[0])
+    if group:
+        yield group
+
+
+def _encode_group(tokenizer: Tokenizer, group: Sequence[tuple[str, bool]]) -> list[NDArray[np.int32]]:
+    found: dict[int, NDArray[np.int32]] = {}
     for kind in (False, True):
-        numbers = [number for number, (_, complete) in enumerate(texts) if complete is kind]
-        cut = [cut_text(texts[number][0]) for number in numbers]
-        encoded = iter(tokenizer.encode_all([text for parts in cut for text in parts], complete=kind))
-        for number, parts in zip(numbers, cut, strict=True):
-            for _ in parts:
-                found[number] += next(encoded)
-    return found
+        numbers = [number for number, (_, complete) in enumerate(group) if complete is kind]
+        encoded = tokenizer.encode_all([group[number][0] for number in numbers], complete=kind)
+        found |= {number: np.array(ids, np.int32) for number, ids in zip(numbers, encoded, strict=True)}
+    return [found[number] for number in range(len(group))]
 
 
 def cut_text(text: str) -> list[str]:

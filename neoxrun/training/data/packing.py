@@ -100,7 +100,7 @@ def pack(sizes: NDArray[np.int32], documents: range, rows: int, seq_length: int,
 def order_documents(documents: Sequence[int] | NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     """``rows`` documents, every epoch whole and in a new order: for one document a row."""
     generator = np.random.RandomState(seed)
-    epochs = -(-rows // len(documents))
+    epochs = max(1, -(-rows // len(documents)))
     return np.concatenate([generator.permutation(np.asarray(documents)) for _ in range(epochs)])[:rows]
 
 
