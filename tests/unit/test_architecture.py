@@ -119,8 +119,10 @@ IMPORTERS = {
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot",
-    "megatron": "training.tensor_parallel",
-    "numpy": "checkpoint.files evaluation.faster evaluation.run",
+    "megatron": "training.data.tokens training.tensor_parallel",
+    "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
+    "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
+    "training.data.rows training.data.tokens training.rows",
     "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
