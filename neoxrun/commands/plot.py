@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from neoxrun.commands import common
 from neoxrun.errors import DataError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.plots import check_plot
 from neoxrun.training.folder import PLOT
 from neoxrun.training.loss_plot import draw_losses
 from neoxrun.training.metrics import read_metrics
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument(
-        "run_folder",
-        type=common.path,
-        metavar="RUN",
-        help="Folder of a run of `neoxrun finetune`, which may still be training. No default.",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=common.path,
-        metavar="FILE",
-        help=f"Picture to write, as PNG, SVG or PDF by the end of its name. Default: {PLOT} in the folder.",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
