@@ -118,7 +118,7 @@ IMPORTERS = {
     "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
-    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot training.loss_plot",
     "megatron": "training.data.tokens training.tensor_parallel",
     "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
@@ -130,12 +130,13 @@ IMPORTERS = {
     "safetensors": "checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
     "shtab": "commands.completion",
+    "tensorboard": "training.trackers",
     "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
     "urllib3": "download.trouble",
-    "wandb": "evaluation.run commands.evaluate_output",
+    "wandb": "evaluation.run commands.evaluate_output training.trackers",
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
