@@ -7,8 +7,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.stored import use_stored
+from neoxrun.commands import adapter_flags
 from neoxrun.config.reader import load_settings, shipped_names
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import Settings
@@ -44,6 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
     )
+    adapter_flags.add_adapter(parser)
     parser.add_argument(
         "--merge",
         choices=("fold", "average"),
@@ -172,6 +175,7 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
         load_settings(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
     )
     settings = replace(settings, merge=args.merge)
+    settings = use_adapter(settings, args.adapter, random_weights=getattr(args, "random_weights", False))
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:

@@ -82,7 +82,7 @@ IMPORTERS = {
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
-    "safetensors": "checkpoint.files",
+    "safetensors": "checkpoint.adapter checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
     "shtab": "commands.completion",
     "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
