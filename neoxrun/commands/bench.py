@@ -22,28 +22,6 @@ from neoxrun.terminal import streams
 from neoxrun.terminal.plots import check_plot
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun bench``."""
-    common.add_model_arguments(parser)
-    common.add_random_weights(parser)
-    common.add_eager(parser)
-    jobs.add_stall_timeout(parser)
-    out = parser.add_argument_group("output")
-    out.add_argument("--json", action="store_true", help="Print the results as one JSON object.")
-    out.add_argument(
-        "--plot",
-        type=common.path,
-        metavar="FILE.png",
-        help="Also draw the results into this file (.png, .svg or .pdf); needs matplotlib. Default: no plot.",
-    )
-    out.add_argument(
-        "--compare",
-        choices=("transformers",),
-        help="Then measure Hugging Face's transformers with the same prompts, on the same shape with random weights; "
-        "needs transformers, and a single rank. Default: no comparison.",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked now, then hand the job to the ranks. Does not return.
 

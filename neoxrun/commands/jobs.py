@@ -7,7 +7,6 @@ from typing import Any
 
 from neoxrun.checkpoint import fingerprint
 from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.commands import common
 from neoxrun.config.settings import Settings
 from neoxrun.download.origin import origin_of
 from neoxrun.launch.job import Job
@@ -15,18 +14,6 @@ from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.terminal.log import log
-
-
-def add_stall_timeout(parser: argparse._ActionsContainer) -> None:
-    """``--stall-timeout``, for the commands that run the model."""
-    parser.add_argument(
-        "--stall-timeout",
-        type=common.natural,
-        default=300,
-        metavar="SECONDS",
-        help="End the job if a rank makes no step for so long, as where its device or host is stuck; 0: never. "
-        "Default: 300.",
-    )
 
 
 def log_plan(plan: Plan) -> None:

@@ -20,6 +20,7 @@ from neoxrun.config.names import SUFFIXES, bare_name
 from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
+from neoxrun.config.shipped import shipped_dir, shipped_names
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_file
 from neoxrun.errors import ConfigError, UsageError
@@ -62,17 +63,6 @@ _CHECKPOINT_FILES: Final = (
     "*.safetensors*",
     "*.bin*",
 )
-
-
-def shipped_dir() -> Path:
-    """The folder of the shipped configurations: in the installed package or in the checkout."""
-    packaged = Path(__file__).parents[1] / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
-
-
-def shipped_names() -> list[str]:
-    """The names of the shipped configurations, sorted."""
-    return sorted(path.stem for path in shipped_dir().glob("*.yml"))
 
 
 def load_settings(
@@ -195,7 +185,7 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:
-    missing = [name for name in _REQUIRED if options.get(name) is None]
+    missing = dict.fromkeys(options.written(name) for name in _REQUIRED if options.get(name) is None)
     if missing:
         raise ConfigError(
             f"the configuration does not set {', '.join(missing)}",

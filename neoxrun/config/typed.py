@@ -35,11 +35,16 @@ class ConfigOptions:
         """File and line of the first of these options that is given."""
         return next((entry.where for name in names if (entry := self.get(name)) is not None), None)
 
+    def written(self, name: str) -> str:
+        """What the file that gives the option calls it."""
+        entry = self._entries.get(name)
+        return name if entry is None or entry.written is None else entry.written
+
     def refusal(self, name: str, must_be: str) -> ConfigError:
         """The error for an option's value that is not allowed."""
         entry = self._entries[name]
         return ConfigError(
-            f"{name} must be {must_be}, not {_show(entry.value)}",
+            f"{self.written(name)} must be {must_be}, not {_show(entry.value)}",
             code="invalid_value",
             where=entry.where,
         )
@@ -54,7 +59,7 @@ class ConfigOptions:
         """
         entry = self._entries[name]
         return ConfigError(
-            f"{name}: {_show(entry.value if value is None else value)} is not supported",
+            f"{self.written(name)}: {_show(entry.value if value is None else value)} is not supported",
             code="unsupported_option",
             where=entry.where,
             hint=f"Supported: {supported}. Options that change the result are never ignored.",

@@ -10,8 +10,8 @@ from math import fsum
 from typing import Any
 
 from neoxrun.scoring.documents import Document
+from neoxrun.scoring.levels import Level
 from neoxrun.scoring.measures import measures, word_starts
-from neoxrun.scoring.options import Level
 
 _DIGITS = 6  # of fp32, and a third of the bytes of what Python would write
 

@@ -18,6 +18,7 @@ from neoxrun.errors import UsageError
 from neoxrun.model.dtypes import device_kind
 from neoxrun.parallel import mesh as meshes
 from neoxrun.planning.devices import cpu_device
+from neoxrun.serving.words import in_python
 from neoxrun.terminal.log import log
 
 
@@ -102,7 +103,7 @@ def open_local(arguments: ModelArguments, *, started: bool) -> Session:
         eager=arguments.eager,
     )
     for warning in session.warnings:
-        log.warning(warning)
+        log.warning(in_python(warning))
     return session
 
 

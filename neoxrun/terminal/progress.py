@@ -30,7 +30,8 @@ class Bar:
     """Progress towards a total. Used as a context manager, it also says at the end what was done.
 
     Bytes are only a means: their bar goes away at the end, and after an error no line about them follows.
-    Anything else that is counted is kept when the work stops, and so is its bar.
+    Anything else that is counted is kept when the work stops, and so is its bar; a line follows unless an error came
+    before the first unit.
 
     Args:
         doing: what is being done, in front of the bar.
@@ -144,7 +145,7 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if self._closing is not None and (error is None or self._kept):
+        if self._closing is not None and (error is None or (self._kept and self.count)):
             log.info(self._closing(self))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neoxrun import LLM, Completion, GenerationInterrupted, SamplingParams
 from neoxrun.config.reader import load_settings
@@ -314,6 +315,20 @@ def test_more_and_longer_requests_than_before_are_taken_over(llm: LLM) -> None:
         assert loop_of(small)._texts.engine.slots == 4  # type: ignore[union-attr]
 
 
+def test_the_tokenizer_knows_the_model_s_ids(llm: LLM) -> None:
+    assert llm.tokenizer.decode(torch.tensor([707])) == "import"
+    with pytest.raises(UsageError, match="1000000000 is not a token id: they are 0 to 2047"):
+        llm.tokenizer.decode([10**9])
+
+
+def test_messages_name_arguments_and_no_options(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="cannot be divided into tp=3 equal parts") as caught:
+        LLM("demo", device="cpu", tp=3)
+    assert caught.value.hint == "tp can be 1, 2, 4, 8 for this model."
+    with LLM("demo", device="cpu", random_weights=True):
+        assert "the weights are random (random_weights): the text means nothing" in caplog.messages
+
+
 def test_closing_ends_everything() -> None:
     llm = LLM("demo", device="cpu", dtype="fp32")
     stage = weakref.ref(loop_of(llm)._session.replica.stage)
@@ -333,6 +348,9 @@ def test_closing_ends_everything() -> None:
         with pytest.raises(UsageError, match="the LLM is closed") as refused:
             call()
         assert refused.value.code == "closed"
+    for wrong in (lambda: llm.generate(7), lambda: llm.score([("x", "")]), llm.__enter__):  # type: ignore[call-overload]
+        with pytest.raises(UsageError, match="the LLM is closed"):
+            wrong()
     assert llm.tokenizer.decode(llm.tokenizer.encode("still here")) == "still here"
 
 

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 
 from neoxrun.checkpoint import fingerprint
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
+from neoxrun.config.shipped import shipped_dir
 from support.lora import adapter_tensors, write_peft_folder
 
 

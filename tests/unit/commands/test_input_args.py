@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun import cli
-from neoxrun.commands.input_flags import piped_input
+from neoxrun.commands.input_args import piped_input
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 

@@ -1,4 +1,4 @@
-"""The file of records that ``generate`` and ``score`` write: its options, and what is never written over."""
+"""The file of records that ``generate`` and ``score`` write: what makes it, and what is never written over."""
 
 from __future__ import annotations
 
@@ -14,30 +14,6 @@ from neoxrun.config.settings import Settings
 from neoxrun.generation import provenance, records
 from neoxrun.generation.provenance import Provenance
 from neoxrun.planning.plan import Plan
-
-
-def add_output_arguments(parser: argparse._ActionsContainer, output: str, resume: str, *, anyway: bool) -> None:
-    """``-o`` and what may happen to a file that exists.
-
-    Args:
-        parser: the command's, or a group of it.
-        output, resume: the help of the two options.
-        anyway: whether there is ``--resume-anyway``, too.
-    """
-    parser.add_argument("-o", "--output", metavar="FILE", help=output)
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help=resume)
-    if anyway:
-        existing.add_argument(
-            "--resume-anyway",
-            action="store_true",
-            help="As --resume, also if another model, number format, seed or other sampling made the records.",
-        )
-    existing.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="Replace the output file, whatever it holds. Default: only records of the same work.",
-    )
 
 
 def sampling_keys(params: SamplingParams) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""What ``generate`` and ``score`` share about their input: its format, stdin, and inputs among the configurations."""
+"""What ``generate`` and ``score`` share about their input: stdin, and inputs among the configurations."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -13,18 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from neoxrun.config.names import SUFFIXES
-from neoxrun.input.formats import FORMATS
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import printable
-
-
-def add_input_format(group: argparse._ArgumentGroup) -> None:
-    """``--input-format``."""
-    group.add_argument(
-        "--input-format",
-        choices=FORMATS,
-        help="Read the input as this format, compressed or not. Default: what its name says, or else its content.",
-    )
 
 
 def piped_input() -> str | None:

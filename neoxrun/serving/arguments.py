@@ -6,14 +6,16 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Final, cast, get_args
 
-from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.config.precisions import DTYPE_NAMES, DeviceKind
 from neoxrun.config.settings import Merge, Precision
 from neoxrun.errors import UsageError
+from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.serving.local import ModelArguments
 from neoxrun.terminal.words import did_you_mean, printable
+from neoxrun.tokenizer.ids import is_whole
 
 _NUMBERED: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 
@@ -58,30 +60,39 @@ def model_arguments(
         device=device,
         gpus=gpus,
         dtype=_dtype(given["dtype"]),
-        random_weights=bool(given["random_weights"]),
+        random_weights=_truth("random_weights", given["random_weights"]),
         merge=cast(Merge, _choice("merge", given["merge"], get_args(Merge))),
-        eager=bool(given["eager"]),
+        eager=_truth("eager", given["eager"]),
         stall_timeout=_seconds("stall_timeout", given["stall_timeout"]),
-        show_progress=not given["quiet"],
+        show_progress=not _truth("quiet", given["quiet"]),
     )
     batch_size = given["batch_size"]
     return arguments, None if batch_size is None else whole("batch_size", batch_size)
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
+def whole(name: str, value: Any, least: int = 1) -> int:
     """A number of things.
 
     Raises:
         UsageError: it is not a whole number of ``least`` or more.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value
+    if is_whole(value) and value >= least:
+        return int(value)
     raise UsageError(f"{name} must be a whole number of {least} or more, not {value!r}", code="invalid_value")
 
 
-def _seconds(name: str, value: object) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
+def _truth(name: str, value: object) -> bool:
+    if isinstance(value, bool):
         return value
+    raise UsageError(f"{name} must be True or False, not {value!r}", code="invalid_value")
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = math.nan if type(value) is bool or not isinstance(value, Real) else float(value)
+    if 0 < seconds < math.inf:
+        return seconds
     raise UsageError(f"{name} must be a number of seconds above 0 or None, not {value!r}", code="invalid_value")
 
 

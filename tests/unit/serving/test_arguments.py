@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from neoxrun import LLM
-from neoxrun.api.arguments import model_arguments
-from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.errors import UsageError
+from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
+from neoxrun.serving.arguments import model_arguments
 from neoxrun.serving.local import ModelArguments
 
 PLAIN: dict[str, Any] = {
@@ -50,6 +51,7 @@ def test_what_is_left_out() -> None:
         ({"tensor_parallel_size": 2}, "tp", 2),
         ({"adapter": Path("run")}, "adapter", "run"),
         ({"peft": "run"}, "adapter", "run"),
+        ({"tp": np.int64(2)}, "tp", 2),
         ({"pipeline_parallel_size": 3}, "pp", 3),
         ({"torch_dtype": torch.bfloat16}, "dtype", "bf16"),
         ({"dtype": torch.float16}, "dtype", "fp16"),
@@ -104,6 +106,8 @@ def test_a_model_by_its_other_name() -> None:
         ({"eager": True, "enforce_eager": False}, "conflicting_options", "another name of eager", "Leave one"),
         ({"batch_size": 1, "max_num_seqs": 9}, "conflicting_options", "another name of batch_size", "Leave one"),
         ({"torch_dtype": "fp16", "precision": "bf16"}, "conflicting_options", "another name of dtype", "Leave one"),
+        ({"quiet": "x"}, "invalid_value", "quiet must be True or False, not 'x'", None),
+        ({"eager": 1}, "invalid_value", "eager must be True or False, not 1", None),
         ({"max_num_seqs": 1.5}, "invalid_value", "batch_size must be a whole number of 1 or more, not 1.5", None),
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
