@@ -38,6 +38,7 @@ class RegisteredLM(NeoxLM):
         max_batch_size: without effect.
         random_weights: build the model without a checkpoint.
         merge: ``fold`` or ``average``, as for ``LLM``.
+        adapter: folder of a LoRA adapter, as for ``LLM``.
 
     Raises:
         NeoxrunError: see ``open_local``.
@@ -56,13 +57,14 @@ class RegisteredLM(NeoxLM):
         max_batch_size: int | None = None,
         random_weights: bool = False,
         merge: str = "fold",
+        adapter: str | None = None,
         **others: object,
     ) -> None:
         if others:
             raise UsageError(
                 f"--model_args {', '.join(others)}: neoxrun has no such argument",
                 code="unknown_option",
-                hint="There are: config, checkpoint, tokenizer, tp, pp, dtype, random_weights and merge.",
+                hint="There are: config, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge and adapter.",
             )
         wrong = next((value for value in (tp, pp) if not isinstance(value, int) or value < 1), None)
         if wrong is not None:
@@ -94,6 +96,7 @@ class RegisteredLM(NeoxLM):
                 dtype=cast(Any, dtype),
                 random_weights=random_weights,
                 merge=cast(Any, merge),
+                adapter=adapter,
             ),
             started=started > 1,
         )
