@@ -22,6 +22,7 @@ from jinja2.utils import Namespace
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tokenizer_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from neoxrun.errors import DataError
+from neoxrun.terminal.words import failure
 from neoxrun.tokenizer.siblings import read_siblings
 
 _AGAIN: Final = 'Get the file again, or write the prompts out under "prompt".'
@@ -65,13 +66,14 @@ class ChatTemplate:
                 hint=_AGAIN,
             ) from error
 
-    def render(self, messages: object, *, answer: bool = True, where: str | None = None) -> str:
+    def render(self, messages: object, *, answer: bool = True, closed: bool = False, where: str | None = None) -> str:
         """The text of a conversation.
 
         Args:
             messages: a list of objects with ``role`` and ``content``.
             answer: end it where the model's answer begins (transformers' ``add_generation_prompt``); else where the
                 last message ends, which the model continues.
+            closed: without ``answer``, end it where the template ends the last message.
             where: the line with the messages, for the error.
 
         Raises:
@@ -79,7 +81,7 @@ class ChatTemplate:
             DataError: they are not messages, or the template cannot handle them.
         """
         chat = _checked(messages, where)
-        if not answer:
+        if not answer and not closed:
             chat[-1]["content"] = _tagged(chat[-1].get("content", ""), where)
         try:
             text = self._template.render(
@@ -99,7 +101,7 @@ class ChatTemplate:
                 where=where or str(self._where),
                 hint="Does every message have what the template reads? Most read `role` and `content`.",
             ) from error
-        return text if answer else _cut_at_tag(text, where)
+        return text if answer or closed else _cut_at_tag(text, where)
 
 
 def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
@@ -121,7 +123,9 @@ def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", code="bad_chat_template", where=str(path)) from error
+        raise DataError(
+            f"{path} cannot be read: {failure(error)}", code="bad_chat_template", where=str(path)
+        ) from error
     found = options.get("chat_template")
     if isinstance(found, list):  # several, by name
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
