@@ -31,6 +31,7 @@ COMMANDS = {
     "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
     "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
+    "plot": "Draw the losses of a fine-tuning, which may still be running, as a picture.",
     "completion": "Print a script that completes commands and options in bash, zsh or fish.",
 }
 

@@ -24,6 +24,7 @@ class RankShare:
         device: device of the tensors.
         dtype: number format of the tensors; None: that of each in the files, and fp32 for a bias that they lack.
         merge: where ``tp_size`` is not the checkpoint's, what becomes of norms that differ between its ranks.
+        one_version: where it is, merge all the same.
 
     Attributes:
         approximated: names of undivided tensors that differed between the source ranks and became one.
@@ -37,10 +38,13 @@ class RankShare:
         device: torch.device,
         dtype: torch.dtype | None,
         merge: Merge,
+        *,
+        one_version: bool = False,
     ) -> None:
         self.approximated: set[str] = set()
         self._config, self._tp_rank, self._tp_size = config, tp_rank, tp_size
         self._device, self._dtype, self._folds = device, dtype, merge == "fold"
+        self._one_version = one_version
         self._norms: dict[str, RankNorms] = {}  # that are folded into the layers that read them
         self._before = -1  # the layer
 
@@ -60,7 +64,7 @@ class RankShare:
         assert layer != head or self._before == head - 1, "the head reads the final norm, which is the layer before"
         self._before = layer
         if layer != head:
-            folds = self._folds and self._tp_size != len(shards)
+            folds = self._folds and not self._keeps(shards)
             self._norms = foldable_norms(shards, config, self._device) if folds else {}
         added: dict[str, Tensor] = {}
         # Weights first: what a norm adds to a bias is known then.
@@ -97,10 +101,10 @@ class RankShare:
             return
         rule = rule_of(name, self._config)
         # The first rank's bias serves all of them, even at the checkpoint's own size.
-        becomes_one = rule is Rule.ONE or (rule is Rule.MEAN and self._tp_size != len(shards))
+        becomes_one = rule is Rule.ONE or (rule is Rule.MEAN and not self._keeps(shards))
         if becomes_one and any(not torch.equal(shards[0], other) for other in shards[1:]):
             self.approximated.add(name)
-        ranks = contributing_shards(rule, len(shards), self._tp_size, self._tp_rank)
+        ranks = contributing_shards(rule, len(shards), self._tp_size, self._tp_rank, one_version=self._one_version)
         if len(ranks) == 1:
             target.copy_(shards[ranks[0]])
             return
@@ -108,3 +112,7 @@ class RankShare:
         for rank in ranks:
             total += shards[rank]
         target.copy_(total / len(ranks) if rule is Rule.MEAN else total)
+
+    def _keeps(self, shards: Sequence[object]) -> bool:
+        """Whether each rank keeps the undivided tensors of the same source rank."""
+        return self._tp_size == len(shards) and not self._one_version

@@ -111,9 +111,8 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             interactive=dialogue,
-            kept="Finished records are kept; continue with --resume."
-            if options.output is not None
-            else "Give the same command again.",
+            kept=lines.AGAIN if options.output is None else lines.KEPT,
+            records=options.output,
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint import fingerprint
@@ -51,6 +52,7 @@ def job_for(
     options: Any,
     *,
     kept: str,
+    records: Path | None = None,
     interactive: bool = False,
 ) -> Job:
     """The job of a command, with what every command passes on from its command line."""
@@ -68,4 +70,5 @@ def job_for(
         rendezvous=args.rdzv_endpoint,
         interactive=interactive,
         kept=kept,
+        records=records,
     )

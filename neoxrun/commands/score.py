@@ -144,14 +144,15 @@ def _source(args: argparse.Namespace) -> DocumentSource:
 
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
-    kept = options is not None and options.output is not None
+    records = None if options is None else output.lines_file(options.output)
     return jobs.job_for(
         args,
         "score",
         settings,
         plan,
         options,
-        kept="Finished records are kept; continue with --resume." if kept else "Give the same command again.",
+        kept=lines.AGAIN if records is None else lines.KEPT,
+        records=records,
     )
 
 

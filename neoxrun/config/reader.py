@@ -107,7 +107,7 @@ def load_configuration(
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
     folders = [
-        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None, alone=len(found) == 1)
         for path in found
         if path.is_dir()
     ]
@@ -182,7 +182,7 @@ def _find_configuration(source: str) -> Path:
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=did_you_mean(name, shipped_names(), 1)
+        hint=did_you_mean("20B" if is_20b(path) else name, shipped_names(), 1)
         or f"Give a path, a model's folder, or one of: {', '.join(shipped_names())}.",
     )
 

@@ -97,6 +97,7 @@ class DataConfig:
         eod_mask_loss: the first token of a document, which follows an end of document, is not learned.
         seed: of the order.
         column: the key of a row that holds its text.
+        document_end: what ends a document of a plain text; empty: the whole file is one.
     """
 
     train: tuple[Path, ...]
@@ -109,6 +110,7 @@ class DataConfig:
     eod_mask_loss: bool = False
     seed: int = 1234
     column: str = "text"
+    document_end: str = ""
 
 
 @dataclass(frozen=True)

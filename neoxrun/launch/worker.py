@@ -132,7 +132,7 @@ def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> Abstra
         timeout=job.stall_timeout,
         folder=folder,
         on_cpu=session.mesh.device.type == "cpu",
-        kept=job.kept,
+        kept=job.continuing,
         report=report,
     )
 
