@@ -5,28 +5,31 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from neoxrun.commands import common, finetune_look
-from neoxrun.commands.training_args import over_configuration, training_from_args
+from neoxrun.commands.sampling_args import unescape
+from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
 from neoxrun.config.settings import Settings
-from neoxrun.config.training import DataConfig, LoraConfig, TrainingConfig
+from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.config.training_request import RunSize, TrainingRequest
 from neoxrun.config.typed import ConfigOptions
-from neoxrun.errors import DataError, UsageError
+from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
-from neoxrun.planning.finetune import FinetunePlan, plan_finetune
-from neoxrun.planning.planner import vocab_size_for_planning
+from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
-from neoxrun.training.data.prepare import PreparedData, prepare_data
+from neoxrun.training.folder import CACHE
+from neoxrun.training.opening import check_run_folder
 from neoxrun.training.options import FinetuneOptions
+from neoxrun.training.run_settings import describe_run
+from neoxrun.training.trackers import check_trackers
 
-CACHE: Final = "cache"
-"""Where the tokens of texts are, in the folder of a run."""
+if TYPE_CHECKING:
+    from neoxrun.training.data.prepare import PreparedData
 
 _ENGINE: Final = {"deepspeed": "deepspeed", "megatron": "megatron-core"}
 
@@ -40,20 +43,20 @@ def run(args: argparse.Namespace) -> int:
         NeoxrunError: the command line, the configuration or the data are wrong, it does not fit, or a package is
             missing.
     """
-    if args.seq_length is not None:
-        args.overrides.append(f"seq_length={args.seq_length}")
-    settings, options = common.configuration_from_args(args)
-    options = over_configuration(args, options)
+    settings, options = training_configuration(args)
     request, lora = training_from_args(args, settings, options)
-    data = read_data(options, settings, packed=not args.no_pack, column=args.column)
+    end = unescape(args.document_end)
+    data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
     for text in (args.column, *args.sample_prompt):
         check_unicode(text)
-    _check_packages(args)
+    project = _project(args, options)
+    _check_packages(args, wandb=project is not None)
     leading = common.is_first(args)
     folder = run_folder(args, settings, options)
-    if leading:
-        check_folder(folder, resume=args.resume or args.resume_anyway)
-    found = planned(args, settings, request, lora)
+    resume = args.resume or args.resume_anyway
+    if leading and not resume:
+        check_run_folder(folder, {}, resume=False, anyway=False)
+    found = planned(args, settings, common.devices_from_args(args), request, lora)
     common.check_files(settings, random_weights=args.random_weights)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")
@@ -61,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         log.info(f"memory: {finetune_look.describe_memory(found)}")
         for note in found.notes:
             log.info(note)
+    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+
     prepared = prepare_data(
         data,
         load_tokenizer(settings.tokenizer),
@@ -72,41 +77,24 @@ def run(args: argparse.Namespace) -> int:
     training, warnings = settled(request, found, data, prepared)
     if leading:
         _say(found, data, prepared, training, [*_warnings(options), *warnings])
-    if args.dry_run:
-        return 0
     run_options = FinetuneOptions(
         training=training,
         data=data,
         lora=lora,
         folder=folder,
-        resume=args.resume or args.resume_anyway,
+        resume=resume,
         resume_anyway=args.resume_anyway,
         sample_prompts=tuple(args.sample_prompt),
-        wandb=_project(args, options),
+        wandb=project,
         tensorboard=args.tensorboard,
         random_weights=args.random_weights,
     )
+    if leading and resume:
+        made = describe_run(settings, found.plan, run_options)
+        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
+    if args.dry_run:
+        return 0
     launcher.run_job(_job(args, settings, found, run_options))
-
-
-def planned(
-    args: argparse.Namespace, settings: Settings, request: TrainingRequest, lora: LoraConfig | None
-) -> FinetunePlan:
-    """How the training runs on the devices of this machine.
-
-    Raises:
-        UsageError: it is not possible, or does not fit.
-    """
-    vocab_size, assumed = vocab_size_for_planning(settings)
-    return plan_finetune(
-        settings,
-        common.devices_from_args(args),
-        common.requested_from_args(args),
-        request,
-        lora,
-        vocab_size=vocab_size,
-        vocab_assumed=assumed,
-    )
 
 
 def settled(
@@ -131,35 +119,7 @@ def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOpti
     return Path(f"finetune-{settings.title.replace(', ', '-')}" if save is None else save).expanduser().absolute()
 
 
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse to write over another run, and to resume none.
-
-    Raises:
-        DataError: the folder holds something, or with ``resume`` nothing.
-    """
-    try:
-        held = [path for path in folder.iterdir() if path.name != CACHE]
-    except FileNotFoundError:
-        held = []
-    except NotADirectoryError as error:
-        raise DataError(
-            f"{folder} is a file", code="other_file", hint="Name a folder for the run with --output DIR."
-        ) from error
-    if resume and not held:
-        raise DataError(
-            f"there is no run to resume in {folder}",
-            code="missing_file",
-            hint="Name the folder of the run with --output DIR, or leave --resume out to begin one.",
-        )
-    if held and not resume:
-        raise DataError(
-            f"{folder} exists already and is not empty",
-            code="existing_target",
-            hint="Continue the run in it with --resume, or name another folder with --output DIR.",
-        )
-
-
-def _check_packages(args: argparse.Namespace) -> None:
+def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
     for module, package in _ENGINE.items():
         if importlib.util.find_spec(module) is None:
             raise UsageError(
@@ -167,13 +127,7 @@ def _check_packages(args: argparse.Namespace) -> None:
                 code="missing_package",
                 hint="Install it: pip install 'neoxrun[finetune]'",
             )
-    for flag, name in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
-        if getattr(args, flag) and importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f"--{flag} needs {name}, which is not installed",
-                code="missing_package",
-                hint=f"Install it: pip install 'neoxrun[{name}]'",
-            )
+    check_trackers(wandb=wandb, tensorboard=args.tensorboard)
 
 
 def _say(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from neoxrun.commands import common
 from neoxrun.config.settings import Settings
 from neoxrun.config.training import LoraConfig
 from neoxrun.config.training_reader import read_training
@@ -14,6 +15,9 @@ from neoxrun.config.training_request import TrainingRequest
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry
 from neoxrun.errors import UsageError
+from neoxrun.planning.devices import Device
+from neoxrun.planning.finetune import FinetunePlan, plan_finetune
+from neoxrun.planning.planner import vocab_size_for_planning
 
 _KEYS: Final[Mapping[str, str]] = {
     "batch_size": "train_batch_size",
@@ -47,8 +51,16 @@ _REPLACES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+def training_configuration(args: argparse.Namespace) -> tuple[Settings, ConfigOptions]:
+    """The settings, and the options with the flags of ``finetune`` or ``plan --finetune`` over them."""
+    if args.seq_length is not None:
+        args.overrides.append(f"seq_length={args.seq_length}")
+    settings, options = common.configuration_from_args(args)
+    return settings, over_configuration(args, options)
+
+
 def over_configuration(args: argparse.Namespace, options: ConfigOptions) -> ConfigOptions:
-    """The options with the command line's flags over them, of ``finetune`` or of ``plan --finetune``."""
+    """The options with the command line's flags over them, under GPT-NeoX's names."""
     entries: dict[str, ConfigEntry] = {}
 
     def put(key: str, value: object, flag: str) -> None:
@@ -104,6 +116,30 @@ def training_from_args(
     if hasattr(args, "loss_average"):
         request = replace(request, loss_average=args.loss_average, deterministic=args.deterministic)
     return request, lora
+
+
+def planned(
+    args: argparse.Namespace,
+    settings: Settings,
+    devices: Sequence[Device],
+    request: TrainingRequest,
+    lora: LoraConfig | None,
+) -> FinetunePlan:
+    """How the training runs on ``devices``.
+
+    Raises:
+        UsageError: it is not possible, or does not fit.
+    """
+    vocab_size, assumed = vocab_size_for_planning(settings)
+    return plan_finetune(
+        settings,
+        devices,
+        common.requested_from_args(args),
+        request,
+        lora,
+        vocab_size=vocab_size,
+        vocab_assumed=assumed,
+    )
 
 
 def _lora(args: argparse.Namespace) -> LoraConfig | None:

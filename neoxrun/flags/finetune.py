@@ -45,6 +45,13 @@ def _add_data(data: argparse._ActionsContainer) -> None:
         "--column", default="text", metavar="NAME", help="Key or column that holds the text. Default: text."
     )
     data.add_argument(
+        "--document-end",
+        metavar="TEXT",
+        default="",
+        help=r"What separates the documents of a text file; it may contain \n and \t. Default: nothing, so that the "
+        "whole file is one document.",
+    )
+    data.add_argument(
         "--no-pack",
         action="store_true",
         help="Put one document into each row, padded or cut. Without it, rows are cut from the documents one after the "
