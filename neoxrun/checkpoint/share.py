@@ -47,8 +47,8 @@ class RankShare:
         self.approximated: set[str] = set()
         self._config, self._tp_rank, self._tp_size = config, tp_rank, tp_size
         self._device, self._dtype, self._folds = device, dtype, merge == "fold"
-        self._one_version = one_version
         self._low_rank: Mapping[TensorKey, LowRank] = {} if adapter is None else adapter.low_rank
+        self._one_version = one_version
         self._norms: dict[str, RankNorms] = {}  # that are folded into the layers that read them
         self._before = -1  # the layer
 

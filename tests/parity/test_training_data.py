@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from neoxrun.config.training import DataConfig
 from neoxrun.training.data.build import build_rows
 from neoxrun.training.data.indexed import read_index
-from neoxrun.training.data.packing import pack, split_documents
+from neoxrun.training.data.packing import blend, pack, split_documents
 from neoxrun.training.data.prepare import PreparedData, prepare_data
 from support.paths import shared_folder
 from support.tokenizer_files import hugging_face, load_hugging_face
@@ -82,3 +82,18 @@ def test_the_first_token_of_a_document_is_not_learned_with_eod_mask_loss(folder:
     ids = load_file(folder / "batches.safetensors")["train"].reshape(-1, SEQ_LENGTH + 1)
     assert (ids[:, :-1] == 0).any()
     np.testing.assert_array_equal([train[row].learned for row in range(TRAIN_ROWS)], ids[:, :-1] != 0)
+
+
+def test_blending_is_megatron_cores() -> None:
+    """Its compiled build_blending_indices, which is GPT-NeoX's."""
+    from megatron.core.datasets import helpers_cpp
+
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        weights = generator.choice([0.1, 0.2, 0.25, 0.3, 1.0, 2.0, 3.0], generator.integers(1, 6)).tolist()
+        normal = np.array([weight / sum(weights) for weight in weights])
+        sources, numbers = np.zeros(300, np.int16), np.zeros(300, np.int64)
+        helpers_cpp.build_blending_indices(sources, numbers, normal / normal.sum(), len(weights), 300, False)
+        found = blend(weights, 300)
+        np.testing.assert_array_equal(found[0], sources)
+        np.testing.assert_array_equal(found[1], numbers)
