@@ -18,7 +18,8 @@ from neoxrun.terminal.json_lines import asks_for_json
 from neoxrun.terminal.words import did_you_mean, printable
 from neoxrun.version import __version__
 
-# Each is a module of neoxrun.commands with add_arguments(parser) and run(args); what it does, in one sentence.
+# Each is a module of neoxrun.flags with add_arguments(parser), which is all that its help needs, and one of
+# neoxrun.commands with run(args); what it does, in one sentence.
 COMMANDS = {
     "download": "Download weights, tokenizers and task data, and check that every file is complete.",
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
@@ -29,6 +30,7 @@ COMMANDS = {
     "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
     "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
+    "plot": "Draw the losses of a fine-tuning, which may still be running, as a picture.",
     "completion": "Print a script that completes commands and options in bash, zsh or fish.",
 }
 
@@ -88,8 +90,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
     """The parser of all commands.
 
     Args:
-        loaded: the commands whose modules are imported and whose options are known. The others only have their names:
-            a command's own imports take longer than everything else that happens before it runs.
+        loaded: the commands whose options are known. The others only have their names.
     """
     parser = _Parser(
         prog="neoxrun",
@@ -111,8 +112,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
         )
         if name not in loaded:
             continue
-        module = importlib.import_module(f"neoxrun.commands.{name}")
-        module.add_arguments(sub)
+        importlib.import_module(f"neoxrun.flags.{name}").add_arguments(sub)
         messages = sub.add_mutually_exclusive_group()
         messages.add_argument(
             "-v",
@@ -129,7 +129,7 @@ def build_parser(loaded: Collection[str] = COMMANDS.keys()) -> argparse.Argument
             help="With json every message is one JSON object a line, with time, level, rank and message, and errors "
             "also with code and hint. Default: text.",
         )
-        sub.set_defaults(run=module.run, build_parser=build_parser)
+        sub.set_defaults(build_parser=build_parser)
     return parser
 
 
@@ -190,7 +190,7 @@ def _main(words: Sequence[str], termination: Termination) -> int:
         verbose = args.verbose > 0
         args.verbosity = -1 if args.quiet else args.verbose
         log.set_up(args.verbosity, rank, as_json=args.log_format == "json")
-        code: int = args.run(args)
+        code: int = importlib.import_module(f"neoxrun.commands.{args.command}").run(args)
         sys.stdout.flush()
         log.finish_line()
         # Of a job in a child process, which has reported it.

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neoxrun import errors
-from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.commands import foreign
 from neoxrun.config import neox_keys
 from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
 from neoxrun.generation.records import RECORD_CODES
+from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

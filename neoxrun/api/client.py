@@ -71,7 +71,6 @@ class Client:
 
     def score(self, requests: Sequence[ScoreRequest], top: int | None) -> list[Scored]:
         """The scores, in order; see ``LLM.score``."""
-        self._check_process()
         pending = self._requests.add(_scores)
         if not requests:
             self._requests.drop([pending.future])
@@ -106,7 +105,6 @@ class Client:
 
     def _add(self, encoded: EncodedPrompt, pieces: Pieces | None = None) -> Pending | None:
         """A request for an answer; None where the prompt cannot be answered."""
-        self._check_process()
         tokenizer, weights = self.backend.tokenizer, self.backend.ready.weights
         pending = self._requests.add(lambda finished: completion_of(encoded, finished, tokenizer, weights), pieces)
         if encoded.ids:
@@ -145,13 +143,20 @@ class Client:
                 bar.update(amount=one.length)
         return completions
 
-    def _check_process(self) -> None:
+    def check(self) -> None:
+        """Nothing, where calls can be made.
+
+        Raises:
+            UsageError: this process is a copy of the one to which the model belongs.
+            NeoxrunError: there is no model any more.
+        """
         if os.getpid() != self._process:
             raise UsageError(
                 f"the LLM belongs to process {self._process}, of which this one is a copy",
                 code="another_process",
                 hint="Make the LLM after the process is forked: in each worker of a server, for example.",
             )
+        self._requests.check()
 
 
 def _scores(found: ScoresFound) -> list[Scored]:

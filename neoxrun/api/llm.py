@@ -19,7 +19,6 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal, overload
 
-from neoxrun.api.arguments import model_arguments, whole
 from neoxrun.api.backends import Callbacks
 from neoxrun.api.client import Client
 from neoxrun.api.completion import Completion
@@ -32,6 +31,7 @@ from neoxrun.engine.scoring import Scored
 from neoxrun.errors import UsageError
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.generation.options import Truncate
+from neoxrun.serving.arguments import model_arguments, whole
 from neoxrun.terminal.log import log, set_up
 from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import Tokenizer
@@ -47,10 +47,11 @@ class LLM:
         overrides: ``key=value`` texts, as for ``--set``.
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
+        adapter: folder of a LoRA adapter, as PEFT writes it, that is merged into the weights.
         tp, pp: tensor-parallel size and pipeline stages. For more than one rank this process starts the ranks, which
             end with it. Under torchrun and srun the product is the number of processes.
         device: ``cuda``, ``cpu``, or one GPU as in ``cuda:1``; None uses GPUs if there are any.
-        gpus: numbers of the GPUs to use, one for each rank.
+        gpus: numbers of the GPUs to use, one for each rank, in the order of nvidia-smi.
         dtype: ``fp32``, ``fp16`` or ``bf16``, or what torch calls them; None: the configuration's on a GPU. On the CPU,
             bf16 where the processor has instructions for it and the configuration does not say fp32, else fp32.
         batch_size: most texts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.
@@ -76,6 +77,7 @@ class LLM:
         overrides: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         tp: int = 1,
         pp: int = 1,
         device: Any = None,
@@ -98,17 +100,19 @@ class LLM:
         self._backend = open_backend(arguments, most, Callbacks(requests.receive, requests.end))
         self._client = Client(self._backend, requests)
         self._close = weakref.finalize(self, self._client.close)  # also where the object is no longer used
+        vocab_size = self._backend.ready.vocab_size
+        self._tokenizer = self._backend.tokenizer.of_model(vocab_size)
         self._reader = PromptReader(
-            self._backend.tokenizer,
+            self._tokenizer,
             arguments.settings.generation.sampling,
-            self._backend.ready.vocab_size,
+            vocab_size,
             self._backend.ready.max_context,
         )
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer: ``encode`` makes ids of a text, ``decode`` a text of ids."""
-        return self._backend.tokenizer
+        return self._tokenizer
 
     @property
     def max_context(self) -> int:
@@ -214,7 +218,8 @@ class LLM:
                 )
             return self.stream(prompts, params, truncate=truncate, **sampling)
         if prompt_logprobs is not None:
-            whole("prompt_logprobs", prompt_logprobs, 0)
+            prompt_logprobs = whole("prompt_logprobs", prompt_logprobs, 0)
+        self._client.check()
         asked = self._reader.read(prompts, params, n, truncate, sampling)
         bar = Bar("answers", len(asked.answers), "answer", amounts="tokens", show=not self._quiet)
         completions = self._client.generate(asked.answers, prompt_logprobs, bar)
@@ -230,6 +235,7 @@ class LLM:
         Raises:
             UsageError, DataError: as for ``generate``.
         """
+        self._client.check()
         asked = self._reader.read(prompt, params, None, truncate, sampling)
         return self._client.stream(_only(asked, "stream"))
 
@@ -244,6 +250,7 @@ class LLM:
         Raises:
             UsageError, DataError: as for ``generate``.
         """
+        self._client.check()
         asked = self._reader.read(prompt, params, None, truncate, sampling)
         return self._client.submit(_only(asked, "submit"))
 
@@ -263,8 +270,9 @@ class LLM:
             DataError: a text is not valid Unicode, has no tokens of its own, or is too long for the context.
             UsageError, RankError: as for ``generate``.
         """
+        self._client.check()
         if top is not None:
-            whole("top", top, 0)
+            top = whole("top", top, 0)
         return self._client.score([self._reader.pair(*pair) for pair in pairs_of(pairs)], top)
 
     def close(self) -> None:
@@ -272,6 +280,7 @@ class LLM:
         self._close()
 
     def __enter__(self) -> LLM:
+        self._client.check()
         return self
 
     def __exit__(

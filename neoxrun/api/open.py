@@ -6,9 +6,10 @@ import os
 
 from neoxrun.api.backends import Backend, Callbacks, CollectiveBackend, ThreadBackend
 from neoxrun.api.ranks import RanksBackend
-from neoxrun.errors import UsageError
+from neoxrun.errors import NeoxrunError, UsageError
 from neoxrun.launch.world import existing_world, rendezvous_of
 from neoxrun.serving.local import ModelArguments
+from neoxrun.serving.words import error_in_python
 
 
 def open_backend(arguments: ModelArguments, batch_size: int | None, callbacks: Callbacks) -> Backend:
@@ -23,6 +24,14 @@ def open_backend(arguments: ModelArguments, batch_size: int | None, callbacks: C
         NeoxrunError: the model cannot be loaded.
         UsageError: another number of ranks was started.
     """
+    try:
+        return _open(arguments, batch_size, callbacks)
+    except NeoxrunError as error:
+        error_in_python(error)
+        raise
+
+
+def _open(arguments: ModelArguments, batch_size: int | None, callbacks: Callbacks) -> Backend:
     world = existing_world()
     if world is not None:
         if world.size != arguments.ranks:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Final, cast
 
-from neoxrun.api.arguments import whole
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
 from neoxrun.config.sampling_names import own_names
 from neoxrun.engine.scoring import ScoreRequest
 from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
 from neoxrun.generation.prompts import check_count, expand_prompt
+from neoxrun.serving.arguments import whole
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import Tokenizer
+from neoxrun.tokenizer.ids import ids_of, is_whole, plain
 
 Ids = Sequence[int]
 Params = SamplingParams | Mapping[str, Any]
@@ -114,7 +114,7 @@ class PromptReader:
             params, count, seeded = own or self._configured, 1, False
             params = update_sampling(params, vars(params))  # checks them
         elif isinstance(own, Mapping):
-            counts = [own[name] for name in _SAMPLES if name in own]
+            counts = [own[name] for name in _SAMPLES if own.get(name) is not None]
             if len(counts) > 1:
                 raise UsageError(
                     f"{_SAMPLES[1]} is another name of {_SAMPLES[0]}, which is given too",
@@ -122,7 +122,7 @@ class PromptReader:
                     hint="Leave one of them out.",
                 )
             count = counts[0] if counts else 1
-            given = own_names({name: value for name, value in own.items() if name not in _SAMPLES}, SAMPLING_NAMES)
+            given = _given({name: value for name, value in own.items() if name not in _SAMPLES})
             params, seeded = update_sampling(self._configured, given), "seed" in given
         else:
             raise UsageError(
@@ -130,7 +130,7 @@ class PromptReader:
                 code="invalid_value",
                 hint="For example SamplingParams(maximum_tokens=20), or {'maximum_tokens': 20}.",
             )
-        return update_sampling(params, own_names(sampling, SAMPLING_NAMES)), count, seeded
+        return update_sampling(params, _given(sampling)), count, seeded
 
     def _encode(self, content: str | Ids, index: int) -> tuple[str, Ids]:
         """The text of a prompt, and its ids."""
@@ -144,6 +144,15 @@ class PromptReader:
                 code="invalid_value",
             )
         return self._tokenizer.decode(list(content)), content
+
+
+def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are given, under our own names.
+
+    None leaves one as it is, which other tools' signatures have as a default; for ``logprobs`` it is a value.
+    """
+    named = own_names(sampling, SAMPLING_NAMES)
+    return {name: value for name, value in named.items() if value is not None or name == "logprobs"}
 
 
 def pairs_of(pairs: object) -> list[tuple[str, str]]:
@@ -165,38 +174,29 @@ def pairs_of(pairs: object) -> list[tuple[str, str]]:
 
 def _separate(prompts: object) -> tuple[list[str | Ids], bool]:
     """The prompts of a call, and whether it is one by itself."""
-    prompts = _plain(prompts)
+    prompts = plain(prompts)
     if isinstance(prompts, str | Mapping):
         return [_content(prompts)], True
     if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
         raise _wrong(prompts)
     several = list(prompts)
-    if several and all(map(_is_id, several)):
+    if several and all(map(is_whole, several)):
         return [_content(several)], True
     return [_content(one) for one in several], False
 
 
 def _content(prompt: Any) -> str | Ids:
-    prompt = _plain(prompt)
+    prompt = plain(prompt)
     if isinstance(prompt, Mapping):
         known = [name for name in ("prompt", "prompt_token_ids") if name in prompt]
         if len(known) != 1 or len(prompt) != 1:
             raise _wrong(prompt)
-        prompt = _plain(prompt[known[0]])
+        prompt = prompt[known[0]]
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list | tuple) and prompt and all(map(_is_id, prompt)):
-        return [int(token) for token in prompt]
+    if ids := ids_of(prompt):
+        return ids
     raise _wrong(prompt)
-
-
-def _plain(value: Any) -> Any:
-    """The list of an array, or of a tensor; anything else as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _wrong(prompt: object) -> UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from logging import INFO, WARNING
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
@@ -13,6 +14,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.errors import NeoxrunError, RankError, UsageError
 from neoxrun.launch.child import ChildJob
 from neoxrun.launch.job import Job
+from neoxrun.planning.decision import ContextShortened, PrecisionLowered
 from neoxrun.planning.devices import Device, cpu_device, visible_gpus
 from neoxrun.planning.explain import explain_notes
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
@@ -20,6 +22,7 @@ from neoxrun.planning.request import Requested
 from neoxrun.serving.connection import accept, listen
 from neoxrun.serving.local import ModelArguments
 from neoxrun.serving.messages import Close, Message, Ready, ServeOptions
+from neoxrun.serving.words import in_python
 from neoxrun.terminal.log import log
 from neoxrun.tokenizer import load_tokenizer
 
@@ -57,7 +60,7 @@ class RanksBackend:
             self._child.end(0)
             raise
         for warning in self.ready.warnings:
-            log.warning(warning)
+            log.warning(in_python(warning))
         for work in (self._send_all, self._receive_all):
             threading.Thread(target=work, name="neoxrun connection", daemon=True).start()
 
@@ -133,8 +136,10 @@ def _job(arguments: ModelArguments, settings: Settings, batch_size: int | None) 
     vocab_size, assumed = vocab_size_for_planning(settings)
     requested = Requested(tp=arguments.tp, pp=arguments.pp, replicas=1, dtype=arguments.dtype, batch_size=batch_size)
     plan = make_plan(settings, _devices(arguments), requested, vocab_size=vocab_size, vocab_assumed=assumed)
-    for note in explain_notes(plan):
-        log.info(note)
+    for note, text in zip(plan.notes, explain_notes(plan), strict=True):
+        # What the model can do is not as configured.
+        lessened = isinstance(note, ContextShortened) or (isinstance(note, PrecisionLowered) and not note.native)
+        log.log(WARNING if lessened else INFO, in_python(text))
     return Job(
         "serve",
         settings,

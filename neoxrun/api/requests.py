@@ -13,6 +13,7 @@ from typing import Any
 
 from neoxrun.errors import NeoxrunError, classify
 from neoxrun.serving.messages import Event, Failed, Piece
+from neoxrun.serving.words import error_in_python
 
 
 class Pieces:
@@ -84,6 +85,16 @@ class Requests:
             self._pending[pending.number] = pending
         return pending
 
+    def check(self) -> None:
+        """Nothing, while there is a model.
+
+        Raises:
+            NeoxrunError: there is none any more, and this is why.
+        """
+        with self._lock:
+            if self._end is not None:
+                raise copy(self._end)
+
     def drop(self, futures: Iterable[Future[Any]]) -> None:
         """Forget the requests that these futures wait for, as far as they have not ended."""
         for number in self.numbers(futures):
@@ -109,14 +120,14 @@ class Requests:
                 if pending.pieces is not None:
                     pending.pieces.put(event.text)
             elif isinstance(event, Failed):
-                _fail(pending, copy(event.error))  # others may be given the same one
+                _fail(pending, error_in_python(copy(event.error)))  # others may be given the same one
             else:
                 _succeed(pending, event)
 
     def end(self, error: NeoxrunError) -> None:
         """Nothing more comes: all requests fail with ``error``, and so does every later one."""
         with self._lock:
-            self._end = self._end or error
+            self._end = self._end or error_in_python(error)
             left = list(self._pending.values())
             self._pending.clear()
         for pending in left:

@@ -23,7 +23,7 @@ from neoxrun.checkpoint.missing import download_hint
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
-from neoxrun.terminal.words import listing
+from neoxrun.terminal.words import failure, listing
 
 _STEP = re.compile(r"global_step(\d+)")
 _LONGEST_NAME = 255  # bytes of a file name
@@ -209,7 +209,7 @@ def _step_folder(folder: Path, steps: list[str], iteration: int | None) -> Path:
         tag = latest.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"cannot read `latest`: {error}",
+            f"cannot read `latest`: {failure(error)}",
             code="unreadable_checkpoint",
             where=str(latest),
         ) from error

@@ -16,7 +16,7 @@ from neoxrun.config.huggingface import CONFIG_JSON, read_config_json
 from neoxrun.config.rope import describe_rope_scaling, read_rope_scaling
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import IGNORED, TensorKey
-from neoxrun.errors import CheckpointError
+from neoxrun.errors import CheckpointError, ConfigError
 
 _LAYER = re.compile(r"gpt_neox\.layers\.(\d+)\.(.+)")
 # transformers has kept the angles' buffer of the whole model, and of each layer, at times; it ignores both in a file.
@@ -85,7 +85,8 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
         CheckpointError: they describe different networks, or config.json one that is not supported.
     """
     path = folder / CONFIG_JSON
-    options = read_config_json(folder).options
+    config_json = read_config_json(folder)
+    options = config_json.options
     context = options["max_position_embeddings"]
     table: list[tuple[str, Any, str, Any]] = [
         ("num_hidden_layers", options["num_layers"], "num_layers", config.num_layers),
@@ -117,8 +118,14 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
         "Use the configuration that belongs to this model, or name another folder with --checkpoint DIR. The folder "
         "itself in place of the configuration runs the model as config.json says."
     )
-    scaling = read_rope_scaling(options, str(path))
-    if scaling != config.rope_scaling:
+    scaling, unsupported = None, []
+    try:
+        scaling = read_rope_scaling(options, str(path), config_json.keys["rope_scaling"])
+    except ConfigError as error:
+        if not chosen:
+            raise
+        unsupported = [error.message]
+    if not unsupported and scaling != config.rope_scaling:
         found, configured = map(describe_rope_scaling, (scaling, config.rope_scaling))
         table.append(("rotary scaling", found, "rope_scaling", configured))
         wanted = "null" if scaling is None else json.dumps(options["rope_scaling"])
@@ -126,7 +133,7 @@ def check_config_json(folder: Path, config: ModelConfig, *, chosen: bool = False
             f"Set rope_scaling as config.json has it: --set 'rope_scaling={wanted}'. Or name the folder itself instead "
             "of the configuration."
         )
-    differences = [
+    differences = unsupported + [
         f"{name} is {found} in config.json, {key} is {value} in the configuration"
         for name, found, key, value in table
         if not _same(found, value)

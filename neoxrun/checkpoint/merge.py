@@ -63,13 +63,14 @@ def shard_slices(size: int, source_tp: int, tp_size: int, tp_rank: int) -> list[
     return result
 
 
-def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) -> range:
+def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int, *, one_version: bool = False) -> range:
     """The shards from which target rank ``tp_rank`` makes its version of an undivided tensor.
 
     At the checkpoint's tensor-parallel size each rank keeps the version of the same source rank, bit for bit, as in
-    GPT-NeoX. At another size, rank 0 gets the sum of the biases that ranks add up; the other ranks hold zeros.
+    GPT-NeoX, unless there shall be ``one_version``. At another size, rank 0 gets the sum of the biases that ranks add
+    up; the other ranks hold zeros.
     """
-    if tp_size == source_tp:
+    if tp_size == source_tp and not one_version:
         return range(tp_rank, tp_rank + 1)
     if rule is Rule.ONE:
         return range(1)

@@ -15,33 +15,12 @@ from neoxrun.commands import common, jobs
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
+from neoxrun.generation.lines import AGAIN
 from neoxrun.launch import launcher
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_PROMPTS
 from neoxrun.terminal import streams
 from neoxrun.terminal.plots import check_plot
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun bench``."""
-    common.add_model_arguments(parser)
-    common.add_random_weights(parser)
-    common.add_eager(parser)
-    jobs.add_stall_timeout(parser)
-    out = parser.add_argument_group("output")
-    out.add_argument("--json", action="store_true", help="Print the results as one JSON object.")
-    out.add_argument(
-        "--plot",
-        type=common.path,
-        metavar="FILE.png",
-        help="Also draw the results into this file (.png, .svg or .pdf); needs matplotlib. Default: no plot.",
-    )
-    out.add_argument(
-        "--compare",
-        choices=("transformers",),
-        help="Then measure Hugging Face's transformers with the same prompts, on the same shape with random weights; "
-        "needs transformers, and a single rank. Default: no comparison.",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             plan,
             _options(args, settings, plan, started),
-            kept="Give the same command again.",
+            kept=AGAIN,
         )
     )
 

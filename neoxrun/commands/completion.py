@@ -7,16 +7,8 @@ import sys
 
 import shtab
 
-_SHELLS = ("bash", "zsh", "fish")
 # By what the help calls an option's value.
 _PATHS = {"FILE": shtab.FILE, "FILE.png": shtab.FILE, "CONFIG": shtab.FILE, "DIR": shtab.DIRECTORY}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun completion``."""
-    parser.add_argument(
-        "shell", choices=_SHELLS, metavar="SHELL", help="The shell: bash, zsh or fish; there is no default."
-    )
 
 
 def run(args: argparse.Namespace) -> int:

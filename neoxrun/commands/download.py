@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neoxrun.commands import common
 from neoxrun.config.reader import load_settings
 from neoxrun.download import catalog, following, listing, manifest, models_file, show, tasks, urls, verify
 from neoxrun.download import order as orders
@@ -23,95 +22,9 @@ from neoxrun.download.manifest import Manifest
 from neoxrun.download.order import Order
 from neoxrun.errors import Interrupted, NeoxrunError, UsageError
 from neoxrun.evaluation.local_data import default_data_dir
+from neoxrun.flags.download import CHECKS, JOBS
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
-
-_JOBS = 4
-_CHECKS = 8
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun download``."""
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="The model to download: a name that --list shows, or OWNER/NAME on the Hugging Face hub. Default: 20B, "
-        "the slim weights of GPT-NeoX-20B (41 GB).",
-    )
-    what = parser.add_argument_group("what to download and where to put it")
-    what.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        help="Download the data of these tasks instead of a model, into the folder where evaluate looks for it. "
-        "Default: none.",
-    )
-    what.add_argument(
-        "--revision",
-        metavar="R",
-        help="Download this branch, tag or commit of a hub repository, such as step1000 of Pythia. Default: main.",
-    )
-    what.add_argument(
-        "--variant",
-        metavar="V",
-        help="Download this variant of a hub repository's weights, such as fp16 for model.fp16.safetensors. Default: "
-        "the weights without one.",
-    )
-    what.add_argument(
-        "--to",
-        type=common.path,
-        metavar="DIR",
-        help="Download into this folder. Default: the folder where the model's configuration looks, such as "
-        "./20B_checkpoints; with --tasks, evaluate's data folder.",
-    )
-    what.add_argument("--list", action="store_true", help="List the models and tasks that have a name, and exit.")
-    what.add_argument(
-        "--dry-run", action="store_true", help="Show the files, their sizes and where they come from, and exit."
-    )
-    what.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
-    how = parser.add_argument_group("how to download")
-    how.add_argument(
-        "--mirror",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="Try this web folder first. For a hub model, use this hub instead, without your token. May be repeated. "
-        "Default: the model's own mirrors.",
-    )
-    how.add_argument(
-        "--jobs",
-        type=common.positive,
-        metavar="N",
-        help=f"Download or check N files at a time. Default: {_JOBS} downloads; one check for each core, at most "
-        f"{_CHECKS}.",
-    )
-    how.add_argument(
-        "--manifest",
-        type=common.path,
-        metavar="FILE",
-        help="Check files against the SHA-256 sums in this file: a neoxrun.manifest.json, or the output of sha256sum. "
-        "Default: the published sums, or those recorded by the first download.",
-    )
-    how.add_argument(
-        "--ca-bundle",
-        type=common.path,
-        metavar="FILE",
-        help="Trust the certificates in this file. Default: the usual ones, or those of REQUESTS_CA_BUNDLE.",
-    )
-    again = parser.add_argument_group("checking an existing folder").add_mutually_exclusive_group()
-    again.add_argument(
-        "--verify",
-        type=common.path,
-        metavar="DIR",
-        help="Check every file in this folder, and download nothing. Default: none.",
-    )
-    again.add_argument(
-        "--repair",
-        type=common.path,
-        metavar="DIR",
-        help="Check every file in this folder, and download only those that are missing or wrong. Default: none.",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -201,7 +114,7 @@ def _download(args: argparse.Namespace, known: Catalog, given: Manifest | None, 
     size = show.total_size(file.size for file in order.files) or order.size
     about = "" if size is None else f"{show.human_size(size)}, "
     log.info(f"{order.name}: {counted(len(order.files), 'file')}, {about}into {folder}")
-    done = orders.carry_out_order(order, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
+    done = orders.carry_out_order(order, jobs=args.jobs or JOBS, show=args.verbosity >= 0)
     if args.json:
         _write(json.dumps(show.done_json(order, done, _next(order, model, args.tasks)), indent=2))
         return 0
@@ -229,7 +142,7 @@ def _check_held(
     recorded = manifest.read_folder_manifest(folder)
     expected = given or recorded
     verdict = verify.verify_folder(
-        folder, expected, jobs=args.jobs or min(_CHECKS, os.cpu_count() or 1), show=args.verbosity >= 0
+        folder, expected, jobs=args.jobs or min(CHECKS, os.cpu_count() or 1), show=args.verbosity >= 0
     )
     size = show.human_size(show.size_on_disk(folder, verdict.right))
     log.info(f"{folder}: {counted(len(verdict.right), 'file')} correct ({size}), {len(verdict.wrong)} missing or wrong")
@@ -243,7 +156,7 @@ def _check_held(
         replace(base, files={**base.files, **given.files}) if given else base, known, mirrors, _options(args)
     )
     if args.repair and verdict.wrong:
-        repaired = verify.repair_folder(verdict, source, jobs=args.jobs or _JOBS, show=args.verbosity >= 0)
+        repaired = verify.repair_folder(verdict, source, jobs=args.jobs or JOBS, show=args.verbosity >= 0)
         left = [name for name in verdict.wrong if name not in repaired]
         _print(args, show.verdict_json(verdict, repaired), "")
         if repaired:

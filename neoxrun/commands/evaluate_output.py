@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
-from typing import Final
 
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, UsageError
 from neoxrun.evaluation import cache, references, report
 from neoxrun.evaluation.references import ReferenceResults
-
-PUBLISHED: Final = "paper"
-"""The value of ``--compare`` for the published results of the model."""
+from neoxrun.flags.evaluate import PUBLISHED
 
 
 def check_output(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common, evaluate_values, revision_flags
+from neoxrun.commands import common, evaluate_values, revision_args
 from neoxrun.config.settings import Settings
 from neoxrun.download.revisions import Revision
 from neoxrun.errors import UsageError
@@ -37,6 +37,7 @@ _ELSEWHERE = {
     "config",
     "device",
     "dtype",
+    "adapter",
     "eager",
     "gpus",
     "include_path",
@@ -87,9 +88,9 @@ def evaluate_each(args: argparse.Namespace, found: FoundTasks, make_job: Callabl
         make_job: makes the job for a revision's settings.
 
     Raises:
-        NeoxrunError: see ``revision_flags.choose`` and ``fetch_in_turn``.
+        NeoxrunError: see ``revision_args.choose`` and ``fetch_in_turn``.
     """
-    chosen = revision_flags.choose(args)
+    chosen = revision_args.choose(args)
     settings = chosen.settings()
     texts = evaluate_values.texts_to_score(args.limit, len(found.tasks))
     plan = common.plan_from_args(args, settings, common.devices_from_args(args), texts, args.batch_size, exact=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -14,17 +13,6 @@ from neoxrun.errors import UsageError
 from neoxrun.planning.request import TYPICAL_TEXTS, Work
 
 _TEXTS_A_DOCUMENT: Final = 4  # as many as HellaSwag's have; LAMBADA's have one
-
-
-def limit(text: str) -> float:
-    """A whole number of 1 or more, or a fraction between 0 and 1."""
-    try:
-        number = int(text) if text.isascii() and text.isdigit() else float(text)
-    except ValueError:
-        number = 0
-    if (isinstance(number, int) and number >= 1) or 0 < number < 1:
-        return number
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 1 or more nor a fraction between 0 and 1")
 
 
 def texts_to_score(limit: float | None, tasks: int) -> Work:

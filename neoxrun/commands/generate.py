@@ -12,9 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from neoxrun.commands import common, input_flags, jobs, output_flags
-from neoxrun.commands.generate_flags import add_prompt_arguments
-from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params, unescape
+from neoxrun.commands import common, input_args, jobs, output_args
+from neoxrun.commands.sampling_args import check_logit_bias, sampling_params, unescape
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.settings import GenerationConfig, Settings, TokenizerConfig
 from neoxrun.errors import ConfigError, UsageError
@@ -31,18 +30,8 @@ from neoxrun.terminal.words import check_unicode, counted
 
 _UNCONDITIONAL_SAMPLES = 10  # GPT-NeoX's configs/text_generation.yml
 _UNCONDITIONAL_OUTPUT = "samples.txt"
+_MANY_SAMPLES = 32  # -n is llama.cpp's length of an answer, mostly a power of 2 from here on
 _TOKEN_LETTERS = 4  # of English, about
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun generate``."""
-    common.add_model_arguments(parser)
-    common.add_random_weights(parser)
-    common.add_eager(parser)
-    jobs.add_stall_timeout(parser)
-    common.add_seed(parser)
-    add_prompt_arguments(parser)
-    add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = common.settings_from_args(args)
     except ConfigError as error:
-        hint = input_flags.misplaced_input(args.config)
+        hint = input_args.misplaced_input(args.config)
         if hint is None and error.code in ("missing_configuration", "unreadable_configuration"):
-            hint = input_flags.misplaced_text(args.config)
+            hint = input_args.misplaced_text(args.config)
         error.hint = hint or error.hint
         raise
     defaults = settings.generation
@@ -89,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         )
     elif leading:
         if args.input is args.chat is args.prompt is defaults.sample_input_file is None and common.is_alone(args):
-            args.input = input_flags.piped_input()
+            args.input = input_args.piped_input()
         options, prompts = _options(args, settings, sampling)
     else:
         options = GenerateOptions([])
@@ -101,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
     if options.output is not None:
-        seen, own = _checksum(prompts, sampling), _own_parameters(prompts, sampling)
+        checksum, own = _checksum(prompts, sampling), _own_parameters(prompts, sampling)
         answered = {prompt.id for prompt in prompts} - {prompt.id for prompt in options.prompts}
-        how = output_flags.sampling_keys(sampling) | {"truncate": args.truncate, "own": own}
-        made = output_flags.work_of(args, "generate", settings, plan, seen, how)
+        how = output_args.sampling_keys(sampling) | {"truncate": args.truncate, "own": own}
+        made = output_args.work_of(args, "generate", settings, plan, checksum, how)
         wanted, source = options.finished + len(options.prompts), args.input or args.chat
-        checked = output_flags.check_work(args, options.output, made, source, wanted, answered=answered)
+        checked = output_args.check_work(args, options.output, made, source, wanted, answered=answered)
         options = replace(options, made=checked)
     if options.output is not None and not options.prompts and common.is_alone(args):
         records.RecordWriter(options.output, sys.stdout, resume=True).close()  # drops a half-written line
@@ -122,9 +111,8 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             interactive=dialogue,
-            kept="Finished records are kept; continue with --resume."
-            if options.output is not None
-            else "Give the same command again.",
+            kept=lines.AGAIN if options.output is None else lines.KEPT,
+            records=options.output,
         )
     )
 
@@ -215,6 +203,8 @@ def _prompts(args: argparse.Namespace, settings: Settings, sampling: SamplingPar
     if args.prompt is not None:
         check_unicode(args.prompt)
         reading.check_count(args.num_samples or 1)
+        if (args.num_samples or 1) >= _MANY_SAMPLES:
+            log.info(f"{args.num_samples} answers: -n is the number of answers, --maximum-tokens the length of each")
         return list(reading.expand_prompt(0, 0, args.prompt, sampling, args.num_samples or 1)), None
     source = args.input or args.chat or defaults.sample_input_file
     if source is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint import fingerprint
 from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.commands import common
 from neoxrun.config.settings import Settings
 from neoxrun.download.origin import origin_of
 from neoxrun.launch.job import Job
@@ -15,18 +15,6 @@ from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
 from neoxrun.planning.plan import Plan
 from neoxrun.terminal.log import log
-
-
-def add_stall_timeout(parser: argparse._ActionsContainer) -> None:
-    """``--stall-timeout``, for the commands that run the model."""
-    parser.add_argument(
-        "--stall-timeout",
-        type=common.natural,
-        default=300,
-        metavar="SECONDS",
-        help="End the job if a rank makes no step for so long, as where its device or host is stuck; 0: never. "
-        "Default: 300.",
-    )
 
 
 def log_plan(plan: Plan) -> None:
@@ -45,15 +33,16 @@ def describe_weights(args: argparse.Namespace, settings: Settings, plan: Plan) -
     Raises:
         CheckpointError: a file cannot be read.
     """
+    found = None if args.random_weights else find_configured_checkpoint(settings)
     described = fingerprint.describe_checkpoint(
         settings,
+        found,
         tp=plan.tp,
         pp=plan.pp,
         device_kind=plan.device_kind,
         dtype=plan.dtype,
-        random_weights=args.random_weights,
     )
-    return described | ({} if args.random_weights else origin_of(find_configured_checkpoint(settings)))
+    return described | ({} if found is None else origin_of(found))
 
 
 def job_for(
@@ -64,6 +53,7 @@ def job_for(
     options: Any,
     *,
     kept: str,
+    records: Path | None = None,
     interactive: bool = False,
 ) -> Job:
     """The job of a command, with what every command passes on from its command line."""
@@ -81,4 +71,5 @@ def job_for(
         rendezvous=args.rdzv_endpoint,
         interactive=interactive,
         kept=kept,
+        records=records,
     )

@@ -27,45 +27,6 @@ _WIDTH = 100
 _HEADINGS = ("stage", "layers", "weights", "KV cache", "workspace", "total")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options, after those of every command that runs a model."""
-    common.add_model_arguments(parser)
-    parser.add_argument(
-        "--devices",
-        metavar="COUNTxMEMORY|NAME",
-        help="Plan for these GPUs of one host, as in 2x48GB, 4x24GB,2x80GB or 2xH100, or with --device cpu for a host "
-        "with that much memory, as in 64GB. Memory is as it is sold: GB means GiB. Default: what is free on this "
-        "machine.",
-    )
-    what = parser.add_argument_group("workload")
-    what.add_argument(
-        "--prompts",
-        type=common.positive,
-        metavar="N",
-        help=f"Plan for this many prompts. Default: {TYPICAL_PROMPTS.prompts}; {TYPICAL_TEXTS.prompts} with --score.",
-    )
-    what.add_argument(
-        "--prompt-tokens",
-        type=common.positive,
-        metavar="N",
-        help="Length of a prompt on average, in tokens. "
-        f"Default: {TYPICAL_PROMPTS.prompt_tokens}; {TYPICAL_TEXTS.prompt_tokens} with --score.",
-    )
-    what.add_argument(
-        "--maximum-tokens",
-        type=common.positive,
-        metavar="N",
-        help="New tokens for each prompt. "
-        f"Default: {TYPICAL_PROMPTS.new_tokens} on average and {TYPICAL_PROMPTS.longest_answer} at most.",
-    )
-    what.add_argument(
-        "--score",
-        action="store_true",
-        help="Plan for scoring the prompts, as in `neoxrun evaluate`. Default: plan for answering them.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print the plan as one JSON object.")
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the plan on stdout.
 
@@ -90,16 +51,19 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
         raise
-    checkpoint, damage = _look_at_checkpoint(settings)
+    checkpoint, problem = _look_at_checkpoint(settings)
+    absent = problem is not None and problem.code in ("missing_checkpoint", "incomplete_configuration")
     notes = [] if checkpoint is None else _notes_on_norms(settings, checkpoint.source_tp, plan.tp)
+    if problem is not None and absent and _is_named(args, settings):
+        notes.append(f"weights: {problem.message}")
     if args.json:
         text = json.dumps(plan_json.to_json(plan, notes), indent=2)
     else:
         text = render(plan, settings.title, notes)
     sys.stdout.write(text + "\n")
-    if damage is not None:
+    if problem is not None and not absent:  # a plan needs no weights
         sys.stdout.flush()
-        raise damage
+        raise problem
     return 0
 
 
@@ -126,8 +90,12 @@ def _look_at_checkpoint(settings: Settings) -> tuple[Checkpoint | None, NeoxrunE
     try:
         return find_whole_checkpoint(settings), None
     except NeoxrunError as error:
-        absent = error.code in ("missing_checkpoint", "incomplete_configuration")  # a plan needs none
-        return None, None if absent else error
+        return None, error
+
+
+def _is_named(args: argparse.Namespace, settings: Settings) -> bool:
+    """Whether weights are expected: their folder exists or was named, unlike that of a model one only thinks about."""
+    return args.checkpoint is not None or (settings.checkpoint is not None and settings.checkpoint.exists())
 
 
 def _notes_on_norms(settings: Settings, source_tp: int, tp: int) -> list[str]:

@@ -9,9 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from neoxrun.commands import common, input_flags, jobs, output_flags, revision_flags
-from neoxrun.commands.sampling_flags import unescape
-from neoxrun.commands.score_flags import add_score_arguments
+from neoxrun.commands import common, input_args, jobs, output_args, revision_args
+from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.score_revisions import score_each
 from neoxrun.config.settings import Settings
 from neoxrun.errors import ConfigError, UsageError
@@ -35,16 +34,6 @@ _TOKEN_BYTES = 4  # of English, about
 _MOST_ALTERNATIVES = 1000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``neoxrun score``."""
-    common.add_model_arguments(parser)
-    add_score_arguments(parser)
-    common.add_random_weights(parser)
-    common.add_eager(parser)
-    jobs.add_stall_timeout(parser)
-    revision_flags.add_revision_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked, and hand the job to the ranks.
 
@@ -55,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
-    revision_flags.check_companions(args)
-    misplaced = input_flags.misplaced_input(args.config)
+    revision_args.check_companions(args)
+    misplaced = input_args.misplaced_input(args.config)
     if args.input is None:
-        args.input = input_flags.piped_input() if common.is_alone(args) else None
+        args.input = input_args.piped_input() if common.is_alone(args) else None
     if args.input is None:
         hint = misplaced or "Name it with -i FILE; -i - is standard input."
         raise UsageError("no input is named", code="missing_option", hint=hint)
@@ -92,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
         identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
         made = None
         if written is not None:
-            made = _work(args, settings, plan, scan)
+            made = _provenance(args, settings, plan, scan)
             working = output.lines_file(written)
-            made = output_flags.check_work(args, written, made, args.input, scan.documents, working)
+            made = output_args.check_work(args, written, made, args.input, scan.documents, working)
         options = replace(_options(args, identity, plan, source, written, scan), made=made)
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
@@ -122,7 +111,7 @@ def _run_revisions(args: argparse.Namespace) -> int:
     def make_job(settings: Settings, plan: Plan, output_file: Path, identity: str) -> tuple[Job, Scan]:
         scan = output.scan_input(source, output_file)
         options = _options(args, f"{identity} {plan.dtype}", plan, source, output_file, scan)
-        made = _work(args, settings, plan, scan, identity[:16])
+        made = _provenance(args, settings, plan, scan, identity[:16])
         return _job(args, settings, plan, replace(options, summary=False, made=made)), scan
 
     return score_each(args, written, make_plan, make_job)
@@ -140,11 +129,13 @@ def _plan(args: argparse.Namespace, settings: Settings, work: Work) -> Plan:
     return plan
 
 
-def _work(args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None) -> Provenance:
+def _provenance(
+    args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None
+) -> Provenance:
     """What makes the records; ``model`` tells it from others where its files do not."""
     context = args.context or plan.max_context
     how = {"context": context, "stride": args.stride or context, "top": args.top, "level": args.level}
-    return output_flags.work_of(args, "score", settings, plan, scan.seen.hexdigest()[:16], how, model)
+    return output_args.work_of(args, "score", settings, plan, scan.checksum.hexdigest()[:16], how, model)
 
 
 def _source(args: argparse.Namespace) -> DocumentSource:
@@ -155,14 +146,15 @@ def _source(args: argparse.Namespace) -> DocumentSource:
 
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
-    kept = options is not None and options.output is not None
+    records = None if options is None else output.lines_file(options.output)
     return jobs.job_for(
         args,
         "score",
         settings,
         plan,
         options,
-        kept="Finished records are kept; continue with --resume." if kept else "Give the same command again.",
+        kept=lines.AGAIN if records is None else lines.KEPT,
+        records=records,
     )
 
 

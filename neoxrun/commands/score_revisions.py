@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from neoxrun.commands import revision_flags
+from neoxrun.commands import revision_args
 from neoxrun.config.settings import Settings
 from neoxrun.download.revisions import Revision
 from neoxrun.evaluation.trajectory import Point, revisions_table
@@ -42,9 +42,9 @@ def score_each(args: argparse.Namespace, output: Path, make_plan: MakePlan, make
         make_job: makes the job for a revision.
 
     Raises:
-        NeoxrunError: see ``revision_flags.choose`` and ``fetch_in_turn``.
+        NeoxrunError: see ``revision_args.choose`` and ``fetch_in_turn``.
     """
-    chosen = revision_flags.choose(args)
+    chosen = revision_args.choose(args)
     settings = chosen.settings()
     plan = make_plan(settings)
     tokenizer = None if args.tokenizer is None else _digest(settings.tokenizer.vocab_file)
@@ -82,7 +82,7 @@ def _complete(scan: Scan) -> bool:
     return scan.finished == scan.documents
 
 
-def _report(args: argparse.Namespace, chosen: revision_flags.ChosenRevisions, totals: dict[str, Totals]) -> None:
+def _report(args: argparse.Namespace, chosen: revision_args.ChosenRevisions, totals: dict[str, Totals]) -> None:
     summaries = {name: sums.to_dict() for name, sums in totals.items()}
     if args.json:
         sys.stdout.write(json.dumps(summaries, ensure_ascii=False) + "\n")

@@ -108,8 +108,8 @@ def read_architecture(options: ConfigOptions) -> ModelConfig:
     rotary_dims = int(hidden // heads * rotary_pct)
     if pos_emb == "rotary" and (rotary_dims < 2 or rotary_dims % 2):
         raise ConfigError(
-            f"rotary_pct {rotary_pct:g} of {hidden // heads} dims per head makes {rotary_dims} rotary dims: "
-            "their number must be even and at least 2",
+            f"{options.written('rotary_pct')} {rotary_pct:g} of {hidden // heads} dims per head makes {rotary_dims} "
+            "rotary dims: their number must be even and at least 2",
             code="invalid_value",
             where=options.where("rotary_pct", "hidden_size"),
         )
@@ -144,7 +144,9 @@ def _rope_scaling(options: ConfigOptions, pos_emb: str, positions: int) -> RopeS
     entry = options.get("rope_scaling")
     if entry is None:
         return None
-    scaling = read_rope_scaling({entry.key: entry.value, "max_position_embeddings": positions}, entry.where)
+    scaling = read_rope_scaling(
+        {entry.key: entry.value, "max_position_embeddings": positions}, entry.where, options.written(entry.key)
+    )
     if scaling is not None and pos_emb != "rotary":
         raise options.refusal("rope_scaling", f"null with pos_emb {pos_emb}")
     return scaling

@@ -2,7 +2,7 @@
 
 A folder is Hugging Face's (with config.json), or that of a GPT-NeoX run: its ``save`` folder with ``latest``, or one
 ``global_step<N>`` of it, in which GPT-NeoX keeps its configuration files under ``configs/``, and a few options in the
-mp_rank files.
+mp_rank files. Without ``configs/``, the one YAML file next to GPT-NeoX's files that describes a network counts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_yaml_file
 from neoxrun.errors import ConfigError
 from neoxrun.terminal.log import log
+from neoxrun.terminal.words import listing
 
 FORMATS: Final = ("precision", "fp16", "bf16")
 """The options that state a number format."""
@@ -79,31 +80,40 @@ def find_folder(source: str) -> Path | None:
     return Path(name)
 
 
-def read_folder(folder: Path, iteration: object = None, released: Path | None = None) -> ModelFolder:
+def read_folder(
+    folder: Path, iteration: object = None, released: Path | None = None, *, alone: bool = True
+) -> ModelFolder:
     """The options that a model's folder holds.
 
     Args:
         folder: of Hugging Face, or of a GPT-NeoX run.
         iteration: the ``global_step<iteration>`` whose options count; None: the one that ``latest`` names.
         released: the configuration of the released model that the folder is named after, for a folder without one.
+        alone: no files are named next to it, so that it has to hold options.
 
     Raises:
         ConfigError: the folder holds no options, or they cannot be read.
         CheckpointError: as ``read_config_json`` and ``read_saved_args``.
     """
     folder = folder.absolute()
-    if (folder / CONFIG_JSON).is_file():
-        config, path = read_config_json(folder), folder / CONFIG_JSON
+    path = folder / CONFIG_JSON
+    if path.exists() or path.is_symlink():  # where it is not a file, reading it says so
+        config = read_config_json(folder)
         return ModelFolder(
             folder,
-            _entries({**config.options, "load": str(folder)}, path),
+            _entries({**config.options, "load": str(folder)}, path, config.keys),
             _tokenizer(folder),
             config.passed_over,
         )
     step = _step(folder, iteration)
     entries: dict[str, ConfigEntry] = {}
-    files = sorted(path for path in (step / "configs").glob("*") if path.suffix in SUFFIXES and path.is_file())
+    files = _files(step / "configs", SUFFIXES)
     ranks = sorted(step.glob("mp_rank_*_model_states.pt"))
+    around = [] if files else _yaml_files(folder, step)
+    networks = [path for path in around if _describes_network(path)]
+    if len(networks) == 1 and any(step.glob("*model_states.pt")):
+        files = networks
+        log.debug(f"{folder} has no configs/: its configuration is {networks[0]}")
     if not files and released is not None:
         files = [released]
     for path in files:
@@ -116,11 +126,12 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
     if not entries:
         for place in dict.fromkeys((folder, step)):
             refuse_foreign_folder(place, [path.name for path in place.iterdir()])
+    if not entries and alone:
         raise ConfigError(
             f"{folder} is a folder without a configuration: it has no config.json, as Hugging Face's folders do, and "
             "no configs/, as those of GPT-NeoX's runs do",
             code="missing_configuration",
-            hint="Name the model's YAML file first, and the folder of weights with --checkpoint DIR.",
+            hint=_name_files(around),
         )
     entries |= _entries({"load": str(folder)}, folder)
     entries.pop("iteration", None)  # of the run that was continued
@@ -146,7 +157,7 @@ def partial_error(model: ModelFolder) -> ConfigError:
         f"the mp_rank files in {model.folder} hold the sizes of the network, not pos_emb, gpt_j_residual and others",
         code="incomplete_configuration",
         where=str(model.folder),
-        hint="Name the run's YAML files as well, after the folder.",
+        hint=_name_files(_yaml_files(model.folder, model.folder)),
     )
 
 
@@ -162,13 +173,40 @@ def with_tokenizer(entries: dict[str, ConfigEntry], model: ModelFolder, chosen: 
     return {**entries, **model.tokenizer} if named is None or not named.exists() else entries
 
 
-def _entries(options: Mapping[str, object], path: Path) -> dict[str, ConfigEntry]:
-    return {key: ConfigEntry(key, value, str(path), path.parent) for key, value in options.items()}
+def _entries(
+    options: Mapping[str, object], path: Path, written: Mapping[str, str] | None = None
+) -> dict[str, ConfigEntry]:
+    names = written or {}
+    return {key: ConfigEntry(key, value, str(path), path.parent, names.get(key)) for key, value in options.items()}
 
 
 def _tokenizer(folder: Path) -> dict[str, ConfigEntry]:
     options = find_tokenizer(folder)
     return _entries(options, Path(options["vocab_file"])) if options else {}
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in suffixes and path.is_file())
+
+
+def _yaml_files(folder: Path, step: Path) -> list[Path]:
+    """The YAML files in a run's folder or its step, from the folder above if a step was named."""
+    places = (folder, step, step.parent) if _STEP.fullmatch(step.name) else (folder,)
+    return next(filter(None, (_files(place, (".yml", ".yaml")) for place in places)), [])
+
+
+def _name_files(around: list[Path]) -> str:
+    """The hint where a folder does not say enough; ``around``: the YAML files in it."""
+    which = f": one of {listing(around)}" if around else ""
+    return f"Name the model's YAML file as well, after the folder, or with --config for convert and diff{which}."
+
+
+def _describes_network(path: Path) -> bool:
+    """Whether a file is a GPT-NeoX configuration with the sizes of a network, not one of paths or another program's."""
+    try:
+        return {"num_layers", "hidden_size"} <= with_present_names(read_yaml_file(path)).keys()
+    except ConfigError:
+        return False
 
 
 def _step(folder: Path, iteration: object) -> Path:

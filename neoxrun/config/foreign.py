@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -47,13 +48,18 @@ def zero3_error(folder: Path) -> CheckpointError:
     )
 
 
+def is_weights_file(path: Path) -> bool:
+    """Whether a file's name is that of weights."""
+    return path.suffix.lower() in _WEIGHTS
+
+
 def refuse_weights_file(path: Path) -> None:
     """Refuse a file of weights in place of a configuration.
 
     Raises:
         ConfigError: its name is that of such a file.
     """
-    if path.suffix.lower() not in _WEIGHTS:
+    if not is_weights_file(path):
         return
     folder = path.parent if path.parent.name else path.absolute().parent
     raise ConfigError(
@@ -88,7 +94,7 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
             "the folder holds an adapter (LoRA), not a model" + (f": its model is {base}" if base else ""),
             code="unsupported_checkpoint",
             where=str(about),
-            hint="Merge it into its model with peft (`merge_and_unload`, then `save_pretrained`), and use the result.",
+            hint=f"Name its model instead, and the adapter with --adapter {shlex.quote(str(folder))}.",
         )
     if "quantize_config.json" in names:
         raise quantised_error(folder / "quantize_config.json", "gptq")

@@ -66,10 +66,12 @@ class HuggingFaceConfig:
     Attributes:
         options: GPT-NeoX's options that describe the same network; all that describe one are set. ``precision`` is
             missing where config.json leaves it to the weights.
+        keys: what config.json calls an option, where that is another name.
         passed_over: the keys that do not change what the network computes, sorted.
     """
 
     options: Mapping[str, object]
+    keys: Mapping[str, str]
     passed_over: tuple[str, ...]
 
 
@@ -105,7 +107,7 @@ def read_config_json(folder: Path) -> HuggingFaceConfig:
     }
     if (precision := _precision(content, path)) is not None:
         options["precision"] = precision
-    return HuggingFaceConfig(options, tuple(sorted(content.keys() - READ_KEYS)))
+    return HuggingFaceConfig(options, _keys(content), tuple(sorted(content.keys() - READ_KEYS)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,12 +144,30 @@ def _unsupported(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path.name} {what}", code="unsupported_checkpoint", where=str(path))
 
 
+def _rope_key(content: Mapping[str, Any]) -> str:
+    """Which of its two names the mapping of the rotary embedding has; the older one wins."""
+    return "rope_scaling" if content.get("rope_scaling") else "rope_parameters"
+
+
+def _keys(content: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of config.json from which GPT-NeoX's options are, for messages."""
+    name = _rope_key(content)
+    rope = content.get(name) or {}
+    return {
+        **{option: key for key, (option, _) in _SAME.items()},
+        "seq_length": "max_position_embeddings",
+        "rope_scaling": name,
+        "rotary_pct": f"{name}.partial_rotary_factor" if "partial_rotary_factor" in rope else "rotary_pct",
+        "rotary_emb_base": f"{name}.rope_theta" if "rope_theta" in rope else "rotary_emb_base",
+    }
+
+
 def _rotary(content: Mapping[str, Any], path: Path) -> tuple[object, object, Mapping[str, Any] | None]:
     """Share and base of the rotary embedding, and how it is scaled, in the form of ``config.rope``.
 
     ``head_dim`` has one effect in transformers' network: the rotated dims are a share of it instead of those of a head.
     """
-    name = "rope_scaling" if content.get("rope_scaling") else "rope_parameters"
+    name = _rope_key(content)
     rope = content.get(name) or {}
     if not isinstance(rope, Mapping):
         raise _unsupported(path, f"has a {name} that is not a mapping")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.errors import CheckpointError, DataError
+from neoxrun.terminal.words import failure
 
 # For each error, the codes of a file that cannot be read as JSON, and of one that is something else.
 _CODES: Final[Mapping[type[CheckpointError | DataError], tuple[str, str]]] = {
@@ -28,7 +29,7 @@ def read_json_object(path: Path, error_class: type[CheckpointError | DataError])
         refuse_lfs_pointer(path, content, error_class)
         value = json.loads(content.decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise error_class(f"cannot read {path.name}: {error}", code=unreadable, where=str(path)) from error
+        raise error_class(f"cannot read {path.name}: {failure(error)}", code=unreadable, where=str(path)) from error
     if not isinstance(value, dict):
         raise error_class(f"{path.name} does not hold a JSON object", code=other, where=str(path))
     return value

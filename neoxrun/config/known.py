@@ -32,10 +32,10 @@ def with_present_names(entries: Mapping[str, ConfigEntry]) -> dict[str, ConfigEn
     present = {key: entry for key, entry in entries.items() if key not in neox_keys.RENAMED and key != "greedy"}
     for old, new in neox_keys.RENAMED.items():
         if old in entries:
-            present.setdefault(new, replace(entries[old], key=new))
+            present.setdefault(new, replace(entries[old], key=new, written=old))
     greedy = entries.get("greedy")
     if greedy is not None and greedy.value is True:
-        present["temperature"] = replace(greedy, key="temperature", value=0.0)
+        present["temperature"] = replace(greedy, key="temperature", value=0.0, written="greedy")
     elif greedy is not None and greedy.value is not False:
         present["greedy"] = greedy  # unknown, with that value
     return present

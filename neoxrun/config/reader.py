@@ -20,6 +20,7 @@ from neoxrun.config.names import SUFFIXES, bare_name
 from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
+from neoxrun.config.shipped import shipped_dir, shipped_names
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_file
 from neoxrun.errors import ConfigError, UsageError
@@ -64,17 +65,6 @@ _CHECKPOINT_FILES: Final = (
 )
 
 
-def shipped_dir() -> Path:
-    """The folder of the shipped configurations: in the installed package or in the checkout."""
-    packaged = Path(__file__).parents[1] / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
-
-
-def shipped_names() -> list[str]:
-    """The names of the shipped configurations, sorted."""
-    return sorted(path.stem for path in shipped_dir().glob("*.yml"))
-
-
 def load_settings(
     sources: Sequence[str],
     overrides: Sequence[str] = (),
@@ -82,7 +72,18 @@ def load_settings(
     checkpoint: str | None = None,
     tokenizer: str | None = None,
 ) -> Settings:
-    """Read and merge configuration files.
+    """The settings of ``load_configuration``."""
+    return load_configuration(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)[0]
+
+
+def load_configuration(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+) -> tuple[Settings, ConfigOptions]:
+    """Read and merge configuration files: the settings, and all merged options, for whoever needs others of them.
 
     Args:
         sources: paths or names of shipped configurations, folders of models, or names of downloaded repositories;
@@ -106,7 +107,7 @@ def load_settings(
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
     folders = [
-        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None, alone=len(found) == 1)
         for path in found
         if path.is_dir()
     ]
@@ -136,7 +137,7 @@ def load_settings(
     refuse_unsupported(options)
     folder, searched = options.path("load", _holds_checkpoint)
     seed = _seed(options)
-    return Settings(
+    settings = Settings(
         model=read_architecture(options),
         tokenizer=_tokenizer(options, folders[-1].folder if folders else None),
         checkpoint=folder,
@@ -150,6 +151,7 @@ def load_settings(
         checkpoint_looked_in=searched,
         end_ids=() if folder is None else read_end_ids(folder),
     )
+    return settings, options
 
 
 def _find_configuration(source: str) -> Path:
@@ -180,7 +182,7 @@ def _find_configuration(source: str) -> Path:
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=did_you_mean(name, shipped_names(), 1)
+        hint=did_you_mean("20B" if is_20b(path) else name, shipped_names(), 1)
         or f"Give a path, a model's folder, or one of: {', '.join(shipped_names())}.",
     )
 
@@ -195,7 +197,7 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _check_required(options: ConfigOptions, paths: Sequence[Path]) -> None:
-    missing = [name for name in _REQUIRED if options.get(name) is None]
+    missing = dict.fromkeys(options.written(name) for name in _REQUIRED if options.get(name) is None)
     if missing:
         raise ConfigError(
             f"the configuration does not set {', '.join(missing)}",

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from numbers import Integral, Real
 from typing import Any, Final, TypeVar
 
 from neoxrun.config.sampling_names import own_names, unknown_parameter
@@ -16,13 +17,17 @@ _Class = TypeVar("_Class")
 
 
 def _with_foreign_names(params: type[_Class]) -> type[_Class]:
-    """Let a dataclass be made with the names that other tools have for its fields; another name is a ``UsageError``."""
+    """Let a dataclass be made as other tools make theirs: with their names of its fields, and None for a default.
+
+    Another name is a ``UsageError``.
+    """
     plain = params.__init__
     known = frozenset(one.name for one in fields(params))  # type: ignore[arg-type]
 
     @wraps(plain)
     def init(self: _Class, *args: Any, **given: Any) -> None:
-        plain(self, *args, **(given if given.keys() <= known else own_names(given, known)))
+        named = given if given.keys() <= known else own_names(given, known)
+        plain(self, *args, **{name: value for name, value in named.items() if value is not None})
 
     setattr(params, "__init__", init)  # noqa: B010
     return params
@@ -33,7 +38,8 @@ def _with_foreign_names(params: type[_Class]) -> type[_Class]:
 class SamplingParams:
     """How the next token is chosen. Names and defaults are GPT-NeoX's where it has the parameter.
 
-    In a call, the names of other tools stand for those of the attributes, such as ``max_tokens``.
+    In a call, the names of other tools stand for those of the attributes, such as ``max_tokens``, and None for what is
+    left out.
 
     Attributes:
         maximum_tokens: most tokens to generate.
@@ -80,14 +86,18 @@ class _Number:
     high: float = math.inf
     exclusive: bool = False
 
-    def accepts(self, value: object) -> bool:
-        """Whether ``value`` is one of them. A whole number may stand for a float; True is not a number."""
-        allowed = (int, float) if self.kind is float else (int,)
-        if isinstance(value, bool) or not isinstance(value, allowed):
+    def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is one of them, NumPy's too. A whole number may stand for a float; True is not a number."""
+        return (
+            self._is_of_kind(value)
+            and (self.low < value if self.exclusive else self.low <= value)
+            and value <= self.high
+        )
+
+    def _is_of_kind(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, Real if self.kind is float else Integral):
             return False
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        return (self.low < value if self.exclusive else self.low <= value) and value <= self.high
+        return isinstance(value, Integral) or math.isfinite(value)
 
 
 _NUMBERS: Final[Mapping[str, _Number]] = {
@@ -160,7 +170,7 @@ def _logit_bias(value: object) -> dict[int, float]:
             token = int(token)
         if not _NUMBERS["top_k"].accepts(token) or not _NUMBERS["presence_penalty"].accepts(amount):
             raise _refusal("logit_bias", value, must_be)
-        bias[token] = float(amount)
+        bias[int(token)] = float(amount)
     return bias
 
 

@@ -23,9 +23,9 @@ FOREIGN_PARAMETERS: Final[Mapping[str, str]] = {
 EXPLAINED_PARAMETERS: Final[Mapping[str, str]] = {
     "do_sample": "A temperature above 0 samples; temperature=0 does not.",
     "max_length": "Answers are counted without their prompts: maximum_tokens=N.",
-    "n": "Give n to generate, next to the parameters.",
+    "n": "Give n to generate, next to the parameters; a stream or a future is one answer.",
     "num_return_sequences": "Give n to generate, next to the parameters.",
-    "prompt_logprobs": "Give prompt_logprobs to generate, next to the parameters.",
+    "prompt_logprobs": "Give prompt_logprobs to generate, next to the parameters; a stream or a future has none.",
     "num_beams": "There is no beam search: leave it out.",
     "use_beam_search": "There is no beam search: leave it out.",
     "stop_token_ids": "A special token ends an answer where its text is in stop.",
@@ -40,17 +40,19 @@ def own_names(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
         UsageError: a name is unknown, or two of them are the same parameter.
     """
     found: dict[str, Any] = {}
+    first: dict[str, str] = {}
     for name, value in given.items():
         ours = FOREIGN_PARAMETERS.get(name, name)
         if ours not in known:
             raise unknown_parameter(name, known)
         if ours in found:
+            other, own = (first[ours], name) if name == ours else (name, first[ours])
             raise UsageError(
-                f"{name} is another name of {ours}, which is given too",
+                f"{other} is another name of {own}, which is given too",
                 code="conflicting_options",
                 hint="Leave one of them out.",
             )
-        found[ours] = value
+        found[ours], first[ours] = value, name
     return found
 
 

@@ -22,12 +22,14 @@ class ConfigEntry:
         value: plain data: None, bool, int, float, str, list or dict.
         where: ``file:line``, or the command-line flag.
         folder: the configuration file's folder; None for a flag.
+        written: the name in the file, where that is another one: an old name, or a key of config.json.
     """
 
     key: str
     value: object
     where: str
     folder: Path | None = None
+    written: str | None = None
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neoxrun.config.reader import load_settings, shipped_names
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import ModelConfig, Precision
+from neoxrun.config.shipped import shipped_names
 from neoxrun.config.tensors import FIRST_LAYER
 from neoxrun.config.tokenizer_names import find_tokenizer
 from neoxrun.conversion.configurations import neox_options, yaml_text

@@ -16,7 +16,7 @@ from neoxrun.tokenizer import load_tokenizer
 
 
 def note_refusals(survey: Survey, folder: Path) -> None:
-    """Add to what is odd: a configuration or a tokenizer that cannot be used, and tensors that do not go with it.
+    """Add to what is odd: a configuration or a tokenizer that is missing or cannot be used, and tensors of others.
 
     Args:
         survey: of the folder.
@@ -27,6 +27,8 @@ def note_refusals(survey: Survey, folder: Path) -> None:
     except NeoxrunError as error:
         if error.code not in ("missing_configuration", "incomplete_configuration"):
             _note(survey, f"Its configuration cannot be used: {error.message}.")
+        elif survey.kind == "huggingface":  # GPT-NeoX's files have theirs elsewhere, like those of the released 20B
+            _note(survey, "There is no config.json, so that nothing says what model the weights are.")
         return
     for check in (partial(load_tokenizer, settings.tokenizer), partial(find_configured_checkpoint, settings)):
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import IO, Final
 
 from neoxrun.config.sampling import SAMPLING_NAMES, SamplingParams, update_sampling
+from neoxrun.config.sampling_names import own_names
 from neoxrun.config.yaml_source import read_override
 from neoxrun.engine.session import Session
 from neoxrun.errors import NeoxrunError
@@ -126,16 +127,13 @@ class Dialogue:
 
     def _set(self, words: list[str]) -> None:
         name = words[0].replace("-", "_") if words else ""
-        if words and name not in SAMPLING_NAMES:
-            near = did_you_mean(name, SAMPLING_NAMES, 1)
-            log.warning(f"{name} is not a sampling parameter. {near or 'The command /set shows them all.'}")
-            return
-        if len(words) == 2:
-            try:
+        try:
+            (name,) = own_names({name: None}, SAMPLING_NAMES) if words else [name]
+            if len(words) == 2:
                 self._params = update_sampling(self._params, {name: read_override(f"{name}={words[1]}").value})
-            except NeoxrunError as error:
-                log.warning(error.message)
-                return
+        except NeoxrunError as error:
+            log.warning(f"{error.message}. {error.hint or ''}".rstrip())
+            return
         shown = [name] if words else SAMPLING_NAMES
         log.info("\n".join(f"{each} {getattr(self._params, each)!r}" for each in shown))
 

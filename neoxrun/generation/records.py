@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 from neoxrun.errors import DataError
 from neoxrun.generation.lines import OTHER_OUTPUT, LineWriter, unwritable
 from neoxrun.generation.prompts import Prompt
+from neoxrun.input.columns import count_parquet
 from neoxrun.terminal.log import log
 from neoxrun.terminal.streams import output_stream
 from neoxrun.terminal.words import counted
@@ -129,12 +130,15 @@ def step_with_texts(step: Mapping[str, Any], spell: Callable[[int], str]) -> dic
 
 def warn_of_replacing(path: Path) -> None:
     """Warn that a file is about to be replaced, with the number of records that it has."""
-    lines = 0
-    if path.is_file():
-        with path.open("rb") as file:
-            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-    if lines:
-        log.warning(f"{path} is replaced; it had {counted(lines, 'record')}")
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        count = count_parquet(file)
+        if count is None:
+            file.seek(0)
+            count = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    if count:
+        log.warning(f"{path} is replaced; it had {counted(count, 'record')}")
 
 
 def refuse_unfinished(path: Path, wanted: int) -> None:

@@ -32,9 +32,12 @@ def refuse_other_charset(name: str, head: bytes) -> None:
 
 
 def _by_zeros(head: bytes) -> str | None:
-    """UTF-16 without a mark: in most languages every other byte of most text is zero."""
+    """UTF-16 without a mark: in most languages every other byte of most text is zero.
+
+    Not of a text with a zero byte in it, as ``find -print0`` writes.
+    """
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if min(even, odd) > 0 or max(even, odd) * 4 < len(head):
+    if len(head) % 2 or min(even, odd) > 0 or max(even, odd) * 4 <= len(head):
         return None
     return "UTF-16LE" if odd > even else "UTF-16BE" if even > odd else None
 

@@ -38,3 +38,16 @@ def read_parquet(file: IO[bytes], name: str, wanted: Sequence[str] | None) -> It
             where=name,
             hint="Copy or download it again.",
         ) from None
+
+
+def count_parquet(file: IO[bytes]) -> int | None:
+    """The rows of a Parquet file, from its end; 0 where it is not complete, None where it is another file."""
+    if file.read(4) != b"PAR1":
+        return None
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.ParquetFile(file).metadata.num_rows)
+    except (pyarrow.ArrowException, OSError):
+        return 0

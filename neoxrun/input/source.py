@@ -88,6 +88,8 @@ def open_source(
         refuse_other_charset(shown, head)
     if form == "txt" and not text:
         form = "jsonl"
+    if form == "txt" and (nul := head.find(0)) >= 0:
+        log.warning(f"{shown} has a NUL byte, at offset {nul}, which is taken as a part of the text")
     if form == "txt" and wanted is None and (looks := json_format_of(head)):
         log.warning(f"{shown} looks like JSON, and is read as text; --input-format {looks} reads it as JSON")
     return Source(shown, path, data, form, end)

@@ -8,7 +8,7 @@ from typing import Final
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.errors import UsageError
 from neoxrun.planning.devices import Device
-from neoxrun.planning.hardware import listed_names
+from neoxrun.planning.hardware import card_of, listed_names
 
 # Of cards and of hosts, "GB" means 2**30 bytes: a card of 24 GB has 24 GiB.
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -19,6 +19,8 @@ _NAME: Final = re.compile(_COUNT + r"([a-z0-9][\w -]*?)\s*", re.IGNORECASE)
 
 def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
     """Devices written as count x memory or count x name: ``2x48GB``, ``4x24GB,2x80GB``, ``2xH100``; ``64GB``, a host.
+
+    Names are the product's short ones, or those that nvidia-smi prints: ``NVIDIA A100-SXM4-40GB``.
 
     Memory is as it is sold: ``24GB`` and ``24GiB`` are both 24 x 2**30 bytes.
 
@@ -47,9 +49,15 @@ def _parsed(part: str, text: str, kind: DeviceKind) -> tuple[int, str, int]:
     elif kind == "cuda" and (match := _NAME.fullmatch(part)):
         cards = {_plain(name): (name, size) for name, size in listed_names().items()}
         wanted = _plain(match[2])
-        count, found = int(match[1] or 1), cards.get(wanted) or cards.get(f"rtx{wanted}")
+        count, found = int(match[1] or 1), cards.get(wanted) or cards.get(f"rtx{wanted}") or card_of(match[2])
         if count and found:
             return count, *found
+    if kind == "cpu":
+        raise UsageError(
+            f"--devices {text!r} is not the size of a host's memory, which --device cpu needs",
+            code="invalid_value",
+            hint="Give the host's memory, as in --device cpu --devices 64GB, or leave --device cpu out.",
+        )
     names = ", ".join(name.replace(" ", "-") for name in listed_names())
     raise UsageError(
         f"--devices {text!r} is not a count and a memory size, nor the name of a GPU that is known",

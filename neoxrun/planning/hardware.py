@@ -119,6 +119,10 @@ _SOLD: Final = {
     "RTX 3090": 24,
 }
 
+# Words of a product's name that are the same card's, or its memory.
+_MAKE: Final = re.compile(r"nvidia|tesla|geforce|rtx|generation|sxm\d?|pcie|hbm\d?e?|\d+gb")
+_SIZE: Final = re.compile(r"\b(\d+)gb\b")
+
 # For any other name: the least memory, and a common GPU of that size, not the fastest one.
 _BY_MEMORY: Final = (
     (120e9, ("h200",)),
@@ -135,9 +139,26 @@ def listed_names() -> dict[str, int]:
     return {name: size * 2**30 for name, size in _SOLD.items()}
 
 
+def card_of(name: str) -> tuple[str, int] | None:
+    """A listed card and the bytes of its memory, by a product's name as NVML gives it; None: it is another one.
+
+    ``NVIDIA H100 80GB HBM3`` and ``Tesla V100-SXM2-32GB`` are an H100 and a V100, of the memory that the name says.
+    ``A100`` alone may have 40 or 80 GB, and is none.
+    """
+    words = _words(name)
+    key = _listed_key(words)
+    if key is None or not all(_MAKE.fullmatch(word) for word in words.difference(key)):
+        return None
+    card = _LISTED[key].name
+    stated, needed = _SIZE.search(name.lower()), _SIZE.search(card.lower())
+    if needed and (stated is None or stated[1] != needed[1]):
+        return None
+    return card, (int(stated[1]) if stated else _SOLD[card]) * 2**30
+
+
 def is_listed(device: Device) -> bool:
     """Whether the speed of a GPU is known, by its name."""
-    return _listed_words(device) is not None
+    return _listed_key(_words(device.name)) is not None
 
 
 def speed_of(device: Device) -> Speed:
@@ -145,15 +166,18 @@ def speed_of(device: Device) -> Speed:
 
     Whether NVLink is there counts, where the driver tells.
     """
-    words = _listed_words(device) or next(key for least, key in _BY_MEMORY if device.total_bytes >= least)
+    words = _listed_key(_words(device.name)) or next(key for least, key in _BY_MEMORY if device.total_bytes >= least)
     speed = _LISTED[words]
     if device.nvlink is None:
         return speed
     return replace(speed, link=NVLINK if device.nvlink else PCIE)
 
 
-def _listed_words(device: Device) -> tuple[str, ...] | None:
-    words = set(re.findall(r"[a-z0-9]+", device.name.lower()))
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _listed_key(words: set[str]) -> tuple[str, ...] | None:
     return next((key for key in _LISTED if words.issuperset(key)), None)
 
 

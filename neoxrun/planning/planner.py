@@ -58,7 +58,7 @@ def make_plan(
             and what would be possible.
     """
     model = settings.model
-    check_request(model, requested)
+    check_request(model, requested, len(devices) if devices and devices[0].kind == "cuda" else None)
     if not devices:
         raise UsageError(
             "no CUDA GPU is visible",

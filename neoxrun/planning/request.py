@@ -8,6 +8,7 @@ from typing import Final
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.errors import UsageError
 from neoxrun.planning.split import tensor_sizes
+from neoxrun.terminal.words import counted
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ class Requested:
     work: Work = TYPICAL_PROMPTS
 
 
-def check_request(model: ModelConfig, requested: Requested) -> None:
+def check_request(model: ModelConfig, requested: Requested, gpus: int | None = None) -> None:
     """Refuse a request that no devices could fulfil.
+
+    Args:
+        model: the network.
+        requested: what is asked for.
+        gpus: how many there are in a host, for hints; None: they set no limit.
 
     Raises:
         UsageError: a size below 1, a tensor-parallel size that does not divide the model, more stages than
@@ -91,10 +97,12 @@ def check_request(model: ModelConfig, requested: Requested) -> None:
     if requested.tp is not None and requested.tp not in possible:
         heads, inner = model.num_attention_heads, model.intermediate_size
         what = f"{heads} attention heads" if heads % requested.tp else f"an MLP of width {inner}"
+        usable = [size for size in possible if gpus is None or size <= gpus]
+        where = "" if gpus is None else f" on {counted(gpus, 'GPU')}"
         raise UsageError(
             f"{what} cannot be divided into --tp {requested.tp} equal parts",
             code="impossible_split",
-            hint=f"--tp can be {', '.join(map(str, possible))} for this model.",
+            hint=f"--tp can be {', '.join(map(str, usable))} for this model{where}.",
         )
     if requested.pp is not None and requested.pp > model.num_layers:
         raise UsageError(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 from neoxrun.generation.provenance import Provenance
 from neoxrun.scoring.documents import DocumentSource
+from neoxrun.scoring.levels import Level
 from neoxrun.scoring.measures import Totals
-
-Level = Literal["document", "word", "token"]
-LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 @dataclass(frozen=True)

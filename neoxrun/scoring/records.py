@@ -10,8 +10,8 @@ from math import fsum
 from typing import Any
 
 from neoxrun.scoring.documents import Document
+from neoxrun.scoring.levels import Level
 from neoxrun.scoring.measures import measures, word_starts
-from neoxrun.scoring.options import Level
 
 _DIGITS = 6  # of fp32, and a third of the bytes of what Python would write
 
@@ -105,4 +105,4 @@ def _words(scored: TokenizedDocument, starts: Sequence[int]) -> dict[str, list[A
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, _DIGITS) for value in values]
+    return [round(value, _DIGITS) + 0.0 for value in values]  # 0.0 for -0.0

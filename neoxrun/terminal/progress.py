@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import NoReturn
 
@@ -30,7 +31,8 @@ class Bar:
     """Progress towards a total. Used as a context manager, it also says at the end what was done.
 
     Bytes are only a means: their bar goes away at the end, and after an error no line about them follows.
-    Anything else that is counted is kept when the work stops, and so is its bar.
+    Anything else that is counted is kept when the work stops, and so is its bar; a line follows unless an error came
+    before the first unit.
 
     Args:
         doing: what is being done, in front of the bar.
@@ -47,6 +49,8 @@ class Bar:
         count: units done since the bar was made.
         amount: what they hold.
         row: as given.
+        note: what is shown next to the speed: the loss of a training, for example.
+        facts: the same for programs: further keys of the lines, where those are JSON.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Bar:
     ) -> None:
         self.count = self.amount = 0
         self.row = row
+        self.note = ""
+        self.facts: Mapping[str, object] = {}
         self._doing, self._total, self._unit, self._before = doing, total, unit, done
         self._amounts = amounts
         self._kept = unit != _BYTES
@@ -94,8 +100,9 @@ class Bar:
         self.amount += amount
         if self.seconds > self._line_after:
             self._say_line()
-        if self._amounts:
-            self._bar.set_postfix_str(self._speed(), refresh=False)
+        shown = ", ".join(filter(None, (self._speed() if self._amounts else "", self.note)))
+        if shown:
+            self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(count)
         now = time.perf_counter()
         if now - self._drawn > _REDRAW_SECONDS and not self._bar.disable:  # tqdm would wait for the next unit
@@ -125,9 +132,15 @@ class Bar:
             text = counted(done, self._unit) if total is None else f"{done} of {counted(total, self._unit)}"
         beginning = "" if self._doing == f"{self._unit}s" else f"{self._doing}: "
         text = f"{beginning}{text}, {self._speed()}"
+        if self.note:
+            text += f", {self.note}"
         if total is not None and self.count > 0 and done < total:
             text += f", {_duration((total - done) * self.seconds / self.count)} left"
-        log.info(text)
+        log.info(text, extra={"facts": self.facts})
+
+    def tell(self, text: str, facts: Mapping[str, object]) -> None:
+        """A message above the bar, with further keys for where messages are JSON."""
+        _say_above(text, partial(log.info, extra={"facts": facts}))
 
     def say(self, text: str) -> None:
         """A warning, above the bar."""
@@ -144,7 +157,7 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if self._closing is not None and (error is None or self._kept):
+        if self._closing is not None and (error is None or (self._kept and self.count)):
             log.info(self._closing(self))
 
 

@@ -97,6 +97,11 @@ def check_unicode(text: str, where: str | None = None) -> None:
         ) from None
 
 
+def failure(error: Exception) -> str:
+    """Why something could not be read, for a message that names the file: without an OS error's number and path."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def aligned_columns(rows: Sequence[Sequence[str]], *, left: int, last_left: bool = False) -> str:
     """Columns of equal width: the first ``left`` flush left, the others flush right, except the last if asked."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -22,6 +22,7 @@ from jinja2.utils import Namespace
 from neoxrun.config.settings import TokenizerConfig
 from neoxrun.config.tokenizer_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from neoxrun.errors import DataError
+from neoxrun.terminal.words import failure
 from neoxrun.tokenizer.siblings import read_siblings
 
 _AGAIN: Final = 'Get the file again, or write the prompts out under "prompt".'
@@ -122,7 +123,9 @@ def read_chat_template(config: TokenizerConfig) -> ChatTemplate:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", code="bad_chat_template", where=str(path)) from error
+        raise DataError(
+            f"{path} cannot be read: {failure(error)}", code="bad_chat_template", where=str(path)
+        ) from error
     found = options.get("chat_template")
     if isinstance(found, list):  # several, by name
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

@@ -6,11 +6,13 @@ import codecs
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.tokenizer.clean_up import certain_part, clean_up
+from neoxrun.tokenizer.ids import ids_of
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
 
@@ -23,6 +25,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES: Final = _byte_alphabet()
+_MOST_IDS: Final = 1 << 32  # of the library
 _SPELLED_BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -97,11 +100,18 @@ class Tokenizer:
             token: added.content for token, added in library.get_added_tokens_decoder().items() if added.special
         }
         self._bytes: dict[int, bytes] = {}
+        self._rows = _MOST_IDS
         self.names = names
         end_of_document = library.token_to_id(END_OF_DOCUMENT)
         self.eod = eod if end_of_document is None else end_of_document
         self.bos = self._named("bos_token")
         self.eos = self._named("eos_token")
+
+    def of_model(self, rows: int) -> Tokenizer:
+        """The same for a model whose vocabulary has as many rows: ``decode`` refuses ids that it does not have."""
+        limited = copy(self)
+        limited._rows = rows
+        return limited
 
     def _named(self, name: str) -> int | None:
         return self._library.token_to_id(self.names[name]) if name in self.names else None
@@ -151,10 +161,13 @@ class Tokenizer:
 
         Raises:
             DataError: ``text`` holds half a UTF-16 surrogate pair, which is not a character.
+            UsageError: ``text`` is not a text.
         """
         try:
             return list(self._library.encode(text, add_special_tokens=not complete).ids)
         except (UnicodeError, TypeError) as error:
+            if not isinstance(text, str):
+                raise UsageError(f"{reprlib.repr(text)} is not a text", code="invalid_value") from None
             raise DataError(f"the text {reprlib.repr(text)} is not valid Unicode", code="not_text") from error
 
     def encode_all(self, texts: list[str], *, complete: bool = False) -> list[list[int]]:
@@ -185,12 +198,23 @@ class Tokenizer:
         """The text of one token, a special one too; bytes that are no whole character become U+FFFD."""
         return self._library.decode([token], skip_special_tokens=False)
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; bytes that are not UTF-8 become U+FFFD.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, which may be an array or a tensor; bytes that are not UTF-8 become U+FFFD.
 
         As in GPT-NeoX, HFTokenizer leaves special tokens out and the GPT-2 tokenizers keep them.
+
+        Raises:
+            UsageError: they are not token ids, or, see ``of_model``, not those of the model.
         """
-        text = self.decode_raw(ids)
+        tokens = ids_of(ids)
+        if tokens is None:
+            raise UsageError(
+                f"{reprlib.repr(ids)} is not a list of token ids", code="invalid_value", hint="For example [0, 1]."
+            )
+        wrong = next((token for token in tokens if not 0 <= token < self._rows), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong} is not a token id: they are 0 to {self._rows - 1}", code="invalid_value")
+        text = self.decode_raw(tokens)
         return clean_up(text) if self._cleans else text
 
     def decode_raw(self, ids: list[int]) -> str:

@@ -36,6 +36,13 @@ def expected() -> list[dict[str, Any]]:
     return found
 
 
+def test_a_nul_byte_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\0b\n")
+    result = neoxrun(*WORK, "-i", "a.txt", "-o", "-", "--maximum-tokens", "1", cwd=tmp_path).check_success()
+    assert result.err == "warning: a.txt has a NUL byte, at offset 1, which is taken as a part of the text\n"
+    assert [record["context"] for record in result.records] == ["a\0b"]
+
+
 @pytest.mark.parametrize(
     ("form", "way", "name"),
     [

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from neoxrun.checkpoint.writers import save_layer_files
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
+from neoxrun.config.shipped import shipped_dir
 from support.checkpoints import random_model
 
 SHAPE = {

@@ -203,6 +203,22 @@ def test_a_file_of_something_else_is_not_replaced(tmp_path: Path, snapshot: Snap
     neoxrun("generate", "demo", "--maximum-tokens", "3", cwd=tmp_path).check_error(4, "samples.txt")
 
 
+def test_records_of_a_parquet_file_are_counted(tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("import os\n" * 3)
+    asked = ("score", "demo", "-i", source, "-o", tmp_path / "scores.parquet", "-q")
+    assert neoxrun(*asked).check_success().err == ""
+    assert neoxrun(*asked).check_success().err == f"warning: {tmp_path}/scores.parquet is replaced; it had 3 records\n"
+
+
+def test_many_answers_to_a_prompt_are_remarked_on() -> None:
+    """As -n is llama.cpp's length of an answer."""
+    asked = ("generate", "demo", "--prompt", "x", "--maximum-tokens", "1", "--temperature", "1", "-n")
+    remark = "32 answers: -n is the number of answers, --maximum-tokens the length of each\n"
+    assert remark in neoxrun(*asked, 32).check_success().err
+    assert "-n is" not in neoxrun(*asked, 31).check_success().err
+
+
 def test_scores_are_replaced_by_the_same_work_only(tmp_path: Path, snapshot: Snapshot) -> None:
     source, file = tmp_path / "in.txt", tmp_path / "in.txt.scores.jsonl"
     source.write_text("import os\n")

@@ -36,6 +36,7 @@ def at_most(limit: int, size: int) -> Callable[[], None]:
 def test_full_device(prompts: Path, snapshot: Snapshot) -> None:
     result = neoxrun("generate", "demo", "-i", prompts, "-o", "/dev/full", "--tp", "1", *LARGE)
     snapshot(result.check_error(4, "/dev/full", "No space left on device", "-o"))
+    assert "0 answers" not in result.err
 
 
 def test_stdout_into_a_full_device(prompts: Path, snapshot: Snapshot) -> None:

@@ -37,6 +37,7 @@ FLOORS = (
     "scoring training",
     "launch",
     "api",
+    "flags",
     "commands",
     "cli",
     "__main__ neoxrun",
@@ -44,7 +45,7 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 
 # What is reachable from these answers without torch, which takes seconds to import.
-COMMAND_SIDE = re.compile(r"cli|commands\..+|launch\.(job|launcher|start)")
+COMMAND_SIDE = re.compile(r"cli|flags\..+|commands\..+|launch\.(job|launcher|start)")
 
 # The imports of ours within functions: each decides what a process becomes, gives the API a name on first use, needs
 # Triton, which not every machine has, a library that few runs need, lm-eval, or torch, for a command that works in its
@@ -65,6 +66,47 @@ LATE = {
     ("commands.generate", "tokenizer.chat"),
     ("tokenizer.files", "tokenizer.spiece"),
 }
+# What a command's --help imports, next to `flags`, which is all that a person waits for there: none of it imports a
+# package of others.
+HELP = {
+    "cli",
+    "commands",
+    "commands.foreign",
+    "config",
+    "config.limits",
+    "config.names",
+    "config.precisions",
+    "config.sampling",
+    "config.sampling_names",
+    "config.settings",
+    "config.shipped",
+    "config.tensors",
+    "conversion",
+    "conversion.options",
+    "errors",
+    "input",
+    "input.compression",
+    "input.formats",
+    "launch",
+    "launch.termination",
+    "launch.world",
+    "neoxrun",
+    "parallel",
+    "parallel.partition",
+    "planning",
+    "planning.memory",
+    "planning.request",
+    "planning.split",
+    "scoring",
+    "scoring.levels",
+    "terminal",
+    "terminal.ending",
+    "terminal.json_lines",
+    "terminal.log",
+    "terminal.streams",
+    "terminal.words",
+    "version",
+}
 MOST_LINES = 300
 MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 
@@ -76,8 +118,8 @@ IMPORTERS = {
     "jinja2": "tokenizer.chat",
     "lm_eval": "evaluation.adapter evaluation.checks evaluation.data evaluation.document evaluation.faster "
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
-    "matplotlib": "benchmark.plot evaluation.trajectory_plot",
-    "megatron": "training.data.tokens",
+    "matplotlib": "benchmark.plot evaluation.trajectory_plot training.loss_plot",
+    "megatron": "training.data.tokens training.tensor_parallel",
     "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
     "training.data.rows training.data.tokens training.rows",
@@ -85,15 +127,16 @@ IMPORTERS = {
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
-    "safetensors": "checkpoint.files",
+    "safetensors": "checkpoint.adapter checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
     "shtab": "commands.completion",
+    "tensorboard": "training.trackers",
     "tokenizers": "tokenizer.files tokenizer.rebuild tokenizer.siblings tokenizer.spiece",
     "tqdm": "terminal.progress",
     "transformers": "benchmark.reference",
     "triton": "model.kernels.fused model.kernels.paged",
     "urllib3": "download.trouble",
-    "wandb": "evaluation.run commands.evaluate_output",
+    "wandb": "evaluation.run commands.evaluate_output training.trackers",
     "yaml": "config.yaml_source",
 }
 INDEX_NAMES = {
@@ -248,7 +291,9 @@ def test_late_imports_are_few() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
     }
-    assert dynamic == {"cli"}, "the command line imports the one command that it runs; nothing else is imported by name"
+    assert dynamic == {"cli"}, (
+        "the command line imports the options and the work of one command; nothing else is imported by name"
+    )
 
 
 def test_few_modules_are_loose() -> None:
@@ -305,6 +350,27 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
     loaded = set(done.stderr.split())
     assert "tokenizers" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "safetensors"}
+
+
+def test_help_imports_little() -> None:
+    """Of all commands, in a fresh interpreter."""
+    program = """
+import sys
+before = set(sys.modules)
+from neoxrun.cli import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    own = {name.removeprefix("neoxrun.") for name in loaded if name.partition(".")[0] == "neoxrun"}
+    assert {name for name in own if room(name) != "flags"} == HELP
+    assert {name.partition(".")[0] for name in loaded} - {"neoxrun"} <= sys.stdlib_module_names
 
 
 def test_few_modules_speak() -> None:

@@ -18,8 +18,9 @@ import pytest
 from neoxrun import LLM, cli, errors
 from neoxrun.commands.plan_json import to_json
 from neoxrun.config import neox_keys
-from neoxrun.config.reader import load_settings, shipped_names
+from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SAMPLING_NAMES
+from neoxrun.config.shipped import shipped_names
 from neoxrun.download import models_file
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.generation.records import RECORD_CODES, Record

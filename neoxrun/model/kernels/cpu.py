@@ -48,8 +48,15 @@ def linear(
     if x.dtype == torch.bfloat16 and x.shape[0] == 1 and not x.is_cuda:
         y = _product_with_vector(x, weight, bias)
         return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])
-    if activation == "tanh" and bias is not None and x.is_cuda and x.dim() == 2 and hasattr(torch, "_addmm_activation"):
-        # cuBLAS does the two in one kernel.
+    if (
+        activation == "tanh"
+        and bias is not None
+        and x.is_cuda
+        and x.dim() == 2
+        and not torch.is_grad_enabled()
+        and hasattr(torch, "_addmm_activation")
+    ):
+        # cuBLAS does the two in one kernel, which has no gradient.
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     y = F.linear(x, weight, bias)
     return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])

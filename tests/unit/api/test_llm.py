@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neoxrun import LLM, Completion, GenerationInterrupted, SamplingParams
 from neoxrun.config.reader import load_settings
@@ -314,6 +315,20 @@ def test_more_and_longer_requests_than_before_are_taken_over(llm: LLM) -> None:
         assert loop_of(small)._texts.engine.slots == 4  # type: ignore[union-attr]
 
 
+def test_the_tokenizer_knows_the_model_s_ids(llm: LLM) -> None:
+    assert llm.tokenizer.decode(torch.tensor([707])) == "import"
+    with pytest.raises(UsageError, match="1000000000 is not a token id: they are 0 to 2047"):
+        llm.tokenizer.decode([10**9])
+
+
+def test_messages_name_arguments_and_no_options(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="cannot be divided into tp=3 equal parts") as caught:
+        LLM("demo", device="cpu", tp=3)
+    assert caught.value.hint == "tp can be 1, 2, 4, 8 for this model."
+    with LLM("demo", device="cpu", random_weights=True):
+        assert "the weights are random (random_weights): the text means nothing" in caplog.messages
+
+
 def test_closing_ends_everything() -> None:
     llm = LLM("demo", device="cpu", dtype="fp32")
     stage = weakref.ref(loop_of(llm)._session.replica.stage)
@@ -333,6 +348,9 @@ def test_closing_ends_everything() -> None:
         with pytest.raises(UsageError, match="the LLM is closed") as refused:
             call()
         assert refused.value.code == "closed"
+    for wrong in (lambda: llm.generate(7), lambda: llm.score([("x", "")]), llm.__enter__):  # type: ignore[call-overload]
+        with pytest.raises(UsageError, match="the LLM is closed"):
+            wrong()
     assert llm.tokenizer.decode(llm.tokenizer.encode("still here")) == "still here"
 
 
@@ -399,3 +417,23 @@ def test_the_number_of_a_gpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UsageError, match="GPU 2 was asked for, and 2 are visible") as caught:
         LLM("demo", device="cuda:2")
     assert caught.value.code == "no_gpu"
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_gpus_are_numbered_as_for_ranks(given: str | None, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before CUDA is asked for the first time, and unless the user has chosen an order."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "to be restored")
+    if given is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    else:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", given)
+    seen: list[str | None] = []
+
+    def is_available() -> bool:
+        seen.append(os.environ.get("CUDA_DEVICE_ORDER"))
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    with pytest.raises(UsageError, match="no GPU is visible"):
+        LLM("demo", device="cuda")
+    assert seen[0] == used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,21 @@ def test_parameters() -> None:
     own = [SamplingParams(maximum_tokens=1), {"max_tokens": 2}]
     assert [params(own, index).maximum_tokens for index in range(2)] == [1, 2]
     assert params({"stop": "x"}).stop == ("x",)
+
+
+def test_what_is_none_stays_as_it_is() -> None:
+    own = SamplingParams(maximum_tokens=9, logprobs=2)
+    assert params(own, max_tokens=None, seed=None) == params(own)
+    assert params({"max_tokens": None, "seed": None, "n": None}) == params(None)
+    assert params({"seed": None}, 1).seed == params(None, 1).seed, "it has no seed of its own"
+    assert params(own, logprobs=None).logprobs is None, "which is how they are left out"
+
+
+def test_numbers_of_numpy() -> None:
+    assert params(None, temperature=np.float32(0.25), max_tokens=np.int64(2)) == params(
+        None, temperature=0.25, max_tokens=2
+    )
+    assert len(READER.read("a", None, np.int64(2), None, {}).answers) == 2  # type: ignore[arg-type]
 
 
 def test_random_streams() -> None:

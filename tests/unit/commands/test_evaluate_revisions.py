@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neoxrun import cli
-from neoxrun.commands import evaluate_revisions, revision_flags
+from neoxrun.commands import evaluate_revisions, revision_args
 from support.colours import write_tasks
 
 
@@ -41,7 +41,7 @@ def test_refused_before_a_hub_is_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(revision_flags, "choose", lambda args: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(revision_args, "choose", lambda args: pytest.fail("the hub was asked"))
     monkeypatch.chdir(tmp_path)
     tasks = write_tasks(tmp_path)
     command = ["evaluate", "demo", "--revisions", "all", "--repo", "lab/tiny", "--include-path", str(tasks)]

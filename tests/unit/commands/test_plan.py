@@ -15,6 +15,7 @@ from neoxrun.commands.plan_json import to_json
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.planning.explain import explain_reason
 from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS, Work
+from support.families import make_folder
 from support.paths import FIXTURES
 from support.plans import planned
 
@@ -183,6 +184,27 @@ def test_what_becomes_of_norms_at_another_size(
     assert main(["plan", config, "--devices", "64GB", "--device", "cpu", "--json", *arguments]) == 0
     said = [note for note in json.loads(capsys.readouterr().out)["notes"] if note.startswith("norms")]
     assert [note in text for note, text in zip(notes, said, strict=True)] == [True] * len(notes)
+
+
+def test_weights_that_are_expected_and_missing_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_folder(tmp_path / "model", "pythia")
+    capsys.readouterr()
+
+    def notes(*arguments: str) -> list[str]:
+        assert main(["plan", *arguments, "--devices", "64GB", "--device", "cpu", "--json"]) == 0
+        return [note for note in json.loads(capsys.readouterr().out)["notes"] if note.startswith("weights")]
+
+    assert notes(str(folder)) == []
+    (folder / "model.safetensors").rename(folder / "model.safetensors.part")
+    (note,) = notes(str(folder))
+    assert f"no checkpoint in {folder}: " in note
+    assert "model.safetensors.part" in note
+    assert notes("20B", "--checkpoint", "nowhere")[0].endswith("nowhere does not exist")
+    assert notes("20B", "--checkpoint", str(tmp_path))[0].startswith(f"weights: no checkpoint in {tmp_path}: ")
+    assert notes("20B") == [], "a model that one only thinks about"
 
 
 def test_a_tied_head_has_an_averaged_norm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from neoxrun.config.folders import find_folder, read_folder
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
+from neoxrun.config.shipped import shipped_dir
 from neoxrun.errors import CheckpointError, ConfigError, NeoxrunError
 from support.configurations import SMALL, write_config
 from support.paths import FIXTURES
@@ -129,6 +130,49 @@ def test_the_options_in_mp_rank_files_need_the_run_s_file_too(tmp_path: Path) ->
     file = write_config(tmp_path, {**rest, "bias_gelu_fusion": True, "pipe_parallel_size": 2})
     whole = load_settings([str(FIXTURES / "upstream_tp2_pp2" / "config.yml")])
     assert load_settings([folder, file]).model == whole.model
+
+
+@pytest.mark.parametrize("which", [".", "global_step150000"])
+@pytest.mark.parametrize("fixture", ["tp2_native", "tp2_sequential", "upstream_tp2_pp2"])
+def test_the_one_yaml_file_next_to_gpt_neox_s_files_is_their_configuration(
+    fixture: str, which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "neoxrun")
+    folder = tmp_path / "run"
+    shutil.copytree(FIXTURES / fixture, folder)
+    (folder / "paths.yml").write_text("save: elsewhere")
+    (folder / "workflow.yaml").write_text("jobs: [")
+    whole = load_settings([str(FIXTURES / fixture / "config.yml")])
+    found = load_settings([str(folder / which)])
+    assert found.model == whole.model
+    assert found.checkpoint == (folder / which).absolute()
+    assert found.tokenizer.vocab_file == folder / "tokenizer.json"
+    assert f"has no configs/: its configuration is {folder / 'config.yml'}" in caplog.text
+
+
+def test_configs_win_over_the_yaml_file_next_to_the_weights(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", configs=True)
+    write_config(folder, {**SMALL, "num_layers": 9}, "config.yml")
+    assert load_settings([str(folder)]).model.num_layers == 3
+
+
+def test_the_yaml_files_next_to_the_weights_are_named_where_none_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(FIXTURES / "tp2_native", folder)
+    shutil.copy(folder / "config.yml", folder / "other.yml")
+    for source in (folder, folder / "global_step150000"):
+        refused = refusal(str(source))
+        assert refused.code == "missing_configuration"
+        assert f"one of {folder / 'config.yml'}, {folder / 'other.yml'}." in str(refused.hint)
+    named = load_settings([str(folder), str(folder / "other.yml")])
+    assert named.model == load_settings([str(FIXTURES / "tp2_native" / "config.yml")]).model
+    assert named.checkpoint == folder
+    shutil.rmtree(folder / "global_step150000")
+    (folder / "other.yml").unlink()
+    assert f"one of {folder / 'config.yml'}." in str(refusal(str(folder)).hint), "there are no weights"
+    run = run_folder(tmp_path / "saved", configs=False)
+    (run / "paths.yml").write_text("save: elsewhere")
+    assert str(run / "paths.yml") in str(refusal(str(run)).hint)
 
 
 def steps_folder(folder: Path, latest: str | None) -> Path:

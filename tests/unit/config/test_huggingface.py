@@ -11,6 +11,7 @@ import torch
 from transformers import GPTNeoXConfig
 from transformers.activations import ACT2FN
 
+from neoxrun.checkpoint.huggingface import check_config_json
 from neoxrun.config.huggingface import GELU, read_config_json, read_json
 from neoxrun.config.reader import load_settings
 from neoxrun.config.rope import read_rope_scaling
@@ -185,9 +186,48 @@ def test_scaled_positions_keep_what_transformers_reads(content: dict[str, Any], 
     assert scaling.original_max_position_embeddings == expected.get("original_max_position_embeddings", 2048)
 
 
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("kind", ["llama3", "longrope", "dynamic"])
-def test_other_kinds_of_scaling_are_refused_by_their_names(kind: str, tmp_path: Path) -> None:
-    write(tmp_path, SMALL | {"rope_scaling": {"type": kind, "factor": 2.0}})
-    with pytest.raises(ConfigError, match=f"rope_scaling: {kind} is not supported") as caught:
+def test_other_kinds_of_scaling_are_refused_by_their_names(
+    kind: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, SMALL | {name: {"rope_type": kind, "factor": 2.0}})
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=f"{name}: {kind} is not supported") as caught:
         load_settings([str(tmp_path)])
     assert caught.value.where == str(tmp_path / "config.json")
+    model = load_settings([str(tmp_path)], ["rope_scaling=null"]).model
+    assert model.rope_scaling is None
+    (warning,) = check_config_json(tmp_path, model, chosen=True)
+    assert f"is overridden: {name}: {kind} is not supported" in warning
+    with pytest.raises(ConfigError, match=f"{name}: {kind} is not supported"):
+        check_config_json(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"num_hidden_layers": "many"}, "num_hidden_layers must be a whole number"),
+        ({"hidden_size": None}, "does not set hidden_size"),
+        ({"max_position_embeddings": None}, "does not set max_position_embeddings"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps must be a number"),
+        ({"use_parallel_residual": "yes"}, "use_parallel_residual must be true or false"),
+        ({"rotary_pct": 0.0}, "^rotary_pct must be a number"),
+        ({"rotary_pct": 0.2}, "^rotary_pct 0.2 of 16 dims per head makes 3 rotary dims"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.0}}, r"^rope_parameters\.partial_rotary_factor must be"),
+        ({"rope_scaling": {"partial_rotary_factor": 0.2}}, r"^rope_scaling\.partial_rotary_factor 0.2 of 16 dims"),
+        ({"rope_parameters": {"rope_theta": "x"}}, r"^rope_parameters\.rope_theta must be"),
+        ({"rotary_emb_base": 0}, "^rotary_emb_base must be"),
+    ],
+)
+def test_refusals_name_the_keys_of_the_file(content: dict[str, Any], says: str, tmp_path: Path) -> None:
+    write(tmp_path, SMALL | content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_settings([str(tmp_path)])
+    assert "config.json" in str(caught.value.where) or str(tmp_path) == caught.value.where
+
+
+def test_a_refusal_of_what_was_set_names_the_option(tmp_path: Path) -> None:
+    write(tmp_path, SMALL)
+    with pytest.raises(ConfigError, match=r"^num_layers must be a whole number"):
+        load_settings([str(tmp_path)], ["num_layers=x"])

@@ -56,6 +56,7 @@ def test_old_names_of_options() -> None:
         "max_tokens": ConfigEntry("max_tokens", 7, "a.yml:3"),
         "maximum_tokens": ConfigEntry("maximum_tokens", 8, ""),
     }
+    assert found["maximum_tokens"].written == "out_seq_length"
     assert with_present_names(both)["maximum_tokens"].value == 8
 
 

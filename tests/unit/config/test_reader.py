@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import ModelConfig, Settings
+from neoxrun.config.shipped import shipped_dir
 from neoxrun.errors import ConfigError
 from support.configurations import SMALL, write_config
 

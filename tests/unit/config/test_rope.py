@@ -35,6 +35,8 @@ def test_what_is_refused(rope: Any, code: str, says: str) -> None:
     assert caught.value.code == code
     assert says in caught.value.render()
     assert "config.json" in caught.value.render()
+    with pytest.raises(ConfigError, match=r"^rope_parameters"):
+        read_rope_scaling({"rope_parameters": rope}, "config.json")
 
 
 @pytest.mark.parametrize("content", [{}, {"rope_scaling": None}, {"rope_scaling": {}}, {"rope_theta": 10000}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,21 @@ def test_what_is_written_becomes_the_engine_s_parameters() -> None:
         temperature=1.0, stop=("END",), logit_bias={5: -100.0}, logprobs=None, top_k=3, min_p=0.5
     )
     assert isinstance(found.temperature, float)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    given = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(3),
+        "seed": np.uint8(7),
+        "logit_bias": {np.int64(5): np.float32(1)},
+    }
+    found = update_sampling(SamplingParams(), given)
+    assert found == SamplingParams(temperature=0.5, top_k=3, seed=7, logit_bias={5: 1.0})
+    assert [type(one) for one in (found.temperature, found.top_k, *found.logit_bias)] == [float, int, int]
+    for name, wrong in (("top_k", np.float32(3)), ("temperature", np.float32("nan")), ("seed", np.bool_(True))):
+        with pytest.raises(UsageError, match=f"^{name} must be "):
+            update_sampling(SamplingParams(), {name: wrong})
 
 
 def test_an_unknown_name_suggests_the_known_one() -> None:

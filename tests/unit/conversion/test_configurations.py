@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from neoxrun.config.reader import load_settings, shipped_names
+from neoxrun.config.reader import load_settings
 from neoxrun.config.rope import read_rope_scaling
 from neoxrun.config.settings import ModelConfig, RopeScaling
+from neoxrun.config.shipped import shipped_names
 from neoxrun.conversion.configurations import (
     config_json,
     neox_options,

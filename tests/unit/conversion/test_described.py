@@ -44,6 +44,7 @@ def test_a_released_model_is_known_by_its_shapes(tmp_path: Path) -> None:
 )
 def test_what_shapes_tell(tmp_path: Path, changes: dict[str, Any], told: dict[str, Any]) -> None:
     folder = make_folder(tmp_path / "source", tiny(**changes), tp=2)
+    (folder / "model.yml").unlink()
     found = describe(survey_folder(folder), str(folder))
     assert not found.whole
     options = yaml.safe_load(found.text)

@@ -37,6 +37,14 @@ def config(**changes: object) -> Callable[[Path], object]:
     return change
 
 
+def in_place_of_config(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / "config.json").unlink()
+        make(folder / "config.json")
+
+    return change
+
+
 def without(name: str) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         path = folder / "model.safetensors"
@@ -49,6 +57,12 @@ def without(name: str) -> Callable[[Path], object]:
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda folder: (folder / "config.json").write_text('{"a'), "Its configuration cannot be used: "),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "There is no config.json"),
+    "a folder": (in_place_of_config(Path.mkdir), "Its configuration cannot be used: cannot read config.json: Is a dir"),
+    "a link to nothing": (
+        in_place_of_config(lambda path: path.symlink_to("nothing")),
+        "Its configuration cannot be used: cannot read config.json: No such file",
+    ),
     "another model": (config(model_type="llama"), "'llama'"),
     "quantised": (config(quantization_config={"quant_method": "gptq"}), "quantised (gptq)"),
     "more layers": (config(num_hidden_layers=4), "are missing: layer 05 "),

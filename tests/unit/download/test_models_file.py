@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxrun.config.reader import load_settings, shipped_names
+from neoxrun.config.reader import load_settings
 from neoxrun.config.released import download_command
+from neoxrun.config.shipped import shipped_names
 from neoxrun.config.tensors import layer_numbers
 from neoxrun.download import catalog, models_file
 from neoxrun.errors import ConfigError

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
-from neoxrun.config.reader import load_settings, shipped_dir
+from neoxrun.config.reader import load_settings
+from neoxrun.config.shipped import shipped_dir
 from neoxrun.download.manifest import Manifest, ManifestEntry, write_manifest
 from neoxrun.download.origin import origin_of
 

@@ -18,7 +18,16 @@ def test_the_character_set_is_named_with_its_cure(charset: str) -> None:
     assert f"iconv -f {charset} -t utf-8" in str(caught.value.hint)
 
 
-HEADS = (b"", b"a\0b, and more", TEXT.encode(), "é\u2028漢字".encode(), b"\xef\xbb\xbfa\0bcdefgh", bytes(4))
+HEADS = (
+    b"",
+    b"a\0b, and more",
+    b"a\0b\n",
+    b"a\0b\0\n",
+    TEXT.encode(),
+    "é\u2028漢字".encode(),
+    b"\xef\xbb\xbfa\0bcdefgh",
+    bytes(4),
+)
 
 
 @pytest.mark.parametrize("head", HEADS)

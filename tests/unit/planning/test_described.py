@@ -40,6 +40,8 @@ def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
         "0xH100",
         "2xH99",
         "A100",
+        "NVIDIA A100-SXM4-64GB",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
         "-1x48GB",
         "2x48GB,",
         "2x48 parsecs",
@@ -57,12 +59,37 @@ def test_the_cpu_is_one_device() -> None:
     with pytest.raises(UsageError, match="the CPU is one") as caught:
         parse_devices("2x64GB", "cpu")
     assert caught.value.code == "invalid_value"
+    with pytest.raises(UsageError, match="not the size of a host's memory, which --device cpu needs") as caught:
+        parse_devices("H100", "cpu")
+    assert "leave --device cpu out" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("text", ["2xA100-80GB", "2 x a100 80gb", "2xA100_80GB"])
 def test_names_of_cards(text: str) -> None:
     devices = parse_devices(text)
     assert [(device.name, device.free_bytes) for device in devices] == [("A100 80GB", 80 * 2**30)] * 2
+
+
+PRINTED = {
+    "NVIDIA H100 80GB HBM3": ("H100", 80),
+    "H100 80GB": ("H100", 80),
+    "H100 96GB HBM3": ("H100", 96),
+    "NVIDIA A100-SXM4-40GB": ("A100 40GB", 40),
+    "NVIDIA A100-PCIE-40GB": ("A100 40GB PCIe", 40),
+    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 80),
+    "NVIDIA RTX A6000": ("RTX A6000", 48),
+    "NVIDIA RTX 6000 Ada Generation": ("RTX 6000 Ada", 48),
+    "NVIDIA GeForce RTX 3090": ("RTX 3090", 24),
+    "Tesla V100-SXM2-32GB": ("V100", 32),
+    "Tesla T4": ("T4", 16),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_names_that_nvidia_smi_prints(name: str) -> None:
+    card, size = PRINTED[name]
+    devices = parse_devices(f"2x {name}")
+    assert [(device.name, device.total_bytes) for device in devices] == [(card, size * 2**30)] * 2
 
 
 def test_every_listed_card_can_be_named() -> None:

@@ -31,6 +31,15 @@ def test_what_no_devices_could_change_is_refused(flags: dict[str, Any], message:
     assert not [part for part in hint if part not in (caught.value.hint or "")]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "possible"), [(1, "1 for this model on 1 GPU."), (3, "1, 2 for this model on 3 GPUs.")]
+)
+def test_the_hint_names_no_more_than_there_are_gpus(gpus: int, possible: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_request(PUBLISHED["20B"][0].model, Requested(tp=3), gpus)
+    assert caught.value.hint == f"--tp can be {possible}"
+
+
 def test_the_mlp_must_divide_too() -> None:
     model = settings_for(2, 64, 4, intermediate_size=66).model
     check_request(model, Requested(tp=2))

@@ -44,6 +44,15 @@ def test_without_a_terminal_there_is_a_closing_line_only(shown: Shown) -> None:
     assert shown() == "3 done with 12\n"
 
 
+def test_after_an_error_there_is_a_line_about_what_was_done_before(shown: Shown) -> None:
+    set_up(0)
+    for count, line in ((0, ""), (1, "1 done with 5\n")):
+        bar = Bar("answers", 9, "answer", amounts="tokens", show=True, closing=closing)
+        bar.update(count, 5)
+        bar.__exit__(OSError, OSError("full"), None)
+        assert shown() == line
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from neoxrun.config.settings import TokenizerConfig
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.tokenizer import Tokenizer, load_tokenizer, vocabulary_size
 from support import paths
 from support.tiny_models import demo_tokenizer
@@ -43,6 +46,33 @@ def test_the_20b_tokenizer(neox: Tokenizer, path: Path) -> None:
     assert neox.decode(neox.encode(text)) == text
     assert neox.decode([0, 1, *neox.encode("a")]) == "a", "as GPT-NeoX: special tokens are left out"
     assert neox.decode([50431]) == "", "a row of the padded vocabulary stands for nothing"
+
+
+@pytest.mark.parametrize("ids", [[707], (707,), range(707, 708), torch.tensor([707]), np.array([707]), [np.int64(707)]])
+def test_ids_as_programs_hold_them(ids: Any) -> None:
+    assert TOKENIZER.decode(ids) == "import"
+
+
+@pytest.mark.parametrize("wrong", [5, None, "abc", [1.5], [[1]], [True], b"ab"])
+def test_what_is_no_list_of_ids(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="is not a list of token ids") as caught:
+        TOKENIZER.decode(wrong)
+    assert caught.value.code == "invalid_value"
+
+
+def test_ids_that_a_model_does_not_have() -> None:
+    limited = TOKENIZER.of_model(2050)
+    assert limited.decode([2049]) == "", "a row of the padded vocabulary"
+    for tokenizer, wrong in ((limited, 2050), (limited, -1), (TOKENIZER, -1), (TOKENIZER, 2**32)):
+        with pytest.raises(UsageError, match=f"^{wrong} is not a token id"):
+            tokenizer.decode([wrong])
+
+
+@pytest.mark.parametrize("wrong", [5, None, ["a"], b"a"])
+def test_what_is_no_text(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="is not a text") as caught:
+        TOKENIZER.encode(wrong)
+    assert caught.value.code == "invalid_value"
 
 
 # Ids of the padded vocabulary, and often those of single bytes, whose sequences are mostly not UTF-8.

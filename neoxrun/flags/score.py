@@ -1,14 +1,24 @@
-"""The options of ``neoxrun score`` that no other command has."""
+"""The options of ``neoxrun score``."""
 
 from __future__ import annotations
 
 import argparse
 
-from neoxrun.commands import common, input_flags, output_flags
-from neoxrun.scoring.options import LEVELS
+from neoxrun.flags import model, records, revisions, values
+from neoxrun.scoring.levels import LEVELS
 
 
-def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``neoxrun score``."""
+    model.add_model_arguments(parser)
+    _add_score_arguments(parser)
+    model.add_random_weights(parser)
+    model.add_eager(parser)
+    model.add_stall_timeout(parser)
+    revisions.add_revision_arguments(parser)
+
+
+def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """What to score, how, and where the records go."""
     what = parser.add_argument_group("texts")
     what.add_argument(
@@ -18,7 +28,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         help="Score the documents in this file: text, JSON lines, JSON, CSV, TSV or Parquet, compressed or not. Use - "
         "for stdin. Default: stdin, if it is a pipe or a file.",
     )
-    input_flags.add_input_format(what)
+    records.add_input_format(what)
     what.add_argument(
         "--column",
         metavar="NAME",
@@ -36,21 +46,21 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--context",
         "--max-length",
-        type=common.positive,
+        type=values.positive,
         metavar="N",
         help="Read at most this many tokens at a time: longer documents are scored in windows. Default: the model's "
         "context.",
     )
     how.add_argument(
         "--stride",
-        type=common.positive,
+        type=values.positive,
         metavar="N",
         help="Score this many tokens in each window after a document's first, so that windows overlap by the rest. "
         "Default: the same as --context, which lets windows not overlap.",
     )
     how.add_argument(
         "--top",
-        type=common.natural,
+        type=values.natural,
         metavar="N",
         default=0,
         help="Also give the N most likely tokens at each position, at most 1000. Default: 0.",
@@ -62,7 +72,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         help="The smallest unit whose scores the records list. Default: token.",
     )
     out = parser.add_argument_group("output")
-    output_flags.add_output_arguments(
+    records.add_output_arguments(
         out,
         "Write one record for each document to this file: JSON lines, or Parquet if its name ends in .parquet. "
         "Use - for stdout. Default: FILE.scores.jsonl with -i FILE.",
@@ -72,7 +82,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--json", action="store_true", help="Print the summary as a JSON object.")
     parser.add_argument(
         "--batch-size",
-        type=common.positive,
+        type=values.positive,
         metavar="N",
         help="Process at most N windows at a time in each replica. Default: as many as fit.",
     )

@@ -1,4 +1,4 @@
-"""The file of records that ``generate`` and ``score`` write: its options, and what is never written over."""
+"""The file of records that ``generate`` and ``score`` write: what makes it, and what is never written over."""
 
 from __future__ import annotations
 
@@ -16,30 +16,6 @@ from neoxrun.generation.provenance import Provenance
 from neoxrun.planning.plan import Plan
 
 
-def add_output_arguments(parser: argparse._ActionsContainer, output: str, resume: str, *, anyway: bool) -> None:
-    """``-o`` and what may happen to a file that exists.
-
-    Args:
-        parser: the command's, or a group of it.
-        output, resume: the help of the two options.
-        anyway: whether there is ``--resume-anyway``, too.
-    """
-    parser.add_argument("-o", "--output", metavar="FILE", help=output)
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help=resume)
-    if anyway:
-        existing.add_argument(
-            "--resume-anyway",
-            action="store_true",
-            help="As --resume, also if another model, number format, seed or other sampling made the records.",
-        )
-    existing.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="Replace the output file, whatever it holds. Default: only records of the same work.",
-    )
-
-
 def sampling_keys(params: SamplingParams) -> dict[str, Any]:
     """Sampling parameters for a provenance, the seed next to them."""
     values = dict(vars(params))
@@ -51,7 +27,7 @@ def work_of(
     command: str,
     settings: Settings,
     plan: Plan,
-    seen: str,
+    input_checksum: str,
     how: Mapping[str, Any],
     model: str | None = None,
 ) -> Provenance:
@@ -62,20 +38,25 @@ def work_of(
         command: the command's name.
         settings: the configuration.
         plan: how the model runs.
-        seen: a checksum of the input.
+        input_checksum: a checksum of the input.
         how: the options that the records depend on.
         model: tells the model from others; None: its files do.
 
     Raises:
         CheckpointError: a file of the checkpoint cannot be read.
     """
-    where = str(settings.checkpoint)
+    where = " with ".join(str(folder) for folder in (settings.checkpoint, settings.adapter) if folder is not None)
     model = model or fingerprint.tell_apart(settings, random_weights=args.random_weights)
     if args.random_weights:
         where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)
         model = hashlib.sha256(f"{model} {where}".encode()).hexdigest()[:16]
     return provenance.provenance_of(
-        command, model=model, checkpoint=where, dtype=plan.dtype, seen=seen, how={"merge": settings.merge, **how}
+        command,
+        model=model,
+        checkpoint=where,
+        dtype=plan.dtype,
+        input_checksum=input_checksum,
+        how={"merge": settings.merge, **how},
     )
 
 

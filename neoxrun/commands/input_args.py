@@ -1,8 +1,7 @@
-"""What ``generate`` and ``score`` share about their input: its format, stdin, and inputs among the configurations."""
+"""What ``generate`` and ``score`` share about their input: stdin, and inputs among the configurations."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -12,19 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from neoxrun.config.foreign import is_weights_file
 from neoxrun.config.names import SUFFIXES
-from neoxrun.input.formats import FORMATS
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import printable
-
-
-def add_input_format(group: argparse._ArgumentGroup) -> None:
-    """``--input-format``."""
-    group.add_argument(
-        "--input-format",
-        choices=FORMATS,
-        help="Read the input as this format, compressed or not. Default: what its name says, or else its content.",
-    )
 
 
 def piped_input() -> str | None:
@@ -45,7 +35,7 @@ def misplaced_input(configs: Sequence[str]) -> str | None:
     for word in configs:
         path = Path(word)
         with contextlib.suppress(OSError):  # a text that is too long for a name
-            if path.is_file() and path.suffix not in SUFFIXES:
+            if path.is_file() and path.suffix not in SUFFIXES and not is_weights_file(path):
                 return f"Is {printable(word)} the input? Give it with -i {printable(word)}."
     return None
 
@@ -54,6 +44,6 @@ def misplaced_text(configs: Sequence[str]) -> str | None:
     """The hint where one of the configurations, of which one is missing, may be a text to continue, or else None."""
     if any(any(map(str.isspace, word)) for word in configs):
         return "Is it a text to continue? Give it with --prompt TEXT."
-    if len(configs) > 1:
+    if len(configs) > 1 and not all(map(os.path.exists, configs)):
         return "Give a configuration, or a text to continue with --prompt TEXT, or a file of prompts with -i FILE."
     return None

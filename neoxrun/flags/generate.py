@@ -1,13 +1,25 @@
-"""The options of ``neoxrun generate`` that no other command has, but for those of sampling."""
+"""The options of ``neoxrun generate``."""
 
 from __future__ import annotations
 
 import argparse
 
-from neoxrun.commands import common, input_flags, output_flags
+from neoxrun.flags import model, records, values
+from neoxrun.flags.sampling import add_sampling_arguments
 
 
-def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``neoxrun generate``."""
+    model.add_model_arguments(parser)
+    model.add_random_weights(parser)
+    model.add_eager(parser)
+    model.add_stall_timeout(parser)
+    model.add_seed(parser)
+    _add_prompt_arguments(parser)
+    add_sampling_arguments(parser)
+
+
+def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     """What to continue, how, and where the records go."""
     source = parser.add_argument_group("prompts and output")
     what = source.add_mutually_exclusive_group()
@@ -38,7 +50,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         help="Ask for prompts and stream the answers. Ctrl-C stops an answer, Ctrl-D quits. Default: only if the "
         "configuration's `text_gen_type` is interactive.",
     )
-    input_flags.add_input_format(source)
+    records.add_input_format(source)
     source.add_argument(
         "--strict-keys",
         action="store_true",
@@ -49,7 +61,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="In a dialogue, keep the prompts out of the file ~/.local/state/neoxrun/history.",
     )
-    output_flags.add_output_arguments(
+    records.add_output_arguments(
         source,
         "Write one JSON record per line to this file. Use - for stdout. Default: FILE.output.jsonl with -i or --chat "
         "FILE, stdout with -i -, samples.txt without prompts.",
@@ -68,14 +80,14 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--batch-size",
-        type=common.positive,
+        type=values.positive,
         metavar="N",
         help="Work on at most this many prompts at once. Default: what fits, at most 256 on GPUs and 64 on the CPU.",
     )
     source.add_argument(
         "-n",
         "--num-samples",
-        type=common.positive,
+        type=values.positive,
         metavar="N",
         help="Number of answers to each prompt. Default: 1; 10 without prompts.",
     )

@@ -1,4 +1,4 @@
-"""``--revisions`` and its companions, for the commands that run the same work on several revisions of a repository."""
+"""What ``--revisions`` and its companions ask for: the same work on several revisions of a repository."""
 
 from __future__ import annotations
 
@@ -19,45 +19,6 @@ from neoxrun.errors import CheckpointError, NetworkError, UsageError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.plots import check_plot
 from neoxrun.terminal.words import counted
-
-
-def add_revision_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which revisions, where they are kept meanwhile, and what to do about duplicates."""
-    many = parser.add_argument_group("many revisions")
-    many.add_argument(
-        "--revisions",
-        metavar="all|R,R,...|START:END:STEP",
-        help="Do this for each of these revisions of the model's repository on the Hugging Face hub: all that have a "
-        "training step in their names, those between commas (step1000,step2000), or steps from START to END. Each is "
-        "downloaded while the one before runs, and removed after its run. Default: one run with the local files.",
-    )
-    many.add_argument(
-        "--repo",
-        metavar="OWNER/NAME",
-        help="Take --revisions from this repository. Default: that of the model that CONFIG names.",
-    )
-    many.add_argument(
-        "--revisions-dir",
-        type=common.path,
-        metavar="DIR",
-        help="Download --revisions into folders in this one, two at a time. Default: the working folder.",
-    )
-    many.add_argument(
-        "--keep-revisions", action="store_true", help="Leave the folders of --revisions on disk after their runs."
-    )
-    many.add_argument(
-        "--allow-duplicates",
-        action="store_true",
-        help="Also run --revisions that have the same weights as another one or as main, which ends the command "
-        "otherwise.",
-    )
-    many.add_argument(
-        "--plot",
-        type=common.path,
-        metavar="FILE.png",
-        help="Also draw the results of --revisions over the steps into this file (.png, .svg or .pdf); needs "
-        "matplotlib. Default: no plot.",
-    )
 
 
 def check_companions(args: argparse.Namespace) -> None:
@@ -83,7 +44,7 @@ def check_companions(args: argparse.Namespace) -> None:
                 hint="Say which revisions are meant: --revisions all|step1000,step2000|START:END:STEP.",
             )
         return
-    against = {"--checkpoint": args.checkpoint, "--random-weights": args.random_weights}
+    against = {"--checkpoint": args.checkpoint, "--random-weights": args.random_weights, "--adapter": args.adapter}
     for name, value in against.items():
         if value:
             raise UsageError(

@@ -6,11 +6,12 @@ import argparse
 
 import pytest
 
-from neoxrun.commands.common import add_seed
-from neoxrun.commands.sampling_flags import add_sampling_arguments, check_logit_bias, sampling_params
+from neoxrun.commands.sampling_args import check_logit_bias, sampling_params
 from neoxrun.config.reader import load_settings
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import UsageError
+from neoxrun.flags.model import add_seed
+from neoxrun.flags.sampling import add_sampling_arguments
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

@@ -6,37 +6,52 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from numbers import Real
 from typing import Any, Final, cast, get_args
 
-from neoxrun.api.names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.config.precisions import DTYPE_NAMES, DeviceKind
 from neoxrun.config.settings import Merge, Precision
 from neoxrun.errors import UsageError
+from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
 from neoxrun.serving.local import ModelArguments
 from neoxrun.terminal.words import did_you_mean, printable
+from neoxrun.tokenizer.ids import is_whole
 
 _NUMBERED: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 
+DEFAULTS: Final[Mapping[str, Any]] = {
+    **{one.name: one.default for one in fields(ModelArguments) if one.name not in ("sources", "show_progress")},
+    "batch_size": None,
+    "quiet": True,
+}
+"""What holds for arguments that nobody gives."""
+
 
 def model_arguments(
-    configuration: object, given: Mapping[str, Any], foreign: Mapping[str, Any], defaults: Mapping[str, Any]
+    configuration: object,
+    given: Mapping[str, Any],
+    foreign: Mapping[str, Any],
+    defaults: Mapping[str, Any] = DEFAULTS,
+    owner: str = "LLM",
 ) -> tuple[ModelArguments, int | None]:
     """Which model an ``LLM`` is, how it is held, and the most texts at a time (None: what fits).
 
     Args:
         configuration: the first argument; None where it is left out.
-        given: the others that ``LLM`` names, all of them.
+        given: the others that ``LLM`` names, as far as they are not ``defaults``.
         foreign: those that it does not name.
         defaults: of those that ``LLM`` names.
+        owner: what has the arguments, for messages.
 
     Raises:
         UsageError: a name is unknown, an argument is given under two names, or a value is not possible.
     """
-    given = {"configuration": configuration, **given}
+    given = {"configuration": configuration, **defaults, **given}
     for name, value in foreign.items():
         ours = FOREIGN_ARGUMENTS.get(name)
         if ours is None:
-            raise _unknown(name, given)
+            raise _unknown(name, given, owner)
         if given[ours] != defaults.get(ours):
             raise UsageError(
                 f"{name} is another name of {ours}, which is given too",
@@ -52,45 +67,55 @@ def model_arguments(
         overrides=_texts("overrides", given["overrides"]),
         checkpoint=_path("checkpoint", given["checkpoint"]),
         tokenizer=_path("tokenizer", given["tokenizer"]),
+        adapter=_path("adapter", given["adapter"]),
         tp=whole("tp", given["tp"]),
         pp=whole("pp", given["pp"]),
         device=device,
         gpus=gpus,
         dtype=_dtype(given["dtype"]),
-        random_weights=bool(given["random_weights"]),
+        random_weights=_truth("random_weights", given["random_weights"]),
         merge=cast(Merge, _choice("merge", given["merge"], get_args(Merge))),
-        eager=bool(given["eager"]),
+        eager=_truth("eager", given["eager"]),
         stall_timeout=_seconds("stall_timeout", given["stall_timeout"]),
-        show_progress=not given["quiet"],
+        show_progress=not _truth("quiet", given["quiet"]),
     )
     batch_size = given["batch_size"]
     return arguments, None if batch_size is None else whole("batch_size", batch_size)
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
+def whole(name: str, value: Any, least: int = 1) -> int:
     """A number of things.
 
     Raises:
         UsageError: it is not a whole number of ``least`` or more.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value
+    if is_whole(value) and value >= least:
+        return int(value)
     raise UsageError(f"{name} must be a whole number of {least} or more, not {value!r}", code="invalid_value")
 
 
-def _seconds(name: str, value: object) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
+def _truth(name: str, value: object) -> bool:
+    if isinstance(value, bool):
         return value
+    raise UsageError(f"{name} must be True or False, not {value!r}", code="invalid_value")
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = math.nan if type(value) is bool or not isinstance(value, Real) else float(value)
+    if 0 < seconds < math.inf:
+        return seconds
     raise UsageError(f"{name} must be a number of seconds above 0 or None, not {value!r}", code="invalid_value")
 
 
-def _unknown(name: str, known: Collection[str]) -> UsageError:
+def _unknown(name: str, known: Collection[str], owner: str) -> UsageError:
     hint = (
         EXPLAINED_ARGUMENTS.get(name)
         or did_you_mean(name, [*known, *FOREIGN_ARGUMENTS], 1)
         or f"The arguments are: {', '.join(sorted(known))}."
     )
-    return UsageError(f"LLM has no argument {printable(name)}", code="unknown_option", hint=hint)
+    return UsageError(f"{owner} has no argument {printable(name)}", code="unknown_option", hint=hint)
 
 
 def _choice(name: str, value: object, choices: Sequence[str], near: Iterable[str] = ()) -> str:

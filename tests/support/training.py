@@ -1,0 +1,126 @@
+"""Training small models on a split of ranks: in this process, or by torchrun running this file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.config.precisions import precisions_for
+from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import TensorKey, parameters
+from neoxrun.config.training import ScheduleConfig, TrainingConfig
+from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.mesh import Mesh
+from neoxrun.training.network import LanguageModel
+from neoxrun.training.stage import load_training_stage, mark_divided, train_everything, training_form
+from support.paths import shared_folder
+from support.ranks import CPU, torchrun
+
+FIXTURES_TRAIN = shared_folder() / "fixtures-train"
+CONSTANT = TrainingConfig(1, 4, 4, ScheduleConfig(1e-3, 1e-3, "constant", 0, 1))
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A model, and rows ``[rows, T + 1]`` to learn from.
+
+    Attributes:
+        config, folder: the model.
+        ids: the rows.
+        training: how it is trained.
+        most_logits: of ``LanguageModel``.
+    """
+
+    config: ModelConfig
+    folder: Path
+    ids: Tensor
+    training: TrainingConfig = CONSTANT
+    most_logits: int = 2**27
+
+
+@dataclass
+class Pass:
+    """What one pass over all rows gives: the mean loss, and the whole gradients of it."""
+
+    loss: float
+    gradients: dict[TensorKey, Tensor]
+
+
+def trained_model(case: TrainingCase, mesh: Mesh) -> LanguageModel:
+    """The model of a case, all of it to be trained."""
+    stage, _ = load_training_stage(
+        find_checkpoint(case.folder, case.config),
+        case.config,
+        mesh,
+        precisions_for("fp32", "cpu"),
+        training_form(case.training, mesh),
+    )
+    train_everything(stage)
+    mark_divided(stage)
+    return LanguageModel(stage, checkpointed=case.training.checkpoint_activations, most_logits=case.most_logits)
+
+
+def run_pass(case: TrainingCase, mesh: Mesh) -> Pass:
+    """One pass on one of the ranks."""
+    model = trained_model(case, mesh)
+    ids, targets = case.ids[:, :-1], case.ids[:, 1:]
+    loss = model(ids, targets, torch.full(targets.shape, 1 / targets.numel()))
+    loss.backward()
+    return Pass(loss.item(), joined(model, mesh, lambda parameter: parameter.grad))
+
+
+def joined(model: LanguageModel, mesh: Mesh, part: Callable[[Tensor], Tensor | None]) -> dict[TensorKey, Tensor]:
+    """A tensor of each parameter, whole: the ranks' parts of what is divided, and rank 0's of what is not.
+
+    The others' versions of what is not divided have to be the same, where they have any.
+    """
+    stage = model.stage
+    mine = {key: part(parameter) for key, parameter in stage.keyed_parameters().items()}
+    ranks = mesh.gather_from_tp({key: tensor for key, tensor in mine.items() if tensor is not None})
+    found = {}
+    for key, parameter in parameters(stage.config, stage.vocab_size).items():
+        if key in ranks[0]:
+            shares = [rank[key] for rank in ranks if key in rank]
+            assert parameter.dim is not None or all(torch.equal(shares[0], share) for share in shares), key
+            whole = shares[0] if parameter.dim is None else torch.cat(shares, parameter.dim)
+            found[key] = whole[: parameter.shape[0]].clone()
+    return found
+
+
+def run_passes(cases: dict[str, TrainingCase], tp: int, folder: Path) -> dict[str, Pass]:
+    """What one pass of each case gives at ``tp``; one start of the ranks for all."""
+    if tp == 1:
+        return {name: run_pass(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
+    asked, given = folder / "training.pt", folder / f"trained-{tp}.pt"
+    torch.save(cases, asked)
+    torchrun(__file__, tp, asked, given, ranks=tp)
+    passes: dict[str, Pass] = torch.load(given, weights_only=False)
+    return passes
+
+
+def reference_rows(split: str = "train") -> Tensor:
+    """The rows of GPT-NeoX's fine-tuning, ``[steps, rows, T + 1]``."""
+    return load_file(FIXTURES_TRAIN / "data" / "batches.safetensors")[split]
+
+
+def main() -> None:
+    tp, asked, given = sys.argv[1:]
+    mesh = meshes.connect_ranks(int(tp), 1, 1, CPU)
+    passes = {name: run_pass(case, mesh) for name, case in torch.load(asked, weights_only=False).items()}
+    if mesh.rank == 0:
+        torch.save(passes, given)
+    meshes.disconnect_ranks()
+
+
+if __name__ == "__main__":
+    # Under its own name, so that the saved cases and answers are of the classes that the tests know.
+    from support.training import main as run_rank
+
+    run_rank()
