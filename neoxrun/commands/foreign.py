@@ -49,6 +49,12 @@ FOREIGN_NAMES: Final = (
     ForeignName(("--load", "--checkpoint-dir"), "--checkpoint", _MODEL_COMMANDS, "GPT-NeoX, litgpt"),
     ForeignName(("--vocab-file",), "--tokenizer", _MODEL_COMMANDS, "GPT-NeoX"),
     ForeignName(
+        ("--lora", "--adapter-path", "--adapter-name-or-path", "--lora-model-dir"),
+        "--adapter",
+        _MODEL_COMMANDS,
+        "llama.cpp, mlx-lm, LLaMA-Factory, Axolotl",
+    ),
+    ForeignName(
         ("--max-new-tokens", "--max-tokens", "--n-predict", "--predict"),
         "--maximum-tokens",
         ("generate",),
@@ -101,6 +107,8 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--num-gpus": "--gpus 0,1 names GPUs; without it all are used.",
     "--load-in-8bit": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
     "--load-in-4bit": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
+    "--enable-lora": "Leave it out: --adapter DIR is enough.",
+    "--lora-modules": "--adapter DIR merges one adapter into the weights.",
     "--quantization": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
     "--system-prompt": "Write it at the beginning of the prompt.",
     "--threads": "Set the environment variable OMP_NUM_THREADS.",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from neoxrun.checkpoint.adapter import open_configured_adapter
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.checkpoint.merge import describe_approximations
@@ -38,7 +39,6 @@ from neoxrun.tokenizer import Tokenizer, load_tokenizer
 
 # Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
 _PADDING, _WIDEST_TRAINING = 128, 8
-
 
 _T = TypeVar("_T")
 
@@ -233,6 +233,7 @@ def _loaded(
     config = settings.model
     checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
+    adapter = open_configured_adapter(settings)
     vocab_size = read_vocab_rows(checkpoint, config)
     ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
     padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
@@ -257,12 +258,14 @@ def _loaded(
             device=mesh.device,
             dtype=stage.weights_dtype,
             merge=settings.merge,
+            adapter=adapter,
             progress=bar.update,
         )
     warnings += describe_approximations(approximated, checkpoint.source_tp, folds=settings.merge == "fold")
-    shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
+    shard = sum(one.nbytes for one in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
-    return tokenizer, stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+    size = checkpoint.total_bytes + (0 if adapter is None else adapter.files.total_bytes)
+    return tokenizer, stage, (checkpoint.kind, checkpoint.tag, size, vocab_size, tokenizer.vocab_size)
 
 
 def _how_loaded(bar: Bar) -> str:

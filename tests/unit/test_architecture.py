@@ -127,7 +127,7 @@ IMPORTERS = {
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
-    "safetensors": "checkpoint.files",
+    "safetensors": "checkpoint.adapter checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
     "shtab": "commands.completion",
     "tensorboard": "training.trackers",
