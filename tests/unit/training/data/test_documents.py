@@ -130,3 +130,11 @@ def test_messages_need_a_template(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no chat template") as caught:
         documents_of(path)
     assert (caught.value.code, caught.value.where) == ("no_chat_template", f"{path}:1")
+
+
+def test_conversations_come_from_parquet_too(tmp_path: Path) -> None:
+    named = {**ANSWER, "name": "model"}
+    parquet.write_table(pyarrow.table({"messages": [[USER, named]], "id": [7]}), tmp_path / "a.parquet")
+    (document,) = documents_of(tmp_path / "a.parquet", template=chat())
+    assert [piece.learned for piece in document.pieces] == [False, True]
+    assert document.text.endswith("assistant\nHello<|im_end|>\n")
