@@ -17,7 +17,7 @@ from pathlib import Path
 
 from neoxrun import errors
 from neoxrun.commands import foreign
-from neoxrun.config import neox_keys
+from neoxrun.config import neox_keys, training_keys
 from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
 from neoxrun.generation.records import RECORD_CODES
@@ -40,6 +40,14 @@ def configuration(page: str) -> str:
     fixed = ([_code(name), _values(values)] for name, values in neox_keys.FIXED.items())
     page = fill(page, "fixed keys", table(["key", "accepted"], fixed))
     return fill(page, "ignored keys", textwrap.fill(", ".join(map(_code, sorted(neox_keys.IGNORED))), 120))
+
+
+def finetune_page(page: str) -> str:
+    """GPT-NeoX's keys of training: those that are read, and those that are refused."""
+    page = fill(page, "training keys", _key_table(training_keys.TRAINING))
+    refused = [([_code(name), _values(values)]) for name, values in sorted(training_keys.REFUSED.items())]
+    switched = [[_code(name), "`null`, or a mapping with `enabled: false`"] for name in training_keys.SWITCHED]
+    return fill(page, "refused keys", table(["key", "accepted"], [*refused, *switched]))
 
 
 def errors_page(page: str) -> str:
@@ -125,6 +133,7 @@ def fill(page: str, name: str, content: str) -> str:
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/configuration.md": configuration,
     "docs/errors.md": errors_page,
+    "docs/finetune.md": finetune_page,
     "docs/coming-from.md": coming_from,
 }
 

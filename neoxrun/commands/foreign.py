@@ -15,7 +15,8 @@ from neoxrun.terminal.words import did_you_mean, printable
 CONFIG: Final = "CONFIG"
 """In place of an option: the argument that names the model."""
 
-_MODEL_COMMANDS: Final = ("generate", "evaluate", "score", "bench", "plan")
+_MODEL_COMMANDS: Final = ("generate", "evaluate", "score", "bench", "plan", "finetune")
+_TRAINING_COMMANDS: Final = ("finetune", "plan")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,43 @@ FOREIGN_NAMES: Final = (
     ForeignName(("-s",), "--log-samples", ("evaluate",), "lm-eval"),
     ForeignName(("-c", "--use-cache"), "--cache", ("evaluate",), "lm-eval"),
     ForeignName(("-o", "--output-path"), "--output", ("evaluate",), "lm-eval"),
+    ForeignName(
+        ("--train-file", "--train-data", "--dataset", "--data-path", "--train-data-paths"),
+        "--data",
+        ("finetune",),
+        "transformers, litgpt, GPT-NeoX",
+    ),
+    ForeignName(
+        ("--validation-file", "--valid-data", "--valid-data-paths"),
+        "--eval-data",
+        ("finetune",),
+        "transformers, GPT-NeoX",
+    ),
+    ForeignName(("--output-dir", "--out-dir", "--save"), "--output", ("finetune",), "transformers, litgpt, GPT-NeoX"),
+    ForeignName(("--num-train-epochs", "--train-epochs"), "--epochs", ("finetune",), "transformers, GPT-NeoX"),
+    ForeignName(("--max-steps", "--train-iters"), "--steps", ("finetune",), "transformers, GPT-NeoX"),
+    ForeignName(("--learning-rate",), "--lr", ("finetune",), "transformers"),
+    ForeignName(("--lr-scheduler-type",), "--lr-decay-style", ("finetune",), "transformers"),
+    ForeignName(("--warmup-ratio",), "--warmup", ("finetune",), "transformers"),
+    ForeignName(("--max-grad-norm", "--clip-grad"), "--gradient-clipping", ("finetune",), "transformers, Megatron"),
+    ForeignName(("--eval-steps",), "--eval-interval", ("finetune",), "transformers"),
+    ForeignName(("--save-steps", "--checkpoint-factor"), "--save-interval", ("finetune",), "transformers, GPT-NeoX"),
+    ForeignName(("--save-total-limit", "--keep-last-n-checkpoints"), "--keep", ("finetune",), "transformers, GPT-NeoX"),
+    ForeignName(("--wandb-project",), "--wandb", ("finetune",), "GPT-NeoX"),
+    ForeignName(("--train-batch-size", "--global-batch-size"), "--batch-size", _TRAINING_COMMANDS, "GPT-NeoX, litgpt"),
+    ForeignName(
+        ("--per-device-train-batch-size", "--train-micro-batch-size-per-gpu"),
+        "--micro-batch-size",
+        _TRAINING_COMMANDS,
+        "transformers, GPT-NeoX",
+    ),
+    ForeignName(
+        ("--max-seq-length", "--block-size", "--cutoff-len"), "--seq-length", _TRAINING_COMMANDS, "transformers, trl"
+    ),
+    ForeignName(("--gradient-checkpointing",), "--checkpoint-activations", _TRAINING_COMMANDS, "transformers"),
+    ForeignName(("--lora-r",), "--lora-rank", _TRAINING_COMMANDS, "PEFT, litgpt"),
+    ForeignName(("--use-peft",), "--lora", _TRAINING_COMMANDS, "trl"),
+    ForeignName(("--lora-target-modules", "--target-modules"), "--lora-targets", _TRAINING_COMMANDS, "trl, PEFT"),
     ForeignName(("--local-dir", "--output-dir"), "--to", ("download",), "huggingface-cli"),
     ForeignName(("--max-workers",), "--jobs", ("download",), "huggingface-cli"),
 )
@@ -105,6 +143,16 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--system-prompt": "Write it at the beginning of the prompt.",
     "--threads": "Set the environment variable OMP_NUM_THREADS.",
     "--wandb-args": "--wandb PROJECT.",
+    "--bf16": "--dtype bf16.",
+    "--fp16": "--dtype fp16.",
+    "--deepspeed": "`finetune` always uses DeepSpeed; --zero-stage N and --offload are its options.",
+    "--fsdp": "--zero-stage 3 divides the parameters over the replicas.",
+    "--packing": "Leave it out: texts are packed; --no-pack puts one into each row.",
+    "--resume-from-checkpoint": "--resume continues the run in the folder --output DIR.",
+    "--report-to": "--wandb PROJECT or --tensorboard.",
+    "--warmup-steps": "--warmup SHARE is a share of all steps.",
+    "--optim": "Leave it out: the optimizer is AdamW.",
+    "--logging-steps": "Leave it out: every step is logged.",
     "--tasks-list": "`neoxrun evaluate --tasks list` prints the tasks.",
 }
 """Options of other tools that nothing here takes the place of, and what to do instead."""

@@ -118,7 +118,8 @@ class FinetuneSizing:
         buckets = min(trained, _BUCKET) * number if zero.stage >= 1 and replicas > 1 else 0
         host = 0
         if zero.offload_optimizer:
-            host, optimizer = host + optimizer + mine * _MASTER_BYTES, 0  # its gradients go there, too
+            host, optimizer = host + optimizer + mine * _MASTER_BYTES, 0
+            gradients = 0 if zero.stage >= 2 else gradients  # which go to the host as they are computed
         if zero.offload_parameters:
             host += weights
             weights = 2 * held // self.model.num_layers * number  # the layers that are fetched
