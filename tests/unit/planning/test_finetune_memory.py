@@ -48,6 +48,13 @@ def test_what_is_offloaded_is_on_the_host() -> None:
     assert both.host == optimizer.host + one.weights
 
 
+def test_on_a_cpu_there_is_no_other_memory() -> None:
+    on_cpu = replace(SIZING, kind="cpu")
+    offloaded = on_cpu.rank_bytes(replace(ALONE, zero=ZeroConfig(3, True, True)))
+    assert offloaded == on_cpu.rank_bytes(replace(ALONE, zero=ZeroConfig(3)))
+    assert offloaded.host == 0
+
+
 def test_adapters() -> None:
     """Rank 16: 16 x (inputs + outputs) of the four linears, which are (1 + 3), (1 + 1), (1 + 4) and (4 + 1) widths."""
     sizing = replace(SIZING, lora=LoraConfig())
