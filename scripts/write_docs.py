@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neoxrun import errors
-from neoxrun.commands import foreign
+from neoxrun.commands import foreign_names
 from neoxrun.config import neox_keys, training_keys
 from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
@@ -69,16 +69,16 @@ def coming_from(page: str) -> str:
     """Every option, argument and parameter that other tools call otherwise."""
     names = (
         [", ".join(map(_code, row.names)), _code(row.ours), ", ".join(row.commands), row.tools]
-        for row in foreign.FOREIGN_NAMES
+        for row in foreign_names.FOREIGN_NAMES
     )
     page = fill(page, "names", table(["there", "here", "commands", "tools"], names))
     values = (
         [_code(option), _code(theirs), _code(ours) if ours else "left out: it is the default"]
-        for option, pairs in foreign.FOREIGN_VALUES.items()
+        for option, pairs in foreign_names.FOREIGN_VALUES.items()
         for theirs, ours in pairs.items()
     )
     page = fill(page, "values", table(["option", "there", "here"], values))
-    explained = ([_code(name), hint] for name, hint in foreign.EXPLAINED.items())
+    explained = ([_code(name), hint] for name, hint in foreign_names.EXPLAINED.items())
     page = fill(page, "explained", table(["there", "here"], explained))
     called = (
         [_code(theirs), _code(ours)]

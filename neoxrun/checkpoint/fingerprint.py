@@ -20,8 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.checkpoint.adapter_layout import find_adapter
 from neoxrun.checkpoint.content import ARCHIVE, unreadable_file
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
@@ -38,7 +40,7 @@ _HEAD_BYTES, _BLOCKS, _BLOCK_BYTES = 2**16, 64, 2**12
 
 
 def describe_checkpoint(
-    settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision, random_weights: bool
+    settings: Settings, found: Checkpoint | None, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision
 ) -> dict[str, Any]:
     """The description of the model in the results; ``fingerprint`` is the SHA-256 of all that its answers depend on.
 
@@ -47,30 +49,32 @@ def describe_checkpoint(
     tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
     are drawn on each rank, so they differ between splits and kinds of device.
 
-    ``weights_fingerprint`` covers the files of the weights alone.
+    ``weights_fingerprint`` covers the files of the weights alone, and those of the adapter that is merged into them.
 
     Args:
         settings: the configuration.
+        found: its checkpoint; None: the weights are random.
         tp, pp, device_kind: how the model runs.
         dtype: the number format that it runs in.
-        random_weights: no checkpoint is loaded.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     whole = hashlib.sha256()
     facts: dict[str, Any] = {}
-    if random_weights:
+    if found is None:
         facts["weights"] = random_name(settings, tp=tp, pp=pp, device_kind=device_kind)
     else:
-        found = find_configured_checkpoint(settings)
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             merged = {"fold": "folded", "average": "averaged"}[settings.merge]
-            facts["ranks"] = "as saved" if tp == found.source_tp else merged
+            facts["ranks"] = "as saved" if tp == found.source_tp and settings.adapter is None else merged
+        if settings.adapter is not None:
+            facts["adapter"] = str(settings.adapter)
         text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint, which is kept for later"
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
-            for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
+            files = [*found.files, *_adapter_files(settings)]
+            for path, digest in zip(files, pool.map(_digest, files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
         facts["weights_fingerprint"] = whole.hexdigest()
     _add_tokenizer(whole, settings)
@@ -95,7 +99,7 @@ def tell_apart(settings: Settings, *, random_weights: bool) -> str:
     """
     whole = hashlib.sha256()
     if not random_weights:
-        files = find_configured_checkpoint(settings).files
+        files = [*find_configured_checkpoint(settings).files, *_adapter_files(settings)]
         with ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(files, pool.map(_sampled_digest, files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
@@ -108,6 +112,10 @@ def tell_apart(settings: Settings, *, random_weights: bool) -> str:
 def random_name(settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind) -> str:
     """What tells random weights apart: they are drawn on each rank."""
     return f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
+
+
+def _adapter_files(settings: Settings) -> tuple[Path, ...]:
+    return () if settings.adapter is None else find_adapter(settings.adapter).paths
 
 
 def _add_tokenizer(whole: hashlib._Hash, settings: Settings) -> None:

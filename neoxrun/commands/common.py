@@ -6,6 +6,7 @@ import argparse
 import os
 from dataclasses import replace
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.reader import load_configuration
@@ -46,6 +47,9 @@ def configuration_from_args(args: argparse.Namespace) -> tuple[Settings, ConfigO
         args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
     )
     settings = replace(use_stored(settings), merge=args.merge)
+    settings = use_adapter(
+        settings, getattr(args, "adapter", None), random_weights=getattr(args, "random_weights", False)
+    )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:

@@ -37,6 +37,7 @@ _ELSEWHERE = {
     "config",
     "device",
     "dtype",
+    "adapter",
     "eager",
     "gpus",
     "include_path",

@@ -33,15 +33,16 @@ def describe_weights(args: argparse.Namespace, settings: Settings, plan: Plan) -
     Raises:
         CheckpointError: a file cannot be read.
     """
+    found = None if args.random_weights else find_configured_checkpoint(settings)
     described = fingerprint.describe_checkpoint(
         settings,
+        found,
         tp=plan.tp,
         pp=plan.pp,
         device_kind=plan.device_kind,
         dtype=plan.dtype,
-        random_weights=args.random_weights,
     )
-    return described | ({} if args.random_weights else origin_of(find_configured_checkpoint(settings)))
+    return described | ({} if found is None else origin_of(found))
 
 
 def job_for(

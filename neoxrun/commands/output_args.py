@@ -27,7 +27,7 @@ def work_of(
     command: str,
     settings: Settings,
     plan: Plan,
-    seen: str,
+    input_checksum: str,
     how: Mapping[str, Any],
     model: str | None = None,
 ) -> Provenance:
@@ -38,20 +38,25 @@ def work_of(
         command: the command's name.
         settings: the configuration.
         plan: how the model runs.
-        seen: a checksum of the input.
+        input_checksum: a checksum of the input.
         how: the options that the records depend on.
         model: tells the model from others; None: its files do.
 
     Raises:
         CheckpointError: a file of the checkpoint cannot be read.
     """
-    where = str(settings.checkpoint)
+    where = " with ".join(str(folder) for folder in (settings.checkpoint, settings.adapter) if folder is not None)
     model = model or fingerprint.tell_apart(settings, random_weights=args.random_weights)
     if args.random_weights:
         where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)
         model = hashlib.sha256(f"{model} {where}".encode()).hexdigest()[:16]
     return provenance.provenance_of(
-        command, model=model, checkpoint=where, dtype=plan.dtype, seen=seen, how={"merge": settings.merge, **how}
+        command,
+        model=model,
+        checkpoint=where,
+        dtype=plan.dtype,
+        input_checksum=input_checksum,
+        how={"merge": settings.merge, **how},
     )
 
 

@@ -97,11 +97,14 @@ def _work(
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
     load = partial(_open, job, mesh, show_progress)
-    work: Work
-    if job.owned:
-        session, work, options = load(), partial(run_service, folder), job.options
-    else:
-        session, work, options = _begin(job, rank, load)
+    if job.command == "finetune":
+        from neoxrun.training.run import run_finetuning
+
+        run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce)
+        meshes.disconnect_ranks()
+        return
+    session, work, options = _begin(job, rank, folder, load)
+    if not job.owned:  # whoever owns it says so itself
         for warning in session.warnings:
             log.log.warning(warning)
     if device.type == "cpu":
@@ -141,8 +144,10 @@ def _told(failure: Failure, rank: int, job: Job) -> str:
     return failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}"
 
 
-def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
+def _begin(job: Job, rank: int, folder: Path, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
     """The loaded model, a command's work, and its options."""
+    if job.command == "serve":
+        return load(), partial(run_service, folder), job.options
     if job.command == "bench":
         return load(), run_benchmark, job.options
     if job.command == "generate":

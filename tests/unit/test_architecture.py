@@ -60,6 +60,7 @@ LATE = {
     ("launch.start", "launch.worker"),
     ("launch.worker", "evaluation.replicas"),
     ("launch.worker", "evaluation.run"),
+    ("launch.worker", "training.run"),
     ("evaluation.data", "evaluation.task_options"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "api.completion"),
@@ -73,6 +74,7 @@ HELP = {
     "cli",
     "commands",
     "commands.foreign",
+    "commands.foreign_names",
     "config",
     "config.limits",
     "config.names",
@@ -115,6 +117,7 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package (torch apart), and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
+    "deepspeed": "training.deepspeed_engine",
     "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
@@ -124,12 +127,13 @@ IMPORTERS = {
     "megatron": "training.data.tokens training.tensor_parallel",
     "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
-    "training.data.rows training.data.tokens training.rows",
+    "training.data.rows training.data.tokens training.rows "
+    "training.trainer",
     "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",
     "requests": "download.http",
-    "safetensors": "checkpoint.files",
+    "safetensors": "checkpoint.adapter checkpoint.files",
     "sentencepiece": "tokenizer.spiece",
     "shtab": "commands.completion",
     "tensorboard": "training.trackers",

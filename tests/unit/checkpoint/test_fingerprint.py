@@ -14,9 +14,11 @@ import safetensors.torch
 import torch
 
 from neoxrun.checkpoint import fingerprint
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.config.shipped import shipped_dir
+from support.lora import adapter_tensors, write_peft_folder
 
 
 def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
@@ -27,9 +29,10 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         ["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json")
     )
 
-    def of(settings: Settings = settings, **how: Any) -> str:
-        usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
-        return str(fingerprint.describe_checkpoint(settings, **usual | how)["fingerprint"])
+    def of(settings: Settings = settings, random_weights: bool = False, **how: Any) -> str:
+        found = None if random_weights else find_configured_checkpoint(settings)
+        usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32"}
+        return str(fingerprint.describe_checkpoint(settings, found, **usual | how)["fingerprint"])
 
     def quick(settings: Settings = settings) -> str:
         return fingerprint.tell_apart(settings, random_weights=False)
@@ -45,6 +48,14 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         *(of(random_weights=True, **how) for how in ({}, {"tp": 1}, {"pp": 2}, {"device_kind": "cuda"})),
         of(dataclasses.replace(settings, model=dataclasses.replace(model, norm_epsilon=1e-6))),
     ]
+    adapter = write_peft_folder(tmp_path / "adapter", adapter_tensors(model))
+    adapted = dataclasses.replace(settings, adapter=adapter)
+    others.append(of(adapted))
+    quick_adapted = [quick(adapted)]
+    write_peft_folder(adapter, adapter_tensors(model), lora_alpha=1)  # the same tensors, another scale
+    others.append(of(adapted))
+    quick_adapted.append(quick(adapted))
+    assert len({quick_first, *quick_adapted}) == 3
     split = dataclasses.replace(settings, model=dataclasses.replace(model, pipe_parallel_size=2))
     assert of(split) == first
     assert of(tp=1) == of(tp=4)

@@ -12,31 +12,14 @@ import torch
 from neoxrun import LLM
 from neoxrun.errors import UsageError
 from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
-from neoxrun.serving.arguments import model_arguments
+from neoxrun.serving.arguments import DEFAULTS, model_arguments
 from neoxrun.serving.local import ModelArguments
-
-PLAIN: dict[str, Any] = {
-    "overrides": (),
-    "checkpoint": None,
-    "tokenizer": None,
-    "tp": 1,
-    "pp": 1,
-    "device": None,
-    "gpus": None,
-    "dtype": None,
-    "batch_size": None,
-    "random_weights": False,
-    "merge": "fold",
-    "eager": False,
-    "stall_timeout": None,
-    "quiet": True,
-}
 
 
 def read(**given: Any) -> ModelArguments:
-    own = {name: value for name, value in given.items() if name in PLAIN}
+    own = {name: value for name, value in given.items() if name in DEFAULTS}
     foreign = {name: value for name, value in given.items() if name not in own and name != "configuration"}
-    return model_arguments(given.get("configuration"), PLAIN | own, foreign, PLAIN)[0]
+    return model_arguments(given.get("configuration"), own, foreign)[0]
 
 
 def test_what_is_left_out() -> None:
@@ -48,6 +31,8 @@ def test_what_is_left_out() -> None:
     ("given", "field", "value"),
     [
         ({"tensor_parallel_size": 2}, "tp", 2),
+        ({"adapter": Path("run")}, "adapter", "run"),
+        ({"peft": "run"}, "adapter", "run"),
         ({"tp": np.int64(2)}, "tp", 2),
         ({"pipeline_parallel_size": 3}, "pp", 3),
         ({"torch_dtype": torch.bfloat16}, "dtype", "bf16"),
@@ -109,7 +94,12 @@ def test_a_model_by_its_other_name() -> None:
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
         ({"tensor_parallel_sise": 2}, "unknown_option", "no argument tensor_p", "Did you mean tensor_parallel_size?"),
-        ({"zzz": 1}, "unknown_option", "LLM has no argument zzz", "The arguments are: batch_size, checkpoint,"),
+        (
+            {"zzz": 1},
+            "unknown_option",
+            "LLM has no argument zzz",
+            "The arguments are: adapter, batch_size, checkpoint,",
+        ),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], code: str, says: str, hint: str | None) -> None:
@@ -130,7 +120,11 @@ def test_the_model_and_the_batch_size_are_checked() -> None:
         assert wrong.value.code == "invalid_value"
 
 
+def test_the_arguments_are_those_of_an_llm() -> None:
+    assert (LLM.__init__.__kwdefaults__ or {}).keys() == DEFAULTS.keys()
+
+
 def test_other_names_stand_for_arguments_and_explained_ones_do_not() -> None:
-    arguments = {"configuration", *PLAIN}
+    arguments = {"configuration", *DEFAULTS}
     assert set(FOREIGN_ARGUMENTS.values()) <= arguments
     assert not arguments & (FOREIGN_ARGUMENTS.keys() | EXPLAINED_ARGUMENTS.keys())
