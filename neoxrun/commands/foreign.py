@@ -51,7 +51,7 @@ FOREIGN_NAMES: Final = (
     ForeignName(
         ("--lora", "--adapter-path", "--adapter-name-or-path", "--lora-model-dir"),
         "--adapter",
-        _MODEL_COMMANDS,
+        (*_MODEL_COMMANDS, "convert"),
         "llama.cpp, mlx-lm, LLaMA-Factory, Axolotl",
     ),
     ForeignName(
