@@ -51,7 +51,7 @@ class LLM:
         tp, pp: tensor-parallel size and pipeline stages. For more than one rank this process starts the ranks, which
             end with it. Under torchrun and srun the product is the number of processes.
         device: ``cuda``, ``cpu``, or one GPU as in ``cuda:1``; None uses GPUs if there are any.
-        gpus: numbers of the GPUs to use, one for each rank.
+        gpus: numbers of the GPUs to use, one for each rank, in the order of nvidia-smi.
         dtype: ``fp32``, ``fp16`` or ``bf16``, or what torch calls them; None: the configuration's on a GPU. On the CPU,
             bf16 where the processor has instructions for it and the configuration does not say fp32, else fp32.
         batch_size: most texts at a time; None: what fits, at most 256 on a GPU and 64 on the CPU.

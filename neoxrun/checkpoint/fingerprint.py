@@ -23,6 +23,7 @@ from typing import Any, Final
 from neoxrun.checkpoint.adapter_layout import find_adapter
 from neoxrun.checkpoint.content import ARCHIVE, unreadable_file
 from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.config import tokenizer_names
 from neoxrun.config.precisions import DeviceKind
 from neoxrun.config.settings import Precision, Settings
@@ -39,7 +40,7 @@ _HEAD_BYTES, _BLOCKS, _BLOCK_BYTES = 2**16, 64, 2**12
 
 
 def describe_checkpoint(
-    settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision, random_weights: bool
+    settings: Settings, found: Checkpoint | None, *, tp: int, pp: int, device_kind: DeviceKind, dtype: Precision
 ) -> dict[str, Any]:
     """The description of the model in the results; ``fingerprint`` is the SHA-256 of all that its answers depend on.
 
@@ -52,19 +53,18 @@ def describe_checkpoint(
 
     Args:
         settings: the configuration.
+        found: its checkpoint; None: the weights are random.
         tp, pp, device_kind: how the model runs.
         dtype: the number format that it runs in.
-        random_weights: no checkpoint is loaded.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     whole = hashlib.sha256()
     facts: dict[str, Any] = {}
-    if random_weights:
+    if found is None:
         facts["weights"] = random_name(settings, tp=tp, pp=pp, device_kind=device_kind)
     else:
-        found = find_configured_checkpoint(settings)
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             merged = {"fold": "folded", "average": "averaged"}[settings.merge]

@@ -15,6 +15,7 @@ from neoxrun.commands import common, jobs
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.errors import UsageError
+from neoxrun.generation.lines import AGAIN
 from neoxrun.launch import launcher
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.request import TYPICAL_PROMPTS
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             plan,
             _options(args, settings, plan, started),
-            kept="Give the same command again.",
+            kept=AGAIN,
         )
     )
 

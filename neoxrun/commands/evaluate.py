@@ -141,4 +141,5 @@ def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: Eval
         kept=f"The answers so far are in {args.cache}; run the same command again to resume."
         if args.cache
         else "With --cache FILE a run can resume where it stopped.",
+        records=args.cache,
     )

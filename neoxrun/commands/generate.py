@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
     common.check_files(settings, random_weights=args.random_weights)
     check_logit_bias(sampling, settings)
     if options.output is not None:
-        seen, own = _checksum(prompts, sampling), _own_parameters(prompts, sampling)
+        checksum, own = _checksum(prompts, sampling), _own_parameters(prompts, sampling)
         answered = {prompt.id for prompt in prompts} - {prompt.id for prompt in options.prompts}
         how = output_args.sampling_keys(sampling) | {"truncate": args.truncate, "own": own}
-        made = output_args.work_of(args, "generate", settings, plan, seen, how)
+        made = output_args.work_of(args, "generate", settings, plan, checksum, how)
         wanted, source = options.finished + len(options.prompts), args.input or args.chat
         checked = output_args.check_work(args, options.output, made, source, wanted, answered=answered)
         options = replace(options, made=checked)
@@ -111,9 +111,8 @@ def run(args: argparse.Namespace) -> int:
             plan,
             options,
             interactive=dialogue,
-            kept="Finished records are kept; continue with --resume."
-            if options.output is not None
-            else "Give the same command again.",
+            kept=lines.AGAIN if options.output is None else lines.KEPT,
+            records=options.output,
         )
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from neoxrun.config.foreign import is_weights_file
 from neoxrun.config.names import SUFFIXES
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import printable
@@ -34,7 +35,7 @@ def misplaced_input(configs: Sequence[str]) -> str | None:
     for word in configs:
         path = Path(word)
         with contextlib.suppress(OSError):  # a text that is too long for a name
-            if path.is_file() and path.suffix not in SUFFIXES:
+            if path.is_file() and path.suffix not in SUFFIXES and not is_weights_file(path):
                 return f"Is {printable(word)} the input? Give it with -i {printable(word)}."
     return None
 
@@ -43,6 +44,6 @@ def misplaced_text(configs: Sequence[str]) -> str | None:
     """The hint where one of the configurations, of which one is missing, may be a text to continue, or else None."""
     if any(any(map(str.isspace, word)) for word in configs):
         return "Is it a text to continue? Give it with --prompt TEXT."
-    if len(configs) > 1:
+    if len(configs) > 1 and not all(map(os.path.exists, configs)):
         return "Give a configuration, or a text to continue with --prompt TEXT, or a file of prompts with -i FILE."
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from neoxrun.checkpoint import fingerprint
@@ -32,15 +33,16 @@ def describe_weights(args: argparse.Namespace, settings: Settings, plan: Plan) -
     Raises:
         CheckpointError: a file cannot be read.
     """
+    found = None if args.random_weights else find_configured_checkpoint(settings)
     described = fingerprint.describe_checkpoint(
         settings,
+        found,
         tp=plan.tp,
         pp=plan.pp,
         device_kind=plan.device_kind,
         dtype=plan.dtype,
-        random_weights=args.random_weights,
     )
-    return described | ({} if args.random_weights else origin_of(find_configured_checkpoint(settings)))
+    return described | ({} if found is None else origin_of(found))
 
 
 def job_for(
@@ -51,6 +53,7 @@ def job_for(
     options: Any,
     *,
     kept: str,
+    records: Path | None = None,
     interactive: bool = False,
 ) -> Job:
     """The job of a command, with what every command passes on from its command line."""
@@ -68,4 +71,5 @@ def job_for(
         rendezvous=args.rdzv_endpoint,
         interactive=interactive,
         kept=kept,
+        records=records,
     )

@@ -27,7 +27,7 @@ def work_of(
     command: str,
     settings: Settings,
     plan: Plan,
-    seen: str,
+    input_checksum: str,
     how: Mapping[str, Any],
     model: str | None = None,
 ) -> Provenance:
@@ -38,7 +38,7 @@ def work_of(
         command: the command's name.
         settings: the configuration.
         plan: how the model runs.
-        seen: a checksum of the input.
+        input_checksum: a checksum of the input.
         how: the options that the records depend on.
         model: tells the model from others; None: its files do.
 
@@ -51,7 +51,12 @@ def work_of(
         where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)
         model = hashlib.sha256(f"{model} {where}".encode()).hexdigest()[:16]
     return provenance.provenance_of(
-        command, model=model, checkpoint=where, dtype=plan.dtype, seen=seen, how={"merge": settings.merge, **how}
+        command,
+        model=model,
+        checkpoint=where,
+        dtype=plan.dtype,
+        input_checksum=input_checksum,
+        how={"merge": settings.merge, **how},
     )
 
 

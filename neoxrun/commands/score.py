@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         identity = jobs.describe_weights(args, settings, plan)["fingerprint"]
         made = None
         if written is not None:
-            made = _work(args, settings, plan, scan)
+            made = _provenance(args, settings, plan, scan)
             working = output.lines_file(written)
             made = output_args.check_work(args, written, made, args.input, scan.documents, working)
         options = replace(_options(args, identity, plan, source, written, scan), made=made)
@@ -111,7 +111,7 @@ def _run_revisions(args: argparse.Namespace) -> int:
     def make_job(settings: Settings, plan: Plan, output_file: Path, identity: str) -> tuple[Job, Scan]:
         scan = output.scan_input(source, output_file)
         options = _options(args, f"{identity} {plan.dtype}", plan, source, output_file, scan)
-        made = _work(args, settings, plan, scan, identity[:16])
+        made = _provenance(args, settings, plan, scan, identity[:16])
         return _job(args, settings, plan, replace(options, summary=False, made=made)), scan
 
     return score_each(args, written, make_plan, make_job)
@@ -129,11 +129,13 @@ def _plan(args: argparse.Namespace, settings: Settings, work: Work) -> Plan:
     return plan
 
 
-def _work(args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None) -> Provenance:
+def _provenance(
+    args: argparse.Namespace, settings: Settings, plan: Plan, scan: Scan, model: str | None = None
+) -> Provenance:
     """What makes the records; ``model`` tells it from others where its files do not."""
     context = args.context or plan.max_context
     how = {"context": context, "stride": args.stride or context, "top": args.top, "level": args.level}
-    return output_args.work_of(args, "score", settings, plan, scan.seen.hexdigest()[:16], how, model)
+    return output_args.work_of(args, "score", settings, plan, scan.checksum.hexdigest()[:16], how, model)
 
 
 def _source(args: argparse.Namespace) -> DocumentSource:
@@ -144,14 +146,15 @@ def _source(args: argparse.Namespace) -> DocumentSource:
 
 
 def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
-    kept = options is not None and options.output is not None
+    records = None if options is None else output.lines_file(options.output)
     return jobs.job_for(
         args,
         "score",
         settings,
         plan,
         options,
-        kept="Finished records are kept; continue with --resume." if kept else "Give the same command again.",
+        kept=lines.AGAIN if records is None else lines.KEPT,
+        records=records,
     )
 
 

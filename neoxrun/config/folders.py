@@ -80,13 +80,16 @@ def find_folder(source: str) -> Path | None:
     return Path(name)
 
 
-def read_folder(folder: Path, iteration: object = None, released: Path | None = None) -> ModelFolder:
+def read_folder(
+    folder: Path, iteration: object = None, released: Path | None = None, *, alone: bool = True
+) -> ModelFolder:
     """The options that a model's folder holds.
 
     Args:
         folder: of Hugging Face, or of a GPT-NeoX run.
         iteration: the ``global_step<iteration>`` whose options count; None: the one that ``latest`` names.
         released: the configuration of the released model that the folder is named after, for a folder without one.
+        alone: no files are named next to it, so that it has to hold options.
 
     Raises:
         ConfigError: the folder holds no options, or they cannot be read.
@@ -123,14 +126,12 @@ def read_folder(folder: Path, iteration: object = None, released: Path | None = 
     if not entries:
         for place in dict.fromkeys((folder, step)):
             refuse_foreign_folder(place, [path.name for path in place.iterdir()])
+    if not entries and alone:
         raise ConfigError(
             f"{folder} is a folder without a configuration: it has no config.json, as Hugging Face's folders do, and "
             "no configs/, as those of GPT-NeoX's runs do",
             code="missing_configuration",
-            hint=f"Name the one of its YAML files that describes the model ({listing(around)}), and the folder of "
-            "weights with --checkpoint DIR."
-            if around
-            else "Name the model's YAML file first, and the folder of weights with --checkpoint DIR.",
+            hint=_name_files(around),
         )
     entries |= _entries({"load": str(folder)}, folder)
     entries.pop("iteration", None)  # of the run that was continued
@@ -152,13 +153,11 @@ def put_over(entries: dict[str, ConfigEntry], later: Mapping[str, ConfigEntry]) 
 
 def partial_error(model: ModelFolder) -> ConfigError:
     """The error for options that come from mp_rank files alone, which fit several networks."""
-    around = _yaml_files(model.folder, model.folder)
     return ConfigError(
         f"the mp_rank files in {model.folder} hold the sizes of the network, not pos_emb, gpt_j_residual and others",
         code="incomplete_configuration",
         where=str(model.folder),
-        hint="Name the run's YAML files as well, after the folder"
-        + (f": some of {listing(around)}." if around else "."),
+        hint=_name_files(_yaml_files(model.folder, model.folder)),
     )
 
 
@@ -194,6 +193,12 @@ def _yaml_files(folder: Path, step: Path) -> list[Path]:
     """The YAML files in a run's folder or its step, from the folder above if a step was named."""
     places = (folder, step, step.parent) if _STEP.fullmatch(step.name) else (folder,)
     return next(filter(None, (_files(place, (".yml", ".yaml")) for place in places)), [])
+
+
+def _name_files(around: list[Path]) -> str:
+    """The hint where a folder does not say enough; ``around``: the YAML files in it."""
+    which = f": one of {listing(around)}" if around else ""
+    return f"Name the model's YAML file as well, after the folder, or with --config for convert and diff{which}."
 
 
 def _describes_network(path: Path) -> bool:

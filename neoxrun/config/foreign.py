@@ -48,13 +48,18 @@ def zero3_error(folder: Path) -> CheckpointError:
     )
 
 
+def is_weights_file(path: Path) -> bool:
+    """Whether a file's name is that of weights."""
+    return path.suffix.lower() in _WEIGHTS
+
+
 def refuse_weights_file(path: Path) -> None:
     """Refuse a file of weights in place of a configuration.
 
     Raises:
         ConfigError: its name is that of such a file.
     """
-    if path.suffix.lower() not in _WEIGHTS:
+    if not is_weights_file(path):
         return
     folder = path.parent if path.parent.name else path.absolute().parent
     raise ConfigError(

@@ -72,7 +72,18 @@ def load_settings(
     checkpoint: str | None = None,
     tokenizer: str | None = None,
 ) -> Settings:
-    """Read and merge configuration files.
+    """The settings of ``load_configuration``."""
+    return load_configuration(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)[0]
+
+
+def load_configuration(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+) -> tuple[Settings, ConfigOptions]:
+    """Read and merge configuration files: the settings, and all merged options, for whoever needs others of them.
 
     Args:
         sources: paths or names of shipped configurations, folders of models, or names of downloaded repositories;
@@ -96,7 +107,7 @@ def load_settings(
     given = [read_override(text) for text in overrides]
     iteration = next((entry.value for entry in reversed(given) if entry.key == "iteration"), None)
     folders = [
-        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None)
+        read_folder(path, iteration, shipped_dir() / "20B.yml" if is_20b(path) else None, alone=len(found) == 1)
         for path in found
         if path.is_dir()
     ]
@@ -126,7 +137,7 @@ def load_settings(
     refuse_unsupported(options)
     folder, searched = options.path("load", _holds_checkpoint)
     seed = _seed(options)
-    return Settings(
+    settings = Settings(
         model=read_architecture(options),
         tokenizer=_tokenizer(options, folders[-1].folder if folders else None),
         checkpoint=folder,
@@ -140,6 +151,7 @@ def load_settings(
         checkpoint_looked_in=searched,
         end_ids=() if folder is None else read_end_ids(folder),
     )
+    return settings, options
 
 
 def _find_configuration(source: str) -> Path:
@@ -170,7 +182,7 @@ def _find_configuration(source: str) -> Path:
     raise ConfigError(
         f"there is no configuration {source}",
         code="missing_configuration",
-        hint=did_you_mean(name, shipped_names(), 1)
+        hint=did_you_mean("20B" if is_20b(path) else name, shipped_names(), 1)
         or f"Give a path, a model's folder, or one of: {', '.join(shipped_names())}.",
     )
 

@@ -48,6 +48,25 @@ class ZeroConfig:
 
 
 @dataclass(frozen=True)
+class LossScaleConfig:
+    """By what the loss is multiplied in fp16, so that small gradients do not become 0; as DeepSpeed has it.
+
+    Attributes:
+        fixed: the factor; 0: one that adapts, as the others say.
+        initial_power: the first factor is 2 to this power.
+        window: steps without an overflow until it doubles.
+        hysteresis: overflows until it is halved.
+        least: below which it does not fall.
+    """
+
+    fixed: float = 0.0
+    initial_power: int = 16
+    window: int = 1000
+    hysteresis: int = 2
+    least: float = 1.0
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (Hu et al., 2021): ``W + (alpha / rank) B A``, with ``W`` frozen.
 
@@ -71,23 +90,27 @@ class DataConfig:
     Attributes:
         train, valid: files of texts, or prefixes of ``.bin`` and ``.idx`` pairs. ``valid`` may be empty.
         weights: of the files of ``train``, as GPT-NeoX's ``train_data_weights``; None: each as long as it is.
+        valid_weights: of the files of ``valid``, in the same way.
         split: GPT-NeoX's ``split`` of the documents of ``train`` into train, valid and test; None: all are trained on.
         seq_length: tokens of a row that the network sees; a row has one more.
         packed: rows are cut from the documents one after the other, as GPT-NeoX does; otherwise one document a row.
         eod_mask_loss: the first token of a document, which follows an end of document, is not learned.
         seed: of the order.
         column: the key of a row that holds its text.
+        document_end: what ends a document of a plain text; empty: the whole file is one.
     """
 
     train: tuple[Path, ...]
     valid: tuple[Path, ...] = ()
     weights: tuple[float, ...] | None = None
+    valid_weights: tuple[float, ...] | None = None
     split: tuple[float, float, float] | None = None
     seq_length: int = 2048
     packed: bool = True
     eod_mask_loss: bool = False
     seed: int = 1234
     column: str = "text"
+    document_end: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,7 @@ class TrainingConfig:
         gradient_clipping: the largest global L2 norm of the gradients; 0: no bound.
         loss_average: what of a step's tokens the loss is the mean of.
         zero: what is divided and offloaded.
+        loss_scale: of the loss, in fp16.
         checkpoint_activations: compute the layers' activations again in the backward pass instead of keeping them.
         attention_dropout, hidden_dropout: probabilities.
         eval_interval: steps between evaluations; 0: only before the first step and after the last.
@@ -124,6 +148,7 @@ class TrainingConfig:
     gradient_clipping: float = 1.0
     loss_average: LossAverage = "tokens"
     zero: ZeroConfig = ZeroConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
     checkpoint_activations: bool = False
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0

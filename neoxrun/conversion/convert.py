@@ -43,6 +43,9 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
     if options.kind == "huggingface":
         refuse_for_hugging_face(source.config)
     check_split(source.config, options.tp)
+    named = options.settings.checkpoint or source.checkpoint.folder  # a run's folder, or a step's
+    if named.resolve() in options.target.resolve().parents:
+        log.warning(f"{options.target} is inside the folder of the source, {named}")
     job = _job(options, source)
     with open_workplace(options.target, job) as work:
         if work.resumed:

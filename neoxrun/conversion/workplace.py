@@ -168,7 +168,7 @@ def open_workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Workplace]:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise _unwritable(error, folder) from error
+            raise _unwritable(error, folder, "Name a folder that can be written, or make this one writable.") from error
         stack.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,10 +215,12 @@ def _same_job(folder: Path, job: dict[str, Any]) -> bool:
     return False
 
 
-def _unwritable(error: OSError, folder: Path) -> DataError:
+def _unwritable(
+    error: OSError, folder: Path, hint: str = "Fix this and run the command again: what has been written is kept."
+) -> DataError:
     return DataError(
         f"the folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
         where=str(error.filename or folder),
-        hint="Fix this and run the command again: what has been written is kept.",
+        hint=hint,
     )

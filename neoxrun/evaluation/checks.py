@@ -58,7 +58,16 @@ def build_requests(name: str, task: Any, limit: float | None, file: Path | None 
     """
     with _reporting_errors(name, task, limit, file):
         task.build_all_requests(limit=get_sample_size(task, limit))
+    empty = sorted({one.doc_id for one in task.instances if _continues_with_nothing(one)})
+    if empty:
+        which = f"{counted(len(empty), 'document')} of {name} {'has' if len(empty) == 1 else 'have'}"
+        log.warning(f"{which} a choice or an answer without text: {_shortened(empty)} (counted from 0)")
     task.build_all_requests = lambda **how: None  # where lm-eval would build the same ones again
+
+
+def _continues_with_nothing(request: Any) -> bool:
+    """Whether it asks for the probability of an empty text; lm-eval puts a delimiter, mostly a space, before it."""
+    return request.request_type == "loglikelihood" and not request.args[1].strip()
 
 
 @contextmanager

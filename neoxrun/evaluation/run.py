@@ -86,7 +86,7 @@ def prepare_run(options: EvaluateOptions) -> PreparedRun:
 
 def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewshot_seed: int) -> None:
     """Check all tasks, then build the requests of each; with the random numbers that lm-eval would use."""
-    files = {name: entry.path for name, entry in options.found.known.items()}
+    files = _files(options)
     states = random.getstate(), np.random.get_state()
     for name, task in tasks.items():
         if task.get_config("output_type") == "generate_until":
@@ -103,6 +103,11 @@ def _prepare_requests(tasks: Mapping[str, Any], options: EvaluateOptions, fewsho
     for name, task in tasks.items():
         task.set_fewshot_seed(seed=fewshot_seed)
         build_requests(name, task, options.limit, files.get(name))
+
+
+def _files(options: EvaluateOptions) -> dict[str, Path | None]:
+    """The files of the tasks, as far as they have their own."""
+    return {name: entry.path for name, entry in options.found.known.items()}
 
 
 def run_evaluation(
@@ -152,7 +157,8 @@ def _evaluate(
     fingerprint = str(options.checkpoint["fingerprint"])
     lm = NeoxLM(session, replicas, cache=cache, fingerprint=fingerprint, seed=seeds[3], show_progress=show_progress)
     try:
-        with faster_lm_eval(), named_errors(tasks.values()):
+        # Empty choices have been named: that lm-eval divides by their length says nothing more.
+        with np.errstate(divide="ignore", invalid="ignore"), faster_lm_eval(), named_errors(tasks, _files(options)):
             results = evaluate(
                 lm=lm,
                 task_dict=ready.tasks.task_dict,

@@ -13,7 +13,19 @@ from neoxrun.errors import DataError, UsageError, writing_code
 OTHER_OUTPUT: Final = "Give another file with -o."
 """The hint where a file cannot be used."""
 
+AGAIN: Final = "Give the same command again."
+KEPT: Final = "Finished records are kept; continue with --resume."
+"""The hints of a run that ended early: without a file of records, and with one."""
+
 _BEGINNING: Final = b'{"id": '
+
+
+def kept_hint(kept: str, file: Path) -> str:
+    """The hint of a run that ended early: ``kept`` if its ``file`` of records has any by now."""
+    try:
+        return kept if file.stat().st_size else AGAIN
+    except OSError:
+        return AGAIN
 
 
 def output_of(name: str) -> Path | None:

@@ -13,6 +13,7 @@ from neoxrun.input.reader import read_rows
 from neoxrun.input.row import Row
 from neoxrun.input.source import Source
 
+_CONVERSATION: Final = 'as in {"messages": [{"role": "user", "content": "Hello"}]}'
 _NOTHING: Final[Mapping[str, Any]] = {}
 _MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, at about 400 bytes each
 
@@ -83,7 +84,7 @@ def read_prompts(
         raise DataError(
             f"there are no prompts in {source.name}",
             code="no_prompts",
-            hint="Write one prompt a line; lines of white space do not count.",
+            hint=_what_to_write(source, chat),
         )
     return [
         prompt
@@ -166,6 +167,15 @@ def _entries(
         index += 1
 
 
+def _what_to_write(source: Source, chat: bool) -> str:
+    """What an input without prompts should have."""
+    if chat:
+        return f"Write one conversation a {'line' if source.format == 'jsonl' else 'row'}, {_CONVERSATION}."
+    if source.format == "txt":
+        return "Write one prompt a line; lines of white space do not count."
+    return 'It needs a row, with a "prompt" or "messages".'
+
+
 def _conversation(row: Row) -> Row:
     """A row of conversations, as an object."""
     if isinstance(row.value, list):
@@ -176,5 +186,5 @@ def _conversation(row: Row) -> Row:
         f'a {row.unit} of --chat needs "messages"',
         code="bad_prompt",
         where=row.where,
-        hint='For example {"messages": [{"role": "user", "content": "Hello"}]}. Prompts of plain text are for -i.',
+        hint=f"Write it {_CONVERSATION}. Prompts of plain text are for -i.",
     )

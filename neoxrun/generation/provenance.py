@@ -26,7 +26,7 @@ _NOT_COMPARED: Final = ("checkpoint", "earlier", _OWN)
 
 
 def provenance_of(
-    command: str, *, model: str, checkpoint: str, dtype: str, seen: str, how: Mapping[str, Any]
+    command: str, *, model: str, checkpoint: str, dtype: str, input_checksum: str, how: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What makes the records of a run.
 
@@ -35,12 +35,12 @@ def provenance_of(
         model: tells the model from others.
         checkpoint: where its weights are.
         dtype: the number format.
-        seen: a checksum of the input.
+        input_checksum: a checksum of the input.
         how: the options that the records depend on.
     """
     made = {"version": __version__, "command": command, "model": model, "checkpoint": checkpoint, "dtype": dtype}
     # As they come back from the file.
-    values: dict[str, Any] = json.loads(json.dumps({**made, **how, _INPUT: seen}))
+    values: dict[str, Any] = json.loads(json.dumps({**made, **how, _INPUT: input_checksum}))
     return values
 
 

@@ -15,6 +15,7 @@ from neoxrun.generation.dialogue import converse
 from neoxrun.generation.encoding import EncodedPrompt
 from neoxrun.generation.generator import TextGenerator, prompt_encoder, start_generator
 from neoxrun.generation.interrupt import StopFlag
+from neoxrun.generation.lines import KEPT, kept_hint
 from neoxrun.generation.options import GenerateOptions
 from neoxrun.generation.plain_text import TextWriter
 from neoxrun.generation.provenance import write_provenance
@@ -78,10 +79,12 @@ def _answer_all(
     announce()
     mine = (encoded[number] for number in queue.claim_all())
     failed: set[str | int] = set()
+    written = options.finished
     if session.mesh.replica == 0:
         with _bar(options, stdout, show_progress) as bar, closing(_writer(options, stdout)) as writer:
             write_provenance(options.output, options.made)
             failed = _collect_all(texts, mine, queue, options, stop, writer, session.tokenizer, bar)
+        written += bar.count
     else:
         for records in _until_stopped(texts, mine, options, stop, None):
             for record in records:
@@ -90,7 +93,7 @@ def _answer_all(
     texts.close()
     session.replica.release_followers()
     if (stop.raised or queue.interrupted) and session.mesh.replica == 0:
-        raise Interrupted("interrupted", hint=_hint(options))
+        raise Interrupted("interrupted", hint=_hint(options) if written else None)
     if failed:
         count = len({prompt.id for prompt in prompts})
         hint = "The warnings above and the records say why; --resume tries these prompts again."
@@ -105,9 +108,8 @@ def _hint(options: GenerateOptions) -> str | None:
     """What is left after Ctrl-C."""
     if options.output is None:
         return None
-    if options.keep_partial:
-        return "The answer so far is kept; --resume starts it from the beginning."
-    return "Finished records are kept; continue with --resume."
+    partial = "The answer so far is kept; --resume starts it from the beginning."
+    return kept_hint(partial if options.keep_partial else KEPT, options.output)
 
 
 def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool) -> Bar:
@@ -126,7 +128,7 @@ def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool) -> Bar:
 
 def _how_fast(bar: Bar, output: Path | None) -> str:
     rate = bar.amount / bar.seconds
-    where = "" if output is None else f", in {output}"
+    where = "" if output is None or not bar.count else f", in {output}"
     done = f"{counted(bar.count, 'answer')}, {counted(bar.amount, 'token')}"
     return f"{done} in {bar.seconds:.1f} s ({rate:.1f} tokens/s){where}"
 

@@ -118,7 +118,7 @@ def _cause(died: dict[int, ProcessFailure], left: dict[int, Failure], logs: Path
     silent = {rank: failure for rank, failure in died.items() if rank not in left}
     killed = [rank for rank, failure in silent.items() if failure.exitcode not in (0, 1, -signal.SIGTERM)]
     for rank in [*killed, *silent]:
-        return failure_of(_death(rank, silent[rank], logs, job.kept), rank, verbose=job.verbosity > 0)
+        return failure_of(_death(rank, silent[rank], logs, job.continuing()), rank, verbose=job.verbosity > 0)
     return left[min(left)]
 
 

@@ -58,7 +58,7 @@ class ChildJob:
             return cause.to_error()
         code = 0 if self._child is None else self._child.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return RankError(f"the process that watches the ranks {how}", code="rank_died", hint=self._job.kept)
+        return RankError(f"the process that watches the ranks {how}", code="rank_died", hint=self._job.continuing())
 
     def end(self, grace: float) -> None:
         """Give the child so many seconds to end, then kill it and with it its ranks, and remove the folder."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, NeoxrunError, writing_code
+from neoxrun.generation.lines import kept_hint
 from neoxrun.planning.plan import Plan
 from neoxrun.terminal.log import error_text
 
@@ -45,7 +46,9 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
-        kept: the hint if a rank dies: which work is kept, and how to continue.
+        kept: the hint if the job ends early: which work is kept, and how to continue.
+        records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
+            true in any case.
         owned: the process that has started the job reads why it failed from the folder, and removes that.
     """
 
@@ -62,7 +65,12 @@ class Job:
     rendezvous: str | None = None
     interactive: bool = False
     kept: str = field(kw_only=True)
+    records: Path | None = None
     owned: bool = False
+
+    def continuing(self) -> str:
+        """The hint if the job ends now."""
+        return self.kept if self.records is None else kept_hint(self.kept, self.records)
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.

@@ -102,7 +102,7 @@ def run_child(job: Job) -> int:
         raise RankError(
             f"the process of the model (process {child.pid}) was killed by signal {-code}",
             code="rank_died",
-            hint=f"The system kills processes when memory runs out: see `dmesg`. {job.kept}",
+            hint=f"The system kills processes when memory runs out: see `dmesg`. {job.continuing()}",
         )
     return code
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         # torchrun marks the lines of the ranks that an agent starts.
         who = None if role == "agent" else rank
         log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
-        leave = partial(_leave, folder, termination, who, job.kept)
+        leave = partial(_leave, folder, termination, who, job.continuing)
         if role == "agent":
             answer = partial(_answer_signals, folder, termination, leave, interactive=job.interactive)
             threading.Thread(target=answer, daemon=True).start()
@@ -124,10 +124,10 @@ def _answer_signals(
     leave()
 
 
-def _leave(folder: Path, termination: Termination, rank: int | None, kept: str) -> NoReturn:
+def _leave(folder: Path, termination: Termination, rank: int | None, kept: Callable[[], str]) -> NoReturn:
     """End this process because of Ctrl-C or SIGTERM, whatever it is doing; rank 0 and the agent say so."""
     shutil.rmtree(folder, ignore_errors=True)
-    failure = termination.rename(Interrupted("interrupted", hint=kept))
+    failure = termination.rename(Interrupted("interrupted", hint=kept()))
     if not rank:
         text = log.error_text(failure, rank, verbose=False)
         line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""

@@ -58,7 +58,7 @@ class Watch:
         timeout: seconds after which a rank is stuck.
         folder: the job's, in which the ranks of this host see each other; None: this rank watches only itself.
         on_cpu: the ranks compute on the CPU, where computing shows.
-        kept: which work is kept, for the hint.
+        kept: tells which work is kept, for the hint.
         report: called with the error, before this process ends.
     """
 
@@ -71,7 +71,7 @@ class Watch:
         timeout: float,
         folder: Path | None,
         on_cpu: bool,
-        kept: str,
+        kept: Callable[[], str],
         report: Callable[[RankError], None],
     ) -> None:
         self._pulse, self._rank, self._timeout, self._folder = pulse, rank, timeout, folder
@@ -174,7 +174,7 @@ class Watch:
         what = f"rank {rank} on {socket.gethostname()} (process {pid}) has made no step for {self._timeout:g} s"
         stack = self._stack_of(rank, pid)
         text = f"{what}:\n    " + "\n    ".join(stack) if stack else f"{what}, and does not answer"
-        return RankError(text, code="stuck_rank", hint=f"{self._kept} --stall-timeout SECONDS waits longer.")
+        return RankError(text, code="stuck_rank", hint=f"{self._kept()} --stall-timeout SECONDS waits longer.")
 
     def _stack_of(self, rank: int, pid: int) -> list[str]:
         """Where a rank's main thread is, the innermost call first; empty if it does not answer."""

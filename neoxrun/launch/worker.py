@@ -97,11 +97,8 @@ def _work(
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
     load = partial(_open, job, mesh, show_progress)
-    work: Work
-    if job.owned:
-        session, work, options = load(), partial(run_service, folder), job.options
-    else:
-        session, work, options = _begin(job, rank, load)
+    session, work, options = _begin(job, rank, folder, load)
+    if not job.owned:  # whoever owns it says so itself
         for warning in session.warnings:
             log.log.warning(warning)
     if device.type == "cpu":
@@ -132,7 +129,7 @@ def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> Abstra
         timeout=job.stall_timeout,
         folder=folder,
         on_cpu=session.mesh.device.type == "cpu",
-        kept=job.kept,
+        kept=job.continuing,
         report=report,
     )
 
@@ -141,8 +138,10 @@ def _told(failure: Failure, rank: int, job: Job) -> str:
     return failure.text if rank == 0 or job.as_json else f"[rank {rank}] {failure.text}"
 
 
-def _begin(job: Job, rank: int, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
+def _begin(job: Job, rank: int, folder: Path, load: Callable[[], Session]) -> tuple[Session, Work, Any]:
     """The loaded model, a command's work, and its options."""
+    if job.command == "serve":
+        return load(), partial(run_service, folder), job.options
     if job.command == "bench":
         return load(), run_benchmark, job.options
     if job.command == "generate":

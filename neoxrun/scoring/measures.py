@@ -31,9 +31,10 @@ def measures(logprob: float, *, tokens: int, words: int, size: int) -> dict[str,
         logprob: natural logarithm of the probability of the text.
         tokens, words, size: how many tokens, words and bytes (of UTF-8) the text has.
     """
+    bits = 0.0 - logprob / math.log(2)  # not -0.0 where a text is certain
     return {
-        "bits": -logprob / math.log(2),
-        "bits_per_byte": -logprob / math.log(2) / size if size else None,
+        "bits": bits,
+        "bits_per_byte": bits / size if size else None,
         "perplexity": _perplexity(logprob, tokens),
         "word_perplexity": _perplexity(logprob, words),
         "byte_perplexity": _perplexity(logprob, size),

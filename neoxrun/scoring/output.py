@@ -63,7 +63,7 @@ class Scan:
         keep: bytes of these records.
         totals: their sums.
         run: what they have as ``run``, and where the first is; None without records.
-        seen: SHA-256 of the ids and texts.
+        checksum: SHA-256 of the ids and texts.
     """
 
     documents: int = 0
@@ -72,7 +72,7 @@ class Scan:
     keep: int = 0
     totals: Totals = field(default_factory=Totals)
     run: tuple[str, str] | None = None
-    seen: hashlib._Hash = field(default_factory=hashlib.sha256)
+    checksum: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def check_run(self, run: str) -> None:
         """Refuse to continue records that something else made.
@@ -104,7 +104,7 @@ def scan_input(source: DocumentSource, earlier: Path | None) -> Scan:
         scan.documents += 1
         data = document.text.encode()
         scan.size += len(data)
-        scan.seen.update(f"{document.id!r} {len(data)} ".encode() + data)
+        scan.checksum.update(f"{document.id!r} {len(data)} ".encode() + data)
         for record, end, where in islice(records, 1):
             _check_record(record, document, where)
             scan.run = scan.run or (str(record["run"]), where)

@@ -105,4 +105,4 @@ def _words(scored: TokenizedDocument, starts: Sequence[int]) -> dict[str, list[A
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, _DIGITS) for value in values]
+    return [round(value, _DIGITS) + 0.0 for value in values]  # 0.0 for -0.0

@@ -16,7 +16,7 @@ from neoxrun.engine.session import Session
 from neoxrun.errors import DataError, Interrupted, RankError
 from neoxrun.evaluation.replicas import Replicas, take_part
 from neoxrun.generation.interrupt import StopFlag
-from neoxrun.generation.lines import LineWriter
+from neoxrun.generation.lines import AGAIN, LineWriter
 from neoxrun.generation.provenance import write_provenance
 from neoxrun.parallel import mesh as meshes
 from neoxrun.scoring.documents import Document, read_documents
@@ -97,7 +97,7 @@ def _interrupted(finished: int, options: ScoreOptions) -> Interrupted:
     hint = None
     if options.output is not None:
         kept = f"Their records are in {lines_file(options.output)}; continue with --resume."
-        hint = kept if finished else "Give the same command again."
+        hint = kept if finished else AGAIN
     return Interrupted(f"interrupted after {finished} of {counted(options.documents, 'document')}", hint=hint)
 
 

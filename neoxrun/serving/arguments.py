@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from numbers import Real
 from typing import Any, Final, cast, get_args
 
@@ -19,26 +20,38 @@ from neoxrun.tokenizer.ids import is_whole
 
 _NUMBERED: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 
+DEFAULTS: Final[Mapping[str, Any]] = {
+    **{one.name: one.default for one in fields(ModelArguments) if one.name not in ("sources", "show_progress")},
+    "batch_size": None,
+    "quiet": True,
+}
+"""What holds for arguments that nobody gives."""
+
 
 def model_arguments(
-    configuration: object, given: Mapping[str, Any], foreign: Mapping[str, Any], defaults: Mapping[str, Any]
+    configuration: object,
+    given: Mapping[str, Any],
+    foreign: Mapping[str, Any],
+    defaults: Mapping[str, Any] = DEFAULTS,
+    owner: str = "LLM",
 ) -> tuple[ModelArguments, int | None]:
     """Which model an ``LLM`` is, how it is held, and the most texts at a time (None: what fits).
 
     Args:
         configuration: the first argument; None where it is left out.
-        given: the others that ``LLM`` names, all of them.
+        given: the others that ``LLM`` names, as far as they are not ``defaults``.
         foreign: those that it does not name.
         defaults: of those that ``LLM`` names.
+        owner: what has the arguments, for messages.
 
     Raises:
         UsageError: a name is unknown, an argument is given under two names, or a value is not possible.
     """
-    given = {"configuration": configuration, **given}
+    given = {"configuration": configuration, **defaults, **given}
     for name, value in foreign.items():
         ours = FOREIGN_ARGUMENTS.get(name)
         if ours is None:
-            raise _unknown(name, given)
+            raise _unknown(name, given, owner)
         if given[ours] != defaults.get(ours):
             raise UsageError(
                 f"{name} is another name of {ours}, which is given too",
@@ -96,13 +109,13 @@ def _seconds(name: str, value: Any) -> float | None:
     raise UsageError(f"{name} must be a number of seconds above 0 or None, not {value!r}", code="invalid_value")
 
 
-def _unknown(name: str, known: Collection[str]) -> UsageError:
+def _unknown(name: str, known: Collection[str], owner: str) -> UsageError:
     hint = (
         EXPLAINED_ARGUMENTS.get(name)
         or did_you_mean(name, [*known, *FOREIGN_ARGUMENTS], 1)
         or f"The arguments are: {', '.join(sorted(known))}."
     )
-    return UsageError(f"LLM has no argument {printable(name)}", code="unknown_option", hint=hint)
+    return UsageError(f"{owner} has no argument {printable(name)}", code="unknown_option", hint=hint)
 
 
 def _choice(name: str, value: object, choices: Sequence[str], near: Iterable[str] = ()) -> str:

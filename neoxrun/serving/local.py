@@ -31,7 +31,7 @@ class ModelArguments:
         overrides, checkpoint, tokenizer, adapter, tp, pp, dtype, random_weights, merge, eager, stall_timeout: as for
             ``LLM``.
         device: ``cpu`` or ``cuda``; None: a GPU if there is one.
-        gpus: of this host, counted among the visible ones; None: any.
+        gpus: of this host, counted among the visible ones in PCI bus order; None: any.
         show_progress: say on stderr how loading goes.
     """
 
@@ -115,6 +115,8 @@ def use_device(device: torch.device) -> None:
 
 def _choose_device(arguments: ModelArguments, local_rank: int) -> torch.device:
     """A GPU where there is one and none other is asked for; of several processes, each its own."""
+    # As nvidia-smi and our own ranks number GPUs; of no effect where the program uses CUDA already.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if arguments.device == "cuda" and not count:
         raise UsageError("device is cuda, and no GPU is visible", code="no_gpu", hint="Leave device out, or use cpu.")

@@ -160,6 +160,27 @@ def test_a_task_that_fails_is_found_before_the_weights(name: str, tasks: Path, s
     assert "the weights are random" not in done.err
 
 
+def test_empty_choices_are_named_and_nothing_else_is_said(tmp_path: Path) -> None:
+    rows = [{"thing": "a", "c": ["x", "y"]}, {"thing": "b", "c": ["", ""]}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    options = {
+        "task": "empty",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "thing",
+        "doc_to_choice": "c",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc_norm"}],
+    }
+    (tmp_path / "empty.yaml").write_text(json.dumps(options))
+    done = neoxrun("evaluate", *RANDOM, "--tasks", "empty", "--include-path", tmp_path)
+    done.check_success()
+    assert "1 document of empty has a choice or an answer without text: 1 (counted from 0)" in done.err
+    assert "RuntimeWarning" not in done.err
+
+
 LATE = """
 def process_results(document, answers):
     return {"acc": 1.0 / (document["thing"] != "the sky")}

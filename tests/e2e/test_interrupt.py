@@ -86,6 +86,19 @@ def test_ctrl_c_while_generating(
         check_resumed(prompts, output, whole_run)
 
 
+def test_ctrl_c_before_the_first_record(prompts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    long = ["--maximum-tokens", "480", "--ignore-eos", "--dtype", "fp32", "--tp", "1", "--batch-size", "1"]
+    with running("generate", "demo", "-i", prompts, "-o", output, *long) as command:
+        # Written when all is loaded, and an answer takes more than a second from there.
+        wait_for((tmp_path / "out.jsonl.meta.json").exists, 60, lambda: "nothing was started")
+        command.interrupt()
+        result = command.finish().check_error(130, "interrupted")
+    assert output.read_bytes() == b""
+    assert "Finished records" not in result.err
+    assert "in out.jsonl" not in result.err
+
+
 @pytest.mark.parametrize(("split", "delay"), [(SPLITS[0], 1.0), (SPLITS[1], 0.6), (SPLITS[1], 2.5), (SPLITS[1], 4.5)])
 def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Path, tmp_path: Path) -> None:
     """Whatever is going on then: imports, the meeting of the ranks, or weights."""
@@ -97,6 +110,7 @@ def test_ctrl_c_while_loading(split: tuple[str, ...], delay: float, prompts: Pat
         result = command.finish(timeout=10)
         command.check_all_gone()
     result.check_error(130)
+    assert ("Finished records are kept" in result.err) == (output.exists() and output.stat().st_size > 0)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

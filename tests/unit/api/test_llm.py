@@ -417,3 +417,23 @@ def test_the_number_of_a_gpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UsageError, match="GPU 2 was asked for, and 2 are visible") as caught:
         LLM("demo", device="cuda:2")
     assert caught.value.code == "no_gpu"
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_gpus_are_numbered_as_for_ranks(given: str | None, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before CUDA is asked for the first time, and unless the user has chosen an order."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "to be restored")
+    if given is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    else:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", given)
+    seen: list[str | None] = []
+
+    def is_available() -> bool:
+        seen.append(os.environ.get("CUDA_DEVICE_ORDER"))
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    with pytest.raises(UsageError, match="no GPU is visible"):
+        LLM("demo", device="cuda")
+    assert seen[0] == used

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from neoxrun.checkpoint import fingerprint
+from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.config.shipped import shipped_dir
@@ -28,9 +29,10 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         ["demo"], checkpoint=str(tmp_path / "demo"), tokenizer=str(tmp_path / "demo/tokenizer.json")
     )
 
-    def of(settings: Settings = settings, **how: Any) -> str:
-        usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32", "random_weights": False}
-        return str(fingerprint.describe_checkpoint(settings, **usual | how)["fingerprint"])
+    def of(settings: Settings = settings, random_weights: bool = False, **how: Any) -> str:
+        found = None if random_weights else find_configured_checkpoint(settings)
+        usual = {"tp": 2, "pp": 1, "device_kind": "cpu", "dtype": "fp32"}
+        return str(fingerprint.describe_checkpoint(settings, found, **usual | how)["fingerprint"])
 
     def quick(settings: Settings = settings) -> str:
         return fingerprint.tell_apart(settings, random_weights=False)

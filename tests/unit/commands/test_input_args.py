@@ -75,6 +75,12 @@ def test_an_input_among_the_configurations_is_named(tmp_path: Path, capsys: pyte
         for command in ("generate", "score"):
             for configs in (["demo", str(path)], [str(path)]):
                 assert refused([command, *configs], capsys).endswith(f"Give it with -i {path}.\n")
+    weights = tmp_path / "layer_00-model_00-model_states.pt"
+    weights.touch()
+    assert refused(["generate", str(weights)], capsys).endswith(f"Name its folder instead, `{tmp_path}`.\n")
+    (tmp_path / "empty").mkdir()
+    found = refused(["generate", str(tmp_path / "empty"), "demo", "--set", "num_layers=x"], capsys)
+    assert "--prompt TEXT" not in found, "both exist"
     wrong = tmp_path / "wrong.yml"
     wrong.write_text("num_layer: 6\n")
     assert "Give it with" not in refused(["generate", "demo", str(wrong)], capsys)

@@ -163,10 +163,13 @@ def test_the_yaml_files_next_to_the_weights_are_named_where_none_is_taken(tmp_pa
     for source in (folder, folder / "global_step150000"):
         refused = refusal(str(source))
         assert refused.code == "missing_configuration"
-        assert f"({folder / 'config.yml'}, {folder / 'other.yml'})" in str(refused.hint)
+        assert f"one of {folder / 'config.yml'}, {folder / 'other.yml'}." in str(refused.hint)
+    named = load_settings([str(folder), str(folder / "other.yml")])
+    assert named.model == load_settings([str(FIXTURES / "tp2_native" / "config.yml")]).model
+    assert named.checkpoint == folder
     shutil.rmtree(folder / "global_step150000")
     (folder / "other.yml").unlink()
-    assert f"({folder / 'config.yml'})" in str(refusal(str(folder)).hint), "there are no weights"
+    assert f"one of {folder / 'config.yml'}." in str(refusal(str(folder)).hint), "there are no weights"
     run = run_folder(tmp_path / "saved", configs=False)
     (run / "paths.yml").write_text("save: elsewhere")
     assert str(run / "paths.yml") in str(refusal(str(run)).hint)

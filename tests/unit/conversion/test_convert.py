@@ -147,6 +147,15 @@ def test_rows_that_have_been_trained_since_stay(tmp_path: Path, layer: int) -> N
     assert json.loads((tmp_path / "back" / "config.json").read_text())["vocab_size"] == 62
 
 
+def test_a_target_inside_the_source_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_folder(tmp_path / "source", tiny(), options=TOKENIZER)
+    convert(order(folder, tmp_path / "next", "huggingface"))
+    assert "is inside the folder of the source" not in caplog.text
+    convert(order(folder, folder / "inside", "huggingface"))
+    assert f"{folder / 'inside'} is inside the folder of the source, {folder}" in caplog.text
+    assert (folder / "inside" / "config.json").is_file()
+
+
 def test_a_folder_of_others_gets_the_names_of_today(tmp_path: Path) -> None:
     convert(order(FIXTURES / "tp2_legacy_20b", tmp_path / "hf", "huggingface"))
     (tmp_path / "hf" / "neoxrun.receipt.json").unlink()

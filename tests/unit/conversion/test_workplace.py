@@ -69,6 +69,15 @@ def test_what_exists_is_not_touched(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / "model.partial").exists()
 
 
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "target", Path("/dev/full/target")):
+        with pytest.raises(DataError) as caught, open_workplace(target, {"a": 1}):
+            pass
+        assert caught.value.code == "unwritable_file"
+        assert caught.value.hint == "Name a folder that can be written, or make this one writable."
+
+
 def test_an_empty_folder_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with open_workplace(tmp_path / "model", {}) as work:

@@ -54,3 +54,15 @@ def test_rows_without_text_are_named(tmp_path: Path, caplog: pytest.LogCaptureFi
     caplog.clear()
     check_task("mine", task, 1)
     assert not caplog.text
+
+
+def test_rows_with_empty_choices_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"text": "a", "c": choices} for choices in (["x", "y"], ["", ""], ["x", " "])]
+    choices = ("output_type: multiple_choice", "doc_to_choice: c", "doc_to_target: 0")
+    lines = [line for line in own_task("mine") if not line.startswith(("output_type", "doc_to_target"))]
+    write_lines(tmp_path / "tasks" / "mine.yaml", *lines, *choices)
+    write_lines(tmp_path / "me" / "words" / "test.jsonl", *rows)
+    task = data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks").task_dict["tasks"]["mine"]
+    build_requests("mine", task, None)
+    said = "2 documents of mine have a choice or an answer without text: 1, 2 (counted from 0)"
+    assert said in caplog.text

@@ -25,20 +25,31 @@ def fail_at_two(document: dict[str, Any], answers: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("broken", "replacement", "says"),
+    ("broken", "replacement", "says", "line"),
     [
-        ("process_results", fail_at_two, r"cannot score document 2 \(counted from 0\) of mine: ZeroDivisionError"),
-        ("apply_filters", fail, "cannot apply the filters of mine to its answers: ZeroDivisionError"),
-        ("aggregation", lambda: {"acc": fail, "perplexity": fail}, "cannot compute the metrics of mine: ZeroDivision"),
+        ("process_results", fail_at_two, r"cannot score document 2 \(counted from 0\) of mine: ZeroDivisionError", 7),
+        ("apply_filters", fail, "cannot apply the filters of mine to its answers: ZeroDivisionError", 8),
+        (
+            "aggregation",
+            lambda: {"acc": fail, "perplexity": fail},
+            "cannot compute the metrics of mine: ZeroDivision",
+            None,
+        ),
     ],
 )
-def test_late_errors(broken: str, replacement: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_lines(tmp_path / "tasks" / "mine.yaml", *own_task("mine"))
+def test_late_errors(
+    broken: str, replacement: Any, says: str, line: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tasks" / "mine.yaml"
+    filters = "filter_list: [{name: first, filter: [{function: take_first}]}]"
+    write_lines(file, *own_task("mine", "process_results: !function code.score", filters))
+    write_lines(tmp_path / "tasks" / "code.py", "def score(document, answers):", "    return {'acc': 1.0}")
     write_lines(tmp_path / "me" / "words" / "test.jsonl", *({"text": word} for word in ("zero", "one", "two", "three")))
     tasks = data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks").task_dict
     monkeypatch.setattr(tasks["tasks"]["mine"], broken, replacement)
     original = evaluator_utils._compute_task_aggregations
-    with pytest.raises(DataError, match=says) as caught, named_errors(tasks["tasks"].values()):
+    with pytest.raises(DataError, match=says) as caught, named_errors(tasks["tasks"], {"mine": file}):
         evaluate(DummyLM(), tasks, bootstrap_iters=0)
     assert caught.value.code == "bad_task"
+    assert caught.value.where == (str(file) if line is None else f"{file}:{line}")
     assert evaluator_utils._compute_task_aggregations is original

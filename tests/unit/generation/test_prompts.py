@@ -227,6 +227,25 @@ def test_no_prompts(tmp_path: Path) -> None:
         assert caught.value.code == "no_prompts"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "chat", "says"),
+    [
+        ("a.txt", "", False, "one prompt a line;"),
+        ("a.jsonl", "", False, 'a row, with a "prompt"'),
+        ("a.csv", "prompt,id\n", False, 'a row, with a "prompt"'),
+        ("a.jsonl", "", True, 'one conversation a line, as in {"messages": ['),
+        ("a.json", "[]", True, 'one conversation a row, as in {"messages": ['),
+    ],
+)
+def test_what_an_input_without_prompts_should_have(
+    name: str, content: str, chat: bool, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        read(str(tmp_path / name), text=not chat, chat=chat)
+    assert says in str(caught.value.hint)
+
+
 def test_too_many_answers(tmp_path: Path) -> None:
     check_count(1_000_000)
     with pytest.raises(UsageError) as caught:

@@ -23,7 +23,7 @@ RECORDS = '{"id": 0, "context": "a", "text": "b"}\n'
 
 
 def work(**changes: Any) -> Provenance:
-    usual: dict[str, Any] = {"model": "aa", "checkpoint": "/models/a", "dtype": "fp32", "seen": "11"}
+    usual: dict[str, Any] = {"model": "aa", "checkpoint": "/models/a", "dtype": "fp32", "input_checksum": "11"}
     how = {"seed": 1, "sampling": {"temperature": 0.5, "stop": ("x",)}}
     for name in list(changes):
         if name not in usual and name != "command":
@@ -121,8 +121,8 @@ def test_where_the_checkpoint_is_does_not_matter(tmp_path: Path) -> None:
 def test_other_prompts_are_continued_but_not_replaced(tmp_path: Path) -> None:
     """The records themselves say which prompts they belong to, and more prompts may be added."""
     path = made_by(tmp_path / "out", work())
-    assert refused(check_replacing, path, work(seen="22"), None).message.endswith("the prompts differ")
-    assert continued(path, work(seen="22"))["input"] == "22"
+    assert refused(check_replacing, path, work(input_checksum="22"), None).message.endswith("the prompts differ")
+    assert continued(path, work(input_checksum="22"))["input"] == "22"
 
 
 def test_anyway_keeps_what_made_the_earlier_records(tmp_path: Path) -> None:

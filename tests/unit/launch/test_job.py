@@ -60,6 +60,17 @@ def test_a_job_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert job.load_job(folder) == saved
 
 
+def test_nothing_is_kept_before_the_first_record(tmp_path: Path) -> None:
+    work: Any = {"settings": None, "plan": None}
+    assert Job("bench", **work, kept="It is kept.").continuing() == "It is kept."
+    job = Job("generate", **work, kept="It is kept.", records=tmp_path / "out.jsonl")
+    assert job.continuing() == "Give the same command again."
+    (tmp_path / "out.jsonl").touch()
+    assert job.continuing() == "Give the same command again."
+    (tmp_path / "out.jsonl").write_text("{}\n")
+    assert job.continuing() == "It is kept."
+
+
 def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     work: Any = {"settings": None, "plan": None}

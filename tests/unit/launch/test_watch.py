@@ -29,7 +29,7 @@ def report(error):
     print(error.render(verbose=True), flush=True)
 
 pulse = Pulse()
-how = dict(timeout=1.2, folder=FOLDER, on_cpu=ON_CPU, kept="It is kept.", report=report)
+how = dict(timeout=1.2, folder=FOLDER, on_cpu=ON_CPU, kept=lambda: "It is kept.", report=report)
 with Watch(pulse, RANK, replica=REPLICA, **how):
     WORK
 print("done")

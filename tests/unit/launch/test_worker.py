@@ -1,8 +1,10 @@
-"""An evaluation is prepared while the weights are loaded."""
+"""The command chooses the work of a rank; an evaluation is prepared while the weights are loaded."""
 
 from __future__ import annotations
 
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +15,30 @@ from neoxrun.launch import worker
 from neoxrun.launch.job import Job
 
 WAIT = 20
+FOLDER = Path("job")
 
 
-def work(options: Any = "options") -> Job:
+def work(command: str = "evaluate") -> Job:
     nothing: Any = None
-    return Job("evaluate", nothing, nothing, options, kept="It is kept.")
+    return Job(command, nothing, nothing, "options", kept="It is kept.")
+
+
+@pytest.mark.parametrize(
+    ("command", "work_of_it"),
+    [("generate", worker.run_generation), ("score", worker.run_scoring), ("bench", worker.run_benchmark)],
+)
+def test_the_command_chooses_the_work(command: str, work_of_it: object) -> None:
+    load: Any = lambda: "session"  # noqa: E731
+    assert worker._begin(work(command), 0, FOLDER, load) == ("session", work_of_it, "options")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_model_for_a_program_is_served_in_the_job_s_folder(rank: int) -> None:
+    load: Any = lambda: "session"  # noqa: E731
+    session, served, options = worker._begin(work("serve"), rank, FOLDER, load)
+    assert (session, options) == ("session", "options")
+    assert isinstance(served, partial)
+    assert (served.func, served.args) == (worker.run_service, (FOLDER,))
 
 
 def test_tasks_are_prepared_during_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +56,7 @@ def test_tasks_are_prepared_during_the_load(monkeypatch: pytest.MonkeyPatch) -> 
         return options, "ready"
 
     monkeypatch.setattr(evaluation, "prepare_run", prepare)
-    assert worker._begin(work(), 0, load) == ("session", evaluation.run_evaluation, ("options", "ready"))
+    assert worker._begin(work(), 0, FOLDER, load) == ("session", evaluation.run_evaluation, ("options", "ready"))
 
 
 def test_a_task_that_fails_does_not_wait_for_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +70,7 @@ def test_a_task_that_fails_does_not_wait_for_the_load(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(evaluation, "prepare_run", prepare)
     with pytest.raises(DataError, match="a task is wrong"):
-        worker._begin(work(), 0, load)
+        worker._begin(work(), 0, FOLDER, load)
     assert not loaded.is_set()
     loaded.set()
 
@@ -60,7 +81,7 @@ def test_a_load_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(evaluation, "prepare_run", lambda options: options)
     with pytest.raises(CheckpointError, match="is damaged"):
-        worker._begin(work(), 0, load)
+        worker._begin(work(), 0, FOLDER, load)
 
 
 def test_a_load_that_fails_does_not_wait_for_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +92,6 @@ def test_a_load_that_fails_does_not_wait_for_the_tasks(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(evaluation, "prepare_run", lambda options: prepared.wait(WAIT))
     with pytest.raises(SystemExit):
-        worker._begin(work(), 0, load)
+        worker._begin(work(), 0, FOLDER, load)
     assert not prepared.is_set()
     prepared.set()

@@ -25,6 +25,9 @@ def test_measures_are_per_token_word_and_byte() -> None:
         {"bits": 8, "bits_per_byte": 0.5, "perplexity": 4, "word_perplexity": 16, "byte_perplexity": 2**0.5}
     )
     nothing = measures(0.0, tokens=0, words=0, size=0)
+    certain = measures(0.0, tokens=1, words=1, size=1)
+    assert [str(values["bits"]) for values in (nothing, certain)] == ["0.0"] * 2, "not -0.0"
+    assert str(certain["bits_per_byte"]) == "0.0"
     assert [nothing[name] for name in ("bits_per_byte", "perplexity", "word_perplexity")] == [None] * 3
     assert measures(-1e6, tokens=1, words=1, size=10**6)["word_perplexity"] is None, "too large for a float"
 

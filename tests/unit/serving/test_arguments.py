@@ -12,32 +12,14 @@ import torch
 from neoxrun import LLM
 from neoxrun.errors import UsageError
 from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
-from neoxrun.serving.arguments import model_arguments
+from neoxrun.serving.arguments import DEFAULTS, model_arguments
 from neoxrun.serving.local import ModelArguments
-
-PLAIN: dict[str, Any] = {
-    "overrides": (),
-    "checkpoint": None,
-    "tokenizer": None,
-    "adapter": None,
-    "tp": 1,
-    "pp": 1,
-    "device": None,
-    "gpus": None,
-    "dtype": None,
-    "batch_size": None,
-    "random_weights": False,
-    "merge": "fold",
-    "eager": False,
-    "stall_timeout": None,
-    "quiet": True,
-}
 
 
 def read(**given: Any) -> ModelArguments:
-    own = {name: value for name, value in given.items() if name in PLAIN}
+    own = {name: value for name, value in given.items() if name in DEFAULTS}
     foreign = {name: value for name, value in given.items() if name not in own and name != "configuration"}
-    return model_arguments(given.get("configuration"), PLAIN | own, foreign, PLAIN)[0]
+    return model_arguments(given.get("configuration"), own, foreign)[0]
 
 
 def test_what_is_left_out() -> None:
@@ -138,7 +120,11 @@ def test_the_model_and_the_batch_size_are_checked() -> None:
         assert wrong.value.code == "invalid_value"
 
 
+def test_the_arguments_are_those_of_an_llm() -> None:
+    assert (LLM.__init__.__kwdefaults__ or {}).keys() == DEFAULTS.keys()
+
+
 def test_other_names_stand_for_arguments_and_explained_ones_do_not() -> None:
-    arguments = {"configuration", *PLAIN}
+    arguments = {"configuration", *DEFAULTS}
     assert set(FOREIGN_ARGUMENTS.values()) <= arguments
     assert not arguments & (FOREIGN_ARGUMENTS.keys() | EXPLAINED_ARGUMENTS.keys())
