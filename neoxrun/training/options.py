@@ -22,6 +22,7 @@ class FinetuneOptions:
         sample_prompts: prompts that are answered at every evaluation.
         wandb: project in Weights & Biases; None: none.
         tensorboard: write TensorBoard's files to the folder.
+        random_weights: start from random weights instead of a checkpoint.
     """
 
     training: TrainingConfig
@@ -33,3 +34,4 @@ class FinetuneOptions:
     sample_prompts: tuple[str, ...] = ()
     wandb: str | None = None
     tensorboard: bool = False
+    random_weights: bool = False
