@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -20,13 +20,14 @@ from neoxrun.checkpoint.adapter_layout import (
     hugging_face_name,
     pair_tensors,
 )
-from neoxrun.checkpoint.files import read_pickle, read_safetensors
-from neoxrun.config.settings import ModelConfig, Settings
+from neoxrun.checkpoint.files import read_pickle, read_safetensors, safetensors_metadata
+from neoxrun.config.settings import Merge, ModelConfig, Settings
 from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import LoraConfig
 from neoxrun.errors import CheckpointError
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MERGE: Final = "neoxrun_merge"  # among the metadata of the file, which PEFT passes over
 _NUMBERS_AT_ONCE: Final = 2**22  # of a weight in fp32: 17 MB, whatever the size of the layer
 
 
@@ -72,10 +73,13 @@ class Adapter:
     Attributes:
         files: where it is from.
         low_rank: what it adds to each weight that it changes.
+        merge: what had become of the norms of the model that it was trained on, where they differed between ranks; None
+            where the file does not say.
     """
 
     files: AdapterFiles
     low_rank: Mapping[TensorKey, LowRank]
+    merge: Merge | None = None
 
 
 def open_configured_adapter(settings: Settings) -> Adapter | None:
@@ -98,8 +102,9 @@ def open_adapter(folder: Path, config: ModelConfig) -> Adapter:
         CheckpointError: a file is missing or damaged, the adapter is not supported, or it is another network's.
     """
     files = find_adapter(folder)
-    read = read_safetensors if files.weights.suffix == ".safetensors" else read_pickle
-    tensors = read(files.weights)
+    safe = files.weights.suffix == ".safetensors"
+    tensors = read_safetensors(files.weights) if safe else read_pickle(files.weights)
+    noted = safetensors_metadata(files.weights).get(_MERGE) if safe else None
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.dtype not in _FLOATS:
             raise CheckpointError(
@@ -115,11 +120,17 @@ def open_adapter(folder: Path, config: ModelConfig) -> Adapter:
                 hint="Use the adapter of an earlier step.",
             )
     pairs = pair_tensors(files, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
-    return Adapter(files, {key: LowRank(tensors[pair.a], tensors[pair.b], pair.scale) for key, pair in pairs.items()})
+    low_rank = {key: LowRank(tensors[pair.a], tensors[pair.b], pair.scale) for key, pair in pairs.items()}
+    return Adapter(files, low_rank, next((merge for merge in get_args(Merge) if merge == noted), None))
 
 
 def write_adapter(
-    folder: Path, lora: LoraConfig, matrices: Mapping[TensorKey, tuple[Tensor, Tensor]], base_model: str | None
+    folder: Path,
+    lora: LoraConfig,
+    matrices: Mapping[TensorKey, tuple[Tensor, Tensor]],
+    base_model: str | None,
+    *,
+    merge: Merge = "fold",
 ) -> None:
     """Write an adapter as PEFT writes it, into an existing folder.
 
@@ -128,12 +139,13 @@ def write_adapter(
         lora: the adapter's settings.
         matrices: whole A and B of each weight that it changes.
         base_model: the model's folder or name, for the reader.
+        merge: what became of norms that differ between the checkpoint's ranks.
     """
     tensors = {
         hugging_face_name(key, part): matrix.detach().contiguous().cpu()
         for key, pair in matrices.items()
         for part, matrix in zip("AB", pair, strict=True)
     }
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", _MERGE: merge})
     content = json.dumps(describe_adapter(lora, base_model), indent=2, sort_keys=True)
     (folder / ADAPTER_CONFIG).write_text(content + "\n", encoding="utf-8")

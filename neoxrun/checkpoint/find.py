@@ -19,7 +19,7 @@ from neoxrun.checkpoint.content import (
 )
 from neoxrun.checkpoint.huggingface_files import has_hugging_face_files
 from neoxrun.checkpoint.layout import Checkpoint, list_names
-from neoxrun.checkpoint.missing import download_hint
+from neoxrun.checkpoint.missing import OTHER_FOLDER, download_hint
 from neoxrun.config.foreign import refuse_foreign_folder
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.errors import CheckpointError, ConfigError
@@ -111,8 +111,12 @@ def find_checkpoint(
     return layout.hugging_face_checkpoint(holding, config, chosen=chosen)
 
 
-def require_folder(folder: Path) -> None:
+def require_folder(folder: Path, otherwise: str = OTHER_FOLDER) -> None:
     """Refuse a folder of weights that does not exist.
+
+    Args:
+        folder: the folder.
+        otherwise: the hint where it is not named after a released model.
 
     Raises:
         CheckpointError: it does not, or is something else.
@@ -123,7 +127,7 @@ def require_folder(folder: Path) -> None:
             f"the checkpoint folder {folder} {what}",
             code="missing_checkpoint",
             where=str(folder),
-            hint=download_hint(folder),
+            hint=download_hint(folder, otherwise),
         )
 
 

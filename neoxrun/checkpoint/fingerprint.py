@@ -68,7 +68,7 @@ def describe_checkpoint(
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             merged = {"fold": "folded", "average": "averaged"}[settings.merge]
-            facts["ranks"] = "as saved" if tp == found.source_tp else merged
+            facts["ranks"] = "as saved" if tp == found.source_tp and settings.adapter is None else merged
         if settings.adapter is not None:
             facts["adapter"] = str(settings.adapter)
         text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint, which is kept for later"

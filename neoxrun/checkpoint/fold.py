@@ -81,7 +81,7 @@ def fold_weight(
         slices: which rows of which shard go where.
         shards: the source ranks' weights.
         norms: of the norm before the layer.
-        low_rank: what an adapter adds to the weight of all ranks, before the norms are folded in.
+        low_rank: what an adapter adds to the weight of all ranks, after the norms have been folded in.
 
     Returns:
         What the shifts add to the layer's bias, fp32 ``[rows]`` on the device of ``target``: zeros for rmsnorm.
@@ -93,10 +93,11 @@ def fold_weight(
         for row in range(0, part.length, step):
             count = min(step, part.length - row)
             rows = shards[part.shard].narrow(0, part.start + row, count).to(target.device).float()
-            if low_rank is not None:
-                rows = low_rank.add_to(rows, part.shard * len(shards[part.shard]) + part.start + row, 0)
             at = slice(part.target + row, part.target + row + count)
-            target[at] = rows * norms.scales[part.shard]
+            folded = rows * norms.scales[part.shard]
+            if low_rank is not None:
+                folded = low_rank.add_to(folded, part.shard * len(shards[part.shard]) + part.start + row, 0)
+            target[at] = folded
             if norms.shifts is not None:
                 torch.mv(rows, norms.shifts[part.shard], out=added[at])
         filled += part.length

@@ -103,8 +103,8 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype | None,
     merge: Merge = "fold",
-    one_version: bool = False,
     adapter: Adapter | None = None,
+    one_version: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> frozenset[str]:
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
@@ -122,8 +122,8 @@ def load_weights(
         device: device of the tensors.
         dtype: number format of the tensors; None: each keeps the one that it has in the file.
         merge: at another size, what becomes of norms that differ between the source ranks.
-        one_version: load at the checkpoint's own size as at another one, so that undivided tensors have one version.
         adapter: is merged into the weights, in fp32 and rounded once; None: there is none.
+        one_version: load at the checkpoint's own size as at another one, so that undivided tensors have one version.
         progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
     Returns:

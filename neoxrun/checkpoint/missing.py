@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 from neoxrun.config.released import download_command
 from neoxrun.errors import CheckpointError
 from neoxrun.terminal.words import listing
 
+OTHER_FOLDER: Final = "Name the folder that holds the checkpoint with --checkpoint DIR."
+"""The hint for commands that take a configuration."""
 
-def download_hint(
-    folder: Path, otherwise: str = "Name the folder that holds the checkpoint with --checkpoint DIR."
-) -> str:
+
+def download_hint(folder: Path, otherwise: str = OTHER_FOLDER) -> str:
     """What to do about weights that ``folder`` lacks; ``otherwise`` if it is not named after a released model."""
     command = download_command(folder)
     if command is None:

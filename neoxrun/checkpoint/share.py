@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neoxrun.checkpoint.adapter import Adapter, LowRank
 from neoxrun.checkpoint.fold import RankNorms, fold_weight, foldable_norms, norm_before
-from neoxrun.checkpoint.merge import Rule, contributing_shards, rule_of, shard_slices
+from neoxrun.checkpoint.merge import ADAPTER, Rule, contributing_shards, rule_of, shard_slices
 from neoxrun.checkpoint.source import Shard
 from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, local_shape
@@ -26,10 +26,12 @@ class RankShare:
         dtype: number format of the tensors; None: that of each in the files, and fp32 for a bias that they lack.
         merge: where ``tp_size`` is not the checkpoint's, what becomes of norms that differ between its ranks.
         one_version: where it is, merge all the same.
-        adapter: is merged into the weights that it changes, before anything else; None: there is none.
+        adapter: is merged into the weights that it changes, which then have one version, after norms have been folded
+            into them, as it is trained; None: there is none.
 
     Attributes:
-        approximated: names of undivided tensors that differed between the source ranks and became one.
+        approximated: names of undivided tensors that differed between the source ranks and became one, and ``ADAPTER``
+            where that may not be how the adapter was trained.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class RankShare:
         self.approximated: set[str] = set()
         self._config, self._tp_rank, self._tp_size = config, tp_rank, tp_size
         self._device, self._dtype, self._folds = device, dtype, merge == "fold"
-        self._one_version = one_version
+        self._adapter = adapter
         self._low_rank: Mapping[TensorKey, LowRank] = {} if adapter is None else adapter.low_rank
+        self._one_version = one_version or adapter is not None
         self._norms: dict[str, RankNorms] = {}  # that are folded into the layers that read them
         self._before = -1  # the layer
 
@@ -83,6 +86,8 @@ class RankShare:
             elif norms is not None and part == "weight":
                 slices = shard_slices(wanted[key].shape[0], len(stored), self._tp_size, self._tp_rank)
                 added[module] = fold_weight(tensor, slices, stored, norms, self._low_rank.get(key))
+                if key in self._low_rank:
+                    self._note_adapter("fold")
             elif module in added:
                 self._fill(wide := tensor.float(), key, wanted[key], stored)
                 tensor.copy_(wide + added.pop(module))
@@ -113,6 +118,7 @@ class RankShare:
         becomes_one = rule is Rule.ONE or (rule is Rule.MEAN and not self._keeps(shards))
         if becomes_one and any(not torch.equal(shards[0], other) for other in shards[1:]):
             self.approximated.add(key.name)
+            self._note_adapter("average")
         ranks = contributing_shards(rule, len(shards), self._tp_size, self._tp_rank, one_version=self._one_version)
         if len(ranks) == 1:
             target.copy_(shards[ranks[0]])
@@ -121,6 +127,11 @@ class RankShare:
         for rank in ranks:
             total += shards[rank]
         target.copy_(total / len(ranks) if rule is Rule.MEAN else total)
+
+    def _note_adapter(self, merge: Merge) -> None:
+        """Note an adapter that may be of a model whose norms were merged otherwise: PEFT knows averaged ones."""
+        if self._adapter is not None and merge != (self._adapter.merge or "average"):
+            self.approximated.add(ADAPTER)
 
     def _keeps(self, shards: Sequence[object]) -> bool:
         """Whether each rank keeps the undivided tensors of the same source rank."""

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
             code="conflicting_options",
             hint="Leave out --shard-size, or give --to huggingface.",
         )
-    require_folder(args.source)
+    require_folder(args.source, "Name a folder that holds weights: layer or mp_rank files, or Hugging Face's.")
     source = str(args.source.absolute())  # a bare name can be that of a shipped configuration, too
     settings = use_stored(
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)

@@ -22,13 +22,15 @@ INDEX: Final = ".idx"
 _SPLIT: Final = "969, 30, 1"
 
 
-def read_data(options: ConfigOptions, settings: Settings, *, packed: bool, column: str) -> DataConfig:
+def read_data(
+    options: ConfigOptions, settings: Settings, *, packed: bool, column: str, document_end: str
+) -> DataConfig:
     """The data that the options name.
 
     Args:
         options: the merged configuration, with what flags set over it.
         settings: of the same configuration.
-        packed, column: as in ``DataConfig``.
+        packed, column, document_end: as in ``DataConfig``.
 
     Raises:
         ConfigError: no data is named, or in contradictory ways.
@@ -65,6 +67,7 @@ def read_data(options: ConfigOptions, settings: Settings, *, packed: bool, colum
         eod_mask_loss=options.flag("eod_mask_loss", False),
         seed=settings.seed,
         column=column,
+        document_end=document_end,
     )
 
 

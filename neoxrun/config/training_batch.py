@@ -91,7 +91,10 @@ class BatchRequest:
 
     def _solve_without_rows(self, replicas: int) -> Batch:
         if self.micro is not None:
-            share = self.micro * (self.accumulation or 1)
+            passes = self.accumulation or 1
+            if self.micro_fixed and self.accumulation is None:  # it says nothing about the rows of a step
+                passes = -(-USUAL_ROWS // (replicas * self.micro))
+            share = self.micro * passes
             return Batch(share * replicas, self.micro, share)
         passes = self.accumulation or 1
         share = -(-USUAL_ROWS // (replicas * passes)) * passes

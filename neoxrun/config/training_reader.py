@@ -113,6 +113,14 @@ def _params(options: ConfigOptions) -> ConfigOptions:
 
 def _adam(options: ConfigOptions) -> tuple[tuple[float, float], float]:
     optimizer, params = options.part("optimizer"), _params(options)
+    for name in optimizer.names():
+        if name not in ("optimizer.type", "optimizer.params"):
+            raise ConfigError(
+                f"{name} is not known",
+                code="unknown_option",
+                where=options.where("optimizer"),
+                hint="`optimizer` has a type and params.",
+            )
     optimizer.choice("optimizer.type", "adam", _ADAM)
     prefix = "optimizer.params."
     for name in params.names():

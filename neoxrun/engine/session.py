@@ -261,7 +261,7 @@ def _loaded(
             adapter=adapter,
             progress=bar.update,
         )
-    warnings += describe_approximations(approximated, checkpoint.source_tp, folds=settings.merge == "fold")
+    warnings += describe_approximations(approximated, checkpoint.source_tp, settings.merge, native=adapter is None)
     shard = sum(one.nbytes for one in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
     size = checkpoint.total_bytes + (0 if adapter is None else adapter.files.total_bytes)

@@ -129,7 +129,7 @@ class Bar:
         if self._unit == _BYTES:
             text = _size(done) + ("" if total is None else f" of {_size(total)}")
         else:
-            text = f"{done} {self._unit}s" if total is None else f"{done} of {counted(total, self._unit)}"
+            text = counted(done, self._unit) if total is None else f"{done} of {counted(total, self._unit)}"
         beginning = "" if self._doing == f"{self._unit}s" else f"{self._doing}: "
         text = f"{beginning}{text}, {self._speed()}"
         if self.note:

@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -168,6 +169,17 @@ class DeepSpeedEngine:
         self._engine.eval()
         logits: torch.Tensor = self._engine(ids)
         return logits
+
+    @contextmanager
+    def whole(self, *parameters: torch.nn.Parameter) -> Iterator[None]:
+        """Within this, the parameters have all their numbers on every rank, which with ZeRO stage 3 they else do not.
+
+        All ranks enter it together.
+        """
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters(list(parameters), enabled=self.stage == 3):
+            yield
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over the data-parallel ranks."""

@@ -174,6 +174,14 @@ def test_refusals(case: str, tmp_path: Path, snapshot: Snapshot) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_source_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for source, says in (("nowhere", "does not exist"), ("file", "is not a folder")):
+        result = neoxrun("convert", source, "out", "--to", "neox", cwd=tmp_path).check_error(3, says)
+        assert "Name a folder that holds weights" in result.err
+        assert "--checkpoint" not in result.err, "convert has no such option"
+
+
 def test_a_target_that_exists(tmp_path: Path, snapshot: Snapshot) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     result = neoxrun("convert", DEMO, tmp_path, "--to", "neox", *CONFIG)

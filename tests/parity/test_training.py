@@ -14,7 +14,7 @@ from neoxrun.config.tensors import TensorKey, canonical
 from support.checkpoints import assert_same_tensors, fixture_config, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
-from support.training import CONSTANT, FIXTURES_TRAIN, Pass, TrainingCase, reference_rows, run_passes
+from support.training import CONSTANT, FIXTURES_TRAIN, Pass, TrainingCase, reference_rows, run_pass, run_split
 
 ROWS = 101  # divides over no split
 SMALL = tiny(num_layers=2, hidden_size=32, intermediate_size=128, seq_length=16, max_position_embeddings=16)
@@ -55,7 +55,7 @@ def passes(
     if FIXTURES_TRAIN.is_dir():
         folder = FIXTURES / "tp1"
         cases["gpt-neox"] = TrainingCase(fixture_config(folder), folder, reference_rows()[0])
-    return run_passes(cases, request.param, tmp_path_factory.mktemp("passes"))
+    return run_split(run_pass, cases, (request.param, 1), tmp_path_factory.mktemp("passes"))
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, *(f"{name}, economical" for name in OPTIONS)])

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from neoxrun.config.training import DataConfig
 from neoxrun.training.data.build import build_rows
 from neoxrun.training.data.indexed import read_index
-from neoxrun.training.data.packing import pack, split_documents
+from neoxrun.training.data.packing import blend, pack, split_documents
 from neoxrun.training.data.prepare import PreparedData, prepare_data
+from neoxrun.training.data.tokens import CorpusTokens
+from support.chat_model import TOKENIZER
 from support.paths import shared_folder
 from support.tokenizer_files import hugging_face, load_hugging_face
+from support.tokenizer_kinds import byte_level, write_kind
+from support.training_data import write_rows
 
 VOCABULARY, SEQ_LENGTH, TRAIN_ROWS, VALID_ROWS = 512, 64, 80, 16
 PACKED = "corpus_text_document"
@@ -82,3 +87,46 @@ def test_the_first_token_of_a_document_is_not_learned_with_eod_mask_loss(folder:
     ids = load_file(folder / "batches.safetensors")["train"].reshape(-1, SEQ_LENGTH + 1)
     assert (ids[:, :-1] == 0).any()
     np.testing.assert_array_equal([train[row].learned for row in range(TRAIN_ROWS)], ids[:, :-1] != 0)
+
+
+def test_of_a_conversation_is_learned_what_transformers_marks(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}"
+        "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    options = {**TOKENIZER, "chat_template": template}
+    path = write_kind(tmp_path / "model", {"tokenizer.json": byte_level, "tokenizer_config.json": options})
+    roles = ("system", "user", "assistant", "user", "assistant", "user")
+    texts = ("Be brief.", "How is it packed? ", "Like this:\n\n  rows", "Why?", "Because.", "Hm")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    lengths = (3, 5, 6)
+    rows = write_rows(tmp_path / "a.jsonl", [{"messages": messages[:length]} for length in lengths])
+    data = DataConfig((rows,))
+    prepared = prepare_data(data, load_hugging_face(path), hugging_face(path), VOCABULARY, tmp_path / "c", show=False)
+    tokens = CorpusTokens(prepared.train[0], VOCABULARY)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    for number, length in enumerate(lengths):
+        wanted = tokenizer.apply_chat_template(
+            messages[:length], return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
+        )
+        assert 0 < sum(wanted["assistant_masks"]) < len(wanted["input_ids"])
+        ends = [1] if messages[length - 1]["role"] == "assistant" else [0]
+        assert tokens.read(number, 0, 999).tolist() == [*wanted["input_ids"], prepared.eod]
+        assert tokens.learned(number, 0, 999).tolist() == [bool(one) for one in wanted["assistant_masks"] + ends]
+
+
+def test_blending_is_megatron_cores() -> None:
+    """Its compiled build_blending_indices, which is GPT-NeoX's."""
+    from megatron.core.datasets import helpers_cpp
+
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        weights = generator.choice([0.1, 0.2, 0.25, 0.3, 1.0, 2.0, 3.0], generator.integers(1, 6)).tolist()
+        normal = np.array([weight / sum(weights) for weight in weights])
+        sources, numbers = np.zeros(300, np.int16), np.zeros(300, np.int64)
+        helpers_cpp.build_blending_indices(sources, numbers, normal / normal.sum(), len(weights), 300, False)
+        found = blend(weights, 300)
+        np.testing.assert_array_equal(found[0], sources)
+        np.testing.assert_array_equal(found[1], numbers)

@@ -6,20 +6,25 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.config.precisions import precisions_for
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.config.tensors import TensorKey, parameters
 from neoxrun.config.training import ScheduleConfig, TrainingConfig
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine
 from neoxrun.training.network import LanguageModel
+from neoxrun.training.rows import Row
 from neoxrun.training.stage import load_training_stage, mark_divided, train_everything, training_form
+from neoxrun.training.trainer import StepResult, Trainer
 from support.paths import shared_folder
 from support.ranks import CPU, torchrun
 
@@ -35,6 +40,9 @@ class TrainingCase:
         config, folder: the model.
         ids: the rows.
         training: how it is trained.
+        valid: rows of evaluations.
+        learned: bool ``[rows, T]``, which targets count; None: all.
+        precision: number format.
         most_logits: of ``LanguageModel``.
     """
 
@@ -42,6 +50,9 @@ class TrainingCase:
     folder: Path
     ids: Tensor
     training: TrainingConfig = CONSTANT
+    valid: Tensor | None = None
+    learned: Tensor | None = None
+    precision: Precision = "fp32"
     most_logits: int = 2**27
 
 
@@ -53,13 +64,36 @@ class Pass:
     gradients: dict[TensorKey, Tensor]
 
 
+@dataclass
+class Curve:
+    """What a whole training gives: its steps, the evaluations before and after, and the weights."""
+
+    steps: list[StepResult]
+    evaluations: list[float]
+    weights: dict[TensorKey, Tensor]
+
+
+class ListedRows:
+    """Rows that are in memory."""
+
+    def __init__(self, ids: Tensor, learned: Tensor | None) -> None:
+        self._ids = ids.numpy()
+        self._learned = np.ones_like(self._ids[:, 1:], dtype=np.bool_) if learned is None else learned.numpy()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Row:
+        return Row(self._ids[index], self._learned[index])
+
+
 def trained_model(case: TrainingCase, mesh: Mesh) -> LanguageModel:
     """The model of a case, all of it to be trained."""
     stage, _ = load_training_stage(
         find_checkpoint(case.folder, case.config),
         case.config,
         mesh,
-        precisions_for("fp32", "cpu"),
+        precisions_for(case.precision, "cpu"),
         training_form(case.training, mesh),
     )
     train_everything(stage)
@@ -82,7 +116,7 @@ def joined(model: LanguageModel, mesh: Mesh, part: Callable[[Tensor], Tensor | N
     The others' versions of what is not divided have to be the same, where they have any.
     """
     stage = model.stage
-    mine = {key: part(parameter) for key, parameter in stage.keyed_parameters().items()}
+    mine = {key: part(p) for key, p in stage.keyed_parameters().items() if p.requires_grad}
     ranks = mesh.gather_from_tp({key: tensor for key, tensor in mine.items() if tensor is not None})
     found = {}
     for key, parameter in parameters(stage.config, stage.vocab_size).items():
@@ -94,15 +128,45 @@ def joined(model: LanguageModel, mesh: Mesh, part: Callable[[Tensor], Tensor | N
     return found
 
 
-def run_passes(cases: dict[str, TrainingCase], tp: int, folder: Path) -> dict[str, Pass]:
-    """What one pass of each case gives at ``tp``; one start of the ranks for all."""
-    if tp == 1:
-        return {name: run_pass(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
-    asked, given = folder / "training.pt", folder / f"trained-{tp}.pt"
-    torch.save(cases, asked)
-    torchrun(__file__, tp, asked, given, ranks=tp)
-    passes: dict[str, Pass] = torch.load(given, weights_only=False)
-    return passes
+def run_curve(case: TrainingCase, mesh: Mesh) -> Curve:
+    """All steps of a case on one of the ranks, with an evaluation before and after."""
+    model = trained_model(case, mesh)
+    training = case.training
+    engine = DeepSpeedEngine(model, mesh, meshes.data_parallel_group(mesh), training)
+    train = ListedRows(case.ids, case.learned)
+    valid = None if case.valid is None else ListedRows(case.valid, None)
+    trainer = Trainer(engine, mesh, training, train, valid)
+
+    def evaluations() -> list[float]:
+        return [trainer.evaluate(0)] if training.eval_iters else []
+
+    before = evaluations()
+    steps = [trainer.step(index) for index in range(training.train_iters)]
+    after = evaluations()
+    with engine.whole(*model.parameters()):
+        weights = joined(model, mesh, torch.Tensor.detach)
+    return Curve(steps, before + after, weights)
+
+
+Answer = TypeVar("Answer", Pass, Curve)
+
+
+def run_split(
+    run: Callable[[TrainingCase, Mesh], Answer],
+    cases: dict[str, TrainingCase],
+    split: tuple[int, int],
+    folder: Path,
+) -> dict[str, Answer]:
+    """What ``run_pass`` or ``run_curve`` gives for each case at tp x dp; one start of the ranks for all.
+
+    Even for one rank, since DeepSpeed changes a process for good.
+    """
+    tp, dp = split
+    asked, given = folder / "training.pt", folder / f"trained-{tp}x{dp}.pt"
+    torch.save((run, cases), asked)
+    torchrun(__file__, tp, dp, asked, given, ranks=tp * dp)
+    answers: dict[str, Answer] = torch.load(given, weights_only=False)
+    return answers
 
 
 def reference_rows(split: str = "train") -> Tensor:
@@ -111,11 +175,12 @@ def reference_rows(split: str = "train") -> Tensor:
 
 
 def main() -> None:
-    tp, asked, given = sys.argv[1:]
-    mesh = meshes.connect_ranks(int(tp), 1, 1, CPU)
-    passes = {name: run_pass(case, mesh) for name, case in torch.load(asked, weights_only=False).items()}
+    tp, dp, asked, given = sys.argv[1:]
+    mesh = meshes.connect_ranks(int(tp), 1, int(dp), CPU)
+    run, cases = torch.load(asked, weights_only=False)
+    answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
-        torch.save(passes, given)
+        torch.save(answers, given)
     meshes.disconnect_ranks()
 
 

@@ -54,6 +54,7 @@ LATE = {
     ("commands.convert", "conversion.convert"),
     ("commands.diff", "conversion.diff_folders"),
     ("commands.inspect", "conversion.inspect"),
+    ("commands.finetune", "training.data.prepare"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
     ("launch.start", "launch.worker"),
@@ -81,6 +82,7 @@ HELP = {
     "config.settings",
     "config.shipped",
     "config.tensors",
+    "config.training",
     "conversion",
     "conversion.options",
     "errors",
@@ -113,6 +115,7 @@ MOST_LOOSE = 7  # modules that are in no package, the package's own two apart
 # The only modules that import a package (torch apart), and the package's name on the index where it is another.
 IMPORTERS = {
     "datasets": "evaluation.data",
+    "deepspeed": "training.deepspeed_engine",
     "google": "tokenizer.spiece",
     "huggingface_hub": "evaluation.hub download.hub download.hub_cache",
     "jinja2": "tokenizer.chat",
@@ -122,7 +125,8 @@ IMPORTERS = {
     "megatron": "training.data.tokens training.tensor_parallel",
     "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
-    "training.data.rows training.data.tokens training.rows",
+    "training.data.rows training.data.tokens training.rows "
+    "training.trainer",
     "prompt_toolkit": "generation.prompter",
     "pyarrow": "evaluation.documents input.columns input.compression scoring.output",
     "pynvml": "planning.devices",

@@ -47,8 +47,8 @@ def build_rows(
         repeated, of = count_repeated(train, valid), sum(len(one.corpus.documents) for one in valid)
         if repeated:
             log.warning(
-                f"{repeated} of {counted(of, 'evaluation document')} are also in the training data, so the evaluation "
-                "loss will be too low"
+                f"evaluation documents that are also in the training data: {repeated} of {of}; the evaluation loss "
+                "will be too low"
             )
     builder = _Builder(data, prepared.eod, warn)
     return (

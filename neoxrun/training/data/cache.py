@@ -163,21 +163,21 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
     documents = read_training_documents(source, column, encoder.chat)
     try:
         with (
-            Bar(f"encoding {source.name}", None, "document", amounts="tokens", show=show) as bar,
+            Bar(f"encoding {source.name}", None, "document", amounts="characters", show=show) as bar,
             partial[".bin"].open("wb") as tokens,
             partial[LEARNED].open("wb") as marks,
         ):
             for batch in _batches(documents):
                 given = [document for document in batch if document.text]
                 empty += len(batch) - len(given)
-                encoded = list(encode_documents(encoder.tokenizer, encoder.eod, given))
+                encoded = encode_documents(encoder.tokenizer, encoder.eod, given, lambda count: bar.update(0, count))
                 for document, (ids, learned) in zip(given, encoded, strict=True):
                     _check_ids(ids, encoder.vocab_size, document.where)
                     ids.astype(dtype).tofile(tokens)
                     (np.ones(len(ids), np.bool_) if learned is None else learned).tofile(marks)
                     masked = masked or learned is not None
                     sizes.append(len(ids))
-                bar.update(len(batch), sum(len(one.ids) for one in encoded))
+                bar.update(len(batch))
             for file in (tokens, marks):
                 file.flush()
                 os.fsync(file.fileno())

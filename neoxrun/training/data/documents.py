@@ -130,8 +130,9 @@ def _bad(row: Row, message: str, hint: str | None = None) -> DataError:
 def _missing(row: Row, column: str) -> DataError:
     names = list(row.fields)
     known = ", ".join(printable(name) for name in names[:20])
-    guess = next((guess for name in names if (guess := did_you_mean(name, (*_PAIR, _MESSAGES), 1))), "")
-    hint = guess or f"Name the key of the text with --column; known keys: {known}."
+    wanted = [key for key in (column, *_PAIR, _MESSAGES) if key not in names]
+    guesses = (did_you_mean(name, wanted, 1) for name in names if name not in (*_PAIR, _MESSAGES))
+    hint = next(filter(None, guesses), f"Name the key of the text with --column; known keys: {known}.")
     return DataError(
         f'a row needs a text under "{printable(column)}", or "prompt" and "completion", or "messages"',
         code="missing_column",

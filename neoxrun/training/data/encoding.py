@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from typing import Final, NamedTuple
 
@@ -31,7 +31,10 @@ class EncodedDocument(NamedTuple):
 
 
 def encode_documents(
-    tokenizer: Tokenizer, eod: int, documents: Sequence[TrainingDocument]
+    tokenizer: Tokenizer,
+    eod: int,
+    documents: Sequence[TrainingDocument],
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Iterator[EncodedDocument]:
     """The tokens of documents, on all cores, with ``eod`` after each, which is learned as the last piece is.
 
@@ -39,10 +42,16 @@ def encode_documents(
 
     A document in several pieces is encoded as a whole where its pieces' ends are ends of tokens; so are the tokens that
     the model sees when it answers. Where a token would reach from one piece into the next, each is encoded by itself.
+
+    Args:
+        tokenizer: the model's.
+        eod: the id that ends a document.
+        documents: to encode.
+        progress: is told how many characters more have been encoded.
     """
     prefixes = [list(accumulate(piece.text for piece in document.pieces)) for document in documents]
     texts = [(text, one.complete) for one, own in zip(documents, prefixes, strict=True) for text in own]
-    encoded = _encode_all(tokenizer, texts)
+    encoded = _encode_all(tokenizer, texts, progress)
     for document in documents:
         parts = [next(encoded) for _ in document.pieces]
         ids = parts[-1]
@@ -52,7 +61,7 @@ def encode_documents(
         if not all(np.array_equal(ids[: len(part)], part) for part in parts):
             complete = [document.complete or number > 0 for number in range(len(parts))]
             own = [(piece.text, one) for piece, one in zip(document.pieces, complete, strict=True)]
-            ids = np.concatenate(alone := list(_encode_all(tokenizer, own)))
+            ids = np.concatenate(alone := list(_encode_all(tokenizer, own, progress)))
             bounds = list(accumulate(map(len, alone)))
         else:
             bounds = [len(part) for part in parts]
@@ -66,7 +75,9 @@ def encode_documents(
         yield EncodedDocument(ids, learned)
 
 
-def _encode_all(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> Iterator[NDArray[np.int32]]:
+def _encode_all(
+    tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]], progress: Callable[[int], object]
+) -> Iterator[NDArray[np.int32]]:
     """The ids of texts, each of which may be complete, a few long ones at a time."""
     cut = [cut_text(text) for text, _ in texts]
     parts = [
@@ -74,7 +85,7 @@ def _encode_all(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> Iter
         for (_, complete), own in zip(texts, cut, strict=True)
         for number, part in enumerate(own)
     ]
-    encoded = chain.from_iterable(_encode_group(tokenizer, group) for group in _groups(parts))
+    encoded = chain.from_iterable(_encode_group(tokenizer, group, progress) for group in _groups(parts))
     return (np.concatenate(list(islice(encoded, len(own)))) for own in cut)
 
 
@@ -91,12 +102,15 @@ def _groups(parts: Sequence[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]
         yield group
 
 
-def _encode_group(tokenizer: Tokenizer, group: Sequence[tuple[str, bool]]) -> list[NDArray[np.int32]]:
+def _encode_group(
+    tokenizer: Tokenizer, group: Sequence[tuple[str, bool]], progress: Callable[[int], object]
+) -> list[NDArray[np.int32]]:
     found: dict[int, NDArray[np.int32]] = {}
     for kind in (False, True):
         numbers = [number for number, (_, complete) in enumerate(group) if complete is kind]
         encoded = tokenizer.encode_all([group[number][0] for number in numbers], complete=kind)
         found |= {number: np.array(ids, np.int32) for number, ids in zip(numbers, encoded, strict=True)}
+    progress(sum(len(text) for text, _ in group))
     return [found[number] for number in range(len(group))]
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from neoxrun.checkpoint.adapter import LowRank, open_adapter, write_adapter
 from neoxrun.checkpoint.adapter_layout import ADAPTER_WEIGHTS
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.load import load_weights
+from neoxrun.checkpoint.merge import ADAPTER
 from neoxrun.checkpoint.writers import save_layer_files
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.config.tensors import TensorKey, local_shape, parameters
 from neoxrun.config.training import LoraConfig
 from neoxrun.errors import CheckpointError
@@ -26,11 +28,18 @@ ROWS = 20
 
 
 def loaded(
-    folder: Path, config: ModelConfig, adapter: Path | None, tp: int, rank: int, dtype: torch.dtype
+    folder: Path,
+    config: ModelConfig,
+    adapter: Path | None,
+    tp: int,
+    rank: int,
+    dtype: torch.dtype,
+    merge: Merge = "fold",
+    approximated: set[str] | None = None,
 ) -> dict[TensorKey, Tensor]:
     found: dict[TensorKey, Tensor] = {}
     table = parameters(config, ROWS)
-    load_weights(
+    names = load_weights(
         find_checkpoint(folder, config),
         {key: local_shape(key.name, parameter, tp) for key, parameter in table.items()},
         found.__setitem__,
@@ -39,8 +48,11 @@ def loaded(
         tp_size=tp,
         device=CPU,
         dtype=dtype,
+        merge=merge,
         adapter=None if adapter is None else open_adapter(adapter, config),
     )
+    if approximated is not None:
+        approximated |= names
     return found
 
 
@@ -54,6 +66,35 @@ def merged(weights: dict[TensorKey, Tensor], tensors: dict[str, Tensor]) -> dict
             b = tensors[name.replace("lora_A", "lora_B")]
             result[key] = weights[key].double() + 2 * b.double() @ a.double()
     return result
+
+
+@pytest.mark.parametrize("noted", [None, "fold", "average"])
+@pytest.mark.parametrize("merge", ["fold", "average"])
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_an_adapter_adds_to_the_weights_that_norms_were_merged_into(
+    tp: int, merge: Merge, noted: Merge | None, tmp_path: Path
+) -> None:
+    """As at another size without it, also at the checkpoint's own; how it was trained is noted in its file."""
+    tensors = adapter_tensors(TINY)
+    save_layer_files(random_model(TINY, ROWS), tmp_path, tp=2, config=TINY, tag="global_step1")
+    path = tmp_path / "global_step1" / "layer_02-model_01-model_states.pt"
+    shard = torch.load(path)
+    shard["input_layernorm.weight"] *= 1.5
+    torch.save(shard, path)
+    adapter = write_peft_folder(tmp_path / "adapter", tensors)
+    if noted is not None:
+        save_file(tensors, adapter / ADAPTER_WEIGHTS, metadata={"format": "pt", "neoxrun_merge": noted})
+    plain = loaded(tmp_path, TINY, None, 1, 0, torch.float32, merge)
+    expected, table = merged(plain, tensors), parameters(TINY, ROWS)
+    for rank in range(tp):
+        names: set[str] = set()
+        found = loaded(tmp_path, TINY, adapter, tp, rank, torch.float32, merge, names)
+        for key in table:
+            dim = table[key].dim
+            if dim is not None:
+                right = expected[key].chunk(tp, dim)[rank]
+                assert (found[key].double() - right).abs().max() < 2e-6, key
+        assert (ADAPTER in names) == (merge != (noted or "average"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

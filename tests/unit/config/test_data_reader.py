@@ -32,13 +32,13 @@ def read(folder: Path, flags: dict[str, Any] | None = None, **keys: object) -> D
     path = write_config(folder, json.dumps(SMALL | keys))
     settings, options = load_configuration([path])
     over = {name: ConfigEntry(name, value, f"--{name}") for name, value in (flags or {}).items()}
-    return read_data(options.over(over), settings, packed=True, column="text")
+    return read_data(options.over(over), settings, packed=True, column="text", document_end="")
 
 
 @pytest.mark.skipif(not TRAIN.is_dir(), reason=f"{TRAIN} is not here")
 def test_the_configuration_of_a_run_of_gpt_neox() -> None:
     settings, options = load_configuration([str(TRAIN / "tp1" / "config.yml")])
-    data = read_data(options, settings, packed=True, column="text")
+    data = read_data(options, settings, packed=True, column="text", document_end="")
     assert [path.resolve() for path in data.train] == [TRAIN.resolve() / "data" / "corpus_text_document"]
     assert data == DataConfig(train=data.train, split=(0.5, 0.5, 0.0), seq_length=64, seed=1234)
 

@@ -113,7 +113,9 @@ def test_a_file_that_cannot_be_read(small: str) -> None:
     with pytest.raises(ConfigError, match="is a folder") as caught:
         load_settings(["."])
     assert caught.value.code == "missing_configuration"
-    assert "--checkpoint" in str(caught.value.hint)
+    hint = str(caught.value.hint)
+    assert hint.startswith("Name the model's YAML file as well, after the folder")
+    assert all(name in hint for name in ("latin.yml", "model.yml"))
     with pytest.raises(ConfigError) as caught:
         load_settings(["x" * 5000])
     assert caught.value.code == "unreadable_configuration"

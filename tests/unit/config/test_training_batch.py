@@ -30,6 +30,13 @@ def test_solved(case: str) -> None:
     assert BatchRequest(rows, micro, accumulation).solve(replicas) == Batch(*solved)
 
 
+def test_a_micro_batch_of_the_command_line_leaves_the_step_as_it_is() -> None:
+    """In a configuration that has nothing else it is the step, as in GPT-NeoX."""
+    assert BatchRequest(None, 2, None).solve(2).rows == 4
+    assert BatchRequest(None, 2, None, micro_fixed=True).solve(2) == Batch(8, 2, 4)
+    assert BatchRequest(None, 3, None, micro_fixed=True).solve(2) == Batch(12, 3, 6)
+
+
 def test_passes_follow_where_the_replicas_are_others() -> None:
     """tp1/config.yml, with 4 rows in one pass on one replica: the rows of a step stay."""
     request = BatchRequest(4, 4, 1)

@@ -177,6 +177,7 @@ REFUSED_VALUES = {
     "Adam with L2": (ADAM.format(type="Adam", params="adam_w_mode: false"), "false is not supported"),
     "three betas": (ADAM.format(type="Adam", params="betas: [0.1, 0.2, 0.3]"), "betas must be two numbers"),
     "beta of 1": (ADAM.format(type="Adam", params="betas: [0.9, 1.0]"), "betas must be two numbers"),
+    "a type without a space": ("optimizer={type:SM3}", "optimizer.type:SM3 is not known"),
     "params that are none": ("optimizer={params: 3}", r"optimizer\.params must be a mapping"),
     "a rate of 0": ("lr=0", "lr must be a number greater than 0"),
     "a least rate above the rate": ("min_lr=1", "min_lr 1 is above the learning rate 1e-05"),
