@@ -20,14 +20,13 @@ from neoxrun.checkpoint.files import read_safetensors
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
-from neoxrun.errors import DataError, NeoxrunError, classify
+from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.parallel.together import together
 from neoxrun.training.folder import WRITING, RunFolder, SavedCheckpoint, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
-from neoxrun.training.together import together
 from neoxrun.training.weight_files import WeightFiles
 
 _STATE: Final = "training"
@@ -73,30 +72,18 @@ class Checkpoints:
         Raises:
             DataError: the system refuses, on any rank; the checkpoint before it is kept.
         """
-        folder = self._folder
-        growing: list[Path] = []
-        with together(self._reworded):
-            if folder is not None:
-                growing.append(folder.begin(step))
-        path = meshes.share_from_first(growing[0] if growing else None)
         try:
-            with together(self._reworded):
-                self._write(path, step)
-                if folder is not None:
-                    extra(path)
-            with together(self._reworded):
-                if folder is not None:
-                    shutil.rmtree(path / WRITING, ignore_errors=True)
-                    noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
-                    folder.publish(step, {**facts, **noted})
-                    folder.prune(keep)
+            self._together(lambda: self._begin(step))
+            self._together(lambda: self._write(self._path / f"global_step{step}{WRITING}", step))
+            noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
+            self._together(lambda: self._publish(step, {**facts, **noted}, keep, extra))
         except NeoxrunError:
-            if folder is not None:
-                folder.abandon(step)
+            if self._folder is not None:
+                self._folder.abandon(step)
             raise
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Continue from a checkpoint: its weights and the optimizer's state.
+        """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 
         Raises:
             DataError: it was written at another tensor-parallel size.
@@ -111,7 +98,7 @@ class Checkpoints:
                 where=str(saved.path),
                 hint=f"Give --tp {tp}. The number of replicas and the ZeRO stage may change.",
             )
-        tensors = read_safetensors(_state_file(saved.path, self._mesh.tp_rank))
+        tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
         self._state.prepare(int(saved.facts["applied"]))
         for _, name, parameter in self._trained():
             for kind in KINDS:
@@ -124,6 +111,18 @@ class Checkpoints:
         for key, parameter in self._by_layer():
             if parameter.requires_grad:
                 yield key, names[id(parameter)], parameter
+
+    def _begin(self, step: int) -> None:
+        if self._folder is not None:
+            self._folder.begin(step)
+
+    def _publish(self, step: int, facts: Mapping[str, Any], keep: int | None, extra: Callable[[Path], object]) -> None:
+        if (folder := self._folder) is not None:
+            growing = self._path / f"global_step{step}{WRITING}"
+            extra(growing)
+            shutil.rmtree(growing / WRITING, ignore_errors=True)
+            folder.publish(step, facts)
+            folder.prune(keep)
 
     def _write(self, path: Path, step: int) -> None:
         """Write this rank's files. The replicas but the first only take part in collecting the state.
@@ -161,10 +160,20 @@ class Checkpoints:
     def _by_layer(self) -> list[tuple[TensorKey, nn.Parameter]]:
         return sorted(self._stage.keyed_parameters().items(), key=lambda item: item[0].layer)
 
-    def _reworded(self, error: Exception) -> NeoxrunError:
-        """What the system refuses, with what is kept of the run."""
-        refused = error.__cause__ if isinstance(error, NeoxrunError) else error
-        return unwritable_run(refused, self._path) if isinstance(refused, OSError) else classify(error)
+    def _together(self, work: Callable[[], object]) -> None:
+        """Do one's part; what the system refuses to one rank ends all, with what is kept of the run."""
+
+        def reworded() -> list[object]:
+            try:
+                return [work()]
+            except OSError as error:
+                raise unwritable_run(error, self._path) from error
+            except NeoxrunError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise unwritable_run(error.__cause__, self._path) from error
+                raise
+
+        together(reworded, self._mesh.rank)
 
 
 class _Postponing:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from torch import Tensor
+
+from neoxrun.checkpoint.adapter import write_adapter
 from neoxrun.config.settings import Settings, TokenizerConfig
+from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import LoraConfig
 from neoxrun.conversion.configurations import neox_options, vocabulary_divisor, yaml_text
 from neoxrun.conversion.tokenizer_files import copy_tokenizer, write_end_ids
@@ -50,13 +55,20 @@ class Companions:
         else:
             folder.write_text(_GUIDE, self._guide(folder.path))
 
-    def write(self, checkpoint: Path) -> None:
-        """What belongs into the folder of each checkpoint: where GPT-NeoX keeps its configuration.
+    def write(self, checkpoint: Path, adapter: Mapping[TensorKey, tuple[Tensor, Tensor]] | None) -> None:
+        """What belongs into the folder of each checkpoint: the adapter, or what GPT-NeoX keeps in ``configs``.
+
+        Args:
+            checkpoint: the folder.
+            adapter: whole A and B of each weight that has an adapter; None where the whole model is trained.
 
         Raises:
             OSError: the system refuses.
         """
-        if self._lora is None:
+        if self._lora is not None and adapter is not None:
+            base = self._settings.checkpoint or self._settings.title
+            write_adapter(checkpoint, self._lora, adapter, str(base))
+        else:
             (checkpoint / "configs").mkdir(exist_ok=True)
             (checkpoint / "configs" / _CONFIG).write_text(self._configuration("../../"), encoding="utf-8")
 

@@ -61,15 +61,17 @@ class Loop:
         self._eval_loss: float | None = None
 
     def resume(self, saved: SavedCheckpoint, *, anyway: bool) -> None:
-        """Continue after a checkpoint, from which the weights and the optimizer have been restored.
+        """Continue after a checkpoint, whose weights the network has already; all ranks do this together.
 
         Args:
             saved: the checkpoint.
             anyway: even if the rows have changed.
 
         Raises:
-            DataError: the rows have changed.
+            DataError: the rows have changed, or the checkpoint was written at another tensor-parallel size.
+            CheckpointError: a file is damaged.
         """
+        self._checkpoints.restore(saved)
         if saved.facts["rows"] != self._rows_of(saved.step) and not anyway:
             raise DataError(
                 f"the rows of step {saved.step} are not those that the run was trained on: its data have changed",
@@ -80,6 +82,8 @@ class Loop:
         self._done = self._saved = saved.step
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
         self._eval_loss = saved.eval_loss
+        if self._watching.report is not None:
+            self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
 
     def run(self) -> None:
         """Train to the last step.

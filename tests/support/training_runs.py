@@ -66,7 +66,9 @@ class RunCase:
 def run(case: RunCase) -> None:
     """On one of the ranks."""
     mesh = meshes.connect_ranks(case.tp, 1, case.replicas, CPU)
-    run_finetuning(case.settings, mesh, case.plan, case.options, False, lambda: print("running", flush=True))
+    run_finetuning(
+        case.settings, mesh, case.plan, case.options, sys.stdout, False, lambda: print("running", flush=True)
+    )
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ LATE = {
     ("launch.start", "launch.worker"),
     ("launch.worker", "evaluation.replicas"),
     ("launch.worker", "evaluation.run"),
+    ("launch.worker", "training.run"),
     ("evaluation.data", "evaluation.task_options"),
     ("neoxrun", "config.sampling"),
     ("neoxrun", "api.completion"),
