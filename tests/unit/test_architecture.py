@@ -74,6 +74,7 @@ HELP = {
     "cli",
     "commands",
     "commands.foreign",
+    "commands.foreign_names",
     "config",
     "config.limits",
     "config.names",
