@@ -131,7 +131,10 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
-    130: {"interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command."},
+    130: {
+        "interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command.",
+        "stopped": "Ctrl-C or SIGTERM in a training, which has written a checkpoint. --resume continues it.",
+    },
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
     143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
@@ -242,6 +245,12 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Stopped(Interrupted):
+    """A training that was asked to stop, by Ctrl-C or SIGTERM, and has written its checkpoint."""
+
+    code = "stopped"
 
 
 class Terminated(NeoxrunError):
