@@ -181,5 +181,6 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
+        patient=True,
         kept="Checkpoints are kept; continue with --resume.",
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.find import find_checkpoint, find_configured_checkpoint
 from neoxrun.checkpoint.load import read_vocab_rows
 from neoxrun.config.settings import Settings
 from neoxrun.engine.vocabulary import check_vocabulary
@@ -52,7 +53,15 @@ class _Loaded:
     warnings: list[str]
 
 
-def assemble(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOptions, *, show_progress: bool) -> Assembled:
+def assemble(
+    settings: Settings,
+    mesh: Mesh,
+    plan: Plan,
+    options: FinetuneOptions,
+    *,
+    weights: Path | None = None,
+    show_progress: bool,
+) -> Assembled:
     """Load and build everything; all ranks call it.
 
     Args:
@@ -60,6 +69,7 @@ def assemble(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOption
         mesh: this rank among the others.
         plan: number formats.
         options: the run.
+        weights: a checkpoint to begin with instead of the configuration's.
         show_progress: say how loading goes.
 
     Raises:
@@ -67,7 +77,7 @@ def assemble(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOption
         DataError: the data or the tokenizer cannot be read.
         RankError: a device has too little memory.
     """
-    loaded = together(lambda: _load(settings, mesh, plan, options, show_progress=show_progress), mesh.rank)
+    loaded = together(lambda: _load(settings, mesh, plan, options, weights, show_progress=show_progress), mesh.rank)
     training = options.training
     model = LanguageModel(loaded.stage, checkpointed=training.checkpoint_activations)
     # Not within `together`: the ranks wait for each other here.
@@ -76,11 +86,13 @@ def assemble(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOption
     return Assembled(loaded.tokenizer, loaded.stage, trainer, tuple(loaded.warnings))
 
 
-def _load(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOptions, *, show_progress: bool) -> _Loaded:
+def _load(
+    settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOptions, weights: Path | None, *, show_progress: bool
+) -> _Loaded:
     """What a rank does by itself."""
     training, data = options.training, options.data
     tokenizer = load_tokenizer(settings.tokenizer)
-    stage, warnings = _stage(settings, mesh, plan, options, tokenizer, show_progress=show_progress)
+    stage, warnings = _stage(settings, mesh, plan, options, tokenizer, weights, show_progress=show_progress)
     if options.lora is None:
         train_everything(stage)
     else:
@@ -103,15 +115,25 @@ def _load(settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOptions, 
 
 
 def _stage(
-    settings: Settings, mesh: Mesh, plan: Plan, options: FinetuneOptions, tokenizer: Tokenizer, *, show_progress: bool
+    settings: Settings,
+    mesh: Mesh,
+    plan: Plan,
+    options: FinetuneOptions,
+    tokenizer: Tokenizer,
+    weights: Path | None,
+    *,
+    show_progress: bool,
 ) -> tuple[Stage, list[str]]:
     form = training_form(options.training, mesh)
-    if options.random_weights:
+    if options.random_weights and weights is None:
         vocab_size = settings.model.padded_vocab_size(tokenizer.vocab_size)
         stage = Stage(settings.model, mesh, vocab_size, mesh.device, plan.precisions, form)
         stage.randomize(settings.seed)
         return stage, ["the weights are random (--random-weights): what is learned means little"]
-    checkpoint = find_configured_checkpoint(settings)
+    if weights is None:
+        checkpoint = find_configured_checkpoint(settings)
+    else:
+        checkpoint = find_checkpoint(weights, settings.model)
     check_vocabulary(settings, tokenizer, read_vocab_rows(checkpoint, settings.model), checkpoint.source_tp)
     stage, warnings = load_training_stage(
         checkpoint, settings.model, mesh, plan.precisions, form, merge=settings.merge, show_progress=show_progress
