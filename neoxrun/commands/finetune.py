@@ -44,6 +44,12 @@ def run(args: argparse.Namespace) -> int:
             missing.
     """
     settings, options = training_configuration(args)
+    if settings.adapter is not None:
+        raise UsageError(
+            "finetune does not continue the training of an adapter",
+            code="conflicting_options",
+            hint="Leave --adapter out, or merge it first: `neoxrun convert SOURCE TARGET --adapter DIR`.",
+        )
     request, lora = training_from_args(args, settings, options)
     end = unescape(args.document_end)
     data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
