@@ -63,9 +63,9 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
         "duplicate_revisions": "Revisions have the weights of others. Leave them out, or give --allow-duplicates.",
         "failed_proof": "A converted folder is not equal to its source. Remove it, and convert again.",
+        "mismatched_adapter": "The adapter is of another model, or incomplete. Name the model that it was trained on.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
         "mismatched_tokenizer": "The tokenizer is of another model than the weights. Name the right one.",
-        "mismatched_adapter": "The adapter is of another model, or incomplete. Name the model that it was trained on.",
         "missing_adapter": "There is no adapter in the folder. Check --adapter.",
         "missing_checkpoint": "There is no checkpoint in the folder. Check --checkpoint, or download the weights.",
         "missing_iteration": "There is no checkpoint of this iteration. The hint lists the available ones.",
@@ -131,7 +131,10 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
-    130: {"interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command."},
+    130: {
+        "interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command.",
+        "stopped": "Ctrl-C or SIGTERM in a training, which has written a checkpoint. --resume continues it.",
+    },
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
     143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
@@ -242,6 +245,12 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Stopped(Interrupted):
+    """A training that was asked to stop, by Ctrl-C or SIGTERM, and has written its checkpoint."""
+
+    code = "stopped"
 
 
 class Terminated(NeoxrunError):

@@ -44,6 +44,12 @@ def run(args: argparse.Namespace) -> int:
             missing.
     """
     settings, options = training_configuration(args)
+    if settings.adapter is not None:
+        raise UsageError(
+            "finetune does not continue the training of an adapter",
+            code="conflicting_options",
+            hint="Leave --adapter out, or merge it first: `neoxrun convert SOURCE TARGET --adapter DIR`.",
+        )
     request, lora = training_from_args(args, settings, options)
     end = unescape(args.document_end)
     data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
@@ -175,5 +181,6 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
+        patient=True,
         kept="Checkpoints are kept; continue with --resume.",
     )

@@ -24,7 +24,7 @@ def describe_split(found: FinetunePlan) -> str:
     share, batch = found.share, found.batch
     again = ", activations computed twice" if share.recompute else ""
     passes = batch.share // share.micro
-    each = f"{counted(passes, 'pass').replace('passs', 'passes')} of {share.micro}"
+    each = f"{passes} pass{'es' * (passes != 1)} of {share.micro}"
     replicas = " on each replica" if share.replicas > 1 else ""
     return (
         f"tensor parallel {share.tp} x replicas {share.replicas}, {zero_words(share.zero)}{again}; "
@@ -58,7 +58,8 @@ def describe_length(training: TrainingConfig, epoch_rows: int, seq_length: int) 
     """``16 steps, 0.96 epochs, 65,536 tokens; learning rate 1e-05, ...``."""
     rows = training.train_iters * training.train_batch_size
     schedule = training.schedule
-    rising = f", {schedule.warmup_iters:.4g} steps of warm-up" if schedule.warmup_iters else ""
+    warmup = schedule.warmup_iters
+    rising = f", {warmup:.4g} step{'s' * (warmup != 1)} of warm-up" if warmup else ""
     falling = "" if schedule.style == "constant" else f", {schedule.style} to {schedule.min_lr:.3g}"
     return (
         f"{counted(training.train_iters, 'step')}, {rows / epoch_rows:.2f} epochs, {rows * seq_length:,} tokens; "

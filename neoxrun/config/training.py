@@ -136,6 +136,7 @@ class TrainingConfig:
         keep: how many checkpoints are kept besides the best; None: all.
         seed: of dropout and of new adapters.
         deterministic: use deterministic kernels only.
+        stop_at_spike: end the run where the loss jumps.
     """
 
     train_iters: int
@@ -159,6 +160,7 @@ class TrainingConfig:
     keep: int | None = None
     seed: int = 1234
     deterministic: bool = False
+    stop_at_spike: bool = True
 
     def accumulation_steps(self, data_parallel: int) -> int:
         """Micro-batches of a step on each of ``data_parallel`` ranks; the sizes are known to divide."""

@@ -46,6 +46,7 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
+        patient: after Ctrl-C or SIGTERM the ranks that answer it have as long as they need: a checkpoint takes minutes.
         kept: the hint if the job ends early: which work is kept, and how to continue.
         records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
             true in any case.
@@ -64,6 +65,7 @@ class Job:
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
+    patient: bool = False
     kept: str = field(kw_only=True)
     records: Path | None = None
     owned: bool = False

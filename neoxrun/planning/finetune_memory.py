@@ -117,12 +117,14 @@ class FinetuneSizing:
         optimizer = mine * state
         buckets = min(trained, _BUCKET) * number if zero.stage >= 1 and replicas > 1 else 0
         host = 0
-        if zero.offload_optimizer:
-            host, optimizer = host + optimizer + mine * _MASTER_BYTES, 0  # its gradients go there, too
-        if zero.offload_parameters:
+        on_gpu = self.kind == "cuda"  # else both memories are the same
+        if zero.offload_optimizer and on_gpu:
+            host, optimizer = host + optimizer + mine * _MASTER_BYTES, 0
+            gradients = 0 if zero.stage >= 2 else gradients  # which go to the host as they are computed
+        if zero.offload_parameters and on_gpu:
             host += weights
             weights = 2 * held // self.model.num_layers * number  # the layers that are fetched
-        step = 0 if zero.offload_optimizer else mine * _STEP_BYTES
+        step = 0 if zero.offload_optimizer and on_gpu else mine * _STEP_BYTES
         return RankBytes(
             weights=weights,
             gradients=gradients,

@@ -71,22 +71,23 @@ def _ways(sizing: FinetuneSizing, share: Share, usable: int, *, tp_fixed: bool) 
 
     if less:
         yield words(), fits(sizing, lean)
+    on_gpus = sizing.kind == "cuda"
     three, stage = ZeroConfig(3), max(1, share.zero.stage)
     if share.replicas > 1 and share.zero.stage < 3:
         yield words("--zero-stage 3"), fits(sizing, replace(lean, zero=three))
-    if not share.zero.offload_optimizer:
+    if on_gpus and not share.zero.offload_optimizer:
         offloaded = replace(lean, zero=ZeroConfig(stage, True))
         yield words("--offload optimizer"), fits(sizing, offloaded)
     if sizing.lora is None:
         yield words("--lora"), fits(replace(sizing, lora=LoraConfig()), lean)
-    if not share.zero.offload_parameters:
+    if on_gpus and not share.zero.offload_parameters:
         yield words("--zero-stage 3 --offload all"), fits(sizing, replace(lean, zero=ZeroConfig(3, True, True)))
     if sizing.seq_length > _SHORT_ROW:
         yield words(f"--seq-length {_SHORT_ROW}"), fits(replace(sizing, seq_length=_SHORT_ROW), lean)
     if sizing.precision == "fp32":
         in_bf16 = replace(lean, zero=replace(share.zero, stage=stage))
         yield words("--dtype bf16"), fits(replace(sizing, precision="bf16"), in_bf16)
-    if sizing.kind == "cuda" and not tp_fixed:
+    if on_gpus and not tp_fixed:
         for tp in tensor_sizes(sizing.model):
             if share.tp < tp <= _MOST_GPUS and fits(sizing, replace(lean, tp=tp)):
                 yield f"{tp * share.replicas} such GPUs", True

@@ -50,11 +50,13 @@ class Update(NamedTuple):
         loss: fp32 scalar, the mean over all data-parallel ranks and micro-batches.
         grad_norm: global L2 norm of the gradients, before clipping; NaN where they overflowed.
         applied: False where fp16 gradients overflowed, so that the step was left out and the loss scale lowered.
+        parts: the losses of this rank's micro-batches, whose mean over all ranks is ``loss``.
     """
 
     loss: torch.Tensor
     grad_norm: float
     applied: bool
+    parts: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class DeepSpeedEngine:
         stage: of ZeRO, as used: 16 bits need at least 1.
 
     Raises:
-        UsageError: DeepSpeed is not installed.
+        UsageError: DeepSpeed is not installed, or this CPU has no fp16.
     """
 
     def __init__(
@@ -113,6 +115,12 @@ class DeepSpeedEngine:
         precision = model.stage.precisions.weights
         self.stage = training.zero.stage if precision == "fp32" else max(1, training.zero.stage)
         deepspeed = _import_deepspeed(mesh.device)
+        if precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+            raise UsageError(
+                "fp16 cannot be trained on this CPU, which does not compute in it",
+                code="invalid_value",
+                hint="Give --dtype bf16 or --dtype fp32.",
+            )
         self._mpu = _ModelParallelUnit(mesh.tp_group or data_group, data_group)
         optimizer = build_optimizer(model, training, fused=mesh.device.type == "cuda")
         self._engine: Any = deepspeed.initialize(
@@ -128,6 +136,12 @@ class DeepSpeedEngine:
     def optimizer(self) -> Any:
         """DeepSpeed's optimizer; at stage 0 torch's own."""
         return self._engine.optimizer
+
+    @property
+    def loss_scale(self) -> float | None:
+        """With which fp16 is computed; None for other formats."""
+        fp16 = self.model.stage.precisions.weights == "fp16"
+        return float(self._engine.optimizer.loss_scaler.cur_scale) if fp16 else None
 
     def step(self, batches: Iterable[MicroBatch], rate: float) -> Update:
         """One optimizer step, at this learning rate, on as many micro-batches as the settings say."""
@@ -146,13 +160,21 @@ class DeepSpeedEngine:
         if norm is None:
             norm = engine.get_global_grad_norm()
         applied = bool(engine.was_step_applied())
-        return Update(self.mean(torch.stack(losses).mean()), float(norm) if applied else float("nan"), applied)
+        parts = torch.stack(losses)
+        return Update(self.mean(parts.mean()), float(norm) if applied else float("nan"), applied, parts)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> torch.Tensor:
         """The losses of micro-batches, without dropout, fp32 ``[batches]``: means over the data-parallel ranks."""
         self._engine.eval()
         return self.mean(torch.stack([self._engine(batch.ids, batch.targets, batch.weights) for batch in batches]))
+
+    @torch.no_grad()
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """This rank's logits of the token after ``ids``, int64 ``[1, T]``: ``[1, V / tp]``."""
+        self._engine.eval()
+        logits: torch.Tensor = self._engine(ids)
+        return logits
 
     @contextmanager
     def whole(self, *parameters: torch.nn.Parameter) -> Iterator[None]:

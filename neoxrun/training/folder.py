@@ -74,6 +74,16 @@ class RunFolder:
         """
         return saved_checkpoints(self.path)
 
+    @property
+    def last(self) -> SavedCheckpoint | None:
+        """The newest checkpoint; None where there is none.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        found = self.checkpoints()
+        return found[-1] if found else None
+
     def begin(self, step: int) -> Path:
         """A new, empty folder for a checkpoint to grow in.
 

@@ -36,13 +36,23 @@ class LanguageModel(nn.Module):
         self.stage, self._form = stage, stage.form
         self._checkpointed, self._most_logits = checkpointed, most_logits
 
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The sum of the tokens' losses, each times its weight: an fp32 scalar, the same on all tensor-parallel ranks.
+
+        Without targets the logits of the token after the last one: ``[1, V / tp]``.
 
         Args:
             ids, targets: int64 ``[B, T]``.
             weights: fp32 ``[B, T]``.
         """
+        if targets is None or weights is None:
+            return self.stage.head(self._normed(ids)[-1:])
+        return self._loss(self._normed(ids), targets.flatten(), weights.flatten())
+
+    def _normed(self, ids: torch.Tensor) -> torch.Tensor:
+        """``[B * T, H]`` after the final norm."""
         form, stage = self._form, self.stage
         form.dropout.active = self.training
         length = ids.shape[1]
@@ -53,7 +63,7 @@ class LanguageModel(nn.Module):
         for index in range(len(stage.layers)):
             x = self._repeatable(_run_layer, stage, index, x, attention, wanted=self._checkpointed)
         _, (normed,) = stage.residual.add_and_normalize(x, (), (stage.norm,))
-        return self._loss(normed, targets.flatten(), weights.flatten())
+        return normed
 
     def _loss(self, normed: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         rows = -(-self.stage.vocab_size // self.stage.mesh.tp)

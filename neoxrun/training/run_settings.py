@@ -23,6 +23,7 @@ _FREE: Final = (
     "training.keep",
     "training.save_interval",
     "training.save_iters",
+    "training.stop_at_spike",
     "training.checkpoint_activations",
     "training.zero",
 )

@@ -31,6 +31,7 @@ class StepResult(NamedTuple):
         applied: False where it did, and the step was left out.
         tokens: that the network has seen.
         seconds: how long it took on this rank.
+        parts: the losses of this rank's micro-batches, whose mean over all ranks is ``loss``.
     """
 
     loss: float
@@ -39,6 +40,7 @@ class StepResult(NamedTuple):
     applied: bool
     tokens: int
     seconds: float
+    parts: list[float]
 
 
 class Trainer:
@@ -70,7 +72,8 @@ class Trainer:
         accumulation = self._training.accumulation_steps(self._mesh.replicas)
         update = self.engine.step(self._micro_batches(rows, index * accumulation), rate)
         loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)  # .item() waits for the device
-        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, time.perf_counter() - start)
+        parts = update.parts.tolist()
+        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, time.perf_counter() - start, parts)
 
     def evaluate(self, number: int) -> float:
         """The mean loss of the next ``eval_iters`` batches of ``valid``.

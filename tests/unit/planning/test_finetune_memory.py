@@ -44,7 +44,15 @@ def test_what_is_offloaded_is_on_the_host() -> None:
     assert optimizer.host == one.optimizer + 4 * SIZING.trained
     both = SIZING.rank_bytes(replace(ALONE, zero=ZeroConfig(3, True, True)))
     assert both.weights == 2 * SIZING.parameters // 44 * 2, "two layers"
+    assert (optimizer.gradients, both.gradients) == (one.gradients, 0)
     assert both.host == optimizer.host + one.weights
+
+
+def test_on_a_cpu_there_is_no_other_memory() -> None:
+    on_cpu = replace(SIZING, kind="cpu")
+    offloaded = on_cpu.rank_bytes(replace(ALONE, zero=ZeroConfig(3, True, True)))
+    assert offloaded == on_cpu.rank_bytes(replace(ALONE, zero=ZeroConfig(3)))
+    assert offloaded.host == 0
 
 
 def test_adapters() -> None:
