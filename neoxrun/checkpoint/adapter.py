@@ -28,7 +28,7 @@ from neoxrun.errors import CheckpointError
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MERGE: Final = "neoxrun_merge"  # among the metadata of the file, which PEFT passes over
-_NUMBERS_AT_ONCE: Final = 2**22  # of a weight in fp32: 17 MB, whatever the size of the layer
+_NUMBERS_AT_ONCE: Final = 2**20  # of a weight in fp32: 4 MB, which a CPU's caches hold
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LowRank:
         rows, columns = weight.shape
         b = self.b[row : row + rows].to(weight.device, wide)
         a = self.a[:, column : column + columns].to(weight.device, wide)
-        return torch.addmm(weight.to(wide), b, a, alpha=self.scale)
+        return weight.to(wide, copy=True).addmm_(b, a, alpha=self.scale)  # in place: half the time of a new tensor
 
     def merge(self, target: Tensor, weight: Tensor, row: int, column: int) -> None:
         """Write a part of the merged weight into ``target``, of the same shape, rounded once; some rows at a time."""

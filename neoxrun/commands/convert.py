@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.reader import load_settings
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
     options = ConvertOptions(
-        settings=replace(settings, merge=args.merge),
+        settings=use_adapter(replace(settings, merge=args.merge), args.adapter, random_weights=False),
         target=args.target,
         kind=args.to,
         tp=args.tp or 1,

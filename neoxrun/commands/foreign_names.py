@@ -45,11 +45,11 @@ FOREIGN_NAMES: Final = (
     ForeignName(("--enforce-eager",), "--eager", ("generate", "evaluate", "score", "bench"), "vLLM"),
     ForeignName(("--load", "--checkpoint-dir"), "--checkpoint", _MODEL_COMMANDS, "GPT-NeoX, litgpt"),
     ForeignName(("--vocab-file",), "--tokenizer", _MODEL_COMMANDS, "GPT-NeoX"),
-    ForeignName(("--lora",), "--adapter", ("generate", "evaluate", "score", "bench"), "llama.cpp"),
+    ForeignName(("--lora",), "--adapter", ("generate", "evaluate", "score", "bench", "convert"), "llama.cpp"),
     ForeignName(
         ("--adapter-path", "--adapter-name-or-path", "--lora-model-dir"),
         "--adapter",
-        _MODEL_COMMANDS,
+        ("generate", "evaluate", "score", "bench", "plan", "convert"),
         "mlx-lm, LLaMA-Factory, Axolotl",
     ),
     ForeignName(

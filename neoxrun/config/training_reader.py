@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from neoxrun.config.training import DecayStyle, LossScaleConfig, ZeroConfig
 from neoxrun.config.training_batch import BatchRequest
-from neoxrun.config.training_keys import REFUSED, SWITCHED
+from neoxrun.config.training_keys import REFUSED, SWITCHED, TRAINING
 from neoxrun.config.training_request import TrainingRequest, check_rates
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError
@@ -77,16 +77,25 @@ def read_training(options: ConfigOptions, *, lora: bool, seed: int) -> TrainingR
 
 
 def refuse_untrained(options: ConfigOptions) -> None:
-    """Refuse what changes the training and is not implemented.
+    """Refuse what changes the training and is not implemented, and what is said in two ways.
 
     Raises:
-        ConfigError: an option asks for it.
+        ConfigError: there is such an option.
     """
     for name, accepted in REFUSED.items():
         entry = options.get(name)
         if entry is not None and entry.value not in accepted:
             words = ", ".join(str(value).lower() for value in accepted) or "null"
             raise options.unsupported(name, words)
+    for name in TRAINING:
+        entry = options.get(name)
+        if entry is not None and entry.twice:
+            raise ConfigError(
+                f"{name} is given twice, with different values",
+                code="conflicting_options",
+                where=entry.where,
+                hint="Remove one of the two lines.",
+            )
     for name in SWITCHED:
         entry = options.get(name)
         if entry is not None and not (isinstance(entry.value, dict) and entry.value.get("enabled", True) is False):

@@ -1,14 +1,16 @@
-"""Attention within rows of equal length, as training uses it: nothing is cached, and nothing is changed in place.
+"""Attention within rows of equal length, as training uses it: nothing is cached.
 
 Shapes: ``B`` rows of ``T`` tokens, ``N`` this rank's heads, ``D`` head dim, ``R`` rotated dims.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from neoxrun.model.rotary import RotaryTables
+from neoxrun.model.rotary import RotaryTables, rotate_
 from neoxrun.model.training_form import Dropout
 
 
@@ -32,24 +34,38 @@ class CausalAttention:
         """As ``Attention.attend`` says, of ``B * T`` tokens row by row."""
         assert wanted is None, "every token of a row is learned from"
         rows = qkv.view(-1, self._length, *qkv.shape[1:])  # [B, T, N, 3, D]
-        qk, v = rows[..., :2, :], rows[..., 2, :]
         if self._rotary is not None:
-            qk = rotated(qk, *self._rotary)
-        q, k, v = (x.transpose(1, 2) for x in (qk[..., 0, :], qk[..., 1, :], v))
+            rows = rotated(rows, *self._rotary)
+        q, k, v = (x.transpose(1, 2) for x in rows.unbind(-2))
         # The kernels differ in memory and speed by far: on a GPU this is flash attention, for every head of the family.
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=self._dropout.attention(), is_causal=True)
         return out.transpose(1, 2).reshape(len(qkv), -1)
 
 
-def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """As ``rotary.rotate_``, in a new tensor.
+def rotated(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Queries and keys after ``rotary.rotate_``, and values, in a new tensor.
 
     Args:
-        x: ``[..., D]``.
-        cos, sin: ``[..., R]``, the tables at the tokens' positions.
+        qkv: ``[B, T, N, 3, D]``.
+        cos, sin: ``[T, 1, 1, R]``, the tables at the tokens' positions.
     """
-    width = cos.shape[-1]
-    turning, rest = x[..., :width], x[..., width:]
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat((second, first), dim=-1) * sin
-    return torch.cat((turned, rest), dim=-1)
+    result: torch.Tensor = _Rotation.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Rotation(torch.autograd.Function):
+    """One copy in each direction; autograd's own steps of the same copy and fill six times as much."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        turned = qkv.clone()
+        rotate_(turned[..., :2, :], cos, sin)
+        return turned
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        gradient = gradients[0].clone()
+        rotate_(gradient[..., :2, :], cos, -sin)  # the transpose of a rotation turns back
+        return gradient, None, None

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from neoxrun.checkpoint.adapter import Adapter
 from neoxrun.config.tensors import TensorKey, divided_dim
 from neoxrun.config.training import LoraConfig
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.kernels.cpu import gelu
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear
-from neoxrun.model.training_form import TrainingForm
+from neoxrun.model.training_form import Alone, Dropout, TrainingForm
 from neoxrun.parallel.mesh import Mesh
 
 
@@ -33,8 +34,9 @@ class _LowRank(nn.Module):
     lora_a: nn.Parameter
     lora_b: nn.Parameter
 
-    def _begin(self, lora: LoraConfig, form: TrainingForm) -> None:
-        self.scale, self._dropout, self._form = lora.alpha / lora.rank, lora.dropout, form
+    scale: float
+    _dropout: float
+    _form: TrainingForm
 
 
 class ColumnParallelLora(ColumnParallelLinear, _LowRank):
@@ -76,14 +78,35 @@ def add_lora(stage: Stage, lora: LoraConfig, seed: int) -> None:
     for key, module in _linears(stage):
         if key.name.rpartition(".")[2] not in lora.targets:
             continue
-        module.__class__ = ColumnParallelLora if isinstance(module, ColumnParallelLinear) else RowParallelLora
-        assert isinstance(module, ColumnParallelLora | RowParallelLora)
-        module._begin(lora, stage.form)
         outputs, inputs = _whole_shape(key, module.weight, stage.mesh)
         bound = 1 / math.sqrt(inputs)
         drawn = torch.empty(lora.rank, inputs).uniform_(-bound, bound, generator=_generator(seed, key))
-        for part, share in _shares(key, stage.mesh, drawn, torch.zeros(outputs, lora.rank)).items():
-            setattr(module, part, nn.Parameter(share.to(module.weight, copy=True).contiguous()))
+        shares = _shares(key, stage.mesh, drawn, torch.zeros(outputs, lora.rank))
+        _adapt(module, shares, lora.alpha / lora.rank, lora.dropout, stage.form)
+
+
+def apply_adapter(stage: Stage, adapter: Adapter) -> None:
+    """Let a single rank's stage compute an adapter next to its weights, to compare it with one that is merged."""
+    form = TrainingForm(Alone(), Dropout(0, stage.device, 0))
+    for key, module in _linears(stage):
+        low_rank = adapter.low_rank.get(key._replace(name=f"{key.name}.weight"))
+        if low_rank is not None:
+            _adapt(module, _shares(key, stage.mesh, low_rank.a, low_rank.b), low_rank.scale, 0.0, form)
+
+
+def _adapt(
+    module: ColumnParallelLinear | RowParallelLinear,
+    shares: Mapping[str, torch.Tensor],
+    scale: float,
+    dropout: float,
+    form: TrainingForm,
+) -> None:
+    """Make a linear layer one with an adapter, whose parameters are to be trained."""
+    module.__class__ = ColumnParallelLora if isinstance(module, ColumnParallelLinear) else RowParallelLora
+    assert isinstance(module, ColumnParallelLora | RowParallelLora)
+    module.scale, module._dropout, module._form = scale, dropout, form
+    for part, share in shares.items():
+        setattr(module, part, nn.Parameter(share.to(module.weight, copy=True).contiguous()))
 
 
 @torch.no_grad()

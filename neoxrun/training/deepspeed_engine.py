@@ -105,7 +105,7 @@ class DeepSpeedEngine:
         stage: of ZeRO, as used: 16 bits need at least 1.
 
     Raises:
-        UsageError: DeepSpeed is not installed.
+        UsageError: DeepSpeed is not installed, or this CPU has no fp16.
     """
 
     def __init__(
@@ -115,6 +115,12 @@ class DeepSpeedEngine:
         precision = model.stage.precisions.weights
         self.stage = training.zero.stage if precision == "fp32" else max(1, training.zero.stage)
         deepspeed = _import_deepspeed(mesh.device)
+        if precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+            raise UsageError(
+                "fp16 cannot be trained on this CPU, which does not compute in it",
+                code="invalid_value",
+                hint="Give --dtype bf16 or --dtype fp32.",
+            )
         self._mpu = _ModelParallelUnit(mesh.tp_group or data_group, data_group)
         optimizer = build_optimizer(model, training, fused=mesh.device.type == "cuda")
         self._engine: Any = deepspeed.initialize(

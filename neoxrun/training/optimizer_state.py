@@ -106,7 +106,7 @@ class OptimizerState:
                 yield from group["params"]
 
     def _fragment(self, parameter: Any, kind: Kind) -> Iterator[tuple[Tensor, int]]:
-        """At stages 1 and 2: this rank's part of a parameter's state, if any, and where in the whole it begins."""
+        """At stages 1 and 2: this rank's part of a parameter's state, if it has one, and where in it that begins."""
         mapping = parameter._hp_mapping
         if mapping is not None:
             flat: Tensor = self._outer.single_partition_of_fp32_groups[mapping.param_group_index]

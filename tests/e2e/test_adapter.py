@@ -12,6 +12,7 @@ from neoxrun.config.reader import load_settings
 from support.checkpoints import TINY
 from support.command import neoxrun
 from support.lora import adapter_tensors, write_peft_folder
+from support.paths import DEMO
 
 PROMPT = ("--prompt", "import os", "--temperature", 0, "--maximum-tokens", 12, "--dtype", "fp32", "-q")
 
@@ -46,6 +47,17 @@ def test_scores_and_results_tell_the_adapter(adapter: Path, tmp_path: Path) -> N
     neoxrun(*words, "--adapter", adapter, "--overwrite", cwd=tmp_path).check_success()
     assert abs(json.loads((tmp_path / "scores.jsonl").read_text())["logprob"] - plain["logprob"]) > 0.01
     assert str(adapter) in json.loads((tmp_path / "scores.jsonl.meta.json").read_text())["checkpoint"]
+
+
+def test_a_merged_model_needs_no_adapter(adapter: Path, tmp_path: Path) -> None:
+    """Converted to fp32, so that nothing is rounded, it gives the text of the adapter merged at load."""
+    words = ("--to", "huggingface", "--adapter", adapter, "--dtype", "fp32", "--config", "demo")
+    neoxrun("convert", DEMO, tmp_path / "merged", *words).check_success()
+    receipt = json.loads((tmp_path / "merged" / "neoxrun.receipt.json").read_text())
+    assert receipt["adapter"]["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert receipt["logits"]["largest_difference"] < 1e-3
+    text = neoxrun("generate", "demo", *PROMPT, "--adapter", adapter).check_success().out
+    assert neoxrun("generate", "demo", "--checkpoint", tmp_path / "merged", *PROMPT).check_success().out == text
 
 
 def test_what_is_refused(adapter: Path, tmp_path: Path) -> None:

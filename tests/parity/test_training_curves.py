@@ -6,6 +6,7 @@ Every split and every stage of ZeRO has to give the same curve: the arithmetic i
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -38,20 +39,24 @@ RUNS: dict[str, tuple[tuple[int, int], int, ZeroConfig]] = {
     "micro1_zero0": ((1, 1), 1, ZeroConfig()),
     "micro4_zero1": ((1, 1), 4, ZeroConfig(1)),
     "micro1_zero1": ((1, 1), 1, ZeroConfig(1)),
-    "zero2 offloaded": ((1, 1), 1, ZeroConfig(2, offload_optimizer=True)),
-    "zero3 offloaded": ((1, 1), 4, OFFLOADED),
     "tp2": ((2, 1), 4, ZeroConfig()),
-    "tp2 zero1": ((2, 1), 1, ZeroConfig(1)),
-    "tp2 zero3": ((2, 1), 4, ZeroConfig(3)),
-    "dp2": ((1, 2), 1, ZeroConfig()),
-    "dp2 zero1": ((1, 2), 2, ZeroConfig(1)),
-    "dp2 zero2": ((1, 2), 1, ZeroConfig(2)),
-    "dp2 zero3": ((1, 2), 2, OFFLOADED),
-    "tp2 dp2": ((2, 2), 2, ZeroConfig()),
+    "dp2 zero3 offloaded": ((1, 2), 2, OFFLOADED),
     "tp2 dp2 zero2": ((2, 2), 1, ZeroConfig(2)),
-    "tp2 dp2 zero3": ((2, 2), 1, ZeroConfig(3)),
-    "dp4 zero1": ((1, 4), 1, ZeroConfig(1)),
 }
+if os.environ.get("NEOXRUN_THOROUGH"):
+    RUNS |= {
+        "zero2 offloaded": ((1, 1), 1, ZeroConfig(2, offload_optimizer=True)),
+        "zero3 offloaded": ((1, 1), 4, OFFLOADED),
+        "tp2 zero1": ((2, 1), 1, ZeroConfig(1)),
+        "tp2 zero3": ((2, 1), 4, ZeroConfig(3)),
+        "dp2": ((1, 2), 1, ZeroConfig()),
+        "dp2 zero1": ((1, 2), 2, ZeroConfig(1)),
+        "dp2 zero2 offloaded": ((1, 2), 1, ZeroConfig(2, offload_optimizer=True)),
+        "tp2 dp2": ((2, 2), 2, ZeroConfig()),
+        "tp2 dp2 zero3": ((2, 2), 1, ZeroConfig(3)),
+        "dp4": ((1, 4), 1, ZeroConfig()),
+        "dp4 zero1": ((1, 4), 1, ZeroConfig(1)),
+    }
 SPLITS = sorted({split for split, _, _ in RUNS.values()})
 
 

@@ -38,6 +38,8 @@ LEARNED: Final = ".learned"
 
 _VERSION: Final = 1  # of what the functions here make of a file
 _BATCH: Final = 1000
+_MOST_TOKENS: Final = int(np.iinfo(np.int32).max)
+"""Of a document: an index has 32 bits for its size."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
                 empty += len(batch) - len(given)
                 encoded = encode_documents(encoder.tokenizer, encoder.eod, given, lambda count: bar.update(0, count))
                 for document, (ids, learned) in zip(given, encoded, strict=True):
-                    _check_ids(ids, encoder.vocab_size, document.where)
+                    _check(ids, encoder.vocab_size, document.where)
                     ids.astype(dtype).tofile(tokens)
                     (np.ones(len(ids), np.bool_) if learned is None else learned).tofile(marks)
                     masked = masked or learned is not None
@@ -181,7 +183,7 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
             for file in (tokens, marks):
                 file.flush()
                 os.fsync(file.fileno())
-        if empty:
+        if empty and source.format != "txt":  # a text mostly ends with what separates documents
             log.info(f"{source.name}: {counted(empty, 'document')} without text left out")
         write_index(partial[".idx"], sizes, dtype)
         for ending in (".bin", LEARNED, ".idx") if masked else (".bin", ".idx"):
@@ -205,7 +207,14 @@ def _batches(documents: Iterator[TrainingDocument]) -> Iterator[list[TrainingDoc
         yield batch
 
 
-def _check_ids(ids: NDArray[np.int32], vocab_size: int, where: str) -> None:
+def _check(ids: NDArray[np.int32], vocab_size: int, where: str) -> None:
+    if len(ids) > _MOST_TOKENS:
+        raise DataError(
+            f"this document has {len(ids)} tokens, and packed data can hold {_MOST_TOKENS} of one",
+            code="bad_document",
+            where=where,
+            hint="Divide it; --document-end says what separates the documents of a text.",
+        )
     if ids.max() >= vocab_size:
         raise DataError(
             f"the tokenizer produced id {ids.max()}, but the model has only ids 0 to {vocab_size - 1}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from typing import Final, NamedTuple
@@ -14,8 +15,9 @@ from neoxrun.training.data.documents import TrainingDocument
 
 LONGEST: Final = 2**20
 """Characters that are encoded as one text."""
-_AT_ONCE: Final = 8 * LONGEST
-"""Characters that are encoded at the same time, on all cores; a library needs about a hundred bytes for each."""
+_AT_ONCE: Final = LONGEST * min(16, os.cpu_count() or 1)
+"""Characters that are encoded at the same time, on all cores. Meanwhile, for a second or three, no signal is answered;
+and a library needs about a hundred bytes for each."""
 
 
 class EncodedDocument(NamedTuple):

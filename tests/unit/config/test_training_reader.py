@@ -151,6 +151,18 @@ def test_file_and_line_of_what_is_refused(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}:7"
 
 
+def test_a_key_that_is_given_twice(tmp_path: Path) -> None:
+    """The last value would win without a word; no other command reads it."""
+    lines = "".join(f"{key}: {value}\n" for key, value in SMALL.items())
+    path = write_config(tmp_path, lines + "warmup: 0.1\nwarmup: 0.2\n")
+    load_settings([path])
+    with pytest.raises(ConfigError, match="warmup is given twice") as caught:
+        read(path)
+    assert (caught.value.code, caught.value.where) == ("conflicting_options", f"{path}:7")
+    same = write_config(tmp_path, lines + "warmup: 0.1\nwarmup: 0.1\n", "same.yml")
+    assert read(same).warmup == 0.1
+
+
 ADAM = "optimizer={{type: {type}, params: {{{params}}}}}"
 
 

@@ -149,6 +149,21 @@ def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.where) == ("foreign_tokens", f"{path}:2")
 
 
+def test_a_document_that_is_too_long_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neoxrun.training.data.cache, "_MOST_TOKENS", 3)
+    (tmp_path / "a.txt").write_text("a\nb c d e f g\n")
+    with pytest.raises(DataError, match="packed data can hold 3 of one") as caught:
+        encode(tmp_path / "a.txt", tmp_path / "cache", end="\n")
+    assert (caught.value.code, caught.value.where) == ("bad_document", f"{tmp_path / 'a.txt'}:2")
+
+
+def test_the_end_of_a_text_is_no_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text("a\n\nb\n")
+    with caplog.at_level("INFO", logger="neoxrun"):
+        assert len(tokens(encode(tmp_path / "a.txt", tmp_path / "cache", end="\n"))) == 2
+    assert "left out" not in caplog.text
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     for path, code in ((tmp_path / "none.jsonl", "missing_file"), (tmp_path, "unreadable_file")):
         with pytest.raises(DataError) as caught:
