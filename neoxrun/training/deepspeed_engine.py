@@ -222,7 +222,8 @@ def _import_deepspeed(device: torch.device) -> Any:
             hint="Install them: pip install 'neoxrun[finetune]'.",
         ) from error
     for handler in logger.handlers:
-        handler.setStream(sys.stderr)
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setStream(sys.stderr)
     logger.setLevel("ERROR")
     # An all-reduce through shared memory, which would be compiled when the engine starts.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
