@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.stored import use_stored
-from neoxrun.config.reader import load_settings
+from neoxrun.config.reader import load_settings, with_tokenizer_of
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
 from neoxrun.errors import UsageError
 
@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     settings = use_stored(
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
+    if args.tokenizer is None:
+        settings = with_tokenizer_of(args.source, settings)
     options = ConvertOptions(
         settings=replace(settings, merge=args.merge),
         target=args.target,
