@@ -23,7 +23,9 @@ def losses(run: Path, *arguments: object, gpus: str = "0", steps: int = STEPS) -
     """Of the steps, and of the evaluation at the end, of a run on texts of the repository."""
     data = ("--data", ROOT / "docs/architecture.md", "--eval-data", ROOT / "README.md")
     sizes = ("--steps", STEPS, "--batch-size", 8, "--seq-length", 128, "--lr", 1e-3, "--save-interval", 6)
-    words = ("finetune", "demo", *data, *sizes, "--eval-iters", 4, "--output", run, *arguments)
+    # Devices and number formats draw other dropout.
+    dropout = ("--set", "hidden_dropout=0", "--set", "attention_dropout=0")
+    words = ("finetune", "demo", *data, *sizes, *dropout, "--eval-iters", 4, "--output", run, *arguments)
     neoxrun(*words, env={"CUDA_VISIBLE_DEVICES": gpus}, timeout=200).check_success()
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [record["loss"] for record in records if "loss" in record]
