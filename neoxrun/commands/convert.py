@@ -8,7 +8,7 @@ from dataclasses import replace
 from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.stored import use_stored
-from neoxrun.config.reader import load_settings
+from neoxrun.config.reader import load_settings, with_tokenizer_of
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
 from neoxrun.errors import UsageError
 
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     settings = use_stored(
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
+    if args.tokenizer is None:
+        settings = with_tokenizer_of(args.source, settings)
     options = ConvertOptions(
         settings=use_adapter(replace(settings, merge=args.merge), args.adapter, random_weights=False),
         target=args.target,

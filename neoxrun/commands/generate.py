@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             interactive=dialogue,
             kept=lines.AGAIN if options.output is None else lines.KEPT,
             records=options.output,
+            replaces=not args.resume,
         )
     )
 

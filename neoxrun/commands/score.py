@@ -155,6 +155,7 @@ def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: Scor
         options,
         kept=lines.AGAIN if records is None else lines.KEPT,
         records=records,
+        replaces=not args.resume,
     )
 
 

@@ -7,8 +7,8 @@ makes one step before the first.
 
 from __future__ import annotations
 
-import math
 import logging
+import math
 import os
 import sys
 import warnings

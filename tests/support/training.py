@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import open_adapter
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.config.tensors import TensorKey, parameters
-from neoxrun.config.training import ScheduleConfig, TrainingConfig
+from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig
+from neoxrun.model.lora import add_lora, fill_lora, whole_lora
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine
@@ -44,6 +46,7 @@ class TrainingCase:
         learned: bool ``[rows, T]``, which targets count; None: all.
         precision: number format.
         most_logits: of ``LanguageModel``.
+        adapter: folder of an adapter whose training continues; None: the whole model is trained.
     """
 
     config: ModelConfig
@@ -54,6 +57,7 @@ class TrainingCase:
     learned: Tensor | None = None
     precision: Precision = "fp32"
     most_logits: int = 2**27
+    adapter: Path | None = None
 
 
 @dataclass
@@ -66,11 +70,12 @@ class Pass:
 
 @dataclass
 class Curve:
-    """What a whole training gives: its steps, the evaluations before and after, and the weights."""
+    """What a whole training gives: its steps, the evaluations before and after, and the weights or the adapter."""
 
     steps: list[StepResult]
     evaluations: list[float]
     weights: dict[TensorKey, Tensor]
+    adapter: dict[TensorKey, tuple[Tensor, Tensor]]
 
 
 class ListedRows:
@@ -88,7 +93,7 @@ class ListedRows:
 
 
 def trained_model(case: TrainingCase, mesh: Mesh) -> LanguageModel:
-    """The model of a case, all of it to be trained."""
+    """The model of a case; all of it is to be trained, or its adapter."""
     stage, _ = load_training_stage(
         find_checkpoint(case.folder, case.config),
         case.config,
@@ -96,7 +101,12 @@ def trained_model(case: TrainingCase, mesh: Mesh) -> LanguageModel:
         precisions_for(case.precision, "cpu"),
         training_form(case.training, mesh),
     )
-    train_everything(stage)
+    if case.adapter is None:
+        train_everything(stage)
+    else:
+        adapter = open_adapter(case.adapter, case.config)
+        add_lora(stage, LoraConfig(adapter.files.config.rank, adapter.files.config.alpha), case.training.seed)
+        fill_lora(stage, {key: (one.a, one.b) for key, one in adapter.low_rank.items()})
     mark_divided(stage)
     return LanguageModel(stage, checkpointed=case.training.checkpoint_activations, most_logits=case.most_logits)
 
@@ -145,7 +155,8 @@ def run_curve(case: TrainingCase, mesh: Mesh) -> Curve:
     after = evaluations()
     with engine.whole(*model.parameters()):
         weights = joined(model, mesh, torch.Tensor.detach)
-    return Curve(steps, before + after, weights)
+        adapter = whole_lora(model.stage)
+    return Curve(steps, before + after, weights, adapter)
 
 
 Answer = TypeVar("Answer", Pass, Curve)
