@@ -247,9 +247,10 @@ class Interrupted(NeoxrunError):
     code = "interrupted"
 
 
-class Stopped(Interrupted):
+class Stopped(NeoxrunError):
     """A training that was asked to stop, by Ctrl-C or SIGTERM, and has written its checkpoint."""
 
+    exit_code = 130
     code = "stopped"
 
 

@@ -33,11 +33,8 @@ class Termination:
         self.raised = False
 
     def rename(self, failure: NeoxrunError) -> NeoxrunError:
-        """The failure that Ctrl-C led to, or would have led to, as SIGTERM's if that was it.
-
-        A training that has written its checkpoint ends alike after both.
-        """
-        if not self.raised or failure.code != Interrupted.code:
+        """The failure that Ctrl-C led to, or would have led to, as SIGTERM's if that was it."""
+        if not self.raised or not isinstance(failure, Interrupted):
             return failure
         return Terminated(failure.message.replace("interrupted", "ended by SIGTERM", 1), hint=failure.hint)
 

@@ -7,6 +7,7 @@ makes one step before the first.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -222,7 +223,7 @@ def _import_deepspeed(device: torch.device) -> Any:
             hint="Install them: pip install 'neoxrun[finetune]'.",
         ) from error
     for handler in logger.handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
+        if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)
     logger.setLevel("ERROR")
     # An all-reduce through shared memory, which would be compiled when the engine starts.
