@@ -25,11 +25,13 @@ COMMANDS = {
     "generate": "Generate text: continue prompts from a file, from the command line or in a dialogue, or write freely.",
     "evaluate": "Measure the model on standard tasks (LAMBADA, PIQA, ...) with EleutherAI's lm-evaluation-harness.",
     "score": "Score the texts of a file: log-probabilities of tokens, words and documents, and perplexities.",
+    "finetune": "Train a model on your texts, or an adapter for it (LoRA), with DeepSpeed on one or more GPUs.",
     "plan": "Show what will run where, and how much memory it needs.",
     "inspect": "Show what is in a folder of weights, what a configuration for it says, and what is odd about it.",
     "convert": "Write a checkpoint as GPT-NeoX files of any split or as a Hugging Face folder, and prove it equal.",
     "diff": "Compare two folders of weights of any kind, tensor by tensor.",
     "bench": "Measure what this machine gives: start, load and generation, next to the limits of its hardware.",
+    "plot": "Draw the losses of a fine-tuning, which may still be running, as a picture.",
     "completion": "Print a script that completes commands and options in bash, zsh or fish.",
 }
 
@@ -48,6 +50,7 @@ _ELSEWHERE = {
 _STRAY = {
     "generate": "A text to continue is given with --prompt TEXT, and a file of prompts with -i FILE.",
     "score": "A file of texts is given with -i FILE.",
+    "finetune": "Files to train on are given with --data FILE.",
     "evaluate": "Tasks are given with --tasks.",
 }
 

@@ -63,8 +63,10 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "different_checkpoints": "The hosts have different checkpoints. Give each the same files and iteration.",
         "duplicate_revisions": "Revisions have the weights of others. Leave them out, or give --allow-duplicates.",
         "failed_proof": "A converted folder is not equal to its source. Remove it, and convert again.",
+        "mismatched_adapter": "The adapter is of another model, or incomplete. Name the model that it was trained on.",
         "mismatched_configuration": "The checkpoint is of another model than the configuration. Name the right one.",
         "mismatched_tokenizer": "The tokenizer is of another model than the weights. Name the right one.",
+        "missing_adapter": "There is no adapter in the folder. Check --adapter.",
         "missing_checkpoint": "There is no checkpoint in the folder. Check --checkpoint, or download the weights.",
         "missing_iteration": "There is no checkpoint of this iteration. The hint lists the available ones.",
         "missing_shard": "Files of the checkpoint are missing. Copy or download them again.",
@@ -72,6 +74,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "nonfinite_weights": "Weights are NaN or infinite, or too large for --dtype. Try bf16 or an earlier iteration.",
         "unreadable_checkpoint": "A file of the checkpoint cannot be read. Check its permissions, or copy it again.",
         "unsafe_file": "A file asks to run code when it is opened; none was run. Use weights from a source you trust.",
+        "unsupported_adapter": "neoxrun does not read adapters of this kind. The hint says how to merge it.",
         "unsupported_checkpoint": "neoxrun does not read checkpoints of this kind. The hint says how to convert it.",
         "verification_failed": "Files are not what they should be. `neoxrun download --repair` fetches them again.",
         "wrong_checksum": "A file arrived with another checksum than was published. Try later, or another mirror.",
@@ -84,26 +87,27 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "bad_answer": "A server's answer cannot be used. Check the address, and whether the network asks for a login.",
         "bad_chat_template": "The model's chat template is wrong, or fails on the messages. Get its file again.",
         "bad_data": "The data of a task is wrong or damaged. Fetch it again, or correct the line that is named.",
-        "bad_document": "A row of the texts to score is wrong. Correct the line that is named, or leave it out.",
+        "bad_document": "A row of the texts is wrong. Correct the line that is named, or leave it out.",
         "bad_file": "A file of checksums, answers or results does not have its format. Correct it, or name another.",
         "bad_input": "The input is not of its format, or damaged. Correct the line that is named, or copy it again.",
         "bad_prompt": "A row of the prompts is wrong, or has an id that another has. Correct it.",
         "bad_task": "The file of a task is wrong. Correct what the message names.",
         "bad_tokenizer": "The tokenizer's files are wrong or damaged. Copy or download them again.",
-        "different_run": "The output file has records of a different run. Name another, or follow the hint.",
+        "different_run": "The output file or folder is that of a different run. Name another, or follow the hint.",
         "disk_full": "The disk has too little room. Make room, or name a folder on another disk.",
-        "existing_target": "The folder to be written exists already. Name another, or remove it.",
+        "existing_target": "The folder to be written has something in it. Name another, or follow the hint.",
         "failed_download": "A file could not be fetched from anywhere. Give the same command again: it continues.",
         "failed_logging": "Weights & Biases cannot be used. Check `wandb login` and the network.",
         "folder_in_use": "Another neoxrun is writing into the folder. Wait for it, or end it.",
         "foreign_record": "The file to resume holds something else than these prompts' records. Name another with -o.",
+        "foreign_tokens": "The data have token ids that the model does not have. Use its own tokenizer.",
         "missing_column": "The texts have no such key or column. The hint lists the available ones.",
-        "missing_data": "There is no data for a task. The hint says how to fetch it.",
+        "missing_data": "There is no data for a task, or in a run. The hint says how to get it.",
         "missing_file": "A file or folder does not exist. Check the path.",
         "no_chat_template": "The model has no chat template. Write its prompts out, or add the template to its folder.",
-        "no_documents": "There are no texts to score in the input. Check that it is the right file.",
+        "no_documents": "There are no texts in the input. Check that it is the right file.",
         "no_prompts": "The prompt file holds no prompts. Write one a line.",
-        "no_tokens": "A text to be scored has no tokens. Leave it out, or give it a context.",
+        "no_tokens": "A text has no tokens, or too few to learn from. Leave it out, or give it a context.",
         "not_found": "The server has no such repository or revision. Check the name.",
         "not_text": "Text is not valid UTF-8 or Unicode. Convert it, for example with iconv.",
         "other_file": "The file to write exists and is not neoxrun's. Name another, or give --overwrite.",
@@ -118,6 +122,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "unwritable_file": "A file, a folder or standard output cannot be written. Check the path and the permissions.",
     },
     5: {
+        "diverged": "A loss or a gradient is not a number, or the loss has jumped. The last checkpoint is kept.",
         "failed_start": "torchrun could not start the ranks. The message has its reason.",
         "lost_contact": "A rank lost contact with the others. Check the network between the hosts.",
         "no_meeting": "The hosts did not meet. Start the same command on each, with the same --rdzv-endpoint.",
@@ -127,7 +132,10 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "stuck_rank": "A rank made no step for --stall-timeout seconds. Its stack is shown; see also `nvidia-smi`.",
     },
     6: {"different": "The two folders that `neoxrun diff` compared hold different numbers. Its table says where."},
-    130: {"interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command."},
+    130: {
+        "interrupted": "Ctrl-C. Finished work is kept. --resume continues it, or else the same command.",
+        "stopped": "Ctrl-C or SIGTERM in a training, which has written a checkpoint. --resume continues it.",
+    },
     141: {"reader_gone": "The program that read stdout has ended, as `head` does. Nothing is reported."},
     143: {"terminated": "`docker stop`, a batch system or `kill`. What was finished is kept, as after Ctrl-C."},
 }
@@ -238,6 +246,13 @@ class Interrupted(NeoxrunError):
 
     exit_code = 130
     code = "interrupted"
+
+
+class Stopped(NeoxrunError):
+    """A training that was asked to stop, by Ctrl-C or SIGTERM, and has written its checkpoint."""
+
+    exit_code = 130
+    code = "stopped"
 
 
 class Terminated(NeoxrunError):

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neoxrun import errors
-from neoxrun.commands import foreign
-from neoxrun.config import neox_keys
+from neoxrun.commands import foreign_names
+from neoxrun.config import neox_keys, training_keys
 from neoxrun.config.neox_keys import NeoxKey
 from neoxrun.config.sampling_names import EXPLAINED_PARAMETERS, FOREIGN_PARAMETERS
 from neoxrun.generation.records import RECORD_CODES
@@ -42,6 +42,14 @@ def configuration(page: str) -> str:
     return fill(page, "ignored keys", textwrap.fill(", ".join(map(_code, sorted(neox_keys.IGNORED))), 120))
 
 
+def finetune_page(page: str) -> str:
+    """GPT-NeoX's keys of training: those that are read, and those that are refused."""
+    page = fill(page, "training keys", _key_table(training_keys.TRAINING))
+    refused = [([_code(name), _values(values)]) for name, values in sorted(training_keys.REFUSED.items())]
+    switched = [[_code(name), "`null`, or a mapping with `enabled: false`"] for name in training_keys.SWITCHED]
+    return fill(page, "refused keys", table(["key", "accepted"], [*refused, *switched]))
+
+
 def errors_page(page: str) -> str:
     """Every exit code, every code of an error, and every code of a record."""
     page = fill(
@@ -61,16 +69,16 @@ def coming_from(page: str) -> str:
     """Every option, argument and parameter that other tools call otherwise."""
     names = (
         [", ".join(map(_code, row.names)), _code(row.ours), ", ".join(row.commands), row.tools]
-        for row in foreign.FOREIGN_NAMES
+        for row in foreign_names.FOREIGN_NAMES
     )
     page = fill(page, "names", table(["there", "here", "commands", "tools"], names))
     values = (
         [_code(option), _code(theirs), _code(ours) if ours else "left out: it is the default"]
-        for option, pairs in foreign.FOREIGN_VALUES.items()
+        for option, pairs in foreign_names.FOREIGN_VALUES.items()
         for theirs, ours in pairs.items()
     )
     page = fill(page, "values", table(["option", "there", "here"], values))
-    explained = ([_code(name), hint] for name, hint in foreign.EXPLAINED.items())
+    explained = ([_code(name), hint] for name, hint in foreign_names.EXPLAINED.items())
     page = fill(page, "explained", table(["there", "here"], explained))
     called = (
         [_code(theirs), _code(ours)]
@@ -125,6 +133,7 @@ def fill(page: str, name: str, content: str) -> str:
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/configuration.md": configuration,
     "docs/errors.md": errors_page,
+    "docs/finetune.md": finetune_page,
     "docs/coming-from.md": coming_from,
 }
 

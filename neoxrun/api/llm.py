@@ -47,6 +47,7 @@ class LLM:
         overrides: ``key=value`` texts, as for ``--set``.
         checkpoint: folder of the weights; the configuration's ``load`` otherwise.
         tokenizer: tokenizer file; the configuration's ``vocab_file`` otherwise.
+        adapter: folder of a LoRA adapter, as PEFT writes it, that is merged into the weights.
         tp, pp: tensor-parallel size and pipeline stages. For more than one rank this process starts the ranks, which
             end with it. Under torchrun and srun the product is the number of processes.
         device: ``cuda``, ``cpu``, or one GPU as in ``cuda:1``; None uses GPUs if there are any.
@@ -76,6 +77,7 @@ class LLM:
         overrides: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         tp: int = 1,
         pp: int = 1,
         device: Any = None,

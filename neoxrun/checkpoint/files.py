@@ -141,6 +141,16 @@ def safetensors_names(path: Path) -> list[str]:
         return list(file.keys())
 
 
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says next to its tensors.
+
+    Raises:
+        CheckpointError: the file is damaged or is not a safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}
+
+
 def _open_safetensors(path: Path) -> Any:
     try:
         with path.open("rb") as file:

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.checkpoint.adapter_layout import find_adapter
 from neoxrun.checkpoint.content import ARCHIVE, unreadable_file
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
@@ -48,7 +49,7 @@ def describe_checkpoint(
     tensor-parallel size, so it counts whether the checkpoint's own size is used, and which of the two. Random weights
     are drawn on each rank, so they differ between splits and kinds of device.
 
-    ``weights_fingerprint`` covers the files of the weights alone.
+    ``weights_fingerprint`` covers the files of the weights alone, and those of the adapter that is merged into them.
 
     Args:
         settings: the configuration.
@@ -67,10 +68,13 @@ def describe_checkpoint(
         facts["folder"], facts["tag"] = str(found.folder), found.tag
         if found.source_tp > 1:
             merged = {"fold": "folded", "average": "averaged"}[settings.merge]
-            facts["ranks"] = "as saved" if tp == found.source_tp else merged
+            facts["ranks"] = "as saved" if tp == found.source_tp and settings.adapter is None else merged
+        if settings.adapter is not None:
+            facts["adapter"] = str(settings.adapter)
         text = f"reading {found.total_bytes / 1e9:.1f} GB of weights for their fingerprint, which is kept for later"
         with waiting(text, log.info), ThreadPoolExecutor(_READERS) as pool:
-            for path, digest in zip(found.files, pool.map(_digest, found.files), strict=True):
+            files = [*found.files, *_adapter_files(settings)]
+            for path, digest in zip(files, pool.map(_digest, files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
         facts["weights_fingerprint"] = whole.hexdigest()
     _add_tokenizer(whole, settings)
@@ -95,7 +99,7 @@ def tell_apart(settings: Settings, *, random_weights: bool) -> str:
     """
     whole = hashlib.sha256()
     if not random_weights:
-        files = find_configured_checkpoint(settings).files
+        files = [*find_configured_checkpoint(settings).files, *_adapter_files(settings)]
         with ThreadPoolExecutor(_READERS) as pool:
             for path, digest in zip(files, pool.map(_sampled_digest, files), strict=True):
                 whole.update(f"{path.name} {digest}\n".encode())
@@ -108,6 +112,10 @@ def tell_apart(settings: Settings, *, random_weights: bool) -> str:
 def random_name(settings: Settings, *, tp: int, pp: int, device_kind: DeviceKind) -> str:
     """What tells random weights apart: they are drawn on each rank."""
     return f"random, seed {settings.seed}, tp {tp}, pp {pp}, {device_kind}"
+
+
+def _adapter_files(settings: Settings) -> tuple[Path, ...]:
+    return () if settings.adapter is None else find_adapter(settings.adapter).paths
 
 
 def _add_tokenizer(whole: hashlib._Hash, settings: Settings) -> None:

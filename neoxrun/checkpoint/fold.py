@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import LowRank
 from neoxrun.checkpoint.merge import ShardSlice
 from neoxrun.checkpoint.source import Shard
 from neoxrun.config.settings import ModelConfig
@@ -66,7 +67,13 @@ def foldable_norms(shards: Sequence[Shard], config: ModelConfig, device: torch.d
     return found
 
 
-def fold_weight(target: Tensor, slices: Sequence[ShardSlice], shards: Sequence[Tensor], norms: RankNorms) -> Tensor:
+def fold_weight(
+    target: Tensor,
+    slices: Sequence[ShardSlice],
+    shards: Sequence[Tensor],
+    norms: RankNorms,
+    low_rank: LowRank | None = None,
+) -> Tensor:
     """Fill a rank's rows of a linear layer's weight with those of the source ranks, each times its rank's scales.
 
     Args:
@@ -74,6 +81,7 @@ def fold_weight(target: Tensor, slices: Sequence[ShardSlice], shards: Sequence[T
         slices: which rows of which shard go where.
         shards: the source ranks' weights.
         norms: of the norm before the layer.
+        low_rank: what an adapter adds to the weight of all ranks, after the norms have been folded in.
 
     Returns:
         What the shifts add to the layer's bias, fp32 ``[rows]`` on the device of ``target``: zeros for rmsnorm.
@@ -86,7 +94,10 @@ def fold_weight(target: Tensor, slices: Sequence[ShardSlice], shards: Sequence[T
             count = min(step, part.length - row)
             rows = shards[part.shard].narrow(0, part.start + row, count).to(target.device).float()
             at = slice(part.target + row, part.target + row + count)
-            target[at] = rows * norms.scales[part.shard]
+            folded = rows * norms.scales[part.shard]
+            if low_rank is not None:
+                folded = low_rank.add_to(folded, part.shard * len(shards[part.shard]) + part.start + row, 0)
+            target[at] = folded
             if norms.shifts is not None:
                 torch.mv(rows, norms.shifts[part.shard], out=added[at])
         filled += part.length

@@ -218,7 +218,7 @@ def hugging_face_checkpoint(folder: Path, config: ModelConfig, *, chosen: bool =
     if len(found) > 1 and not has_index(names):
         warnings.append(f"{folder} has no index of its {len(found)} files of weights, which all are present")
     if adapter := next((name for name in names if is_adapter(name)), None):
-        warnings.append(f"{folder / adapter} belongs to an adapter (LoRA), which is not applied")
+        warnings.append(f"{folder / adapter} belongs to an adapter (LoRA), which --adapter applies")
     files = tuple(folder / name for name in found)
     size = _total_bytes(files)
     return Checkpoint("huggingface", folder, folder.absolute().name, 1, files, size, warnings=tuple(warnings))

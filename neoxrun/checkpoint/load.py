@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import Adapter
 from neoxrun.checkpoint.content import AGAIN
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.share import RankShare
@@ -102,6 +103,8 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype | None,
     merge: Merge = "fold",
+    adapter: Adapter | None = None,
+    one_version: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> frozenset[str]:
     """Fill one rank's tensors from a checkpoint of any tensor-parallel size.
@@ -119,6 +122,8 @@ def load_weights(
         device: device of the tensors.
         dtype: number format of the tensors; None: each keeps the one that it has in the file.
         merge: at another size, what becomes of norms that differ between the source ranks.
+        adapter: is merged into the weights, in fp32 and rounded once; None: there is none.
+        one_version: load at the checkpoint's own size as at another one, so that undivided tensors have one version.
         progress: called with the bytes of each target once it is filled; they add up to the size of all targets.
 
     Returns:
@@ -130,7 +135,7 @@ def load_weights(
     """
     source = LayerSource(checkpoint, config)
     table = parameters(config, _vocab_rows(source))
-    share = RankShare(config, tp_rank, tp_size, device, dtype, merge)
+    share = RankShare(config, tp_rank, tp_size, device, dtype, merge, adapter, one_version=one_version)
     for layer in sorted({key.layer for key in targets}):
         shards = source.read_layer(layer)
         wanted = {key: table[key] for key in targets if key.layer == layer}

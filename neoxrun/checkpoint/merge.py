@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.parallel.partition import vocab_shard
+
+ADAPTER: Final = "adapter"
+"""In place of a tensor's name: the adapter, which may be of a model whose norms were merged otherwise."""
 
 
 class Rule(Enum):
@@ -63,13 +66,14 @@ def shard_slices(size: int, source_tp: int, tp_size: int, tp_rank: int) -> list[
     return result
 
 
-def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) -> range:
+def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int, *, one_version: bool = False) -> range:
     """The shards from which target rank ``tp_rank`` makes its version of an undivided tensor.
 
     At the checkpoint's tensor-parallel size each rank keeps the version of the same source rank, bit for bit, as in
-    GPT-NeoX. At another size, rank 0 gets the sum of the biases that ranks add up; the other ranks hold zeros.
+    GPT-NeoX, unless there shall be ``one_version``. At another size, rank 0 gets the sum of the biases that ranks add
+    up; the other ranks hold zeros.
     """
-    if tp_size == source_tp:
+    if tp_size == source_tp and not one_version:
         return range(tp_rank, tp_rank + 1)
     if rule is Rule.ONE:
         return range(1)
@@ -78,19 +82,22 @@ def contributing_shards(rule: Rule, source_tp: int, tp_size: int, tp_rank: int) 
     return range(source_tp)
 
 
-def describe_approximations(names: Iterable[str], source_tp: int, *, folds: bool) -> list[str]:
+def describe_approximations(names: Iterable[str], source_tp: int, merge: Merge, *, native: bool = True) -> list[str]:
     """What to tell people of tensors whose versions differ and had to become one, in one sentence for each kind.
 
     Args:
         names: of the tensors that ``load_weights`` could not keep exactly.
         source_tp: the checkpoint's tensor-parallel size.
-        folds: norms were folded where that is exact.
+        merge: what became of norms: they were folded where that is exact, or averaged.
+        native: at its own size the ranks keep their own tensors; not so with an adapter.
     """
     kinds = {_kind(name) for name in names}
     ranks = f"the checkpoint's {source_tp} tensor-parallel ranks"
-    cost = f"which changes the results a little; --tp {source_tp} computes them as they are"
-    texts = []
-    if "norm" in kinds and folds:
+    cost = "which changes the results a little"
+    if native:
+        cost += f"; --tp {source_tp} computes them as they are"
+    texts = [_of_adapter(ranks, merge)] if ADAPTER in kinds else []
+    if "norm" in kinds and merge == "fold":
         texts.append(
             f"the final norms of {ranks} differ and are averaged, as the head is tied to the word embedding, {cost}"
         )
@@ -106,7 +113,19 @@ def describe_approximations(names: Iterable[str], source_tp: int, *, folds: bool
     return texts
 
 
+def _of_adapter(ranks: str, merge: Merge) -> str:
+    if merge == "fold":
+        return (
+            f"the norms of {ranks} differ, and are folded into the weights that the adapter is added to, as `neoxrun "
+            "convert` writes them: an adapter of a model with averaged norms, as in other conversions, needs --merge "
+            "average"
+        )
+    return "the adapter was trained with norms that are folded into the weights: leave out --merge average"
+
+
 def _kind(name: str) -> str:
+    if name == ADAPTER:
+        return name
     if name.startswith("position_embeddings"):
         return "positions"
     return "norm" if "norm" in name else "bias"

@@ -6,11 +6,13 @@ import argparse
 import os
 from dataclasses import replace
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.stored import use_stored
-from neoxrun.config.reader import load_settings
+from neoxrun.config.reader import load_configuration
 from neoxrun.config.sampling import sampling_value
 from neoxrun.config.settings import Settings
+from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import UsageError
 from neoxrun.launch.world import existing_world, is_port
 from neoxrun.planning import devices
@@ -18,7 +20,7 @@ from neoxrun.planning.devices import Device
 from neoxrun.planning.driver import check_driver, torch_build
 from neoxrun.planning.plan import Plan
 from neoxrun.planning.planner import make_plan, vocab_size_for_planning
-from neoxrun.planning.request import Requested, Work
+from neoxrun.planning.request import TYPICAL_PROMPTS, Requested, Work
 from neoxrun.terminal.log import log
 from neoxrun.tokenizer import load_tokenizer
 
@@ -36,10 +38,18 @@ def is_alone(args: argparse.Namespace) -> bool:
 
 def settings_from_args(args: argparse.Namespace) -> Settings:
     """The settings from the configuration and what overrides it."""
-    settings = use_stored(
-        load_settings(args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer)
+    return configuration_from_args(args)[0]
+
+
+def configuration_from_args(args: argparse.Namespace) -> tuple[Settings, ConfigOptions]:
+    """The settings, and all options of the configuration that they are made of."""
+    settings, options = load_configuration(
+        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
     )
-    settings = replace(settings, merge=args.merge)
+    settings = replace(use_stored(settings), merge=args.merge)
+    settings = use_adapter(
+        settings, getattr(args, "adapter", None), random_weights=getattr(args, "random_weights", False)
+    )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if settings.ignored:
@@ -47,7 +57,7 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
     if settings.unread:
         why = "as transformers computes the same logits without them for gpt_neox"
         log.debug(f"keys of config.json that are not read, {why}: {', '.join(settings.unread)}")
-    return settings
+    return settings, options
 
 
 def devices_from_args(args: argparse.Namespace) -> list[Device]:
@@ -91,6 +101,19 @@ def plan_from_args(
         batch_size: most sequences at a time in each replica; None: what fits.
         exact: prefer fp32 on a CPU.
     """
+    requested = requested_from_args(args, work, batch_size, exact=exact)
+    vocab_size, assumed = vocab_size_for_planning(settings)
+    return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)
+
+
+def requested_from_args(
+    args: argparse.Namespace, work: Work = TYPICAL_PROMPTS, batch_size: int | None = None, *, exact: bool = False
+) -> Requested:
+    """What flags and the ranks that are already started ask of a plan; arguments as for ``plan_from_args``.
+
+    Raises:
+        UsageError: options for several hosts do not go together.
+    """
     if args.nnodes > 1 and not args.rdzv_endpoint:
         raise UsageError(
             "--nnodes needs --rdzv-endpoint",
@@ -109,7 +132,7 @@ def plan_from_args(
         raise UsageError(f"--node-rank {args.node_rank} is not below --nnodes {args.nnodes}", code="invalid_value")
     world = existing_world()
     nnodes = world.size // world.local_size if world else args.nnodes
-    requested = Requested(
+    return Requested(
         tp=args.tp,
         pp=args.pp,
         replicas=args.replicas,
@@ -120,8 +143,6 @@ def plan_from_args(
         world_size=world.size if world else None,
         work=work,
     )
-    vocab_size, assumed = vocab_size_for_planning(settings)
-    return make_plan(settings, found, requested, vocab_size=vocab_size, vocab_assumed=assumed)
 
 
 def check_files(settings: Settings, *, random_weights: bool) -> None:

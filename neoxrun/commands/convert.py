@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.find import require_folder
 from neoxrun.checkpoint.stored import use_stored
-from neoxrun.config.reader import load_settings
+from neoxrun.config.reader import load_settings, with_tokenizer_of
 from neoxrun.conversion.options import ConvertOptions, parse_bytes
 from neoxrun.errors import UsageError
 
@@ -31,8 +32,10 @@ def run(args: argparse.Namespace) -> int:
     settings = use_stored(
         load_settings(args.config or [source], args.overrides, checkpoint=source, tokenizer=args.tokenizer)
     )
+    if args.tokenizer is None:
+        settings = with_tokenizer_of(args.source, settings)
     options = ConvertOptions(
-        settings=replace(settings, merge=args.merge),
+        settings=use_adapter(replace(settings, merge=args.merge), args.adapter, random_weights=False),
         target=args.target,
         kind=args.to,
         tp=args.tp or 1,

@@ -37,6 +37,7 @@ _ELSEWHERE = {
     "config",
     "device",
     "dtype",
+    "adapter",
     "eager",
     "gpus",
     "include_path",
@@ -133,7 +134,8 @@ def _with_revision(job: Job, repository: str, revision: Revision, work: str) -> 
     }
     name = f"{repository}@{revision.name}"
     options = replace(job.options, model=name, name=name, revision=facts)
-    return replace(job, options=options, kept="Results of earlier revisions are kept; the same command continues.")
+    kept = "Results of earlier revisions are kept; the same command continues."
+    return replace(job, options=options, kept=kept, records=None)  # they are not in a cache of answers
 
 
 def _report(points: list[Point], title: str, plot: Path | None) -> None:

@@ -5,118 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from neoxrun.config.precisions import DTYPE_NAMES, QUANTISED, is_quantised
+from neoxrun.commands.foreign_names import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES
+from neoxrun.config.precisions import QUANTISED, is_quantised
 from neoxrun.errors import UsageError
 from neoxrun.terminal.words import did_you_mean, printable
 
-CONFIG: Final = "CONFIG"
-"""In place of an option: the argument that names the model."""
-
-_MODEL_COMMANDS: Final = ("generate", "evaluate", "score", "bench", "plan")
-
-
-@dataclass(frozen=True)
-class ForeignName:
-    """What another tool calls an option.
-
-    Attributes:
-        names: as there, with hyphens.
-        ours: the option here, or ``CONFIG``.
-        commands: which commands understand it.
-        tools: where it comes from.
-    """
-
-    names: tuple[str, ...]
-    ours: str
-    commands: tuple[str, ...]
-    tools: str
-
-
-FOREIGN_NAMES: Final = (
-    ForeignName(
-        ("--model", "-m", "--model-name-or-path"), CONFIG, _MODEL_COMMANDS, "vLLM, llama.cpp, litgpt, transformers"
-    ),
-    ForeignName(("--tensor-parallel-size", "-tp"), "--tp", _MODEL_COMMANDS, "vLLM"),
-    ForeignName(("--pipeline-parallel-size", "-pp"), "--pp", _MODEL_COMMANDS, "vLLM"),
-    ForeignName(("--data-parallel-size", "-dp"), "--replicas", _MODEL_COMMANDS, "vLLM"),
-    ForeignName(("--model-parallel-size",), "--tp", _MODEL_COMMANDS, "GPT-NeoX"),
-    ForeignName(("--pipe-parallel-size",), "--pp", _MODEL_COMMANDS, "GPT-NeoX"),
-    ForeignName(("--torch-dtype", "--precision"), "--dtype", _MODEL_COMMANDS, "transformers, litgpt"),
-    ForeignName(("--enforce-eager",), "--eager", ("generate", "evaluate", "score", "bench"), "vLLM"),
-    ForeignName(("--load", "--checkpoint-dir"), "--checkpoint", _MODEL_COMMANDS, "GPT-NeoX, litgpt"),
-    ForeignName(("--vocab-file",), "--tokenizer", _MODEL_COMMANDS, "GPT-NeoX"),
-    ForeignName(
-        ("--max-new-tokens", "--max-tokens", "--n-predict", "--predict"),
-        "--maximum-tokens",
-        ("generate",),
-        "transformers, vLLM, litgpt, llama.cpp",
-    ),
-    ForeignName(("-p",), "--prompt", ("generate",), "llama.cpp"),
-    ForeignName(
-        ("-f", "--file", "--input-file", "--sample-input-file"), "--input", ("generate",), "llama.cpp, GPT-NeoX"
-    ),
-    ForeignName(("--output-file", "--sample-output-file"), "--output", ("generate",), "GPT-NeoX"),
-    ForeignName(("--num-return-sequences", "--n"), "--num-samples", ("generate",), "transformers, vLLM"),
-    ForeignName(("--temp",), "--temperature", ("generate",), "llama.cpp"),
-    ForeignName(("--repeat-penalty",), "--repetition-penalty", ("generate",), "llama.cpp"),
-    ForeignName(("--stop-strings", "--reverse-prompt", "-r"), "--stop", ("generate",), "transformers, llama.cpp"),
-    ForeignName(("--conversation", "-cnv", "--chat-cli"), "--interactive", ("generate",), "llama.cpp"),
-    ForeignName(("-s",), "--seed", ("generate",), "llama.cpp"),
-    ForeignName(("-t", "--eval-tasks"), "--tasks", ("evaluate",), "lm-eval, GPT-NeoX"),
-    ForeignName(("-f",), "--num-fewshot", ("evaluate",), "lm-eval"),
-    ForeignName(("-L",), "--limit", ("evaluate",), "lm-eval"),
-    ForeignName(("-b",), "--batch-size", ("evaluate",), "lm-eval"),
-    ForeignName(("-s",), "--log-samples", ("evaluate",), "lm-eval"),
-    ForeignName(("-c", "--use-cache"), "--cache", ("evaluate",), "lm-eval"),
-    ForeignName(("-o", "--output-path"), "--output", ("evaluate",), "lm-eval"),
-    ForeignName(("--local-dir", "--output-dir"), "--to", ("download",), "huggingface-cli"),
-    ForeignName(("--max-workers",), "--jobs", ("download",), "huggingface-cli"),
-)
-
-EXPLAINED: Final[Mapping[str, str]] = {
-    "--model-args": "The model is the argument CONFIG, and its number format is --dtype: "
-    "`neoxrun evaluate CONFIG --dtype bf16`.",
-    "--do-sample": "--temperature T samples; --temperature 0 does not.",
-    "--num-beams": "There is no beam search: leave it out.",
-    "--use-beam-search": "There is no beam search: leave it out.",
-    "--best-of": "All answers are kept: --num-samples N.",
-    "--version": "`neoxrun --version` prints it.",
-    "--apply-chat-template": "`python -m neoxrun.evaluation`, which is lm-eval's command line, has it.",
-    "--greedy": "--temperature 0 is greedy.",
-    "--max-length": "Answers are counted without their prompts: --maximum-tokens N.",
-    "--max-model-len": "--set seq_length=N shortens the context.",
-    "--ctx-size": "--set seq_length=N shortens the context.",
-    "-c": "--set seq_length=N shortens the context.",
-    "-ngl": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
-    "--n-gpu-layers": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
-    "--gpu-layers": "Leave it out: all layers are on the GPUs. --device cpu uses none.",
-    "-t": "Set the environment variable OMP_NUM_THREADS.",
-    "--revision": "`neoxrun download NAME --revision REVISION` fetches it, and says how to run it; "
-    "`evaluate --revisions` measures several.",
-    "--trust-remote-code": "Leave it out: nothing in a model's files is executed.",
-    "--gpu-memory-utilization": "Leave it out: the cache takes what is free.",
-    "--num-gpus": "--gpus 0,1 names GPUs; without it all are used.",
-    "--load-in-8bit": QUANTISED,
-    "--load-in-4bit": QUANTISED,
-    "--quantization": QUANTISED,
-    "--system-prompt": "Write it at the beginning of the prompt.",
-    "--threads": "Set the environment variable OMP_NUM_THREADS.",
-    "--wandb-args": "--wandb PROJECT.",
-    "--tasks-list": "`neoxrun evaluate --tasks list` prints the tasks.",
-}
-"""Options of other tools that nothing here takes the place of, and what to do instead."""
-
 _EVALUATORS: Final = ("hf", "hf-auto", "vllm", "neox", "huggingface", "local-completions", "local-chat-completions")
-
-FOREIGN_VALUES: Final[Mapping[str, Mapping[str, str]]] = {
-    "--dtype": DTYPE_NAMES,
-    "--device": {"gpu": "cuda", "auto": ""},
-    "--batch-size": {"auto": ""},
-}
-"""Values as other tools call them, by our option; an empty text leaves the option out, which means the same here."""
 
 _TO_STDOUT: Final = ("plan", "inspect", "diff", "bench", "completion")
 _GPU: Final = "device:number"  # no option's name

@@ -122,6 +122,7 @@ def _run(args: argparse.Namespace, held: ExitStack) -> int:
             kept=lines.AGAIN if options.output is None else lines.KEPT,
             records=options.output,
             lock=None if options.output is None else lock_file(options.output),
+            replaces=not args.resume,
         )
     )
 

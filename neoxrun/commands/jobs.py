@@ -10,6 +10,7 @@ from neoxrun.checkpoint import fingerprint
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.settings import Settings
 from neoxrun.download.origin import origin_of
+from neoxrun.generation.lines import state_of
 from neoxrun.launch.job import Job
 from neoxrun.planning.decision import SplitRule
 from neoxrun.planning.explain import explain_notes, explain_reason
@@ -55,9 +56,13 @@ def job_for(
     kept: str,
     records: Path | None = None,
     lock: Path | None = None,
+    replaces: bool = False,
     interactive: bool = False,
 ) -> Job:
-    """The job of a command, with what every command passes on from its command line."""
+    """The job of a command, with what every command passes on from its command line.
+
+    See ``Job`` for the others; ``replaces``: what is in the file of records is another run's, and goes.
+    """
     return Job(
         command,
         settings,
@@ -74,4 +79,5 @@ def job_for(
         kept=kept,
         records=records,
         lock=lock,
+        replaced=state_of(records) if replaces and records is not None else None,
     )

@@ -45,7 +45,7 @@ def work_of(
     Raises:
         CheckpointError: a file of the checkpoint cannot be read.
     """
-    where = str(settings.checkpoint)
+    where = " with ".join(str(folder) for folder in (settings.checkpoint, settings.adapter) if folder is not None)
     model = model or fingerprint.tell_apart(settings, random_weights=args.random_weights)
     if args.random_weights:
         where = fingerprint.random_name(settings, tp=plan.tp, pp=plan.pp, device_kind=plan.device_kind)

@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from neoxrun.checkpoint.find import find_whole_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
-from neoxrun.commands import common, plan_json
+from neoxrun.commands import common, plan_finetune, plan_json
 from neoxrun.config.settings import Settings
 from neoxrun.errors import NeoxrunError, UsageError
 from neoxrun.planning.cost import Rate
@@ -43,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         found = parse_devices(args.devices, args.device or "cuda")
+    plan_finetune.check_flags(args)
+    if args.finetune:
+        with _refusal_as_json(args):
+            sys.stdout.write(plan_finetune.describe(args, found) + "\n")
+        return 0
     settings = common.settings_from_args(args)
     work = _work(args, settings.model.max_context)
-    try:
+    with _refusal_as_json(args):
         plan = common.plan_from_args(args, settings, found, work, exact=args.score)
-    except UsageError as error:
-        if args.json:
-            sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
-        raise
     checkpoint, problem = _look_at_checkpoint(settings)
     absent = problem is not None and problem.code in ("missing_checkpoint", "incomplete_configuration")
     notes = [] if checkpoint is None else _notes_on_norms(settings, checkpoint.source_tp, plan.tp)
@@ -65,6 +67,17 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         raise problem
     return 0
+
+
+@contextmanager
+def _refusal_as_json(args: argparse.Namespace) -> Iterator[None]:
+    """With ``--json`` a refusal is an object on stdout, too."""
+    try:
+        yield
+    except UsageError as error:
+        if args.json:
+            sys.stdout.write(json.dumps(plan_json.refusal_json(error), indent=2) + "\n")
+        raise
 
 
 def _work(args: argparse.Namespace, context: int) -> Work:

@@ -44,7 +44,7 @@ def check_companions(args: argparse.Namespace) -> None:
                 hint="Say which revisions are meant: --revisions all|step1000,step2000|START:END:STEP.",
             )
         return
-    against = {"--checkpoint": args.checkpoint, "--random-weights": args.random_weights}
+    against = {"--checkpoint": args.checkpoint, "--random-weights": args.random_weights, "--adapter": args.adapter}
     for name, value in against.items():
         if value:
             raise UsageError(

@@ -168,6 +168,7 @@ def _job(
         kept=lines.AGAIN if records is None else lines.KEPT,
         records=records,
         lock=lock_file(output_file) if lock and output_file is not None else None,
+        replaces=not args.resume,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -93,7 +94,7 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
             "the folder holds an adapter (LoRA), not a model" + (f": its model is {base}" if base else ""),
             code="unsupported_checkpoint",
             where=str(about),
-            hint="Merge it into its model with peft (`merge_and_unload`, then `save_pretrained`), and use the result.",
+            hint=f"Name its model instead, and the adapter with --adapter {shlex.quote(str(folder))}.",
         )
     if "quantize_config.json" in names:
         raise quantised_error(folder / "quantize_config.json", "gptq")

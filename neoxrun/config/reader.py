@@ -7,6 +7,7 @@ weights of a folder that is named are its own, whatever a file says.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -21,6 +22,7 @@ from neoxrun.config.released import is_20b
 from neoxrun.config.sampling import SamplingParams, sampling_value
 from neoxrun.config.settings import GenerationConfig, Precision, Settings, TokenizerConfig
 from neoxrun.config.shipped import shipped_dir, shipped_names
+from neoxrun.config.tokenizer_names import find_tokenizer
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.config.yaml_source import ConfigEntry, read_override, read_yaml_file
 from neoxrun.errors import ConfigError, UsageError
@@ -72,7 +74,18 @@ def load_settings(
     checkpoint: str | None = None,
     tokenizer: str | None = None,
 ) -> Settings:
-    """Read and merge configuration files.
+    """The settings of ``load_configuration``."""
+    return load_configuration(sources, overrides, checkpoint=checkpoint, tokenizer=tokenizer)[0]
+
+
+def load_configuration(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+) -> tuple[Settings, ConfigOptions]:
+    """Read and merge configuration files: the settings, and all merged options, for whoever needs others of them.
 
     Args:
         sources: paths or names of shipped configurations, folders of models, or names of downloaded repositories;
@@ -126,7 +139,7 @@ def load_settings(
     refuse_unsupported(options)
     folder, searched = options.path("load", _holds_checkpoint)
     seed = _seed(options)
-    return Settings(
+    settings = Settings(
         model=read_architecture(options),
         tokenizer=_tokenizer(options, folders[-1].folder if folders else None),
         checkpoint=folder,
@@ -140,6 +153,21 @@ def load_settings(
         unread=tuple(sorted(passed_over)),
         checkpoint_looked_in=searched,
         end_ids=() if folder is None else read_end_ids(folder),
+    )
+    return settings, options
+
+
+def with_tokenizer_of(folder: Path, settings: Settings) -> Settings:
+    """``settings`` with the tokenizer in a folder of weights, unless they name another one that exists."""
+    named, found = settings.tokenizer.vocab_file, find_tokenizer(folder.absolute())
+    if not found or (named is not None and named.exists()):
+        return settings
+    merges = found.get("merge_file")
+    return replace(
+        settings,
+        tokenizer=TokenizerConfig(
+            found["tokenizer_type"], Path(found["vocab_file"]), None if merges is None else Path(merges)
+        ),
     )
 
 

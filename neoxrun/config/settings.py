@@ -162,6 +162,7 @@ class Settings:
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
+        adapter: folder of a low-rank adapter that is merged into the weights when they are loaded; None: there is none.
         end_ids: ids that end a text besides the tokenizer's end of document, as the model's own files name them.
     """
 
@@ -177,6 +178,7 @@ class Settings:
     unread: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
+    adapter: Path | None = None
     end_ids: tuple[int, ...] = ()
     precision_stated: bool = True
 

@@ -57,6 +57,8 @@ _DIVIDED: Final = {
     "mlp.dense_4h_to_h": 1,
     "final_linear": 0,
 }
+# What of a layer is divided in that dim; ``lora_a`` and ``lora_b`` are those of an adapter that is trained.
+_PARTS: Final = (("weight", "bias", "lora_b"), ("weight", "lora_a"))
 
 
 def layer_numbers(num_layers: int, tied: bool) -> list[int]:
@@ -73,7 +75,7 @@ def divided_dim(name: str) -> int | None:
     """The dim of a tensor that ranks divide among them, by its ``canonical`` name; None: each holds it in full."""
     module, _, part = name.rpartition(".")
     dim = _DIVIDED.get(module)
-    return dim if part == "weight" or (part == "bias" and dim == 0) else None
+    return dim if dim is not None and part in _PARTS[dim] else None
 
 
 def _norm(name: str, config: ModelConfig, *, used: bool = True) -> dict[str, Parameter]:

@@ -6,6 +6,7 @@ import math
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +26,29 @@ class ConfigOptions:
 
     def __init__(self, entries: Mapping[str, ConfigEntry]) -> None:
         self._entries = entries
+
+    def over(self, entries: Mapping[str, ConfigEntry]) -> ConfigOptions:
+        """These options, with others over them."""
+        return ConfigOptions({**self._entries, **entries})
+
+    def part(self, name: str) -> ConfigOptions:
+        """The options in a mapping, as ``name.option``; none where the mapping is not given."""
+        entry = self.get(name)
+        if entry is None:
+            return ConfigOptions({})
+        if not isinstance(entry.value, dict):
+            raise self.refusal(name, "a mapping")
+        return ConfigOptions(
+            {f"{name}.{key}": replace(entry, key=f"{name}.{key}", value=value) for key, value in entry.value.items()}
+        )
+
+    def without_nulls(self) -> ConfigOptions:
+        """Those that are not null, where null means the same as leaving an option out."""
+        return ConfigOptions({name: entry for name, entry in self._entries.items() if entry.value is not None})
+
+    def names(self) -> list[str]:
+        """Those that are given."""
+        return list(self._entries)
 
     def get(self, name: str) -> ConfigEntry | None:
         """The option as it was written; None if it was not given or is null."""
@@ -74,14 +98,17 @@ class ConfigOptions:
             raise self.refusal(name, f"a whole number from {low} to {high}")
         return value
 
-    def number(self, name: str, default: D, *, most: float = math.inf) -> float | D:
-        """A finite number greater than 0 and at most ``most``."""
+    def number(self, name: str, default: D, *, most: float = math.inf, zero: bool = False) -> float | D:
+        """A finite number greater than 0, or with ``zero`` also 0, and at most ``most``."""
         if not self._given(name, default):
             return default
         value = _unquoted(self._entries[name].value)
         limit = min(most, 1e30)  # NaN and infinity are beyond it too
-        must_be = "a number greater than 0" + (f" and at most {most:g}" if most < math.inf else "")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+        must_be = "a number of 0 or more" if zero else "a number greater than 0"
+        must_be += f" and at most {most:g}" if most < math.inf else ""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
+            raise self.refusal(name, must_be)
+        if value == 0 and not zero:
             raise self.refusal(name, must_be)
         return float(value)
 
@@ -121,8 +148,23 @@ class ConfigOptions:
         working directory, and whoever opens it reports that it is missing.
         """
         value = self.text(name, None)
-        if value is None:
-            return None, ()
+        return (None, ()) if value is None else self._found(name, value, accept)
+
+    def paths(self, name: str, accept: Callable[[Path], bool] = Path.exists) -> tuple[Path, ...]:
+        """The files or folders of a list, each found as that of ``path``; none where the option is not given."""
+        return tuple(self._found(name, text, accept)[0] for text in self._texts(name))
+
+    def _texts(self, name: str) -> list[str]:
+        entry = self.get(name)
+        if entry is None:
+            return []
+        values = entry.value if isinstance(entry.value, list) else [entry.value]
+        texts = [value for value in values if isinstance(value, str) and value and "\0" not in value]
+        if not texts or len(texts) < len(values):
+            raise self.refusal(name, "a text or a list of texts")
+        return texts
+
+    def _found(self, name: str, value: str, accept: Callable[[Path], bool]) -> tuple[Path, tuple[Path, ...]]:
         folder = self._entries[name].folder
         try:
             relative = Path(value).expanduser()

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from neoxrun.config import neox_keys
+from neoxrun.config.training_keys import TRAINING
 from neoxrun.errors import ConfigError, UsageError
 from neoxrun.terminal.log import log
 
@@ -23,6 +24,7 @@ class ConfigEntry:
         where: ``file:line``, or the command-line flag.
         folder: the configuration file's folder; None for a flag.
         written: the name in the file, where that is another one: an old name, or a key of config.json.
+        twice: the file gives it twice, with different values, of which this is the second.
     """
 
     key: str
@@ -30,6 +32,7 @@ class ConfigEntry:
     where: str
     folder: Path | None = None
     written: str | None = None
+    twice: bool = False
 
 
 class _Loader(yaml.SafeLoader):
@@ -106,21 +109,20 @@ def read_yaml_file(path: Path) -> dict[str, ConfigEntry]:
             raise ConfigError("an option's name must be a word", code="invalid_yaml", where=where)
         key = key_node.value.replace("-", "_")
         value = _construct(loader, value_node, where)
-        if key in lines:
-            _accept_second(entries[key], value, lines[key], line, where)
+        twice = key in lines and _differs(entries[key], value, lines[key], line, where)
         lines[key] = line
-        entries[key] = ConfigEntry(key, value, where, path.parent)
+        entries[key] = ConfigEntry(key, value, where, path.parent, twice=twice)
     return entries
 
 
-def _accept_second(first: ConfigEntry, value: object, first_line: int, line: int, where: str) -> None:
-    """Accept an option that is given a second time if that changes nothing here; the last value wins, as in PyYAML.
+def _differs(first: ConfigEntry, value: object, first_line: int, line: int, where: str) -> bool:
+    """Whether an option that is given a second time has another value; the last one wins, as in PyYAML.
 
     Raises:
-        ConfigError: the two values differ, and so would the results.
+        ConfigError: it has, and so would the results of all commands.
     """
     if type(first.value) is type(value) and first.value == value:
-        return
+        return False
     if first.key not in neox_keys.IGNORED:
         raise ConfigError(
             f"{first.key} is given twice, on line {first_line} and on line {line}",
@@ -128,7 +130,9 @@ def _accept_second(first: ConfigEntry, value: object, first_line: int, line: int
             where=where,
             hint="Remove one of the two lines.",
         )
-    log.warning(f"{first.key} is given twice, with different values; it has no effect here ({where})")
+    effect = "counts for finetune only" if first.key in TRAINING else "has no effect here"
+    log.warning(f"{first.key} is given twice, with different values; it {effect} ({where})")
+    return True
 
 
 def read_override(text: str) -> ConfigEntry:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from neoxrun.checkpoint.merge import ADAPTER, describe_approximations
 from neoxrun.checkpoint.writers import check_split
 from neoxrun.config.settings import Precision
 from neoxrun.config.tensors import TensorKey
@@ -59,10 +61,11 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
 
 def _job(options: ConvertOptions, source: OpenedSource) -> dict[str, Any]:
     """What tells this conversion from others: an interrupted one continues only if all of it is the same."""
-    stats = [(path, path.stat()) for path in source.checkpoint.files]
+    adapter = source.division.adapter
     return {
         "source": short_name(source.checkpoint.folder),
-        "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "files": [_identity(path) for path in source.checkpoint.files],
+        **({} if adapter is None else {"adapter": [_identity(path) for path in adapter.files.paths]}),
         "network": asdict(source.config),
         "to": options.kind,
         "tp": options.tp,
@@ -72,6 +75,11 @@ def _job(options: ConvertOptions, source: OpenedSource) -> dict[str, Any]:
         "shard_size": options.shard_size if options.kind == "huggingface" else None,
         "version": __version__,
     }
+
+
+def _identity(path: Path) -> list[str | int]:
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _write_weights(options: ConvertOptions, source: OpenedSource, work: Workplace) -> Precision:
@@ -84,6 +92,7 @@ def _write_weights(options: ConvertOptions, source: OpenedSource, work: Workplac
         target = HuggingFaceTarget(work, tensors, source.config.num_layers, options.shard_size)
     total = missing_bytes(target, tensors)
     work.require(total)
+    approximated: set[str] = set()
     with Bar("converting", total, show=options.show_progress) as bar, ExitStack() as stack:
         stack.callback(target.abandon)
         for rank in range(target.ranks):
@@ -96,6 +105,9 @@ def _write_weights(options: ConvertOptions, source: OpenedSource, work: Workplac
 
             if wanted:
                 dtype = None if options.dtype is None else DTYPES[options.dtype]
-                source.division.read(assign, layers=wanted, rank=rank, dtype=dtype)
+                approximated |= source.division.read(assign, layers=wanted, rank=rank, dtype=dtype)
         target.finish()
+    if ADAPTER in approximated:
+        source_tp, merge = source.checkpoint.source_tp, source.division.merge
+        log.warning(describe_approximations([ADAPTER], source_tp, merge, native=False)[0])
     return main_dtype(source.dtypes)

@@ -9,13 +9,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import Adapter
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
-from neoxrun.config.settings import ModelConfig
+from neoxrun.config.settings import Merge, ModelConfig
 from neoxrun.conversion.numbers import largest
 from neoxrun.model.batch import Batch
 from neoxrun.model.gpt_neox import Stage
+from neoxrun.model.lora import apply_adapter
 from neoxrun.model.tree import TreeAttention
 from neoxrun.parallel.mesh import Mesh
 
@@ -46,13 +48,22 @@ def prompt_ids(encoded: Sequence[Sequence[int]], rows: int, context: int) -> lis
 
 
 @torch.inference_mode()
-def stream_logits(checkpoint: Checkpoint, config: ModelConfig, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+def stream_logits(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    adapter: Adapter | None = None,
+    merge: Merge = "fold",
+) -> list[Tensor]:
     """The logits of every position in fp32, ``[tokens, vocabulary]`` for each prompt.
 
     Args:
         checkpoint: of any kind and split.
         config: the network.
         prompts: token ids, at least one each.
+        adapter: is computed next to the weights, not merged into them; None: there is none.
+        merge: what becomes of norms that differ between the checkpoint's ranks.
 
     Raises:
         CheckpointError: as ``load_weights``.
@@ -73,7 +84,10 @@ def stream_logits(checkpoint: Checkpoint, config: ModelConfig, prompts: Sequence
             tp_size=1,
             device=_CPU,
             dtype=torch.float32,
+            merge=merge,
         )
+        if adapter is not None:
+            apply_adapter(stage, adapter)
         batch = batch or _batch(stage, prompts)
         x = stage(batch, x)
         if mesh.last_stage:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import open_configured_adapter
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import read_vocab_rows
@@ -97,9 +98,10 @@ def open_source(options: ConvertOptions) -> OpenedSource:
     if options.dtype is not None:
         dtypes = dict.fromkeys(table, DTYPES[options.dtype])
     merge = merge_for_files(settings.model, settings.merge)
-    folds = merge == "fold" and checkpoint.source_tp != options.tp
+    adapter = open_configured_adapter(settings)
+    folds = merge == "fold" and (checkpoint.source_tp != options.tp or adapter is not None)
     final = find_final_norm(layers, dtypes, folds=folds)
-    division = Division(checkpoint, settings.model, table, options.tp, merge, final, stored_rows - rows)
+    division = Division(checkpoint, settings.model, table, options.tp, merge, final, adapter, stored_rows - rows)
     return OpenedSource(
         division, checkpoint, settings.model, table, dtypes, rows, own_rows, tokenizer, tag, new_names, words
     )

@@ -27,6 +27,7 @@ KEPT, JOINED, SAME = "kept", "joined and cut", "the same on all ranks"
 FOLDED = "folded norm"
 SHIFT = "mean shift of a folded final norm"
 ALONE = "that of the one rank where it is not zero"
+MERGED = "sum with the adapter"
 SUM, MEAN, FIRST = "sum over the ranks", "mean of ranks that differ", "that of the first rank, of ranks that differ"
 _EXACT = {KEPT, JOINED, SAME, ALONE}
 
@@ -121,12 +122,15 @@ class Comparison:
         division.read(compare, layers=layers, rank=rank, dtype=torch.float64 if doubles else torch.float32)
 
     def _rule(self, key: TensorKey, shards: list[Shard], folding: Folding) -> TensorProof:
-        if len(shards) == self.division.ranks:
+        adapter, divided = self.division.adapter, self.division.table[key].dim is not None
+        if adapter is not None and key in adapter.low_rank:
+            return TensorProof(MERGED)
+        if self.division.keeps or (divided and len(shards) == self.division.ranks and not folding.concerns(key.name)):
             return TensorProof(KEPT)
         if folding.concerns(key.name):
             final = self.division.final is not None and key == norm_bias(self.division.config)
             return TensorProof(SHIFT if final else FOLDED)
-        if self.division.table[key].dim is not None:
+        if divided:
             return TensorProof(JOINED)
         versions = [shard[key.name].tensor for shard in shards]
         drift = max((largest_difference(versions[0], other) for other in versions[1:]), default=0.0)
@@ -167,6 +171,9 @@ class Comparison:
                     f"In {self.division.final.left_out} of these means a rank has no part, because its scale is so "
                     "small that the number format does not hold its shift divided by it."
                 )
+        if self.division.adapter is not None:
+            merged = sum(proof.rule == MERGED for proof in self.tensors.values())
+            texts.append(f"The adapter is added to {merged} weights: W + scale B A, in fp32 and rounded once.")
         sums = sum(proof.rule == SUM for proof in self.tensors.values())
         if sums:
             texts.append(f"{sums} biases, which the source's ranks add up, are their sums.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from neoxrun.checkpoint.adapter import Adapter
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.config.huggingface import CONFIG_JSON
 from neoxrun.config.settings import Settings
@@ -46,11 +47,16 @@ def prove(options: ConvertOptions, source: OpenedSource, work: Workplace, settin
     names = [name for name in relative_files(work.folder) if not name.startswith((".writing", "neoxrun."))]
     after = [work.folder / name for name in names]
     total = source.checkpoint.total_bytes + target.total_bytes * 2
+    if source.division.adapter is not None:
+        total += source.division.adapter.files.total_bytes
     with Bar("comparing", total, show=options.show_progress) as bar:
         comparison = Comparison(source.division, target, source.dtypes, bar.update)
         comparison.run()
         prompts = prompt_ids(encoded, source.rows, source.config.max_context)
-        first = stream_logits(source.checkpoint, source.config, prompts)
+        adapter = source.division.adapter
+        # Only with an adapter, which is of weights whose norms are merged so: otherwise averages would not be seen.
+        merge = "fold" if adapter is None else source.division.merge
+        first = stream_logits(source.checkpoint, source.config, prompts, adapter=adapter, merge=merge)
         second = stream_logits(target, settings.model, prompts)
         largest, same, positions = compare_logits(first, second)
         check_finite(largest, work.folder)
@@ -66,6 +72,7 @@ def prove(options: ConvertOptions, source: OpenedSource, work: Workplace, settin
                 (target, after, work.folder),
             )
         ]
+        added = {} if adapter is None else {"adapter": _describe(adapter, bar.update)}
     hashes[0] |= {"tag": source.tag, "new_names": source.new_names}
     hashes[1]["folder"] = short_name(options.target)
     remains = comparison.remains()
@@ -83,10 +90,23 @@ def prove(options: ConvertOptions, source: OpenedSource, work: Workplace, settin
             "prompts": prompts,
         },
         "source": hashes[0],
+        **added,
         "target": hashes[1],
         "tensors": comparison.to_json(),
         **({"config_json": dict(source.words)} if options.kind == "neox" and source.words else {}),
         "versions": {"neoxrun": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _describe(adapter: Adapter, progress: Callable[[int], None]) -> dict[str, Any]:
+    """What was added to the weights, and how."""
+    files = adapter.files
+    return {
+        "folder": short_name(files.folder),
+        "base_model": files.config.base_model,
+        "rule": "W + scale B A, in fp32 and rounded once",
+        "scales": sorted({low_rank.scale for low_rank in adapter.low_rank.values()}),
+        "files": checksums(files.paths, files.folder, progress),
     }
 
 

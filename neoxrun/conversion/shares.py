@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import Adapter
 from neoxrun.checkpoint.layout import Checkpoint
 from neoxrun.checkpoint.load import load_weights
 from neoxrun.checkpoint.source import LayerSource
@@ -31,6 +32,7 @@ class Division:
         ranks: of the target. At the source's own number each keeps its own undivided tensors.
         merge: at another number, what becomes of norms that differ.
         final: the final norm, if it is folded.
+        adapter: what is added to the source's weights; None: nothing.
         cut: zero rows at the end of the source's vocabulary that one rank's target leaves out.
     """
 
@@ -40,6 +42,7 @@ class Division:
     ranks: int
     merge: Merge
     final: FinalNorm | None
+    adapter: Adapter | None = None
     cut: int = 0
 
     @property
@@ -50,11 +53,16 @@ class Division:
     @property
     def folds(self) -> bool:
         """Whether norms that differ are folded."""
-        return self.merge == "fold" and self.checkpoint.source_tp != self.ranks
+        return self.merge == "fold" and not self.keeps
+
+    @property
+    def keeps(self) -> bool:
+        """Whether each rank keeps the undivided tensors of the same source rank; an adapter adds to one version."""
+        return self.checkpoint.source_tp == self.ranks and self.adapter is None
 
     def read(
         self, assign: Callable[[TensorKey, Tensor], None], *, layers: set[int], rank: int, dtype: torch.dtype | None
-    ) -> None:
+    ) -> frozenset[str]:
         """Give a rank's tensors of some layers to ``assign``, layer by layer.
 
         Args:
@@ -63,6 +71,9 @@ class Division:
             layers: the numbers of the layers.
             rank: the rank.
             dtype: number format of the tensors; None: that of each in the source.
+
+        Returns:
+            What ``load_weights`` returns.
 
         Raises:
             CheckpointError: as ``load_weights``.
@@ -85,7 +96,7 @@ class Division:
         for key in shapes:
             if key.name in VOCABULARY:
                 shapes[key] = (shapes[key][0] + self.cut, *shapes[key][1:])
-        load_weights(
+        return load_weights(
             self.checkpoint,
             shapes,
             replace,
@@ -95,6 +106,7 @@ class Division:
             device=_CPU,
             dtype=dtype,
             merge=self.merge,
+            adapter=self.adapter,
         )
 
 

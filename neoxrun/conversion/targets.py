@@ -76,21 +76,7 @@ class NeoxTarget:
         for rank in range(self.ranks):
             name = f"{self._tag}/mp_rank_{rank:02d}_model_states.pt"
             if not self._work.has(name):
-                state: dict[str, object] = {
-                    "dp_world_size": 1,
-                    "mp_world_size": self.ranks,
-                    "module": None,
-                    "buffer_names": [],
-                    "optimizer": None,
-                    "lr_scheduler": None,
-                    "sparse_tensor_module_names": [],
-                    "global_steps": step,
-                    "global_samples": 0,
-                    "skipped_steps": 0,
-                    "iteration": step,
-                    "args": {},
-                }
-                self._work.save(name, state)
+                self._work.save(name, rank_states(step, self.ranks))
         self._work.write_text("latest", self._tag)
 
     def abandon(self) -> None:
@@ -103,6 +89,29 @@ class NeoxTarget:
         if not self._new:
             return name
         return name.replace("mlp.dense_h_to_4h.", "mlp.linear1.").replace("mlp.dense_4h_to_h.", "mlp.linear2.")
+
+
+def rank_states(step: int, ranks: int) -> dict[str, object]:
+    """What GPT-NeoX's loader reads of an mp_rank file next to layer files, without an optimizer.
+
+    Args:
+        step: of the checkpoint.
+        ranks: tensor-parallel size.
+    """
+    return {
+        "dp_world_size": 1,
+        "mp_world_size": ranks,
+        "module": None,
+        "buffer_names": [],
+        "optimizer": None,
+        "lr_scheduler": None,
+        "sparse_tensor_module_names": [],
+        "global_steps": step,
+        "global_samples": 0,
+        "skipped_steps": 0,
+        "iteration": step,
+        "args": {},
+    }
 
 
 class HuggingFaceTarget:

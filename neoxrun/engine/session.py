@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from neoxrun.checkpoint.adapter import open_configured_adapter
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.checkpoint.merge import describe_approximations
@@ -24,21 +23,19 @@ from neoxrun.engine.connect import connect_gpus
 from neoxrun.engine.engine import Engine
 from neoxrun.engine.replica import Replica
 from neoxrun.engine.runner import Runner
-from neoxrun.errors import CheckpointError, NeoxrunError, classify
+from neoxrun.engine.vocabulary import check_vocabulary
+from neoxrun.errors import CheckpointError
 from neoxrun.model.dtypes import DTYPES, device_kind
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.background import in_background
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.parallel.together import attempt
 from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.memory import MAX_BATCH, scoring_tokens, stage_needs, usable_bytes
 from neoxrun.terminal.log import log
 from neoxrun.terminal.progress import Bar
 from neoxrun.tokenizer import Tokenizer, load_tokenizer
-
-# Vocabularies are padded to a multiple of 128 x the tensor-parallel size of the training, at the least.
-_PADDING, _WIDEST_TRAINING = 128, 8
-
 
 _T = TypeVar("_T")
 
@@ -141,7 +138,7 @@ def open_session(
         if random_weights
         else partial(_loaded, settings, mesh, precisions, show_progress, warnings)
     )
-    built, failure = _attempt(build, mesh.rank)
+    built, failure = attempt(build, mesh.rank)
     loading = time.perf_counter() - start
     # Not caught: a rank that cannot connect ends, and then the others are ended.
     peers = None if connecting is None else connecting.result()
@@ -169,7 +166,7 @@ def open_session(
                 loading_seconds=loading,
             )
 
-        session, failure = _attempt(finish, mesh.rank)
+        session, failure = attempt(finish, mesh.rank)
     distinct: dict[str, None] = {}
     others = meshes.gather_from_all((failure, model, warnings, session and session.most_scored))
     for other_failure, _, other_warnings, _ in others:
@@ -192,18 +189,6 @@ def open_session(
         most_scored=min(tokens for *_, tokens in others),
         warnings=tuple(distinct) if mesh.rank == 0 else (),
     )
-
-
-def _attempt(work: Callable[[], _T], rank: int) -> tuple[_T | None, NeoxrunError | None]:
-    """What ``work`` returns, or the error that the other ranks are to hear of; others are raised."""
-    try:
-        return work(), None
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)  # what they hold of a model is memory that the next one may need
-        failure = classify(error, rank)
-        if failure is not error and failure.code != "out_of_memory":
-            raise
-        return None, failure
 
 
 def device_of(kind: str, gpus: tuple[int, ...], local_rank: int) -> torch.device:
@@ -233,17 +218,9 @@ def _loaded(
     config = settings.model
     checkpoint = find_configured_checkpoint(settings)
     warnings.extend(checkpoint.warnings)
+    adapter = open_configured_adapter(settings)
     vocab_size = read_vocab_rows(checkpoint, config)
-    ranks = max(_WIDEST_TRAINING, config.model_parallel_size, checkpoint.source_tp)
-    padding = max(_PADDING, config.make_vocab_size_divisible_by) * ranks
-    # Tokens may have been added without rows for them: then it is an error only where one occurs.
-    if not tokenizer.trained_size <= vocab_size < tokenizer.vocab_size + padding:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, but the checkpoint's vocabulary has {vocab_size}",
-            code="mismatched_tokenizer",
-            where=str(settings.tokenizer.vocab_file),
-            hint="Give the tokenizer that the model was trained with (--tokenizer FILE).",
-        )
+    check_vocabulary(settings, tokenizer, vocab_size, checkpoint.source_tp)
     stage = Stage(config, mesh, vocab_size, mesh.device, precisions)
     total = sum(math.prod(shape) for shape in stage.targets().values()) * stage.weights_dtype.itemsize
     with Bar("loading", total, show=show_progress, closing=_how_loaded) as bar:
@@ -257,12 +234,14 @@ def _loaded(
             device=mesh.device,
             dtype=stage.weights_dtype,
             merge=settings.merge,
+            adapter=adapter,
             progress=bar.update,
         )
-    warnings += describe_approximations(approximated, checkpoint.source_tp, folds=settings.merge == "fold")
-    shard = sum(parameter.nbytes for parameter in stage.parameters()) / 1e6
+    warnings += describe_approximations(approximated, checkpoint.source_tp, settings.merge, native=adapter is None)
+    shard = sum(one.nbytes for one in stage.parameters()) / 1e6
     log.debug(f"shard of {shard:.1f} MB, peak host memory {peak_host_bytes() / 1e6:.1f} MB")
-    return tokenizer, stage, (checkpoint.kind, checkpoint.tag, checkpoint.total_bytes, vocab_size, tokenizer.vocab_size)
+    size = checkpoint.total_bytes + (0 if adapter is None else adapter.files.total_bytes)
+    return tokenizer, stage, (checkpoint.kind, checkpoint.tag, size, vocab_size, tokenizer.vocab_size)
 
 
 def _how_loaded(bar: Bar) -> str:

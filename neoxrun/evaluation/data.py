@@ -178,7 +178,7 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         try:
             whole = original(path, name, data_dir, data_files, split, *arguments, **options)
         except Exception as error:  # from many libraries
-            if isinstance(error, OSError) and error.errno in _NOT_PERMITTED:
+            if isinstance(error, OSError) and (error.errno in _NOT_PERMITTED or _lacks_cache(error)):
                 raise _not_permitted(dataset, error) from error
             files, named = local_files(path, data_files, data_dir), tuple(texts_in(data_files))
             if len(files) == len(named) > 0 and not isinstance(error.__cause__ or error, OSError):
@@ -201,6 +201,13 @@ def _answered_from(found: FoundTasks, sources: dict[str, dict[str, Any]]) -> Ite
         yield
     finally:
         datasets.load_dataset = original
+
+
+def _lacks_cache(error: OSError) -> bool:
+    """Whether the error says that the folder of the cache cannot be made, as where HOME is ``/proc``."""
+    import datasets
+
+    return error.filename is not None and Path(datasets.config.HF_DATASETS_CACHE).is_relative_to(str(error.filename))
 
 
 def _not_permitted(dataset: DatasetName, error: OSError) -> DataError:

@@ -166,7 +166,7 @@ def limited_tasks(document: Mapping[str, Any]) -> str | None:
 
 
 def comparison_table(comparisons: Iterable[ComparedValue]) -> str:
-    """The measured results next to the reference results, a block for each source."""
+    """The measured results next to the reference results, a block for each source; then what ``agrees`` means."""
     blocks: dict[str, list[tuple[str, ...]]] = {}
     for one in comparisons:
         rows = blocks.setdefault(one.source, [_COMPARED])
@@ -176,7 +176,9 @@ def comparison_table(comparisons: Iterable[ComparedValue]) -> str:
     texts = [
         f"compared with {source}\n{aligned_columns(rows, left=2, last_left=True)}" for source, rows in blocks.items()
     ]
-    return "\n".join([*texts, f"agrees: within {AGREES_WITHIN:g} standard errors of the difference.\n"])
+    if any("agrees" in row[-1] or "differs" in row[-1] for rows in blocks.values() for row in rows):
+        texts.append(f"agrees: within {AGREES_WITHIN:g} standard errors of the difference.\n")
+    return "\n".join(texts)
 
 
 def metric_number(value: Any) -> str:

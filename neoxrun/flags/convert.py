@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "size: fold them into the weights that read them, which keeps the results, or average them, as other "
         "converters do. Default: fold.",
     )
+    model.add_adapter(parser)
     model.add_folder_configuration(parser, "Default: what the folder itself says.")
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: that of the configuration or of the folder."

@@ -29,6 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
     )
+    add_adapter(parser)
     parser.add_argument(
         "--merge",
         choices=("fold", "average"),
@@ -80,6 +81,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--rdzv-endpoint",
         metavar="HOST:PORT",
         help="Where the hosts meet: an address of host 0 and a free port there. Needed with --nnodes. Default: none.",
+    )
+
+
+def add_adapter(parser: argparse._ActionsContainer) -> None:
+    """``--adapter``, for every command that loads weights."""
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="Folder of a LoRA adapter, as PEFT and `neoxrun finetune --lora` write it: it is merged into the weights "
+        "when they are loaded. Default: none.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from neoxrun.flags import model, values
+from neoxrun.flags import model, training, values
 from neoxrun.planning.request import TYPICAL_PROMPTS, TYPICAL_TEXTS
 
 
@@ -44,4 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Plan for scoring the prompts, as in `neoxrun evaluate`. Default: plan for answering them.",
     )
+    what = parser.add_argument_group("fine-tuning")
+    what.add_argument(
+        "--finetune",
+        action="store_true",
+        help="Plan for `neoxrun finetune`: what its weights, gradients, optimizer and activations need. The options "
+        "below need it.",
+    )
+    training.add_size_arguments(what)
+    training.add_lora_arguments(what)
     parser.add_argument("--json", action="store_true", help="Print the plan as one JSON object.")

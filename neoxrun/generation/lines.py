@@ -20,12 +20,26 @@ KEPT: Final = "Finished records are kept; continue with --resume."
 _BEGINNING: Final = b'{"id": '
 
 
-def kept_hint(kept: str, file: Path) -> str:
-    """The hint of a run that ended early: ``kept`` if its ``file`` of records has any by now."""
+FileState = tuple[int, int]
+"""A file's size in bytes, and when it was last written, in ns: other content has another one."""
+
+
+def state_of(file: Path) -> FileState | None:
+    """The state of a file; None where there is none."""
     try:
-        return kept if file.stat().st_size else AGAIN
+        found = file.stat()
     except OSError:
-        return AGAIN
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def kept_hint(kept: str, file: Path, replaced: FileState | None = None) -> str:
+    """The hint of a run that ended early: ``kept`` if its ``file`` has records by now.
+
+    Not those of the file that the run replaces, which is as ``replaced`` until the model is loaded.
+    """
+    state = state_of(file)
+    return kept if state is not None and state[0] and state != replaced else AGAIN
 
 
 def output_of(name: str) -> Path | None:

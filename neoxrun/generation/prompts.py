@@ -9,11 +9,12 @@ from typing import Any, Final
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.row_keys import Entry, read_entry
+from neoxrun.input.json_rows import TEXT_ROW
 from neoxrun.input.reader import read_rows
 from neoxrun.input.row import Row
 from neoxrun.input.source import Source
 
-_CONVERSATION: Final = 'as in {"messages": [{"role": "user", "content": "Hello"}]}'
+_CONVERSATION: Final = '{"messages": [{"role": "user", "content": "Hello"}]}'
 _NOTHING: Final[Mapping[str, Any]] = {}
 _MOST_ANSWERS = 1_000_000  # of one run: the command and every rank hold them all, at about 400 bytes each
 
@@ -143,7 +144,7 @@ def _entries(
     """The rows that are prompts, each with its text."""
     seen: dict[str | int, str] = {}
     index = 0
-    for row in read_rows(source):
+    for row in read_rows(source, example=_CONVERSATION if chat else TEXT_ROW):
         if source.format == "txt":
             text = row.fields["text"].strip()
             if text:
@@ -170,7 +171,7 @@ def _entries(
 def _what_to_write(source: Source, chat: bool) -> str:
     """What an input without prompts should have."""
     if chat:
-        return f"Write one conversation a {'line' if source.format == 'jsonl' else 'row'}, {_CONVERSATION}."
+        return f"Write one conversation a {'line' if source.format == 'jsonl' else 'row'}, as in {_CONVERSATION}."
     if source.format == "txt":
         return "Write one prompt a line; lines of white space do not count."
     return 'It needs a row, with a "prompt" or "messages".'
@@ -186,5 +187,5 @@ def _conversation(row: Row) -> Row:
         f'a {row.unit} of --chat needs "messages"',
         code="bad_prompt",
         where=row.where,
-        hint=f"Write it {_CONVERSATION}. Prompts of plain text are for -i.",
+        hint=f"Write it as in {_CONVERSATION}. Prompts of plain text are for -i.",
     )

@@ -10,31 +10,28 @@ from neoxrun.errors import DataError
 from neoxrun.input.charset import decode
 from neoxrun.input.row import Row
 
-_LINES: Final = (
-    'JSON lines have one object a line, such as {"text": "import os"}; --input-format json reads an array, '
-    "txt plain text."
-)
-_ONE_VALUE: Final = (
-    'JSON is an array of objects, such as [{"text": "import os"}]; --input-format jsonl reads lines, txt plain text.'
-)
+TEXT_ROW: Final = '{"text": "import os"}'
+"""A row of most inputs."""
 
 
-def read_json_lines(file: IO[bytes], name: str) -> Iterator[Row]:
+def read_json_lines(file: IO[bytes], name: str, example: str = TEXT_ROW) -> Iterator[Row]:
     """The values of the lines that are not empty; see ``read_rows``."""
+    hint = f"JSON lines have one object a line, such as {example}; --input-format json reads an array, txt plain text."
     offset = 0
     for number, data in enumerate(file, start=1):  # only a line feed ends a line: JSON allows U+2028 and its like
         line = decode(data, name, line=number, offset=offset)
         offset += len(data)
         if line.strip():
-            yield Row(_parsed(line.rstrip("\r\n"), name, number), name, number)
+            yield Row(_parsed(line.rstrip("\r\n"), name, number, hint), name, number)
 
 
-def read_json(file: IO[bytes], name: str) -> Iterator[Row]:
+def read_json(file: IO[bytes], name: str, example: str = TEXT_ROW) -> Iterator[Row]:
     """The elements of an array, or the one object; see ``read_rows``."""
+    hint = f"JSON is an array of objects, such as [{example}]; --input-format jsonl reads lines, txt plain text."
     text = decode(file.read(), name)
     if not text.strip():
         return
-    value = _parsed(text, name, None)
+    value = _parsed(text, name, None, hint)
     rows = value if isinstance(value, list) and not _is_conversation(value) else [value]
     for number, row in enumerate(rows, start=1):
         yield Row(row, name, number, "row")
@@ -45,7 +42,7 @@ def _is_conversation(value: list[Any]) -> bool:
     return bool(value) and isinstance(value[0], dict) and "role" in value[0]
 
 
-def _parsed(text: str, name: str, line: int | None) -> Any:
+def _parsed(text: str, name: str, line: int | None, hint: str) -> Any:
     """The value of a line, or of the whole text."""
     what = "this file" if line is None else "this line"
     try:
@@ -55,7 +52,7 @@ def _parsed(text: str, name: str, line: int | None) -> Any:
             f"{what} is not JSON: {error.msg} (column {error.colno})",
             code="bad_input",
             where=f"{name}:{line or error.lineno}",
-            hint=_ONE_VALUE if line is None else _LINES,
+            hint=hint,
         ) from None
     except (ValueError, RecursionError):
         raise DataError(

@@ -20,7 +20,7 @@ from typing import Any
 
 from neoxrun.config.settings import Settings
 from neoxrun.errors import DataError, NeoxrunError, writing_code
-from neoxrun.generation.lines import kept_hint
+from neoxrun.generation.lines import FileState, kept_hint
 from neoxrun.planning.plan import Plan
 from neoxrun.terminal.log import error_text
 
@@ -46,10 +46,12 @@ class Job:
         node_rank: this host's number among ``plan.nnodes``.
         rendezvous: ``host:port`` where several hosts meet.
         interactive: Ctrl-C belongs to the dialogue and does not end the job.
+        patient: after Ctrl-C or SIGTERM the ranks that answer it have as long as they need: a checkpoint takes minutes.
         kept: the hint if the job ends early: which work is kept, and how to continue.
         records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
             true in any case.
         lock: the file of the lock that the launcher holds on the output, which is removed at the end.
+        replaced: the state of ``records`` before the job, if it replaces them.
         owned: the process that has started the job reads why it failed from the folder, and removes that.
     """
 
@@ -65,14 +67,16 @@ class Job:
     node_rank: int = 0
     rendezvous: str | None = None
     interactive: bool = False
+    patient: bool = False
     kept: str = field(kw_only=True)
     records: Path | None = None
     lock: Path | None = None
+    replaced: FileState | None = None
     owned: bool = False
 
     def continuing(self) -> str:
         """The hint if the job ends now."""
-        return self.kept if self.records is None else kept_hint(self.kept, self.records)
+        return self.kept if self.records is None else kept_hint(self.kept, self.records, self.replaced)
 
     def save(self) -> Path:
         """Write the job to a new private folder, which is locked for as long as this process lives.

@@ -50,13 +50,15 @@ def main(arguments: Sequence[str]) -> int:
         log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
         leave = partial(_leave, folder, termination, who, job.continuing, lock)
         if role == "agent":
-            answer = partial(_answer_signals, folder, termination, leave, interactive=job.interactive)
+            answer = partial(
+                _answer_signals, folder, termination, leave, interactive=job.interactive, patient=job.patient
+            )
             threading.Thread(target=answer, daemon=True).start()
         else:
             # Not an exception: libraries catch more than they should while they are imported.
             signal.signal(signal.SIGINT, lambda number, frame: leave())
             if role == "worker":
-                termination.watch(signal.SIGTERM, leave)
+                termination.watch(signal.SIGTERM, None if job.patient else leave)
             else:  # the agent ends it, if need be
                 termination.watch(TOLD)
             release_interrupts()
@@ -100,12 +102,13 @@ def _load(role: str, termination: Termination) -> Callable[[Job, Path], int]:
 
 
 def _answer_signals(
-    folder: Path, termination: Termination, leave: Callable[[], NoReturn], *, interactive: bool
+    folder: Path, termination: Termination, leave: Callable[[], NoReturn], *, interactive: bool, patient: bool
 ) -> None:
     """Answer Ctrl-C and SIGTERM in the agent, in a thread: torchrun can be in a call that does not handle signals.
 
-    The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing. If there
-    are no such ranks, or they do not end, this process ends, and the system ends the ranks with it.
+    The ranks that answer Ctrl-C themselves are told, and have a few seconds to finish what they are writing, or as long
+    as it takes with ``patient``. If there are no such ranks, or they do not end, this process ends, and the system ends
+    the ranks with it.
     """
     signals = {signal.SIGINT, signal.SIGTERM}
     end: float | None = None
@@ -123,7 +126,7 @@ def _answer_signals(
         for process in leaders:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, TOLD if number == signal.SIGTERM else signal.SIGINT)
-        if not interactive or termination.raised:
+        if not patient and (not interactive or termination.raised):
             end = end or time.monotonic() + _GRACE_SECONDS
     leave()
 

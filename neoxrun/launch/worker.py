@@ -97,6 +97,12 @@ def _work(
     _agree(job)
     show_progress = rank == 0 and job.verbosity >= 0
     load = partial(_open, job, mesh, show_progress)
+    if job.command == "finetune":
+        from neoxrun.training.run import run_finetuning
+
+        run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce)
+        meshes.disconnect_ranks()
+        return
     session, work, options = _begin(job, rank, folder, load)
     if not job.owned:  # whoever owns it says so itself
         for warning in session.warnings:

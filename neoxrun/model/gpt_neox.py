@@ -21,6 +21,7 @@ from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear, VocabP
 from neoxrun.model.norms import build_norm
 from neoxrun.model.residual import ResidualStream
 from neoxrun.model.rotary import RotaryTables, rotary_tables
+from neoxrun.model.training_form import TrainingForm, TrainingStream
 from neoxrun.model.transformer_layer import Layer
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.partition import stage_layers, vocab_shard
@@ -35,20 +36,32 @@ class Stage(nn.Module):
         vocab_size: rows of the embedding and the head, padding included.
         device: device of the parameters.
         precisions: number formats of the parameters, of the computation and of the cache.
+        form: what it has to be trained, in ``training.network``, instead of run; None: it is run.
     """
 
     def __init__(
-        self, config: ModelConfig, mesh: Mesh, vocab_size: int, device: torch.device, precisions: Precisions
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        vocab_size: int,
+        device: torch.device,
+        precisions: Precisions,
+        form: TrainingForm | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.mesh, self.vocab_size = config, mesh, vocab_size
+        self.config, self.mesh, self.vocab_size, self.form = config, mesh, vocab_size, form
         self.device, self.precisions = device, precisions
         layers = stage_layers(config.num_layers, mesh.pp, mesh.stage)
         self.first_layer = layers.start
-        self.residual = ResidualStream(mesh)
-        self.layers = nn.ModuleList(Layer(config, mesh, index, self.residual) for index in range(len(layers)))
+        self.residual = ResidualStream(mesh) if form is None else TrainingStream(form)
+        # GPT-NeoX's ranks each train a bias, so that their sum moves tp times as fast; here one is trained.
+        biases = config.gpt_j_residual and form is None
+        self.layers = nn.ModuleList(
+            Layer(config, mesh, index, self.residual, bias_on_every_rank=biases) for index in range(len(layers))
+        )
         if mesh.first_stage or (mesh.last_stage and config.tie_embeddings):
-            self.word_embeddings = VocabParallelEmbedding(mesh, vocab_size, config.hidden_size)
+            reduce = mesh.all_reduce if form is None else form.collectives.reduce
+            self.word_embeddings = VocabParallelEmbedding(mesh, vocab_size, config.hidden_size, reduce)
         if mesh.first_stage and config.pos_emb == "learned":
             rows = config.max_position_embeddings
             self.position_embeddings = unfilled(rows, config.hidden_size)
@@ -91,12 +104,7 @@ class Stage(nn.Module):
         Returns:
             ``[T, H]`` for the next stage; on the last ``[P, H]`` after the final norm, for ``head`` and ``scores``.
         """
-        if received is None:
-            x: torch.Tensor = self.word_embeddings(batch.ids)
-            if self.config.pos_emb == "learned":
-                x = x + self.position_embeddings[batch.positions]
-        else:
-            x = received
+        x = self.embed(batch.ids, batch.positions) if received is None else received
         parts: tuple[torch.Tensor, ...] = ()
         for index, layer in enumerate(self.layers):
             last = self.mesh.last_stage and index == len(self.layers) - 1
@@ -105,6 +113,11 @@ class Stage(nn.Module):
             _, (normed,) = self.residual.add_and_normalize(x, parts, (self.norm,))
             return normed
         return self.residual.add(x, parts)
+
+    def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What the layers begin with: ``[T] -> [T, H]``, of tokens at their positions."""
+        x: torch.Tensor = self.word_embeddings(ids)
+        return x + self.position_embeddings[positions] if self.config.pos_emb == "learned" else x
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of this rank's part of the vocabulary: ``[P, H] -> [P, V / tp]``, of the last stage's output."""
@@ -166,6 +179,10 @@ class Stage(nn.Module):
             ids = ids.gather(-1, which)
         greedy = best.gather(-1, winner)[:, 0] == targets
         return own.amax(-1) - norm[:, 0], greedy, ids.long(), values - norm
+
+    def keyed_parameters(self) -> dict[TensorKey, nn.Parameter]:
+        """This stage's parameters, by their keys in a checkpoint."""
+        return {key: self.get_parameter(name) for key, name in self._names().items()}
 
     def targets(self) -> dict[TensorKey, tuple[int, ...]]:
         """The shapes of this stage's parameters, by their keys in a checkpoint."""

@@ -8,6 +8,8 @@ Shapes: ``B`` batch, ``T`` new tokens, ``I`` / ``O`` input and output width, ``V
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -59,7 +61,7 @@ class RowParallelLinear(_Linear):
     """``y = x W^T + b`` with the input dim divided: ``[T, I / tp] -> [T, O]``, this rank's part of the sum.
 
     The caller sums the parts of all tensor-parallel ranks. They include the bias: with ``bias_on_every_rank`` each rank
-    adds its bias (GPT-NeoX's parallel residual), otherwise the first rank adds the one that all ranks hold.
+    adds its bias (GPT-NeoX's parallel residual), otherwise the first rank adds the model's.
     """
 
     def __init__(self, mesh: Mesh, inputs: int, outputs: int, *, bias: bool, bias_on_every_rank: bool) -> None:
@@ -74,9 +76,9 @@ class RowParallelLinear(_Linear):
 class VocabParallelEmbedding(nn.Module):
     """Token ids to vectors, with the rows divided over the ranks: ``[T] -> [T, H]``, complete on each rank."""
 
-    def __init__(self, mesh: Mesh, vocab_size: int, width: int) -> None:
+    def __init__(self, mesh: Mesh, vocab_size: int, width: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.mesh = mesh
+        self.mesh, self._reduce = mesh, reduce
         self.rows = vocab_shard(vocab_size, mesh.tp, mesh.tp_rank)
         self.weight = unfilled(len(self.rows), width)
 
@@ -86,7 +88,7 @@ class VocabParallelEmbedding(nn.Module):
             return F.embedding(ids, self.weight)
         elsewhere = (ids < self.rows.start) | (ids >= self.rows.stop)
         x = F.embedding((ids - self.rows.start).masked_fill(elsewhere, 0), self.weight)
-        return self.mesh.all_reduce(x.masked_fill_(elsewhere.unsqueeze(-1), 0))
+        return self._reduce(x.masked_fill_(elsewhere.unsqueeze(-1), 0))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """The tied head: logits of this rank's rows, ``[..., H] -> [..., V / tp]``."""

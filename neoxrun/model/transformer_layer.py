@@ -30,15 +30,16 @@ class SelfAttention(nn.Module):
         config: the network.
         mesh: this rank's coordinates.
         index: index of the layer in this stage, and so in its cache.
+        bias_on_every_rank: see ``RowParallelLinear``.
     """
 
-    def __init__(self, config: ModelConfig, mesh: Mesh, index: int) -> None:
+    def __init__(self, config: ModelConfig, mesh: Mesh, index: int, *, bias_on_every_rank: bool) -> None:
         super().__init__()
         hidden, bias = config.hidden_size, config.use_bias_in_attn_linear
         self.index = index
         self.heads = config.num_attention_heads // mesh.tp
         self.query_key_value = ColumnParallelLinear(mesh, hidden, 3 * hidden, bias=bias)
-        self.dense = RowParallelLinear(mesh, hidden, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
+        self.dense = RowParallelLinear(mesh, hidden, hidden, bias=bias, bias_on_every_rank=bias_on_every_rank)
 
     def forward(self, x: torch.Tensor, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
         """``[T, H] -> [T, H]``, or as many tokens as are wanted."""
@@ -51,11 +52,11 @@ class SelfAttention(nn.Module):
 class MLP(nn.Module):
     """The feed-forward network: ``[T, H] -> [T, H]``, this rank's part of a sum as in ``SelfAttention``."""
 
-    def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
+    def __init__(self, config: ModelConfig, mesh: Mesh, *, bias_on_every_rank: bool) -> None:
         super().__init__()
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.use_bias_in_mlp
         self.dense_h_to_4h = ColumnParallelLinear(mesh, hidden, wide, bias=bias, activation=config.gelu)
-        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias=bias, bias_on_every_rank=config.gpt_j_residual)
+        self.dense_4h_to_h = RowParallelLinear(mesh, wide, hidden, bias=bias, bias_on_every_rank=bias_on_every_rank)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x``: ``[T, H]``, normed."""
@@ -74,9 +75,12 @@ class Layer(nn.Module):
         mesh: this rank's coordinates.
         index: index of the layer in this stage.
         residual: the stage's.
+        bias_on_every_rank: see ``RowParallelLinear``.
     """
 
-    def __init__(self, config: ModelConfig, mesh: Mesh, index: int, residual: ResidualStream) -> None:
+    def __init__(
+        self, config: ModelConfig, mesh: Mesh, index: int, residual: ResidualStream, *, bias_on_every_rank: bool
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.parallel_residual = config.gpt_j_residual
@@ -84,8 +88,8 @@ class Layer(nn.Module):
         self.tied = config.gpt_j_residual and config.gpt_j_tied
         if not self.tied:
             self.post_attention_layernorm = build_norm(config)
-        self.attention = SelfAttention(config, mesh, index)
-        self.mlp = MLP(config, mesh)
+        self.attention = SelfAttention(config, mesh, index, bias_on_every_rank=bias_on_every_rank)
+        self.mlp = MLP(config, mesh, bias_on_every_rank=bias_on_every_rank)
 
     def forward(
         self,

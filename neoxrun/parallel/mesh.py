@@ -246,6 +246,24 @@ def connect_ranks(tp: int, pp: int, replicas: int, device: torch.device) -> Mesh
     )
 
 
+def data_parallel_group(mesh: Mesh) -> dist.ProcessGroup:
+    """The ranks that have the same coordinates in their replicas as this one; all ranks call this together.
+
+    A single rank, which has joined no others, has a group of its own from then on.
+    """
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if mesh.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    members = [
+        [rank_at(mesh.tp, mesh.replicas, at, number, stage) for number in range(mesh.replicas)]
+        for stage in range(mesh.pp)
+        for at in range(mesh.tp)
+    ]
+    group = _group_of(mesh.rank, members)
+    assert group is not None
+    return group
+
+
 def _group_of(rank: int, members: list[list[int]]) -> dist.ProcessGroup | None:
     """The group that ``rank`` is in, of groups that have these members; all ranks make all of them together."""
     if len(members) == 1:

@@ -15,8 +15,10 @@ FOREIGN_ARGUMENTS: Final[Mapping[str, str]] = {
     "enforce_eager": "eager",
     "checkpoint_dir": "checkpoint",
     "vocab_file": "tokenizer",
+    "peft": "adapter",
+    "lora_path": "adapter",
 }
-"""What vLLM, transformers, litgpt and GPT-NeoX call the arguments of ``LLM``."""
+"""What vLLM, transformers, litgpt, lm-eval and GPT-NeoX call the arguments of ``LLM``."""
 
 EXPLAINED_ARGUMENTS: Final[Mapping[str, str]] = {
     "max_model_len": 'overrides=["seq_length=N"] shortens the context.',
@@ -24,6 +26,7 @@ EXPLAINED_ARGUMENTS: Final[Mapping[str, str]] = {
     "trust_remote_code": "Leave it out: nothing in a model's files is executed.",
     "revision": "`neoxrun download NAME --revision REVISION` fetches it, and says which folder to name.",
     "device_map": "Leave it out; tp and pp divide a model, device and gpus choose where it runs.",
+    "enable_lora": "Leave it out: adapter=DIR is merged into the weights.",
     "quantization": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",
     "load_in_8bit": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",
     "load_in_4bit": "Quantised weights are not supported; dtype='fp16' or 'bf16' takes 2 bytes a parameter.",

@@ -67,6 +67,7 @@ def model_arguments(
         overrides=_texts("overrides", given["overrides"]),
         checkpoint=_path("checkpoint", given["checkpoint"]),
         tokenizer=_path("tokenizer", given["tokenizer"]),
+        adapter=_path("adapter", given["adapter"]),
         tp=whole("tp", given["tp"]),
         pp=whole("pp", given["pp"]),
         device=device,

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from neoxrun.checkpoint.adapter_layout import use_adapter
 from neoxrun.checkpoint.stored import use_stored
 from neoxrun.config.precisions import DeviceKind, preferred_precisions
 from neoxrun.config.reader import load_settings
@@ -27,7 +28,8 @@ class ModelArguments:
 
     Attributes:
         sources: folders, files and names of configurations.
-        overrides, checkpoint, tokenizer, tp, pp, dtype, random_weights, merge, eager, stall_timeout: as for ``LLM``.
+        overrides, checkpoint, tokenizer, adapter, tp, pp, dtype, random_weights, merge, eager, stall_timeout: as for
+            ``LLM``.
         device: ``cpu`` or ``cuda``; None: a GPU if there is one.
         gpus: of this host, counted among the visible ones in PCI bus order; None: any.
         show_progress: say on stderr how loading goes.
@@ -37,6 +39,7 @@ class ModelArguments:
     overrides: tuple[str, ...] = ()
     checkpoint: str | None = None
     tokenizer: str | None = None
+    adapter: str | None = None
     tp: int = 1
     pp: int = 1
     device: DeviceKind | None = None
@@ -59,9 +62,11 @@ class ModelArguments:
 
         Raises:
             ConfigError: it is missing, wrong or not supported.
+            CheckpointError: the adapter is missing, damaged, not supported, or another model's.
         """
         read = load_settings(self.sources, self.overrides, checkpoint=self.checkpoint, tokenizer=self.tokenizer)
-        return replace(use_stored(read), merge=self.merge)
+        settings = replace(use_stored(read), merge=self.merge)
+        return use_adapter(settings, self.adapter, random_weights=self.random_weights)
 
 
 def open_local(arguments: ModelArguments, *, started: bool) -> Session:

@@ -15,7 +15,7 @@ _Error = TypeVar("_Error", bound=NeoxrunError)
 
 _ARGUMENTS: Final = (
     *("checkpoint", "tokenizer", "tp", "pp", "device", "gpus", "dtype", "batch_size", "random_weights", "merge"),
-    *("eager", "stall_timeout", "truncate", *SAMPLING_NAMES),
+    *("adapter", "eager", "stall_timeout", "truncate", *SAMPLING_NAMES),
 )
 _COMMAND: Final = re.compile("(`neoxrun [^`]*`)")
 _REPLICAS: Final = re.compile(r",? --replicas(?: \d+)?")  # an LLM is one

@@ -40,7 +40,7 @@ def json_line(level: str, rank: int | None, message: str, **more: Any) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Log records as JSON lines.
+    """Log records as JSON lines, with the keys of a record's ``facts`` where it has any.
 
     Args:
         rank: of this process; None where it is not a rank.
@@ -53,7 +53,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         trace = self.formatException(record.exc_info) if record.exc_info else None
-        return json_line(record.levelname.lower(), self._rank, record.getMessage().rstrip(), traceback=trace)
+        facts = getattr(record, "facts", {})
+        return json_line(record.levelname.lower(), self._rank, record.getMessage().rstrip(), traceback=trace, **facts)
 
 
 class JsonStream(io.TextIOBase):

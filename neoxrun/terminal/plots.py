@@ -1,4 +1,4 @@
-"""``--plot FILE``: what can be said of the file before anything is drawn."""
+"""``--plot FILE``, and ``neoxrun plot``: what can be said of the file before anything is drawn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ _FORMATS: Final = (".png", ".svg", ".pdf")
 _MARK: Final = "neoxrun"
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, option: str = "--plot") -> None:
     """Fail before the run rather than after it.
+
+    Args:
+        path: where the picture is to go.
+        option: that names it.
 
     Raises:
         UsageError: matplotlib is missing, or does not know the format.
@@ -22,13 +26,13 @@ def check_plot(path: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
-            "--plot needs matplotlib, which is not installed",
+            f"{option} needs matplotlib, which is not installed",
             code="missing_package",
             hint="Install it: pip install 'neoxrun[plot]'",
         )
     if path.suffix.lower() not in _FORMATS:
         raise UsageError(
-            f"--plot {path} does not end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
+            f"{option} {path} does not end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
             code="invalid_value",
             hint="The end of the name decides the format.",
         )
@@ -37,13 +41,13 @@ def check_plot(path: Path) -> None:
             pass
         foreign = path.is_file() and _MARK.encode() not in path.read_bytes()
     except OSError as error:
-        raise unwritable_plot(path, error) from None
+        raise unwritable_plot(path, error, option) from None
     if foreign:
         raise DataError(
             f"{path} exists, and is not a plot of neoxrun",
             code="other_file",
             where=str(path),
-            hint="Name another file with --plot, or remove this one.",
+            hint=f"Name another file with {option}, or remove this one.",
         )
 
 
@@ -52,11 +56,11 @@ def plot_mark(path: Path) -> dict[str, str]:
     return {"Software" if path.suffix.lower() == ".png" else "Creator": _MARK}
 
 
-def unwritable_plot(path: Path, error: OSError) -> DataError:
+def unwritable_plot(path: Path, error: OSError, option: str = "--plot") -> DataError:
     """The error for a plot that the system does not write."""
     return DataError(
         f"the plot cannot be written to {path}: {error.strerror}",
         code=writing_code(error),
         where=str(path),
-        hint="Name another file with --plot.",
+        hint=f"Name another file with {option}.",
     )

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import NoReturn
 
@@ -49,6 +50,8 @@ class Bar:
         count: units done since the bar was made.
         amount: what they hold.
         row: as given.
+        note: what is shown next to the speed: the loss of a training, for example.
+        facts: the same for programs: further keys of the lines, where those are JSON.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Bar:
     ) -> None:
         self.count = self.amount = 0
         self.row = row
+        self.note = ""
+        self.facts: Mapping[str, object] = {}
         self._doing, self._total, self._unit, self._before = doing, total, unit, done
         self._amounts, self._most = amounts, most
         self._kept = unit != _BYTES
@@ -97,8 +102,9 @@ class Bar:
         self.amount += amount
         if self.seconds > self._line_after:
             self._say_line()
-        if self._amounts:
-            self._bar.set_postfix_str(self._speed(), refresh=False)
+        shown = ", ".join(filter(None, (self._speed() if self._amounts else "", self.note)))
+        if shown:
+            self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(count)
         now = time.perf_counter()
         if now - self._drawn > _REDRAW_SECONDS and not self._bar.disable:  # tqdm would wait for the next unit
@@ -125,14 +131,20 @@ class Bar:
         if self._unit == _BYTES:
             text = _size(done) + ("" if total is None else f" of {_size(total)}")
         else:
-            text = f"{done} {self._unit}s" if total is None else f"{done} of {counted(total, self._unit)}"
+            text = counted(done, self._unit) if total is None else f"{done} of {counted(total, self._unit)}"
         beginning = "" if self._doing == f"{self._unit}s" else f"{self._doing}: "
         text = f"{beginning}{text}, {self._speed()}"
+        if self.note:
+            text += f", {self.note}"
         if total is not None and self.count > 0 and done < total:
             text += f", {_duration((total - done) * self.seconds / self.count)} left"
         elif self._most is not None and self.count == 0 < self.amount < self._most:
             text += f", at most {_duration((self._most - self.amount) * self.seconds / self.amount)} left"
-        log.info(text)
+        log.info(text, extra={"facts": self.facts})
+
+    def tell(self, text: str, facts: Mapping[str, object]) -> None:
+        """A message above the bar, with further keys for where messages are JSON."""
+        _say_above(text, partial(log.info, extra={"facts": facts}))
 
     def say(self, text: str) -> None:
         """A warning, above the bar."""

@@ -66,13 +66,14 @@ class ChatTemplate:
                 hint=_AGAIN,
             ) from error
 
-    def render(self, messages: object, *, answer: bool = True, where: str | None = None) -> str:
+    def render(self, messages: object, *, answer: bool = True, closed: bool = False, where: str | None = None) -> str:
         """The text of a conversation.
 
         Args:
             messages: a list of objects with ``role`` and ``content``.
             answer: end it where the model's answer begins (transformers' ``add_generation_prompt``); else where the
                 last message ends, which the model continues.
+            closed: without ``answer``, end it where the template ends the last message.
             where: the line with the messages, for the error.
 
         Raises:
@@ -80,7 +81,7 @@ class ChatTemplate:
             DataError: they are not messages, or the template cannot handle them.
         """
         chat = _checked(messages, where)
-        if not answer:
+        if not answer and not closed:
             chat[-1]["content"] = _tagged(chat[-1].get("content", ""), where)
         try:
             text = self._template.render(
@@ -100,7 +101,7 @@ class ChatTemplate:
                 where=where or str(self._where),
                 hint="Does every message have what the template reads? Most read `role` and `content`.",
             ) from error
-        return text if answer else _cut_at_tag(text, where)
+        return text if answer or closed else _cut_at_tag(text, where)
 
 
 def read_chat_template(config: TokenizerConfig) -> ChatTemplate:

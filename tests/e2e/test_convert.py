@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxrun import LLM
@@ -180,6 +181,14 @@ def test_a_source_that_is_no_folder(tmp_path: Path) -> None:
         result = neoxrun("convert", source, "out", "--to", "neox", cwd=tmp_path).check_error(3, says)
         assert "Name a folder that holds weights" in result.err
         assert "--checkpoint" not in result.err, "convert has no such option"
+
+
+def test_a_configuration_that_names_a_missing_tokenizer(tmp_path: Path) -> None:
+    config = yaml.safe_load(DEMO.with_suffix(".yml").read_text()) | {"vocab_file": "/nowhere/tokenizer.json"}
+    (tmp_path / "model.yml").write_text(yaml.safe_dump(config))
+    target = tmp_path / "out"
+    neoxrun("convert", DEMO, target, "--to", "huggingface", "--config", tmp_path / "model.yml").check_success()
+    assert (target / "tokenizer.json").read_bytes() == (DEMO / "tokenizer.json").read_bytes()
 
 
 def test_a_target_that_exists(tmp_path: Path, snapshot: Snapshot) -> None:

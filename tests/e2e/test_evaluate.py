@@ -142,7 +142,11 @@ def test_results_of_two_checkpoints_are_apart(tasks: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [("config=demo,foo=1", "foo"), ("config=demo,tp=x", "x is not"), ("config=demo,tp=2", "torchrun")],
+    [
+        ("config=demo,foo=1", "foo"),
+        ("config=demo,tp=x", "tp must be a whole number of 1 or more, not 'x'"),
+        ("config=demo,tp=2", "torchrun"),
+    ],
 )
 def test_wrong_model_args(arguments: str, says: str, tasks: Path, snapshot: Snapshot) -> None:
     asked = ["--model_args", arguments, "--tasks", "colours", "--include_path", tasks]

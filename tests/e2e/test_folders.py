@@ -109,7 +109,9 @@ def test_an_adapter_is_not_applied(alone: bool, tmp_path: Path) -> None:
         done.check_error(3, "an adapter (LoRA), not a model", where=str(folder / "adapter_model.safetensors"))
     else:
         (line,) = (line for line in done.check_success().err.splitlines() if "adapter" in line)
-        assert line == f"warning: {folder}/adapter_model.safetensors belongs to an adapter (LoRA), which is not applied"
+        assert (
+            line == f"warning: {folder}/adapter_model.safetensors belongs to an adapter (LoRA), which --adapter applies"
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.adapter import open_adapter
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.load import load_weights, read_vocab_rows
 from neoxrun.config.precisions import precisions_for
@@ -41,13 +42,14 @@ CPU = torch.device("cpu")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model and prompts for it. Every prompt is longer than DECODED."""
+    """A model and prompts for it. Every prompt is longer than DECODED; ``adapter`` is a folder."""
 
     config: ModelConfig
     folder: Path
     prompts: list[list[int]]
     dtype: Precision = "fp32"
     merge: Merge = "fold"
+    adapter: Path | None = None
 
 
 @dataclasses.dataclass
@@ -93,6 +95,7 @@ def load_stage(case: Case, mesh: Mesh) -> Stage:
         device=mesh.device,
         dtype=stage.weights_dtype,
         merge=case.merge,
+        adapter=None if case.adapter is None else open_adapter(case.adapter, case.config),
     )
     return stage
 

@@ -123,7 +123,7 @@ def test_help_is_whole_sentences_with_defaults(command: str) -> None:
         assert not takes_value or re.search(r"[Dd]efault", text), f"{command} {name} says no default: {text}"
 
 
-@pytest.mark.parametrize("command", ["bench", "convert", "download", "generate", "plan", "score"])
+@pytest.mark.parametrize("command", ["bench", "convert", "download", "finetune", "generate", "plan", "score"])
 def test_guide_has_every_option(command: str) -> None:
     documented = written(first_cells(section(PAGES[f"docs/{command}.md"], "Options")))
     options = [action for action in options_of(command) if action.option_strings]
@@ -141,7 +141,12 @@ def shown_plans() -> Iterator[tuple[str, str, str]]:
 
 
 def test_plans_are_shown() -> None:
-    assert {name for name, *_ in shown_plans()} == {"README.md", "docs/plan.md", "docs/troubleshooting.md"}
+    assert {name for name, *_ in shown_plans()} == {
+        "README.md",
+        "docs/finetune.md",
+        "docs/plan.md",
+        "docs/troubleshooting.md",
+    }
 
 
 @pytest.mark.parametrize(("page", "command", "shown"), list(shown_plans()))

@@ -19,7 +19,7 @@ from neoxrun.errors import CODES, EXIT_CODES, NeoxrunError, classify, writing_co
 from support.paths import ROOT
 
 CLASSES = {kind.__name__: kind for kind in [NeoxrunError, *NeoxrunError.__subclasses__()]}
-HAS_DEFAULT = {NeoxrunError, errors.Different, errors.Interrupted, errors.ReaderGone, errors.Terminated}
+HAS_DEFAULT = {NeoxrunError, errors.Different, errors.Interrupted, errors.ReaderGone, errors.Stopped, errors.Terminated}
 ALL_CODES = [code for codes in CODES.values() for code in codes]
 
 

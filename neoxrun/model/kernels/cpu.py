@@ -47,12 +47,24 @@ def linear(
         return y
     if x.dtype == torch.bfloat16 and x.shape[0] == 1 and not x.is_cuda:
         y = _product_with_vector(x, weight, bias)
-        return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])
-    if activation == "tanh" and bias is not None and x.is_cuda and x.dim() == 2 and hasattr(torch, "_addmm_activation"):
-        # cuBLAS does the two in one kernel.
+        return y if activation is None else gelu(y, activation)
+    if (
+        activation == "tanh"
+        and bias is not None
+        and x.is_cuda
+        and x.dim() == 2
+        and not torch.is_grad_enabled()
+        and hasattr(torch, "_addmm_activation")
+    ):
+        # cuBLAS does the two in one kernel, which has no gradient.
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     y = F.linear(x, weight, bias)
-    return y if activation is None else F.gelu(y, approximate=_APPROXIMATE[activation])
+    return y if activation is None else gelu(y, activation)
+
+
+def gelu(x: torch.Tensor, form: Gelu) -> torch.Tensor:
+    """GELU in one of its forms."""
+    return F.gelu(x, approximate=_APPROXIMATE[form])
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

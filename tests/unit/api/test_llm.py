@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import json
 import os
 import signal
@@ -171,8 +172,13 @@ def test_a_task_of_asyncio_that_is_cancelled_ends_its_request(llm: LLM) -> None:
 
 
 def loop_of(llm: LLM) -> EngineLoop:
-    """The loop that the engine's thread runs."""
-    (found,) = [one for one in gc.get_objects() if isinstance(one, EngineLoop) and one.inbox is llm._backend._inbox]  # type: ignore[attr-defined]
+    """The loop that the engine's thread runs.
+
+    It is not looked for with ``gc.get_objects``, which hands out tuples that the engine's thread is still filling: that
+    thread's step then fails with a SystemError.
+    """
+    work = llm._backend._thread._target  # type: ignore[attr-defined]
+    found: EngineLoop = inspect.getclosurevars(work).nonlocals["loop"]
     return found
 
 

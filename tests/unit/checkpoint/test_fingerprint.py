@@ -18,6 +18,7 @@ from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Settings
 from neoxrun.config.shipped import shipped_dir
+from support.lora import adapter_tensors, write_peft_folder
 
 
 def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
@@ -47,6 +48,14 @@ def test_fingerprint_tells_models_apart(tmp_path: Path) -> None:
         *(of(random_weights=True, **how) for how in ({}, {"tp": 1}, {"pp": 2}, {"device_kind": "cuda"})),
         of(dataclasses.replace(settings, model=dataclasses.replace(model, norm_epsilon=1e-6))),
     ]
+    adapter = write_peft_folder(tmp_path / "adapter", adapter_tensors(model))
+    adapted = dataclasses.replace(settings, adapter=adapter)
+    others.append(of(adapted))
+    quick_adapted = [quick(adapted)]
+    write_peft_folder(adapter, adapter_tensors(model), lora_alpha=1)  # the same tensors, another scale
+    others.append(of(adapted))
+    quick_adapted.append(quick(adapted))
+    assert len({quick_first, *quick_adapted}) == 3
     split = dataclasses.replace(settings, model=dataclasses.replace(model, pipe_parallel_size=2))
     assert of(split) == first
     assert of(tp=1) == of(tp=4)

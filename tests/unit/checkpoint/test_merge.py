@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neoxrun.checkpoint.merge import (
+    ADAPTER,
     Rule,
     ShardSlice,
     contributing_shards,
@@ -14,6 +15,7 @@ from neoxrun.checkpoint.merge import (
     rule_of,
     shard_slices,
 )
+from neoxrun.config.settings import Merge
 from support.checkpoints import tiny
 
 SIZES = st.integers(1, 8)
@@ -81,16 +83,24 @@ def test_contributing_shards_at_another_size(rule: Rule, first: list[int], other
 
 
 @pytest.mark.parametrize(
-    ("names", "folds", "said"),
+    ("names", "merge", "said"),
     [
-        (["input_layernorm.weight", "norm.bias"], False, ["the norms of the checkpoint's 4"]),
-        (["norm.weight", "norm.bias"], True, ["the final norms of the checkpoint's 4"]),
-        (["position_embeddings.weight"], True, ["the position embeddings of the checkpoint's 4"]),
-        (["mlp.dense_4h_to_h.bias", "norm.scale"], True, ["the final norms of", "the output biases of"]),
-        ([], False, []),
+        (["input_layernorm.weight", "norm.bias"], "average", ["the norms of the checkpoint's 4"]),
+        (["norm.weight", "norm.bias"], "fold", ["the final norms of the checkpoint's 4"]),
+        (["position_embeddings.weight"], "fold", ["the position embeddings of the checkpoint's 4"]),
+        (["mlp.dense_4h_to_h.bias", "norm.scale"], "fold", ["the final norms of", "the output biases of"]),
+        ([], "average", []),
     ],
 )
-def test_what_is_not_exact_is_named(names: list[str], folds: bool, said: list[str]) -> None:
-    texts = describe_approximations(names, 4, folds=folds)
+def test_what_is_not_exact_is_named(names: list[str], merge: Merge, said: list[str]) -> None:
+    texts = describe_approximations(names, 4, merge)
     assert [text.startswith(start) for start, text in zip(said, texts, strict=True)] == [True] * len(said)
     assert all("--tp 4 computes them as they are" in text for text in texts if "biases" not in text)
+    assert not any("--tp" in text for text in describe_approximations(names, 4, merge, native=False))
+
+
+def test_an_adapter_of_norms_that_were_merged_otherwise_is_named() -> None:
+    (folded,) = describe_approximations([ADAPTER], 2, "fold", native=False)
+    assert "needs --merge average" in folded
+    averaged = describe_approximations([ADAPTER, "norm.bias"], 2, "average", native=False)
+    assert ["leave out --merge average" in text for text in averaged] == [True, False]

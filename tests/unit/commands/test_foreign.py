@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neoxrun.cli import COMMANDS, build_parser
-from neoxrun.commands.foreign import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES, translate
+from neoxrun.commands.foreign import translate
+from neoxrun.commands.foreign_names import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES
 from neoxrun.config.precisions import DTYPE_NAMES, QUANTISED, is_quantised
 from neoxrun.errors import UsageError
 

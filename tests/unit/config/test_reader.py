@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neoxrun.config.reader import load_settings
+from neoxrun.config.reader import load_settings, with_tokenizer_of
 from neoxrun.config.settings import ModelConfig, Settings
 from neoxrun.config.shipped import shipped_dir
 from neoxrun.errors import ConfigError
@@ -238,3 +238,21 @@ def test_neither_the_split_into_files_nor_the_spelling_matters(
         return replace(found, sources=())
 
     assert anywhere(load_settings(sources)) == anywhere(load_settings([whole]))
+
+
+def test_weights_bring_their_tokenizer_where_the_named_one_is_missing(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    lost = SMALL | {"vocab_file": "/nowhere/vocab.json"}
+    config = load_settings([write_config(tmp_path, lost)])
+    assert with_tokenizer_of(weights, config) == config, "there is none"
+    (weights / "vocab.json").touch()
+    (weights / "merges.txt").touch()
+    found = with_tokenizer_of(weights, config).tokenizer
+    assert (found.vocab_file, found.merge_file) == (weights / "vocab.json", weights / "merges.txt")
+    (weights / "tokenizer.json").touch()
+    found = with_tokenizer_of(weights, load_settings([write_config(tmp_path, SMALL)])).tokenizer
+    assert (found.tokenizer_type, found.vocab_file) == ("HFTokenizer", weights / "tokenizer.json")
+    (tmp_path / "own.json").touch()
+    own = load_settings([write_config(tmp_path, SMALL | {"vocab_file": "own.json"})])
+    assert with_tokenizer_of(weights, own) == own

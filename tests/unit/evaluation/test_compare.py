@@ -113,6 +113,7 @@ def test_both_sides_have_errors(tmp_path: Path) -> None:
     assert found.errors == pytest.approx(1)
     table = report.comparison_table([found])
     assert "0.4600  0.0500  +1.0 stderr  agrees" in table
+    assert table.endswith("\nagrees: within 2 standard errors of the difference.\n")
 
 
 @pytest.mark.parametrize(("given", "stderr"), [(77.42, 1.0), ("77.42%", None), (" 77.42 %", None)])
@@ -146,7 +147,9 @@ def test_other_metrics_may_be_above_one(tmp_path: Path) -> None:
 def test_values_that_are_no_numbers_are_named(measured: Any, reference: Any, verdict: str, tmp_path: Path) -> None:
     (found,) = compared(tmp_path, {"results": {"piqa": {"acc": reference}}}, results(measured))
     assert (found.errors, found.verdict) == (None, verdict)
-    assert str(reference if isinstance(reference, str) else "acc") in report.comparison_table([found])
+    table = report.comparison_table([found])
+    assert str(reference if isinstance(reference, str) else "acc") in table
+    assert "agrees" not in table
 
 
 def test_what_is_not_compared_is_named(tmp_path: Path) -> None:

@@ -186,17 +186,19 @@ def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
     assert caught.value.code == "bad_task"
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT])
+def test_a_cache_that_cannot_be_written_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lines(tmp_path / "own.jsonl", {"text": "a"})
     files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/own.jsonl}}}}"
     task = [line for line in own_task("mine", "dataset_path: json", files) if line != "dataset_path: me/words"]
     write_lines(tmp_path / "tasks" / "mine.yaml", *task)
 
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/home/me/.cache")
+        raise OSError(number, os.strerror(number), "/home/me/.cache")
 
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/home/me/.cache/huggingface/datasets")
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(DataError, match=r"/home/me/\.cache cannot be written: Read-only") as caught:
+    with pytest.raises(DataError, match=r"/home/me/\.cache cannot be written: ") as caught:
         data.prepare_tasks(["mine"], tmp_path, include_path=tmp_path / "tasks")
     assert caught.value.code == "unwritable_file"
     assert "HF_HOME" in caught.value.hint

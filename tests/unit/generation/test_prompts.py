@@ -235,6 +235,9 @@ def test_no_prompts(tmp_path: Path) -> None:
         ("a.csv", "prompt,id\n", False, 'a row, with a "prompt"'),
         ("a.jsonl", "", True, 'one conversation a line, as in {"messages": ['),
         ("a.json", "[]", True, 'one conversation a row, as in {"messages": ['),
+        ("a.jsonl", "Hello\n", True, 'one object a line, such as {"messages": ['),
+        ("a.json", "Hello\n", True, 'an array of objects, such as [{"messages": ['),
+        ("a.jsonl", "Hello\n", False, 'one object a line, such as {"text": '),
     ],
 )
 def test_what_an_input_without_prompts_should_have(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError, RankError, Terminated
+from neoxrun.generation.lines import state_of
 from neoxrun.launch import job
 from neoxrun.launch.job import Failure, Job, failure_of, read_cause, read_failures
 
@@ -68,6 +69,18 @@ def test_nothing_is_kept_before_the_first_record(tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").touch()
     assert job.continuing() == "Give the same command again."
     (tmp_path / "out.jsonl").write_text("{}\n")
+    assert job.continuing() == "It is kept."
+
+
+def test_records_that_a_job_replaces_are_not_its_own(tmp_path: Path) -> None:
+    work: Any = {"settings": None, "plan": None}
+    records = tmp_path / "out.jsonl"
+    records.write_text("{}\n")
+    job = Job("generate", **work, kept="It is kept.", records=records, replaced=state_of(records))
+    assert job.continuing() == "Give the same command again."
+    records.write_text("")
+    assert job.continuing() == "Give the same command again."
+    records.write_text('{"id": 0}\n')
     assert job.continuing() == "It is kept."
 
 

@@ -31,6 +31,8 @@ def test_what_is_left_out() -> None:
     ("given", "field", "value"),
     [
         ({"tensor_parallel_size": 2}, "tp", 2),
+        ({"adapter": Path("run")}, "adapter", "run"),
+        ({"peft": "run"}, "adapter", "run"),
         ({"tp": np.int64(2)}, "tp", 2),
         ({"pipeline_parallel_size": 3}, "pp", 3),
         ({"torch_dtype": torch.bfloat16}, "dtype", "bf16"),
@@ -94,7 +96,12 @@ def test_a_model_by_its_other_name() -> None:
         ({"max_model_len": 99}, "unknown_option", "LLM has no argument max_model_len", "seq_length=N"),
         ({"chekpoint": "x"}, "unknown_option", "LLM has no argument chekpoint", "Did you mean checkpoint?"),
         ({"tensor_parallel_sise": 2}, "unknown_option", "no argument tensor_p", "Did you mean tensor_parallel_size?"),
-        ({"zzz": 1}, "unknown_option", "LLM has no argument zzz", "The arguments are: batch_size, checkpoint,"),
+        (
+            {"zzz": 1},
+            "unknown_option",
+            "LLM has no argument zzz",
+            "The arguments are: adapter, batch_size, checkpoint,",
+        ),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], code: str, says: str, hint: str | None) -> None:

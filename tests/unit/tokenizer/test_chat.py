@@ -86,6 +86,15 @@ def test_the_last_message_is_continued() -> None:
     assert code_of("nothing of it", answer=False) == "bad_chat_template"
 
 
+def test_a_conversation_ends_as_the_template_ends_it() -> None:
+    chat = template(
+        "{% for m in messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}{{ add_generation_prompt }}"
+    )
+    assert chat.render([USER, {"role": "assistant", "content": "Well "}], answer=False, closed=True) == (
+        "Hello</s>Well</s>False"
+    )
+
+
 def test_a_message_in_parts_is_continued_after_its_last_text() -> None:
     chat = template(
         "{% for m in messages %}{% for part in m.content %}[{{ part.text or 'image' }}]{% endfor %}{% endfor %}"

@@ -1,0 +1,186 @@
+"""``neoxrun finetune``: train a model, or an adapter for it, on own texts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neoxrun.commands import common, finetune_look
+from neoxrun.commands.sampling_args import unescape
+from neoxrun.commands.training_args import planned, training_configuration, training_from_args
+from neoxrun.config.data_reader import read_data
+from neoxrun.config.settings import Settings
+from neoxrun.config.training import DataConfig, TrainingConfig
+from neoxrun.config.training_request import RunSize, TrainingRequest
+from neoxrun.config.typed import ConfigOptions
+from neoxrun.errors import UsageError
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from neoxrun.planning.finetune import FinetunePlan
+from neoxrun.terminal.log import log
+from neoxrun.terminal.words import check_unicode
+from neoxrun.tokenizer import load_tokenizer
+from neoxrun.training.folder import CACHE
+from neoxrun.training.opening import check_run_folder
+from neoxrun.training.options import FinetuneOptions
+from neoxrun.training.run_settings import describe_run
+from neoxrun.training.trackers import check_trackers
+
+if TYPE_CHECKING:
+    from neoxrun.training.data.prepare import PreparedData
+
+_ENGINE: Final = {"deepspeed": "deepspeed", "megatron": "megatron-core"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that can be checked, say what the run will be, and hand it to the ranks.
+
+    Returns only with ``--dry-run``.
+
+    Raises:
+        NeoxrunError: the command line, the configuration or the data are wrong, it does not fit, or a package is
+            missing.
+    """
+    settings, options = training_configuration(args)
+    if settings.adapter is not None:
+        raise UsageError(
+            "finetune does not continue the training of an adapter",
+            code="conflicting_options",
+            hint="Leave --adapter out, or merge it first: `neoxrun convert SOURCE TARGET --adapter DIR`.",
+        )
+    request, lora = training_from_args(args, settings, options)
+    end = unescape(args.document_end)
+    data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
+    for text in (args.column, *args.sample_prompt):
+        check_unicode(text)
+    project = _project(args, options)
+    _check_packages(args, wandb=project is not None)
+    leading = common.is_first(args)
+    folder = run_folder(args, settings, options)
+    resume = args.resume or args.resume_anyway
+    if leading and not resume:
+        check_run_folder(folder, {}, resume=False, anyway=False)
+    found = planned(args, settings, common.devices_from_args(args), request, lora)
+    common.check_files(settings, random_weights=args.random_weights)
+    if leading:
+        log.info(f"training {finetune_look.describe_training(found)}")
+        log.info(finetune_look.describe_split(found))
+        log.info(f"memory: {finetune_look.describe_memory(found)}")
+        for note in found.notes:
+            log.info(note)
+    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+
+    prepared = prepare_data(
+        data,
+        load_tokenizer(settings.tokenizer),
+        settings.tokenizer,
+        found.plan.vocab_size,
+        folder / CACHE,
+        show=leading and args.verbosity >= 0,
+    )
+    training, warnings = settled(request, found, data, prepared)
+    if leading:
+        _say(found, data, prepared, training, [*_warnings(options), *warnings])
+    run_options = FinetuneOptions(
+        training=training,
+        data=data,
+        lora=lora,
+        folder=folder,
+        resume=resume,
+        resume_anyway=args.resume_anyway,
+        sample_prompts=tuple(args.sample_prompt),
+        wandb=project,
+        tensorboard=args.tensorboard,
+        random_weights=args.random_weights,
+    )
+    if leading and resume:
+        made = describe_run(settings, found.plan, run_options)
+        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
+    if args.dry_run:
+        return 0
+    launcher.run_job(_job(args, settings, found, run_options))
+
+
+def settled(
+    request: TrainingRequest, found: FinetunePlan, data: DataConfig, prepared: PreparedData
+) -> tuple[TrainingConfig, list[str]]:
+    """The training with everything known, and warnings about it.
+
+    Epochs become steps as in GPT-NeoX: as many as see no row more often. A last step that would not be full is left
+    out, unless it is the only one.
+    """
+    rows = found.batch.rows
+    steps = request.steps or max(1, prepared.rows_of_an_epoch(data) * request.epochs // rows)
+    size = RunSize(steps, rows, found.share.micro, found.share.recompute, prepared.valid_rows(data))
+    return request.settle(size, found.share.zero)
+
+
+def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOptions) -> Path:
+    """The folder of the run, as an absolute path."""
+    if args.output is not None:
+        return Path(args.output).absolute()
+    save = options.text("save", None)
+    return Path(f"finetune-{settings.title.replace(', ', '-')}" if save is None else save).expanduser().absolute()
+
+
+def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
+    for module, package in _ENGINE.items():
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"finetune needs {package}, which is not installed",
+                code="missing_package",
+                hint="Install it: pip install 'neoxrun[finetune]'",
+            )
+    check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+
+
+def _say(
+    found: FinetunePlan, data: DataConfig, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
+) -> None:
+    rows = prepared.rows_of_an_epoch(data)
+    log.info(
+        f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, prepared.valid_rows(data))}"
+    )
+    log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
+    tokens = training.train_iters * training.train_batch_size * data.seq_length
+    if speed := finetune_look.describe_speed(found, tokens):
+        log.info(f"expected: {speed}")
+    for warning in warnings:
+        log.warning(warning)
+
+
+def _warnings(options: ConfigOptions) -> list[str]:
+    """What a configuration asks for that is done otherwise."""
+    where = options.where("finetune")
+    if where is None or options.flag("finetune", True):
+        return []
+    return [
+        f"finetune: false ({where}) would continue the training of the checkpoint with its optimizer's state, which is "
+        "not read: the weights are trained from step 1"
+    ]
+
+
+def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
+    """The project in Weights & Biases; GPT-NeoX's is called neox where the configuration does not name one."""
+    if args.wandb is not None:
+        return str(args.wandb)
+    entry = options.get("use_wandb")
+    return options.text("wandb_project", "neox") if entry is not None and entry.value is True else None
+
+
+def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, options: FinetuneOptions) -> Job:
+    return Job(
+        "finetune",
+        settings,
+        found.plan,
+        options,
+        random_weights=args.random_weights,
+        verbosity=args.verbosity,
+        as_json=args.log_format == "json",
+        node_rank=args.node_rank,
+        rendezvous=args.rdzv_endpoint,
+        patient=True,
+        kept="Checkpoints are kept; continue with --resume.",
+    )

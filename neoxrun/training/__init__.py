@@ -1,0 +1,1 @@
+"""Fine-tuning: rows of tokens to trained weights, with DeepSpeed on the network of ``model``."""

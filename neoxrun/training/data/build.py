@@ -1,0 +1,104 @@
+"""From prepared documents to the rows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neoxrun.config.training import DataConfig
+from neoxrun.errors import DataError
+from neoxrun.terminal.log import log
+from neoxrun.terminal.words import counted
+from neoxrun.training.data.packing import blended_rows, order_documents, pack
+from neoxrun.training.data.prepare import PreparedData
+from neoxrun.training.data.repeated import count_repeated
+from neoxrun.training.data.rows import BlendedRows, DocumentRows, PackedRows
+from neoxrun.training.data.tokens import CorpusTokens
+from neoxrun.training.rows import Rows
+
+
+def build_rows(
+    data: DataConfig, prepared: PreparedData, vocab_size: int, train_rows: int, valid_rows: int, *, warn: bool
+) -> tuple[Rows, Rows | None]:
+    """The rows that are trained on, and those that are evaluated.
+
+    Args:
+        data: as for ``prepare_data``.
+        prepared: what that found.
+        vocab_size: rows of the model's vocabulary.
+        train_rows: how many rows of training data are needed; GPT-NeoX's ``train_iters * train_batch_size``.
+        valid_rows: how many of evaluation data; in GPT-NeoX ``(train_iters // eval_interval + 1) * eval_iters *
+            train_batch_size``. Both decide the number of epochs that are shuffled together.
+        warn: look for documents that are in both, which reads them all, and warn of what is cut or left out. For one
+            rank.
+
+    Returns:
+        As many rows as are needed of each; None for the second where there are no documents to evaluate on, or
+        ``valid_rows`` is 0.
+
+    Raises:
+        DataError: nothing can be learned. Reading a row raises it too, where it has ids that the model does not have.
+    """
+    train = [CorpusTokens(corpus, vocab_size) for corpus in prepared.train]
+    valid = [CorpusTokens(corpus, vocab_size) for corpus in prepared.valid] if valid_rows else []
+    if warn and valid:
+        repeated, of = count_repeated(train, valid), sum(len(one.corpus.documents) for one in valid)
+        if repeated:
+            log.warning(
+                f"evaluation documents that are also in the training data: {repeated} of {of}; the evaluation loss "
+                "will be too low"
+            )
+    builder = _Builder(data, prepared.eod, warn)
+    return (
+        builder.rows(train, data.weights, train_rows),
+        builder.rows(valid, data.valid_weights if data.valid else data.weights, valid_rows) if valid else None,
+    )
+
+
+class _Builder:
+    """Makes rows of corpora."""
+
+    def __init__(self, data: DataConfig, eod: int, warn: bool) -> None:
+        self._data, self._eod, self._warn = data, eod, warn
+
+    def rows(self, corpora: Sequence[CorpusTokens], weights: Sequence[float] | None, count: int) -> Rows:
+        """``count`` rows of one corpus, or of several with weights."""
+        if weights is None:
+            return self._of_one(corpora[0], count, count)
+        parts = [
+            self._of_one(corpus, needed, None)
+            for corpus, needed in zip(corpora, blended_rows(weights, count), strict=True)
+        ]
+        return BlendedRows(parts, weights, count)
+
+    def _of_one(self, tokens: CorpusTokens, needed: int, count: int | None) -> Rows:
+        """At least ``needed`` rows of a corpus; ``count``, or all that there are."""
+        data, corpus = self._data, tokens.corpus
+        if not data.packed:
+            order = order_documents(self._alone(tokens), needed, data.seed)
+            return DocumentRows(tokens, order, data.seq_length, self._eod)
+        packing = pack(corpus.sizes, corpus.documents, needed, data.seq_length, data.seed)
+        skipped = self._eod if data.eod_mask_loss else None
+        return PackedRows(tokens, packing, skipped, len(packing.shuffled) if count is None else count)
+
+    def _alone(self, tokens: CorpusTokens) -> NDArray[np.int64]:
+        """The documents that make a row each: those of which something is learned within its length."""
+        corpus, longest = tokens.corpus, self._data.seq_length + 1
+        own = np.arange(corpus.documents.start, corpus.documents.stop)
+        sizes = corpus.own_sizes
+        cut, kept = int((sizes > longest).sum()), own[sizes > 1]
+        if tokens.masked:
+            kept = kept[[tokens.learned(int(one), 1, longest).any() for one in kept]]
+        if self._warn and cut:
+            log.warning(f"{counted(cut, 'document')} cut to {longest} tokens (seq_length, and one to predict)")
+        if self._warn and len(kept) < len(own):
+            log.warning(f"{counted(len(own) - len(kept), 'document')} left out: nothing is learned in {longest} tokens")
+        if not len(kept):
+            raise DataError(
+                f"in no document anything is learned within {longest} tokens",
+                code="no_tokens",
+                hint="Give a greater --seq-length, or leave --no-pack out.",
+            )
+        return kept

@@ -1,0 +1,260 @@
+"""The folder of a run: what is whole in it at any moment, whatever ends the process. No torch.
+
+A checkpoint grows in ``global_step<N>.writing`` and gets its name when all of it is on the disk; ``latest`` names it
+after that. One that is no longer kept loses its name before its files. So a folder named ``global_step<N>`` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from neoxrun.errors import DataError, writing_code
+
+SETTINGS: Final = "settings.json"
+METRICS: Final = "metrics.jsonl"
+LOG: Final = "log.jsonl"
+SAMPLES: Final = "samples.jsonl"
+PLOT: Final = "loss.png"
+CACHE: Final = "cache"
+"""The folder of tokenized texts, which may be older than the run."""
+WRITING: Final = ".writing"
+"""The end of a name that something has until it is whole."""
+
+_FACTS: Final = "neoxrun.checkpoint.json"
+_LATEST: Final = "latest"
+_BEST: Final = "best"
+_REMOVING: Final = ".removing"
+_NAME: Final = re.compile(r"global_step(\d+)")
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A whole checkpoint.
+
+    Attributes:
+        step: optimizer steps that it has behind it.
+        path: its folder.
+        facts: what was noted with it, as JSON values.
+    """
+
+    step: int
+    path: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def eval_loss(self) -> float | None:
+        """The loss of the evaluation at this step; None where there was none."""
+        loss = self.facts.get("eval_loss")
+        return None if loss is None else float(loss)
+
+
+class RunFolder:
+    """A run's folder, which this process holds; ``opening.open_run_folder`` makes it.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def checkpoints(self) -> list[SavedCheckpoint]:
+        """The whole checkpoints, from old to new.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        return saved_checkpoints(self.path)
+
+    @property
+    def last(self) -> SavedCheckpoint | None:
+        """The newest checkpoint; None where there is none.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        found = self.checkpoints()
+        return found[-1] if found else None
+
+    def begin(self, step: int) -> Path:
+        """A new, empty folder for a checkpoint to grow in.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        path = self._writing(step)
+        with self.writing():
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+        return path
+
+    def publish(self, step: int, facts: Mapping[str, Any]) -> SavedCheckpoint:
+        """The folder that ``begin`` made is whole: put it on the disk, and make it the latest checkpoint.
+
+        Args:
+            step: of the checkpoint.
+            facts: what is noted with it, as JSON values; ``eval_loss``, where there is one, decides the best.
+
+        Raises:
+            DataError: the system refuses; the checkpoint before it stays the latest.
+        """
+        growing, path = self._writing(step), self.path / f"global_step{step}"
+        with self.writing():
+            (growing / _FACTS).write_text(json.dumps({"step": step, **facts}, indent=1) + "\n", encoding="utf-8")
+            _put_on_disk(growing)
+            if path.exists():  # of a run that was interrupted between the name and what follows
+                self._remove(path)
+            growing.rename(path)
+            _fsync(self.path)
+            self._write(_LATEST, path.name)
+            best = _best(self.checkpoints())
+            if best is not None:
+                self._write(_BEST, best.path.name)
+        return SavedCheckpoint(step, path, {"step": step, **facts})
+
+    def abandon(self, step: int) -> None:
+        """Remove what ``begin`` made, after an error."""
+        shutil.rmtree(self._writing(step), ignore_errors=True)
+
+    def prune(self, keep: int | None) -> None:
+        """Remove all checkpoints but the ``keep`` newest and the best; None removes none.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        if keep is None:
+            return
+        found = self.checkpoints()
+        kept = {saved.step for saved in found[-max(1, keep) :]}
+        if (best := _best(found)) is not None:
+            kept.add(best.step)
+        with self.writing():
+            for saved in found:
+                if saved.step not in kept:
+                    self._remove(saved.path)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        with self.writing():
+            self._write(name, text)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around whatever writes into the folder.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise unwritable_run(error, self.path) from error
+
+    def clean(self) -> None:
+        """Remove what a process that was killed has left, and have ``latest`` name the newest checkpoint."""
+        with self.writing():
+            for path in self.path.glob("global_step*"):
+                if path.name.endswith((WRITING, _REMOVING)):
+                    shutil.rmtree(path)
+            found = self.checkpoints()
+            if found:
+                self._write(_LATEST, found[-1].path.name)
+
+    def _writing(self, step: int) -> Path:
+        return self.path / f"global_step{step}{WRITING}"
+
+    def _remove(self, path: Path) -> None:
+        gone = path.with_name(f"{path.name}{_REMOVING}")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.path / name
+        growing = path.with_name(f"{name}{WRITING}")
+        with growing.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        growing.replace(path)
+        _fsync(self.path)
+
+
+def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
+    """The whole checkpoints of a run's folder, from old to new.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    found = []
+    for path in folder.glob("global_step*"):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and (path / _FACTS).is_file():
+            found.append(SavedCheckpoint(int(match[1]), path, read_json(path / _FACTS)))
+    return sorted(found, key=lambda saved: saved.step)
+
+
+def unwritable_run(error: OSError, folder: Path) -> DataError:
+    """The error for a run's folder that the system does not let be written."""
+    saved = saved_checkpoints(folder) if folder.is_dir() else []
+    kept = f"{saved[-1].path} is whole: --resume continues from it." if saved else "No checkpoint has been written yet."
+    return DataError(
+        f"the run's folder cannot be written: {error.strerror or error}",
+        code=writing_code(error),
+        where=str(error.filename or folder),
+        hint=f"Make room or name a folder on another disk. {kept}"
+        if writing_code(error) == "disk_full"
+        else f"Check the path and its permissions. {kept}",
+    )
+
+
+def _best(found: list[SavedCheckpoint]) -> SavedCheckpoint | None:
+    """The checkpoint with the lowest loss in evaluation, the first of equal ones."""
+    measured = [(saved.eval_loss, saved.step, saved) for saved in found if saved.eval_loss is not None]
+    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file of a run.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(
+            f"{path} is not what neoxrun writes there",
+            code="bad_file",
+            where=str(path),
+            hint="Copy the run's folder again, or start over in another one with --output DIR.",
+        )
+    return values
+
+
+def _put_on_disk(folder: Path) -> None:
+    """Have the system put every file and folder below ``folder`` on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

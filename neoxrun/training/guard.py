@@ -1,0 +1,123 @@
+"""When a run must stop: a loss or a gradient that is no number, or a loss that has left its range. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+from typing import Final, NamedTuple
+
+from neoxrun.errors import RankError
+
+_WINDOW: Final = 50
+_FEWEST: Final = 20
+_DEVIATIONS: Final = 10
+_LEAST: Final = 1.0  # nats
+
+
+class MicroLoss(NamedTuple):
+    """The loss of one micro-batch.
+
+    Attributes:
+        rank: global rank that computed it.
+        rows: numbers of its rows in the order of training, from 0.
+        loss: the mean over its tokens.
+    """
+
+    rank: int
+    rows: range
+    loss: float
+
+
+class LossGuard:
+    """Watches the losses of a run.
+
+    A spike is a loss above the mean of the last 50 steps by 1 nat, by that mean and by 10 standard deviations of them,
+    whichever is the most, once there are 20. Rows of other kinds move the loss of a step by much less.
+
+    Args:
+        stop_at_spike: whether a spike is reported.
+    """
+
+    def __init__(self, *, stop_at_spike: bool = True) -> None:
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._stop_at_spike = stop_at_spike
+
+    def accepts(self, loss: float, grad_norm: float | None) -> bool:
+        """Whether training can continue after a step.
+
+        Args:
+            loss: of the step.
+            grad_norm: of its gradients; None where it is not known, or where loss scaling has skipped the step.
+        """
+        if not math.isfinite(loss) or (grad_norm is not None and not math.isfinite(grad_norm)):
+            return False
+        if self._stop_at_spike and loss > self.bound:
+            return False
+        self._recent.append(loss)
+        return True
+
+    @property
+    def bound(self) -> float:
+        """The loss above which there is a spike; infinite at the beginning."""
+        if len(self._recent) < _FEWEST:
+            return math.inf
+        mean = fmean(self._recent)
+        return mean + max(_LEAST, mean, _DEVIATIONS * pstdev(self._recent))
+
+    def error(
+        self, step: int, loss: float, grad_norm: float | None, parts: Sequence[MicroLoss], kept: str
+    ) -> RankError:
+        """The error for a step that is not accepted, which names the rows and the rank that it comes from.
+
+        Args:
+            step: the optimizer step, from 1.
+            loss, grad_norm: as for ``accepts``.
+            parts: the micro-batches of the step, of all ranks.
+            kept: which checkpoint is kept.
+        """
+        broken = [part for part in parts if not math.isfinite(part.loss)]
+        worst = broken[0] if broken else max(parts, key=lambda part: part.loss)
+        rows = f"rows {worst.rows.start} to {worst.rows.stop - 1} of the training data, on rank {worst.rank}"
+        rows = rows if len(worst.rows) > 1 else f"row {worst.rows.start} of the training data, on rank {worst.rank}"
+        if broken:
+            return RankError(
+                f"the loss of step {step} is not a number: it is {worst.loss} for {rows}",
+                code="diverged",
+                hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+            )
+        if math.isfinite(loss):
+            if grad_norm is not None and not math.isfinite(grad_norm):
+                return RankError(
+                    f"the gradients of step {step} are not numbers, while its loss is {loss:.4f}; it is the highest, "
+                    f"{worst.loss:.4f}, for {rows}",
+                    code="diverged",
+                    hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+                )
+            return RankError(
+                f"the loss has jumped to {loss:.4f} in step {step}, from {fmean(self._recent):.4f} in the steps before "
+                f"it; it is the highest, {worst.loss:.4f}, for {rows}",
+                code="diverged",
+                hint=f"Look at these rows, or lower --lr or --gradient-clipping. {kept}",
+            )
+        return RankError(
+            f"the loss of step {step} is {loss}, although that of each micro-batch is a number",
+            code="diverged",
+            hint=f"Use --dtype bf16 or fp32. {kept}",
+        )
+
+
+def rows_of(step: int, micro: int, replica: int, *, replicas: int, micro_batch_size: int, batch_size: int) -> range:
+    """The rows of a micro-batch, as GPT-NeoX deals them out (megatron/data/samplers.py).
+
+    Args:
+        step: optimizer step, from 0.
+        micro: number of the micro-batch within the step, from 0.
+        replica: data-parallel rank.
+        replicas: data-parallel ranks.
+        micro_batch_size: rows of a micro-batch.
+        batch_size: rows of a step.
+    """
+    start = step * batch_size + (micro * replicas + replica) * micro_batch_size
+    return range(start, start + micro_batch_size)

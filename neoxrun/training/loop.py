@@ -1,0 +1,194 @@
+"""The course of a run: steps, evaluations, samples, checkpoints, and its ends before the last step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from neoxrun.config.training import TrainingConfig
+from neoxrun.errors import DataError, Stopped
+from neoxrun.parallel import mesh as meshes
+from neoxrun.parallel.mesh import Mesh
+from neoxrun.terminal.words import counted
+from neoxrun.training.checkpoints import Checkpoints, rows_checksum
+from neoxrun.training.folder import SavedCheckpoint
+from neoxrun.training.guard import LossGuard, MicroLoss, rows_of
+from neoxrun.training.report import Report, StepFacts
+from neoxrun.training.trainer import StepResult, Trainer
+
+_NONE_KEPT: Final = "No checkpoint was written before."
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What the loop asks and tells the process around it.
+
+    Attributes:
+        report: on rank 0; None on the others.
+        stopped: whether this process was asked to end.
+        samples: writes the samples, on all ranks together.
+        extra: collects what belongs to a checkpoint besides layer files and state, on all ranks together; what it
+            returns writes that into the checkpoint's folder, on rank 0.
+    """
+
+    report: Report | None
+    stopped: Callable[[], bool]
+    samples: Callable[[], dict[str, str]]
+    extra: Callable[[], Callable[[Path], object]]
+
+
+class Loop:
+    """A run from its first step, or from a checkpoint, to its last; all ranks have one.
+
+    Args:
+        trainer: makes the steps.
+        checkpoints: writes them.
+        mesh: this rank among the others.
+        training: the settings.
+        watching: the process around it.
+    """
+
+    def __init__(
+        self, trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, training: TrainingConfig, watching: Watching
+    ) -> None:
+        self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
+        self._watching, self._guard = watching, LossGuard(stop_at_spike=training.stop_at_spike)
+        self._done = self._evaluations = self._tokens = 0
+        self._saved: int | None = None
+        self._eval_loss: float | None = None
+
+    def resume(self, saved: SavedCheckpoint, *, anyway: bool) -> None:
+        """Continue after a checkpoint, whose weights the network has already; all ranks do this together.
+
+        Args:
+            saved: the checkpoint.
+            anyway: even if the rows have changed.
+
+        Raises:
+            DataError: the rows have changed, or the checkpoint was written at another tensor-parallel size.
+            CheckpointError: a file is damaged.
+        """
+        self._checkpoints.restore(saved)
+        if saved.facts["rows"] != self._rows_of(saved.step) and not anyway:
+            raise DataError(
+                f"the rows of step {saved.step} are not those that the run was trained on: its data have changed",
+                code="different_run",
+                where=str(saved.path),
+                hint="Give the same data, or continue with the new ones by --resume-anyway.",
+            )
+        self._done = self._saved = saved.step
+        self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
+        self._eval_loss = saved.eval_loss
+        if self._watching.report is not None:
+            self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            Stopped: this process was asked to end; there is a checkpoint.
+            RankError: the loss is not a number, or has jumped.
+            DataError: a checkpoint cannot be written.
+        """
+        training, total = self._training, self._training.train_iters
+        if self._done == 0:
+            self._evaluate()
+        while self._done < total:
+            if self._asked_to_stop():
+                self._stop()
+            self._step()
+            done = self._done
+            if done == total or (training.eval_interval and done % training.eval_interval == 0):
+                self._evaluate()
+            if done == total or done in training.save_iters or _every(training.save_interval, done):
+                self._save()
+
+    def _step(self) -> None:
+        result = self._trainer.step(self._done)
+        norm = result.grad_norm if result.applied else None
+        if not self._guard.accepts(result.loss, norm):
+            self._fail(result, norm)
+        self._done += 1
+        self._tokens += result.tokens
+        self._eval_loss = None
+        if self._watching.report is not None:
+            scale = self._trainer.engine.loss_scale
+            facts = StepFacts(self._done, result.loss, result.lr, norm, result.tokens, result.seconds, scale)
+            self._watching.report.step(facts)
+
+    def _evaluate(self) -> None:
+        if self._trainer.valid is not None and self._training.eval_iters:
+            self._eval_loss = self._trainer.evaluate(self._evaluations)
+            self._evaluations += 1
+            if self._watching.report is not None:
+                self._watching.report.evaluated(self._done, self._eval_loss)
+        texts = self._watching.samples()
+        if self._watching.report is not None and texts:
+            self._watching.report.sampled(self._done, texts)
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless there is one of this step."""
+        if self._saved == self._done or self._done == 0:
+            return
+        facts: dict[str, Any] = {
+            "evaluations": self._evaluations,
+            "tokens": self._tokens,
+            "rows": self._rows_of(self._done),
+            "replicas": self._mesh.replicas,
+        }
+        if self._eval_loss is not None and math.isfinite(self._eval_loss):
+            facts["eval_loss"] = self._eval_loss
+        self._checkpoints.save(self._done, facts, self._training.keep, self._watching.extra())
+        self._saved = self._done
+        if (report := self._watching.report) is not None:
+            report.tell(f"checkpoint: {self._checkpoints.path_of(self._done)}", step=self._done)
+            report.draw()
+
+    def _asked_to_stop(self) -> bool:
+        return any(meshes.gather_from_all(self._watching.stopped()))
+
+    def _stop(self) -> None:
+        self._save()
+        if self._done == 0:
+            raise Stopped("interrupted before the first step", hint="The same command starts again.")
+        raise Stopped(
+            f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",
+            hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",
+        )
+
+    def _fail(self, result: StepResult, norm: float | None) -> None:
+        mesh, training = self._mesh, self._training
+        mine = [
+            MicroLoss(
+                mesh.rank,
+                rows_of(
+                    self._done,
+                    number,
+                    mesh.replica,
+                    replicas=mesh.replicas,
+                    micro_batch_size=training.micro_batch_size,
+                    batch_size=training.train_batch_size,
+                ),
+                loss,
+            )
+            for number, loss in enumerate(result.parts)
+        ]
+        parts = [part for parts in meshes.gather_from_all(mine if mesh.tp_rank == 0 else []) for part in parts]
+        kept = _NONE_KEPT
+        if self._saved is not None:
+            kept = f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
+        error = self._guard.error(self._done + 1, result.loss, norm, parts, kept)
+        error.shared = True
+        raise error
+
+    def _rows_of(self, step: int) -> str:
+        """What tells the rows of a step, counted from 1, from others."""
+        size = self._training.train_batch_size
+        return rows_checksum(self._trainer.train, (step - 1) * size, step * size)
+
+
+def _every(interval: int, done: int) -> bool:
+    return interval > 0 and done % interval == 0

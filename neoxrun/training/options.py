@@ -1,0 +1,37 @@
+"""What the ranks of a fine-tuning need to know besides the settings of the model. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neoxrun.config.training import DataConfig, LoraConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """One run.
+
+    Attributes:
+        training: how the model is trained.
+        data: on what.
+        lora: the adapters that are trained instead of the model; None: the whole model is.
+        folder: of the run.
+        resume: go on from the last checkpoint in the folder.
+        resume_anyway: even if the settings have changed.
+        sample_prompts: prompts that are answered at every evaluation.
+        wandb: project in Weights & Biases; None: none.
+        tensorboard: write TensorBoard's files to the folder.
+        random_weights: start from random weights instead of a checkpoint.
+    """
+
+    training: TrainingConfig
+    data: DataConfig
+    lora: LoraConfig | None
+    folder: Path
+    resume: bool = False
+    resume_anyway: bool = False
+    sample_prompts: tuple[str, ...] = ()
+    wandb: str | None = None
+    tensorboard: bool = False
+    random_weights: bool = False

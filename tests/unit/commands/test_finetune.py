@@ -1,0 +1,164 @@
+"""``neoxrun finetune`` up to its ranks, through ``--dry-run``: what it finds, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxrun.cli import main
+from neoxrun.launch import launcher
+from neoxrun.launch.job import Job
+from support.paths import shared_folder
+
+TRAIN = shared_folder() / "fixtures-train"
+TEXT = "import os\nfor name in os.listdir('.'):\n    print(name)\n"
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of 40 documents in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"# {n}\n{TEXT * 9}"}) + "\n" for n in range(40)))
+    return path
+
+
+def finetune(*words: object) -> int:
+    return main(["finetune", "demo", "--device", "cpu", "--seq-length", "64", *map(str, words)])
+
+
+def dry(*words: object) -> int:
+    return finetune("--dry-run", *words)
+
+
+def test_the_first_look(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", texts, "--eval-data", texts, "--epochs", 3, "--batch-size", 16) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "training the whole model, 3,456,000 parameters in fp32" in printed.err
+    assert "40 documents of" in printed.err
+    assert "learning rate 1e-05, cosine to 1e-06, " in printed.err
+    assert printed.err.partition(" steps, ")[2].startswith("2.9"), "epochs: those of whole steps"
+
+
+def test_what_the_ranks_get(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    words = "--lora --lora-rank 4 --split 9,1,0 --no-pack --steps 30 --keep 3 --tensorboard --sample-prompt import"
+    finetune("--data", texts, "--output", "run", *words.split())
+    (job,) = jobs
+    options = job.options
+    assert pickle.loads(pickle.dumps(options)) == options
+    assert (job.command, job.plan.tp, job.plan.pp, job.plan.replicas) == ("finetune", 1, 1, 1)
+    assert (options.training.train_iters, options.training.keep) == (30, 3)
+    assert (options.training.eval_interval, options.training.save_interval) == (3, 3)
+    assert options.training.eval_iters == 1, "4 documents in rows of their own, in batches of 8"
+    assert (options.lora.rank, options.data.packed, options.data.split) == (4, False, (0.9, 0.1, 0.0))
+    assert options.folder == Path("run").absolute()
+    assert (options.tensorboard, options.sample_prompts, options.wandb) == (True, ("import",), None)
+    assert (options.resume, options.random_weights) == (False, False)
+
+
+def test_where_the_run_is(texts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    for words in ((), ("--set", f"save={tmp_path}/saved"), ("--set", "save=x", "-o", "given")):
+        finetune("--data", texts, *words)
+    names = [job.options.folder.relative_to(tmp_path) for job in jobs]
+    assert names == [Path("finetune-demo"), Path("saved"), Path("given")]
+
+
+def test_weights_and_biases_of_the_configuration(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "wandb" or find(name, *more))
+    project = ("--set", "wandb_project=mine")
+    for words in (project, ("--set", "use_wandb=true"), ("--set", "use_wandb=true", *project), ("--wandb", "given")):
+        finetune("--data", texts, *words)
+    assert [job.options.wandb for job in jobs] == [None, "neox", "mine", "given"]
+
+
+def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path("run")
+    run.mkdir()
+    (run / "notes.txt").touch()
+    assert dry("--data", texts, "-o", run) == 4
+    assert "run holds something else than a run: notes.txt" in capsys.readouterr().err
+    (run / "notes.txt").unlink()
+    assert dry("--data", texts, "-o", run) == 0, "the cache of tokens is not a run"
+    (run / "settings.json").write_text("{}")
+    assert dry("--data", texts, "-o", run) == 4
+    assert "Continue it with --resume" in capsys.readouterr().err
+    assert dry("--data", texts, "-o", run, "--resume") == 4
+    assert "the run in" in capsys.readouterr().err
+    assert dry("--data", texts, "-o", run, "--resume-anyway") == 0
+
+
+@pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    package: str, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str, *more: Any) -> Any:
+        return None if name == package else find(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    assert dry("--data", texts, "--tensorboard") == 2
+    error = capsys.readouterr().err
+    extra = "tensorboard" if package == "tensorboard" else "finetune"
+    assert f"hint: Install it: pip install 'neoxrun[{extra}]'" in error
+    assert package in error
+
+
+REFUSED: dict[str, tuple[list[str], int, str]] = {
+    "no data": ([], 2, "no data to train on is named"),
+    "missing data": (["--data", "missing.jsonl"], 4, "there is no file"),
+    "an empty file": (["--data", "empty.jsonl"], 4, "empty.jsonl"),
+    "a wrong row": (["--data", "wrong.jsonl"], 4, "wrong.jsonl:2"),
+    "another optimizer": (
+        ["--data", "texts.jsonl", "--set", "optimizer={type: SM3}"],
+        2,
+        "optimizer.type: SM3 is not supported",
+    ),
+    "stages": (["--data", "texts.jsonl", "--pp", "2"], 2, "finetune does not divide a model into pipeline stages"),
+    "too long rows": (["--data", "texts.jsonl", "--set", "seq_length=4096"], 2, "seq_length"),
+    "a wrong split": (["--data", "texts.jsonl", "--split", "x"], 2, "split must be"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_anything_is_loaded(case: str, texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.jsonl").touch()
+    Path("wrong.jsonl").write_text('{"text": "good"}\n{"txt": "bad"}\n')
+    words, code, message = REFUSED[case]
+    parts = [] if case == "too long rows" else ["--seq-length", "64"]
+    assert main(["finetune", "demo", "--device", "cpu", "--dry-run", *parts, *words]) == code
+    assert message in capsys.readouterr().err
+    assert not Path("finetune-demo/settings.json").exists()
+
+
+@pytest.mark.skipif(not TRAIN.is_dir(), reason=f"{TRAIN} is not here")
+def test_an_adapter_is_not_trained_further(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--adapter", str(TRAIN / "lora" / "adapter_after"), "--device", "cpu", "--dry-run"]
+    assert main(["finetune", str(TRAIN / "tp1" / "config.yml"), *words]) == 2
+    assert "finetune does not continue the training of an adapter" in capsys.readouterr().err
+
+
+def test_warnings(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ("finetune=false", "lr_decay_iters=100000", "warmup=0.01")
+    assert dry("--data", texts, *(word for key in keys for word in ("--set", key))) == 0
+    error = capsys.readouterr().err
+    assert "finetune: false (--set finetune=false) would continue the training" in error
+    assert "the learning rate never reaches its peak: it rises for 1000 steps" in error
+
+
+def test_a_pipeline_is_planned_again(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", texts, "--set", "pipe_parallel_size=2") == 0
+    assert "pipe_parallel_size: 2 -> 1, as finetune has no pipeline stages" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Losses that end a run."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from neoxrun.training.guard import LossGuard, MicroLoss, rows_of
+
+
+def trained(steps: int, level: float = 3.0, spread: float = 0.1) -> LossGuard:
+    guard, numbers = LossGuard(), random.Random(0)
+    for _ in range(steps):
+        assert guard.accepts(level + numbers.uniform(-spread, spread), 1.0)
+    return guard
+
+
+@pytest.mark.parametrize("level", [0.01, 0.5, 3.0, 11.0])
+def test_ordinary_noise_is_no_spike(level: float) -> None:
+    guard, numbers = LossGuard(), random.Random(1)
+    for step in range(500):
+        assert guard.accepts(level * (1 + 0.3 * numbers.gauss(0, 1)) + (0.9 if step == 400 else 0.0), 1.0)
+
+
+def test_a_spike_is_a_loss_far_above_those_before_it() -> None:
+    guard = trained(30)
+    assert guard.accepts(5.5, 1.0)
+    assert not trained(30).accepts(6.5, 1.0)
+    assert trained(19).accepts(60.0, 1.0)  # too early to tell
+
+
+def test_spikes_can_be_allowed_but_not_what_is_no_number() -> None:
+    guard = LossGuard(stop_at_spike=False)
+    for _ in range(30):
+        guard.accepts(1.0, 1.0)
+    assert guard.accepts(100.0, 1.0)
+    assert not guard.accepts(math.nan, 1.0)
+    assert not guard.accepts(1.0, math.inf)
+    assert guard.accepts(1.0, None)
+
+
+def test_the_error_names_step_rows_and_rank() -> None:
+    parts = [MicroLoss(0, range(8, 10), 3.0), MicroLoss(1, range(10, 12), math.nan), MicroLoss(0, range(12, 14), 9.0)]
+    error = trained(30).error(3, math.nan, 1.0, parts, "global_step2 is kept.")
+    assert error.code == "diverged"
+    assert error.message == (
+        "the loss of step 3 is not a number: it is nan for rows 10 to 11 of the training data, on rank 1"
+    )
+    assert str(error.hint).endswith("global_step2 is kept.")
+    spike = trained(30).error(3, 8.0, 1.0, [parts[0], MicroLoss(1, range(10, 11), 13.0)], "")
+    assert "has jumped to 8.0000 in step 3, from 3.0" in spike.message
+    assert "13.0000, for row 10 of the training data, on rank 1" in spike.message
+    gradients = trained(30).error(3, 3.0, math.inf, [parts[0]], "")
+    assert "the gradients of step 3 are not numbers" in gradients.message
+    total = trained(30).error(3, math.inf, 1.0, [parts[0]], "")
+    assert "the loss of step 3 is inf, although" in total.message
+
+
+def test_micro_batches_cover_the_rows_of_a_step_as_gpt_neox_deals_them_out() -> None:
+    dealt = [
+        list(rows_of(5, micro, replica, replicas=2, micro_batch_size=3, batch_size=12))
+        for micro in range(2)
+        for replica in range(2)
+    ]
+    assert dealt == [[60, 61, 62], [63, 64, 65], [66, 67, 68], [69, 70, 71]]

@@ -1,0 +1,69 @@
+"""A folder is that of one run, and of one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxrun.errors import DataError
+from neoxrun.training.opening import check_run_folder, open_run_folder
+
+MADE: dict[str, Any] = {"version": "1", "training": {"lr": 0.1, "keep": 2}}
+
+
+def test_a_new_run_may_have_a_cache_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    assert check_run_folder(tmp_path, MADE, resume=False, anyway=False) == []
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(DataError, match=r"something else than a run: thesis\.tex") as error:
+        check_run_folder(tmp_path, MADE, resume=True, anyway=True)
+    assert error.value.code == "existing_target"
+    with pytest.raises(DataError, match="not a folder"):
+        check_run_folder(tmp_path / "thesis.tex", MADE, resume=False, anyway=False)
+
+
+def test_a_run_is_continued_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
+        pass
+    with pytest.raises(DataError, match="holds a run already") as error:
+        check_run_folder(tmp_path, MADE, resume=False, anyway=True)
+    assert "--resume" in str(error.value.hint)
+    assert check_run_folder(tmp_path, MADE, resume=True, anyway=False) == []
+
+
+def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False) as folder:
+        folder.begin(7)
+        folder.publish(7, {})
+    other = {**MADE, "training": {"lr": 0.2, "keep": 9}}
+    with pytest.raises(DataError, match=r"training\.lr was 0\.1, is 0\.2\n") as error:
+        check_run_folder(tmp_path, other, resume=True, anyway=False)
+    assert error.value.code == "different_run"
+    with open_run_folder(tmp_path, other, resume=True, anyway=True):
+        pass
+    written = json.loads((tmp_path / "settings.json").read_text())
+    assert written["training"]["lr"] == 0.2
+    assert written["earlier"] == [{"until_step": 7, "was": ["training.lr was 0.1, is 0.2"]}]
+    with open_run_folder(tmp_path, other, resume=True, anyway=False):
+        pass
+    assert len(json.loads((tmp_path / "settings.json").read_text())["earlier"]) == 1
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    with (
+        open_run_folder(tmp_path, MADE, resume=False, anyway=False),
+        pytest.raises(DataError, match="another neoxrun is training") as error,
+        open_run_folder(tmp_path, MADE, resume=True, anyway=False),
+    ):
+        pass
+    assert error.value.code == "folder_in_use"
+
+
+def test_damaged_settings_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("[")
+    with pytest.raises(DataError, match="not what neoxrun writes") as error:
+        check_run_folder(tmp_path, MADE, resume=True, anyway=False)
+    assert error.value.code == "bad_file"

@@ -1,0 +1,201 @@
+"""Runs that stop and continue: the same weights, bit for bit on the same split, and within rounding on another."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from neoxrun.checkpoint.adapter import open_adapter
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.config.reader import load_settings
+from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
+from neoxrun.conversion.safetensors_file import SafetensorsFile
+from neoxrun.errors import DataError, RankError, Stopped
+from neoxrun.generation.interrupt import StopFlag
+from support import training_runs
+from support.paths import ROOT
+from support.training_runs import STEPS, TRAINING, RunCase, final_state, metrics, prepare, run_here, run_on_ranks
+
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, texts, and a run of one rank in ``run``."""
+    folder = tmp_path_factory.mktemp("runs")
+    prepare(folder)
+    run_here(RunCase(folder, more={"sample_prompts": ("to be", "")}))
+    return folder
+
+
+def assert_same_run(case: RunCase, other: RunCase) -> None:
+    expected, found = final_state(case), final_state(other)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert metrics(case) == metrics(other)
+
+
+def test_a_run_leaves_a_model_with_everything_about_it(place: Path) -> None:
+    case = RunCase(place)
+    found = metrics(case)
+    assert [line["step"] for line in found if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in found if "eval_loss" in line] == [0, 2, 4, 6]
+    losses = [line["eval_loss"] for line in found if "eval_loss" in line]
+    assert losses[-1] < losses[0]
+    samples = [json.loads(line) for line in (case.folder / "samples.jsonl").read_text().splitlines()]
+    assert {(line["step"], line["prompt"]) for line in samples} == {
+        (step, prompt) for step in (0, 2, 4, 6) for prompt in ("to be", "")
+    }
+    assert samples[-2]["text"]
+    for folder in (case.folder, case.folder / "global_step4", case.folder / "config.yml"):
+        settings = load_settings([str(folder)])
+        assert settings.model == replace(case.settings.model, make_vocab_size_divisible_by=128)
+        assert settings.tokenizer.vocab_file is not None
+        assert settings.tokenizer.vocab_file.samefile(case.folder / "tokenizer.json")
+    checkpoint = find_checkpoint(case.folder, case.settings.model)
+    assert checkpoint.tag == f"global_step{STEPS}"
+
+
+def test_a_run_continues_bit_for_bit(place: Path) -> None:
+    case = RunCase(place, more={"sample_prompts": ("to be", "")})
+    resumed = case.resumed("resumed", until=2)
+    run_here(resumed)
+    assert_same_run(case, resumed)
+
+
+def test_a_divided_run_continues_bit_for_bit(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(3), hidden_dropout=0.1), tp=2, dtype="bf16")
+    resumed = case.resumed("resumed", until=4)
+    run_on_ranks([case, resumed], tmp_path)
+    assert_same_run(case, resumed)
+
+
+def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(2)), replicas=2)
+    run_on_ranks([case], tmp_path)
+    one = case.resumed("one", until=4, training=replace(TRAINING, micro_batch_size=4), replicas=1)
+    run_here(one)
+    for other in (one, RunCase(place)):
+        pairs = zip(metrics(case), metrics(other), strict=True)
+        assert all(first == pytest.approx(second, abs=1e-4) for first, second in pairs)
+
+
+def test_an_adapter_is_saved_and_continues(place: Path) -> None:
+    case = RunCase(place, "lora", lora=LoraConfig(rank=2), training=replace(TRAINING, zero=ZeroConfig(1)))
+    run_here(case)
+    resumed = case.resumed("lora resumed", until=4)
+    run_here(resumed)
+    assert_same_run(case, resumed)
+    adapter = open_adapter(case.folder / "global_step6", case.settings.model)
+    assert len(adapter.low_rank) == 8
+    assert all(part.b.abs().max() > 0 for part in adapter.low_rank.values())
+    assert not list(case.folder.glob("global_step6/layer_*"))
+    assert "--adapter" in (case.folder / "README.md").read_text()
+
+
+def test_ctrl_c_writes_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = RunCase(place, "stopped", training=replace(TRAINING, save_interval=0))
+    asked = iter([False, False, False, True])
+    with monkeypatch.context() as patched:
+        patched.setattr(StopFlag, "raised", property(lambda flag: next(asked), lambda flag, value: None), raising=False)
+        with pytest.raises(Stopped, match="interrupted after 3 steps of 6") as stopped:
+            run_here(case)
+    assert stopped.value.exit_code == 130
+    assert "global_step3 is whole" in str(stopped.value.hint)
+    run_here(replace(case, more={"resume": True}))
+    assert_same_run(RunCase(place), case)
+
+
+def test_data_that_have_changed_are_refused(place: Path) -> None:
+    resumed = RunCase(place).resumed("changed", until=4)
+    text = (place / "train.jsonl").read_text()
+    (place / "train.jsonl").write_text(text.replace("question", "answer"))
+    try:
+        with pytest.raises(DataError, match="its data have changed") as error:
+            run_here(resumed)
+        assert error.value.code == "different_run"
+        run_here(replace(resumed, more={"resume": True, "resume_anyway": True}))
+    finally:
+        (place / "train.jsonl").write_text(text)
+
+
+def test_another_tensor_parallel_size_is_refused(place: Path) -> None:
+    resumed = RunCase(place).resumed("tp", until=4)
+    resumed.begin()
+    facts = resumed.folder / "global_step4" / "neoxrun.checkpoint.json"
+    facts.write_text(facts.read_text().replace('"tp": 1', '"tp": 2'))
+    with pytest.raises(DataError, match="trained with --tp 2"):
+        run_here(resumed)
+
+
+def test_a_full_disk_ends_a_run_with_its_last_checkpoint_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = SafetensorsFile.close
+    case = RunCase(place, "full")
+
+    def full(file: SafetensorsFile) -> None:
+        if (case.folder / "global_step2").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SafetensorsFile, "close", full)
+        with pytest.raises(DataError, match="No space left") as error:
+            run_here(case)
+    assert error.value.code == "disk_full"
+    assert "global_step2 is whole: --resume" in str(error.value.hint)
+    assert sorted(path.name for path in case.folder.glob("global_step*")) == ["global_step2"]
+    run_here(replace(case, more={"resume": True}))
+    assert_same_run(RunCase(place), case)
+
+
+def test_a_loss_that_is_no_number_ends_a_run(place: Path) -> None:
+    wild = replace(TRAINING, schedule=ScheduleConfig(1e30, 1e30, "constant", 0, STEPS), gradient_clipping=0.0)
+    case = RunCase(place, "wild", training=replace(wild, save_interval=1))
+    with pytest.raises(RankError, match=r"of step \d (is|are) not") as error:
+        run_here(case)
+    assert error.value.code == "diverged"
+    assert "on rank 0" in error.value.message
+    assert "is kept: --resume" in str(error.value.hint)
+
+
+@pytest.mark.slow
+def test_whatever_moment_it_is_killed_at_a_run_ends_with_the_same_weights(place: Path, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    moments = random.Random(3)
+    case = RunCase(tmp_path, training=replace(TRAINING, save_interval=1), more={"resume": True})
+    (tmp_path / "case.pkl").write_bytes(pickle.dumps([case]))
+    program = [sys.executable, training_runs.__file__, tmp_path / "case.pkl"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    kills = 0
+    while True:
+        process = subprocess.Popen(program, env=environment)
+        deadline = time.monotonic() + 120
+        steps = -1 if kills >= 2 else (kills + 1) * 2
+        while process.poll() is None and time.monotonic() < deadline:
+            if steps > 0 and (case.folder / f"global_step{steps - 1}").exists():
+                time.sleep(moments.uniform(0, 0.2))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        if process.wait() == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert kills
+    expected, found = final_state(RunCase(place)), final_state(case)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
