@@ -134,6 +134,32 @@ def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_
         assert all(first == pytest.approx(second, abs=1e-4) for first, second in pairs)
 
 
+def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
+    """Prompts that fill several rows, with a completion of one word: most steps of one row learn nothing."""
+    prepare(tmp_path)
+    for name, completion in (("train", " question"), ("valid", "")):
+        rows = [{"prompt": "to be or not " * 12, "completion": completion}] * 20
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = replace(TRAINING, train_iters=12, train_batch_size=1, eval_interval=4, gradient_clipping=1.0)
+    case = RunCase(tmp_path, training=training)
+    run_here(case)
+    losses = [line["loss"] for line in metrics(case) if "loss" in line]
+    assert len(losses) == 12
+    unlearned = {number for number, loss in enumerate(losses, 1) if loss is None}
+    assert 0 < len(unlearned) < 12
+    assert min(loss for loss in losses if loss is not None) > 0
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    for number in range(1, 13):
+        text = f"nothing is learned in step {number}: none of the tokens of its rows counts"
+        assert (text in said) == (number in unlearned)
+    evaluated = [line["step"] for line in metrics(case) if "eval_loss" in line]
+    skipped = [text for text in said if text.startswith("no evaluation after ")]
+    assert len(evaluated) + len(skipped) == 4
+    assert skipped
+    for tensor in torch.load(case.folder / "global_step12" / "layer_02-model_00-model_states.pt").values():
+        assert tensor.isfinite().all()
+
+
 def test_an_adapter_is_saved_and_continues(place: Path) -> None:
     case = RunCase(place, "lora", lora=LoraConfig(rank=2), training=replace(TRAINING, zero=ZeroConfig(1)))
     run_here(case)
