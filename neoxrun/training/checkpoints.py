@@ -21,7 +21,7 @@ from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
-from neoxrun.errors import DataError, NeoxrunError
+from neoxrun.errors import NeoxrunError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
@@ -87,18 +87,8 @@ class Checkpoints:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 
         Raises:
-            DataError: it was written at another tensor-parallel size.
             CheckpointError: a file is damaged.
         """
-        tp = saved.facts["tp"]
-        if tp != self._mesh.tp:
-            raise DataError(
-                f"the run was trained with --tp {tp}, by which the optimizer's state is divided, and not with --tp "
-                f"{self._mesh.tp}",
-                code="different_run",
-                where=str(saved.path),
-                hint=f"Give --tp {tp}. The number of replicas and the ZeRO stage may change.",
-            )
         tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
         self._state.prepare(int(saved.facts["applied"]))
         for _, name, parameter in self._trained():

@@ -69,7 +69,7 @@ class Loop:
             anyway: even if the rows have changed.
 
         Raises:
-            DataError: the rows have changed, or the checkpoint was written at another tensor-parallel size.
+            DataError: the rows have changed.
             CheckpointError: a file is damaged.
         """
         self._checkpoints.restore(saved)
