@@ -68,7 +68,8 @@ class Loop:
             anyway: even if the rows have changed.
 
         Raises:
-            DataError: the rows have changed, or the checkpoint was written at another tensor-parallel size.
+            DataError: the rows have changed, the checkpoint was written at another tensor-parallel size, or other
+                parameters were trained.
             CheckpointError: a file is damaged.
         """
         self._checkpoints.restore(saved)
@@ -108,15 +109,25 @@ class Loop:
 
     def _step(self) -> None:
         result = self._trainer.step(self._done)
-        norm = result.grad_norm if result.applied else None
+        scale = self._trainer.engine.loss_scale
+        # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
+        norm = None if scale is not None and not result.applied else result.grad_norm
         if not self._guard.accepts(result.loss, norm):
             self._fail(result, norm)
         self._done += 1
         self._tokens += result.tokens
         self._eval_loss = None
         if self._watching.report is not None:
-            scale = self._trainer.engine.loss_scale
-            facts = StepFacts(self._done, result.loss, result.lr, norm, result.tokens, result.seconds, scale)
+            facts = StepFacts(
+                self._done,
+                result.loss,
+                result.lr,
+                norm,
+                result.tokens,
+                result.seconds,
+                loss_scale=scale,
+                skipped=not result.applied,
+            )
             self._watching.report.step(facts)
 
     def _evaluate(self) -> None:
@@ -153,7 +164,7 @@ class Loop:
     def _stop(self) -> None:
         self._save()
         if self._done == 0:
-            raise Stopped("interrupted before the first step", hint="The same command starts again.")
+            raise Stopped("interrupted before the first step", hint="The same command with --resume starts again.")
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",
