@@ -23,7 +23,7 @@ from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
 from neoxrun.training.folder import CACHE
-from neoxrun.training.opening import check_run_folder
+from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run_settings import describe_run
 from neoxrun.training.trackers import check_trackers
@@ -60,8 +60,10 @@ def run(args: argparse.Namespace) -> int:
     leading = common.is_first(args)
     folder = run_folder(args, settings, options)
     resume = args.resume or args.resume_anyway
-    if leading and not resume:
-        check_run_folder(folder, {}, resume=False, anyway=False)
+    if leading:
+        check_not_in_use(folder)
+        if not resume:
+            check_run_folder(folder, {}, resume=False, anyway=False)
     found = planned(args, settings, common.devices_from_args(args), request, lora)
     common.check_files(settings, random_weights=args.random_weights)
     if leading:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from neoxrun.errors import DataError
+from neoxrun.errors import DataError, UsageError
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import listing
+from neoxrun.terminal.words import counted, listing
 from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, saved_checkpoints, unwritable_run
 from neoxrun.training.run_settings import differences
 
@@ -35,6 +35,7 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
     Raises:
         DataError: it holds something else, or a run that is not to be continued, that has other settings, or whose
             checkpoint was written at another tensor-parallel size, which ``anyway`` does not allow.
+        UsageError: the run has more steps already than are asked for.
     """
     if path.exists() and not path.is_dir():
         raise DataError(
@@ -50,6 +51,9 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
                 hint="Name another folder with --output DIR.",
             )
         return []
+    saved = saved_checkpoints(path)
+    if not resume and not saved:
+        return []
     before = read_json(path / SETTINGS)
     if not resume:
         raise DataError(
@@ -58,7 +62,6 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
             where=str(path / SETTINGS),
             hint="Continue it with --resume, or name another folder with --output DIR.",
         )
-    saved = saved_checkpoints(path)
     tp = made.get("split", {}).get("tp")
     if saved and (trained := saved[-1].facts.get("tp", tp)) != tp:
         raise DataError(
@@ -77,18 +80,76 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "
             "--resume-anyway.",
         )
+    steps = made.get("training", {}).get("train_iters")
+    if saved and steps is not None and steps < saved[-1].step:
+        raise UsageError(
+            f"the run has {counted(saved[-1].step, 'step')} already, and {steps} are asked for",
+            code="conflicting_options",
+            where=str(saved[-1].path),
+            hint=f"Give --steps {saved[-1].step} or more, or name another folder with --output DIR.",
+        )
     return changed
+
+
+def write_settings(folder: RunFolder, made: Mapping[str, Any]) -> None:
+    """Write the settings of a run that begins or continues, with what was different up to its last checkpoint.
+
+    Raises:
+        DataError: the settings in the folder are damaged; or the system refuses.
+    """
+    settings, last = dict(made), folder.last
+    if last is not None and (folder.path / SETTINGS).is_file():
+        before = read_json(folder.path / SETTINGS)
+        earlier = before.get(_EARLIER, [])
+        if changed := differences(before, made):
+            earlier = [*earlier, {"until_step": last.step, "was": changed}]
+        if earlier:
+            settings[_EARLIER] = earlier
+    folder.write_text(SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_not_in_use(path: Path) -> None:
+    """Refuse a folder that another process holds; it need not exist.
+
+    Raises:
+        DataError: another process holds it; or the system refuses.
+    """
+    if path.is_dir():
+        with _held(path):
+            pass
 
 
 @contextmanager
 def open_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anyway: bool) -> Iterator[RunFolder]:
-    """Hold the folder of a run, with its settings written; see ``check_run_folder``.
+    """Hold the folder of a run; see ``check_run_folder``.
+
+    The settings of a run from its first step are written now. A run that is continued calls ``write_settings`` once
+    nothing can keep it from that.
 
     Raises:
         DataError: as ``check_run_folder``; another process holds the folder; or the system refuses.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable_run(error, path) from error
+    with _held(path):
+        check_run_folder(path, made, resume=resume, anyway=anyway)
+        folder = RunFolder(path)
+        folder.clean()
+        if folder.last is None:
+            write_settings(folder, made)
+        yield folder
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a folder's lock.
+
+    Raises:
+        DataError: another process holds it; or the system refuses.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise unwritable_run(error, path) from error
@@ -105,19 +166,7 @@ def open_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anyway
             ) from error
         except OSError:
             log.debug(f"{path} is on a file system without locks")
-        changed = check_run_folder(path, made, resume=resume, anyway=anyway)
-        folder = RunFolder(path)
-        folder.clean()
-        settings = dict(made)
-        if (path / SETTINGS).is_file():
-            earlier = read_json(path / SETTINGS).get(_EARLIER, [])
-            if changed:
-                found = folder.checkpoints()
-                earlier = [*earlier, {"until_step": found[-1].step if found else 0, "was": changed}]
-            if earlier:
-                settings[_EARLIER] = earlier
-        folder.write_text(SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        yield folder
+        yield
 
 
 def _harmless(name: str) -> bool:

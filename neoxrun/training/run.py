@@ -25,7 +25,7 @@ from neoxrun.training.companions import Companions
 from neoxrun.training.effort import Effort, peak_of
 from neoxrun.training.folder import RunFolder, SavedCheckpoint
 from neoxrun.training.loop import Loop, Watching
-from neoxrun.training.opening import open_run_folder
+from neoxrun.training.opening import open_run_folder, write_settings
 from neoxrun.training.optimizer_state import OptimizerState
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.report import Report, open_trackers
@@ -79,6 +79,7 @@ def run_finetuning(
         loop = together(lambda: run.loop(stack, lambda: stop.raised, show_progress=show_progress), mesh.rank)
         if saved is not None:
             loop.resume(saved, anyway=options.resume_anyway)
+            together(run.note_settings, mesh.rank)
         loop.run()
 
 
@@ -128,6 +129,16 @@ class _Run:
         samples = partial(write_samples, engine, mesh, assembled.tokenizer, options.sample_prompts)
         watching = Watching(report, stopped, samples, self._extra)
         return Loop(assembled.trainer, checkpoints, mesh, options.training, watching)
+
+    def note_settings(self) -> bool:
+        """Write the settings with which the run is continued into its folder; whether this rank does so.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        if self._folder is not None:
+            write_settings(self._folder, describe_run(self._settings, self._plan, self._options))
+        return self._folder is not None
 
     def _report(self, folder: RunFolder, show_progress: bool) -> Report:
         options = self._options

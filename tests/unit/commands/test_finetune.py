@@ -100,11 +100,17 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (run / "notes.txt").unlink()
     assert dry("--data", texts, "-o", run) == 0, "the cache of tokens is not a run"
     (run / "settings.json").write_text("{}")
+    assert dry("--data", texts, "-o", run) == 0, "nor are settings without a checkpoint"
+    (run / "global_step2").mkdir()
+    (run / "global_step2" / "neoxrun.checkpoint.json").write_text('{"step": 2}')
     assert dry("--data", texts, "-o", run) == 4
     assert "Continue it with --resume" in capsys.readouterr().err
     assert dry("--data", texts, "-o", run, "--resume") == 4
     assert "the run in" in capsys.readouterr().err
-    assert dry("--data", texts, "-o", run, "--resume-anyway") == 0
+    assert dry("--data", texts, "-o", run, "--steps", 2, "--resume-anyway") == 0
+    assert dry("--data", texts, "-o", run, "--steps", 1, "--resume-anyway") == 2
+    assert "the run has 2 steps already, and 1 are asked for" in capsys.readouterr().err
+    assert (run / "settings.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])

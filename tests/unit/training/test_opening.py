@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from neoxrun.errors import DataError
-from neoxrun.training.opening import check_run_folder, open_run_folder
+from neoxrun.errors import DataError, UsageError
+from neoxrun.training.opening import check_not_in_use, check_run_folder, open_run_folder, write_settings
 
 MADE: dict[str, Any] = {"version": "1", "training": {"lr": 0.1, "keep": 2}}
 
@@ -26,8 +26,9 @@ def test_a_new_run_may_have_a_cache_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_run_is_continued_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
-        pass
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False) as folder:
+        folder.begin(1)
+        folder.publish(1, {})
     with pytest.raises(DataError, match="holds a run already") as error:
         check_run_folder(tmp_path, MADE, resume=False, anyway=True)
     assert "--resume" in str(error.value.hint)
@@ -42,14 +43,38 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"training\.lr was 0\.1, is 0\.2\n") as error:
         check_run_folder(tmp_path, other, resume=True, anyway=False)
     assert error.value.code == "different_run"
-    with open_run_folder(tmp_path, other, resume=True, anyway=True):
-        pass
+    before = (tmp_path / "settings.json").read_text()
+    with open_run_folder(tmp_path, other, resume=True, anyway=True) as folder:
+        assert (tmp_path / "settings.json").read_text() == before, "something may still keep it from being continued"
+        write_settings(folder, other)
     written = json.loads((tmp_path / "settings.json").read_text())
     assert written["training"]["lr"] == 0.2
     assert written["earlier"] == [{"until_step": 7, "was": ["training.lr was 0.1, is 0.2"]}]
-    with open_run_folder(tmp_path, other, resume=True, anyway=False):
-        pass
+    with open_run_folder(tmp_path, other, resume=True, anyway=False) as folder:
+        write_settings(folder, other)
     assert len(json.loads((tmp_path / "settings.json").read_text())["earlier"]) == 1
+
+
+def test_a_run_without_a_checkpoint_gives_way_to_another(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
+        pass
+    other = {**MADE, "training": {"lr": 0.2, "keep": 9}}
+    with open_run_folder(tmp_path, other, resume=False, anyway=False):
+        pass
+    assert json.loads((tmp_path / "settings.json").read_text()) == other
+
+
+def test_a_run_has_no_fewer_steps_than_are_done(tmp_path: Path) -> None:
+    def made(steps: int) -> dict[str, Any]:
+        return {"training": {"train_iters": steps}}
+
+    with open_run_folder(tmp_path, made(6), resume=False, anyway=False) as folder:
+        folder.begin(6)
+        folder.publish(6, {})
+    with pytest.raises(UsageError, match="the run has 6 steps already, and 4 are asked for"):
+        check_run_folder(tmp_path, made(4), resume=True, anyway=True)
+    assert check_run_folder(tmp_path, made(6), resume=True, anyway=False) == []
+    assert check_run_folder(tmp_path, made(7), resume=True, anyway=True) == ["training.train_iters was 6, is 7"]
 
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
@@ -60,6 +85,13 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     ):
         pass
     assert error.value.code == "folder_in_use"
+    with (
+        open_run_folder(tmp_path, MADE, resume=True, anyway=False),
+        pytest.raises(DataError, match="another neoxrun is training"),
+    ):
+        check_not_in_use(tmp_path)
+    check_not_in_use(tmp_path)
+    check_not_in_use(tmp_path / "none")
 
 
 def test_damaged_settings_are_an_error(tmp_path: Path) -> None:
