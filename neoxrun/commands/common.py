@@ -47,10 +47,14 @@ def configuration_from_args(args: argparse.Namespace, *, read: Collection[str] =
 
     Args:
         args: the command line.
-        read: options that the command reads itself, although they do not change what a model computes.
+        read: options of training that the command reads itself, although they do not change what a model computes.
     """
     settings, options = load_configuration(
-        args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
+        args.config or ["20B"],
+        args.overrides,
+        checkpoint=args.checkpoint,
+        tokenizer=args.tokenizer,
+        training=bool(read),
     )
     settings = replace(use_stored(settings), merge=args.merge)
     settings = use_adapter(

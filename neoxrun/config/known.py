@@ -41,8 +41,12 @@ def with_present_names(entries: Mapping[str, ConfigEntry]) -> dict[str, ConfigEn
     return present
 
 
-def check_names(entries: Mapping[str, ConfigEntry]) -> set[str]:
+def check_names(entries: Mapping[str, ConfigEntry], *, training: bool = False) -> set[str]:
     """The options that have no effect here. Those of forks that concern training are named in a warning.
+
+    Args:
+        entries: of the merged configuration.
+        training: the model is to be trained, so that those count and are refused.
 
     Raises:
         ConfigError: an option is neither known nor one of those.
@@ -50,7 +54,7 @@ def check_names(entries: Mapping[str, ConfigEntry]) -> set[str]:
     foreign = [entry for entry in entries.values() if entry.key not in neox_keys.KNOWN]
     for entry in foreign:
         misspelt = difflib.get_close_matches(entry.key, neox_keys.KNOWN - neox_keys.IGNORED, 1, _CLOSE)
-        if misspelt or not _TRAINING.fullmatch(entry.key):
+        if training or misspelt or not _TRAINING.fullmatch(entry.key):
             raise ConfigError(
                 f"unknown option {entry.key}",
                 code="unknown_option",

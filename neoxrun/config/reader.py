@@ -84,6 +84,7 @@ def load_configuration(
     *,
     checkpoint: str | None = None,
     tokenizer: str | None = None,
+    training: bool = False,
 ) -> tuple[Settings, ConfigOptions]:
     """Read and merge configuration files: the settings, and all merged options, for whoever needs others of them.
 
@@ -93,6 +94,7 @@ def load_configuration(
         overrides: ``key=value`` texts of ``--set``, values in YAML; they win over all files.
         checkpoint: ``--checkpoint``, which replaces ``load``.
         tokenizer: ``--tokenizer``, which replaces ``vocab_file``.
+        training: the model is to be trained: options of training that are not known are refused.
 
     Raises:
         ConfigError: a file is missing or not YAML, or an option is unknown, impossible or unsupported.
@@ -130,7 +132,7 @@ def load_configuration(
         entries["load"] = ConfigEntry("load", checkpoint, "--checkpoint")
     if tokenizer is not None:
         entries["vocab_file"] = ConfigEntry("vocab_file", tokenizer, "--tokenizer")
-    ignored = check_names(entries)
+    ignored = check_names(entries, training=training)
     hugging_face = any((model.folder / CONFIG_JSON).is_file() for model in folders)
     passed_over = {key for model in folders for key in model.passed_over}
 

@@ -142,6 +142,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     ),
     "stages": (["--data", "texts.jsonl", "--pp", "2"], 2, "finetune does not divide a model into pipeline stages"),
     "too long rows": (["--data", "texts.jsonl", "--set", "seq_length=4096"], 2, "seq_length"),
+    "a mistyped option": (["--data", "texts.jsonl", "--set", "train_iterz=3"], 2, "Did you mean train_iters?"),
     "a wrong split": (["--data", "texts.jsonl", "--split", "x"], 2, "split must be"),
 }
 

@@ -34,6 +34,13 @@ def test_training_options_of_forks_are_named_in_a_warning(name: str, caplog: pyt
     assert "a.yml:3" in caplog.text
 
 
+@pytest.mark.parametrize(("name", "hint"), [("train_iterz", "Did you mean train_iters?"), ("wandb_entity", "wandb_project")])
+def test_training_refuses_them(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown option {name}") as caught:
+        check_names(entries("num_layers", name), training=True)
+    assert hint in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("name", ["num_layer", "attention_scale", "logit_softcap", "rotary", "train_imp", "dataflow"])
 def test_other_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
