@@ -23,6 +23,7 @@ from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
 from neoxrun.training.folder import CACHE
+from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run_settings import describe_run
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         if not resume:
             check_run_folder(folder, {}, resume=False, anyway=False)
     found = planned(args, settings, common.devices_from_args(args), request, lora)
+    check_fp16(found.sizing.precision, found.sizing.kind)
     common.check_files(settings, random_weights=args.random_weights)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")

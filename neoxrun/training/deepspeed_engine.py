@@ -25,6 +25,7 @@ from neoxrun.config.settings import Precision
 from neoxrun.config.training import TrainingConfig
 from neoxrun.errors import UsageError
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.network import LanguageModel
 from neoxrun.training.optimizer import build_optimizer
 
@@ -116,12 +117,7 @@ class DeepSpeedEngine:
         precision = model.stage.precisions.weights
         self.stage = training.zero.stage if precision == "fp32" else max(1, training.zero.stage)
         deepspeed = _import_deepspeed(mesh.device)
-        if precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
-            raise UsageError(
-                "fp16 cannot be trained on this CPU, which does not compute in it",
-                code="invalid_value",
-                hint="Give --dtype bf16 or --dtype fp32.",
-            )
+        check_fp16(precision, mesh.device.type)
         self._mpu = _ModelParallelUnit(mesh.tp_group or data_group, data_group)
         optimizer = build_optimizer(model, training, fused=mesh.device.type == "cuda")
         self._engine: Any = deepspeed.initialize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neoxrun.cli import main
 from neoxrun.launch import launcher
@@ -159,6 +160,15 @@ def test_refused_before_anything_is_loaded(case: str, texts: Path, capsys: pytes
 
 
 @pytest.mark.skipif(not TRAIN.is_dir(), reason=f"{TRAIN} is not here")
+@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU computes in fp16")
+def test_fp16_is_refused_before_anything_is_written(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", texts, "--dtype", "fp16", "-o", "run") == 2
+    error = capsys.readouterr().err
+    assert "fp16 cannot be trained on this CPU" in error
+    assert "training the whole model" not in error
+    assert not Path("run").exists()
+
+
 def test_an_adapter_is_not_trained_further(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--adapter", str(TRAIN / "lora" / "adapter_after"), "--device", "cpu", "--dry-run"]
     assert main(["finetune", str(TRAIN / "tp1" / "config.yml"), *words]) == 2

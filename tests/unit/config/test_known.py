@@ -34,7 +34,9 @@ def test_training_options_of_forks_are_named_in_a_warning(name: str, caplog: pyt
     assert "a.yml:3" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "hint"), [("train_iterz", "Did you mean train_iters?"), ("wandb_entity", "wandb_project")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("train_iterz", "Did you mean train_iters?"), ("wandb_entity", "wandb_project")]
+)
 def test_training_refuses_them(name: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown option {name}") as caught:
         check_names(entries("num_layers", name), training=True)
