@@ -10,6 +10,9 @@ from neoxrun.errors import ConfigError
 USUAL_ROWS: Final = 8
 """Rows of a step where nothing says how many."""
 
+MOST_ROWS: Final = 1_000_000
+"""Of a step, and of a pass. GPT-NeoX-20B was trained with 1538."""
+
 
 class Batch(NamedTuple):
     """The rows of a step.
@@ -59,7 +62,12 @@ class BatchRequest:
             ConfigError: the replicas cannot share a step equally, or its rows are not a whole number of passes.
         """
         if self.rows is None:
-            return self._solve_without_rows(replicas)
+            batch = self._solve_without_rows(replicas)
+            if batch.rows > MOST_ROWS:
+                raise self._refusal(
+                    f"{batch.rows} rows of a step are too many: the most are {MOST_ROWS}", "Give a lower --batch-size."
+                )
+            return batch
         share, odd = divmod(self.rows, replicas)
         if odd:
             raise self._refusal(

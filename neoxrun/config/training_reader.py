@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, cast
 
 from neoxrun.config.training import DecayStyle, LossScaleConfig, ZeroConfig
-from neoxrun.config.training_batch import BatchRequest
+from neoxrun.config.training_batch import MOST_ROWS, BatchRequest
 from neoxrun.config.training_keys import REFUSED, SWITCHED, TRAINING
 from neoxrun.config.training_request import TrainingRequest, check_rates
 from neoxrun.config.typed import ConfigOptions
@@ -179,9 +179,9 @@ def _batch(options: ConfigOptions) -> BatchRequest:
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     micro = options.get(names[1])
     return BatchRequest(
-        rows=options.integer(names[0], None),
-        micro=options.integer(names[1], None),
-        accumulation=options.integer(names[2], None),
+        rows=options.integer(names[0], None, high=MOST_ROWS),
+        micro=options.integer(names[1], None, high=MOST_ROWS),
+        accumulation=options.integer(names[2], None, high=MOST_ROWS),
         micro_fixed=micro is not None and micro.folder is None,
         where=options.where(*names),
     )

@@ -143,6 +143,11 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     ),
     "stages": (["--data", "texts.jsonl", "--pp", "2"], 2, "finetune does not divide a model into pipeline stages"),
     "too long rows": (["--data", "texts.jsonl", "--set", "seq_length=4096"], 2, "seq_length"),
+    "too many rows": (
+        ["--data", "texts.jsonl", "--batch-size", "1000000000"],
+        2,
+        "train_batch_size must be a whole number from 1 to 1000000",
+    ),
     "a mistyped option": (["--data", "texts.jsonl", "--set", "train_iterz=3"], 2, "Did you mean train_iters?"),
     "a wrong split": (["--data", "texts.jsonl", "--split", "x"], 2, "split must be"),
 }

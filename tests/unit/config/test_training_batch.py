@@ -80,3 +80,9 @@ def test_the_parts_are_the_whole(rows: int | None, micro: int | None, passes: in
     if found.note is None:
         assert micro in (None, found.micro)
         assert passes is None or found.micro is None or found.share == found.micro * passes
+
+
+def test_a_step_has_a_bound() -> None:
+    with pytest.raises(ConfigError, match="2000000 rows of a step are too many: the most are 1000000"):
+        BatchRequest(None, 1000, 1000).solve(2)
+    assert BatchRequest(None, 1000, 1000).solve(1).rows == 1_000_000
