@@ -54,6 +54,12 @@ def run(args: argparse.Namespace) -> int:
     request, lora = training_from_args(args, settings, options)
     end = unescape(args.document_end)
     data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
+    if args.split is not None and data.valid:
+        raise UsageError(
+            "--split and separate data to evaluate on cannot be combined",
+            code="conflicting_options",
+            hint="Leave --split out, or --eval-data (in a configuration, valid_data_paths).",
+        )
     for text in (args.column, *args.sample_prompt):
         check_unicode(text)
     project = _project(args, options)
@@ -151,7 +157,7 @@ def _say(
     tokens = training.train_iters * training.train_batch_size * data.seq_length
     if speed := finetune_look.describe_speed(found, tokens):
         log.info(f"expected: {speed}")
-    for warning in warnings:
+    for warning in [*warnings, *finetune_look.data_warnings(data, prepared, training.train_batch_size)]:
         log.warning(warning)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from neoxrun.config.training import TrainingConfig
+from typing import TYPE_CHECKING
+
+from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.planning.explain import two_digits
 from neoxrun.planning.finetune import FinetunePlan, zero_words
 from neoxrun.terminal.words import counted, human_bytes
+
+if TYPE_CHECKING:
+    from neoxrun.training.data.prepare import PreparedData
 
 _MINUTE, _HOUR = 60, 3600
 
@@ -50,8 +55,29 @@ def describe_memory(found: FinetunePlan) -> str:
 
 def describe_data(documents: int, tokens: int, epoch_rows: int, valid_rows: int) -> str:
     """``44 documents, 8,603 tokens, 134 rows; 12 rows to evaluate on``."""
-    text = f"{documents:,} document{'s' * (documents != 1)} of {tokens:,} tokens, {epoch_rows:,} rows"
-    return f"{text}; {valid_rows:,} rows to evaluate on" if valid_rows else text
+    text = f"{_counted(documents, 'document')} of {_counted(tokens, 'token')}, {_counted(epoch_rows, 'row')}"
+    return f"{text}; {_counted(valid_rows, 'row')} to evaluate on" if valid_rows else text
+
+
+def data_warnings(data: DataConfig, prepared: PreparedData, rows: int) -> list[str]:
+    """What of the data is unlikely to be meant.
+
+    Args:
+        data: as configured.
+        prepared: the documents.
+        rows: of a step.
+    """
+    warnings, epoch_rows = [], prepared.rows_of_an_epoch(data)
+    if data.split is not None and data.split[1] and not prepared.valid:
+        found = _counted(prepared.documents, "document")
+        warnings.append(f"split leaves none of {found} to evaluate on: it divides documents, and these are too few")
+    if rows > epoch_rows:
+        warnings.append(
+            f"a step has {_counted(rows, 'row')}, and the data make {epoch_rows:,}: each step sees them "
+            f"{rows / epoch_rows:.3g} times; a lower --batch-size changes that"
+            + (", and a lower --seq-length makes more rows" if data.packed else "")
+        )
+    return warnings
 
 
 def describe_length(training: TrainingConfig, epoch_rows: int, seq_length: int) -> str:
@@ -74,6 +100,10 @@ def describe_speed(found: FinetunePlan, tokens: int | None = None) -> str | None
         return None
     duration = "" if tokens is None else f", {_duration(tokens / rate)}"
     return f"about {two_digits(rate)} tokens/s{duration} (estimated)"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _duration(seconds: float) -> str:

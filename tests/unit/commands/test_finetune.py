@@ -148,6 +148,11 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
         2,
         "train_batch_size must be a whole number from 1 to 1000000",
     ),
+    "two kinds of data to evaluate on": (
+        ["--data", "texts.jsonl", "--split", "9,1,0", "--eval-data", "texts.jsonl"],
+        2,
+        "--split and separate data to evaluate on cannot be combined",
+    ),
     "a mistyped option": (["--data", "texts.jsonl", "--set", "train_iterz=3"], 2, "Did you mean train_iters?"),
     "a wrong split": (["--data", "texts.jsonl", "--split", "x"], 2, "split must be"),
 }
@@ -186,6 +191,16 @@ def test_warnings(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert "finetune: false (--set finetune=false) would continue the training" in error
     assert "the learning rate never reaches its peak: it rises for 1000 steps" in error
+
+
+def test_warnings_of_little_data(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("short.txt").write_text("import os\n")
+    assert dry("--data", "short.txt", "--split", "90,10,0") == 0
+    error = capsys.readouterr().err
+    assert "warning: split leaves none of 1 document to evaluate on" in error
+    assert "a step has 8 rows, and the data make 1: each step sees them 8 times" in error
+    assert dry("--data", texts, "--split", "90,10,0") == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_pipeline_is_planned_again(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:

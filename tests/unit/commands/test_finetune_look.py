@@ -59,6 +59,7 @@ def test_memory_of_each_device() -> None:
 def test_data_and_length() -> None:
     assert look.describe_data(1, 9175, 17, 0) == "1 document of 9,175 tokens, 17 rows"
     assert look.describe_data(1200, 9175, 17, 3) == "1,200 documents of 9,175 tokens, 17 rows; 3 rows to evaluate on"
+    assert look.describe_data(1, 1, 1, 1) == "1 document of 1 token, 1 row; 1 row to evaluate on"
     training = TrainingConfig(16, 8, 4, ScheduleConfig(1e-5, 1e-6, "cosine", 1.0, 16))
     assert look.describe_length(training, 134, 64) == (
         "16 steps, 0.96 epochs, 8,192 tokens; learning rate 1e-05, cosine to 1e-06, 1 step of warm-up"
