@@ -149,15 +149,14 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
 def _say(
     found: FinetunePlan, data: DataConfig, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
 ) -> None:
-    rows = prepared.rows_of_an_epoch(data)
-    log.info(
-        f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, prepared.valid_rows(data))}"
-    )
+    rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
+    log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
     tokens = training.train_iters * training.train_batch_size * data.seq_length
     if speed := finetune_look.describe_speed(found, tokens):
         log.info(f"expected: {speed}")
-    for warning in [*warnings, *finetune_look.data_warnings(data, prepared, training.train_batch_size)]:
+    unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
+    for warning in [*warnings, *unlikely]:
         log.warning(warning)
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.planning.explain import two_digits
 from neoxrun.planning.finetune import FinetunePlan, zero_words
 from neoxrun.terminal.words import counted, human_bytes
-
-if TYPE_CHECKING:
-    from neoxrun.training.data.prepare import PreparedData
 
 _MINUTE, _HOUR = 60, 3600
 
@@ -59,17 +54,19 @@ def describe_data(documents: int, tokens: int, epoch_rows: int, valid_rows: int)
     return f"{text}; {_counted(valid_rows, 'row')} to evaluate on" if valid_rows else text
 
 
-def data_warnings(data: DataConfig, prepared: PreparedData, rows: int) -> list[str]:
+def data_warnings(data: DataConfig, documents: int, epoch_rows: int, valid_rows: int, rows: int) -> list[str]:
     """What of the data is unlikely to be meant.
 
     Args:
         data: as configured.
-        prepared: the documents.
+        documents: that are trained on.
+        epoch_rows: rows that they make once.
+        valid_rows: rows to evaluate on.
         rows: of a step.
     """
-    warnings, epoch_rows = [], prepared.rows_of_an_epoch(data)
-    if data.split is not None and data.split[1] and not prepared.valid:
-        found = _counted(prepared.documents, "document")
+    warnings = []
+    if data.split is not None and data.split[1] and not valid_rows:
+        found = _counted(documents, "document")
         warnings.append(f"split leaves none of {found} to evaluate on: it divides documents, and these are too few")
     if rows > epoch_rows:
         warnings.append(
