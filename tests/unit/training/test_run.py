@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,7 @@ from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
 from neoxrun.conversion.safetensors_file import SafetensorsFile
 from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
-from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from support import training_runs
 from support.paths import ROOT
@@ -206,6 +207,26 @@ def test_gradients_that_are_no_numbers_end_a_run(
         with pytest.raises(RankError, match="the gradients of step 3 are not numbers") as error:
             run_here(case)
     assert error.value.code == "diverged"
+    assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step whose loss and gradients are numbers."""
+    case = RunCase(place, "beyond", training=replace(TRAINING, save_interval=1, keep=1, eval_iters=0))
+    own, done = DeepSpeedEngine.step, itertools.count(1)
+
+    def step(engine: DeepSpeedEngine, batches: Iterable[MicroBatch], rate: float) -> Update:
+        update = own(engine, batches, rate)
+        if next(done) == 3:
+            next(engine.model.parameters()).data[0] = float("inf")
+        return update
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeepSpeedEngine, "step", step)
+        with pytest.raises(RankError, match=r"after step 3 weights are not numbers") as error:
+            run_here(case)
+    assert error.value.code == "diverged"
+    assert "global_step2 is kept: --resume" in str(error.value.hint)
     assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
 
 
