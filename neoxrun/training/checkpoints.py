@@ -21,7 +21,7 @@ from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
-from neoxrun.errors import NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
