@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neoxrun.checkpoint.files import read_safetensors
+from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
@@ -89,18 +90,9 @@ class Checkpoints:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 
         Raises:
-            DataError: it was written at another tensor-parallel size, or other parameters were trained.
+            DataError: other parameters were trained.
             CheckpointError: a file is damaged.
         """
-        tp = saved.facts["tp"]
-        if tp != self._mesh.tp:
-            raise DataError(
-                f"the run was trained with --tp {tp}, by which the optimizer's state is divided, and not with --tp "
-                f"{self._mesh.tp}",
-                code="different_run",
-                where=str(saved.path),
-                hint=f"Give --tp {tp}. The number of replicas and the ZeRO stage may change.",
-            )
         tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != self._state_shapes():
             raise DataError(
@@ -149,10 +141,11 @@ class Checkpoints:
             writing(lambda: files.append(self._open_files(path, step)))
         for key, parameter in self._by_layer():
             states = self._states(parameter)
+            weight = None if self._new_files is None else self._weight(key, parameter, states)
             for rank_files in files:
                 if states and not states["master"].isfinite().all():
                     writing(partial(self._refuse, step, key))
-                writing(partial(rank_files.add, key, parameter, states))
+                writing(partial(rank_files.add, key, parameter, states, weight))
         for rank_files in files:
             writing(rank_files.finish)
         return writing
@@ -179,6 +172,17 @@ class Checkpoints:
     def _states(self, parameter: nn.Parameter) -> dict[Kind, Tensor]:
         """All of a trained parameter's state, on every data-parallel rank; nothing for a frozen one."""
         return {kind: self._state.get(parameter, kind) for kind in KINDS} if parameter.requires_grad else {}
+
+    def _weight(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor]) -> Tensor:
+        """What this rank's files of weights hold of a parameter.
+
+        A bias that only the first tensor-parallel rank adds and trains is zeros in the others' files where GPT-NeoX's
+        ranks add theirs up, and the same where GPT-NeoX expects it to be.
+        """
+        weight = states["master"] if states else torch.zeros(_shape(parameter), device=self._mesh.device)
+        if rule_of(key.name, self._stage.config) is Rule.ONE:
+            self._mesh.broadcast_from_first(weight)
+        return weight
 
     def _by_layer(self) -> list[tuple[TensorKey, nn.Parameter]]:
         return sorted(self._stage.keyed_parameters().items(), key=lambda item: item[0].layer)
@@ -230,12 +234,14 @@ class _RankFiles:
     def __init__(self, states: SafetensorsFile, weights: WeightFiles | None, names: Mapping[int, str]) -> None:
         self._states, self._weights, self._names = states, weights, names
 
-    def add(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor]) -> None:
-        """Write a parameter and its state; a frozen one, which has none, is a bias that another rank adds: zeros."""
+    def add(
+        self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor], weight: Tensor | None
+    ) -> None:
+        """Write a parameter's state, if it is trained, and its weight, if weights are written."""
         for kind, tensor in states.items():
             self._states.write(f"{self._names[id(parameter)]}.{kind}", tensor.cpu())
-        if self._weights is not None:
-            self._weights.add(key, states["master"] if states else torch.zeros(_shape(parameter)))
+        if self._weights is not None and weight is not None:
+            self._weights.add(key, weight)
 
     def finish(self) -> None:
         """Everything has come."""

@@ -32,7 +32,9 @@ from neoxrun.generation.interrupt import StopFlag
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from support import training_runs
+from support.checkpoints import raw_shards
 from support.paths import ROOT
+from support.ranks import Case, run_on_split
 from support.training_runs import STEPS, TRAINING, RunCase, final_state, metrics, prepare, run_here, run_on_ranks
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -82,12 +84,49 @@ def test_a_run_continues_bit_for_bit(place: Path) -> None:
     assert_same_run(case, resumed)
 
 
-def test_a_divided_run_continues_bit_for_bit(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(3), hidden_dropout=0.1), tp=2, dtype="bf16")
-    resumed = case.resumed("resumed", until=4)
-    run_on_ranks([case, resumed], tmp_path)
-    assert_same_run(case, resumed)
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
+    """Runs of two tensor-parallel ranks: one and its continuation, and two of which only the end is saved."""
+    place = tmp_path_factory.mktemp("divided")
+    for name in ("parallel", "sequential"):
+        prepare(place / name, gpt_j_residual=name == "parallel")
+    whole = RunCase(
+        place / "parallel", training=replace(TRAINING, zero=ZeroConfig(3), hidden_dropout=0.1), tp=2, dtype="bf16"
+    )
+    cases = {
+        "whole": whole,
+        "resumed": whole.resumed("resumed", until=4),
+        "parallel": RunCase(place / "parallel", "end", replace(TRAINING, save_interval=0), tp=2),
+        "sequential": RunCase(
+            place / "sequential", "end", replace(TRAINING, save_interval=0, zero=ZeroConfig(1)), tp=2
+        ),
+    }
+    run_on_ranks(list(cases.values()), place)
+    return cases
+
+
+def test_a_divided_run_continues_bit_for_bit(divided: dict[str, RunCase]) -> None:
+    assert_same_run(divided["whole"], divided["resumed"])
+
+
+def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCase], tmp_path: Path) -> None:
+    """GPT-NeoX's ranks add their row-parallel biases up with the parallel residual, and else each adds the same."""
+    names = ("parallel", "sequential")
+    for name in names:
+        first, second = raw_shards(divided[name].folder)
+        biases = [key for key in first if key.name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias")]
+        assert len(biases) == 4
+        for key in biases:
+            assert first[key].any()
+            assert torch.equal(second[key], torch.zeros_like(first[key]) if name == "parallel" else first[key]), key
+    cases = {
+        name: Case(divided[name].settings.model, divided[name].folder, [[5, 7, 11, 13, 17], [2, 3, 4, 5]])
+        for name in names
+    }
+    one, two = (run_on_split(cases, tp, 1, tmp_path) for tp in (1, 2))
+    for name in names:
+        for logits, others in zip(one[name].whole, two[name].whole, strict=True):
+            torch.testing.assert_close(logits, others, atol=1e-5, rtol=0)
 
 
 def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
@@ -99,6 +138,32 @@ def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_
     for other in (one, RunCase(place)):
         pairs = zip(metrics(case), metrics(other), strict=True)
         assert all(first == pytest.approx(second, abs=1e-4) for first, second in pairs)
+
+
+def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
+    """Prompts that fill several rows, with a completion of one word: most steps of one row learn nothing."""
+    prepare(tmp_path)
+    for name, completion in (("train", " question"), ("valid", "")):
+        rows = [{"prompt": "to be or not " * 12, "completion": completion}] * 20
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = replace(TRAINING, train_iters=12, train_batch_size=1, eval_interval=4, gradient_clipping=1.0)
+    case = RunCase(tmp_path, training=training)
+    run_here(case)
+    losses = [line["loss"] for line in metrics(case) if "loss" in line]
+    assert len(losses) == 12
+    unlearned = {number for number, loss in enumerate(losses, 1) if loss is None}
+    assert 0 < len(unlearned) < 12
+    assert min(loss for loss in losses if loss is not None) > 0
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    for number in range(1, 13):
+        text = f"nothing is learned in step {number}: none of the tokens of its rows counts"
+        assert (text in said) == (number in unlearned)
+    evaluated = [line["step"] for line in metrics(case) if "eval_loss" in line]
+    skipped = [text for text in said if text.startswith("no evaluation after ")]
+    assert len(evaluated) + len(skipped) == 4
+    assert skipped
+    for tensor in torch.load(case.folder / "global_step12" / "layer_02-model_00-model_states.pt").values():
+        assert tensor.isfinite().all()
 
 
 def test_an_adapter_is_saved_and_continues(place: Path) -> None:
