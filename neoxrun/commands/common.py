@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from dataclasses import replace
 
 from neoxrun.checkpoint.adapter_layout import use_adapter
@@ -41,8 +42,13 @@ def settings_from_args(args: argparse.Namespace) -> Settings:
     return configuration_from_args(args)[0]
 
 
-def configuration_from_args(args: argparse.Namespace) -> tuple[Settings, ConfigOptions]:
-    """The settings, and all options of the configuration that they are made of."""
+def configuration_from_args(args: argparse.Namespace, *, read: Collection[str] = ()) -> tuple[Settings, ConfigOptions]:
+    """The settings, and all options of the configuration that they are made of.
+
+    Args:
+        args: the command line.
+        read: options that the command reads itself, although they do not change what a model computes.
+    """
     settings, options = load_configuration(
         args.config or ["20B"], args.overrides, checkpoint=args.checkpoint, tokenizer=args.tokenizer
     )
@@ -52,8 +58,11 @@ def configuration_from_args(args: argparse.Namespace) -> tuple[Settings, ConfigO
     )
     if getattr(args, "seed", None) is not None:
         settings = replace(settings, seed=sampling_value("seed", args.seed))
-    if settings.ignored:
-        log.debug("ignored, since they do not change what the model computes: " + ", ".join(settings.ignored))
+    if ignored := [name for name in settings.ignored if name not in read]:
+        log.debug("ignored, since they do not change what the model computes: " + ", ".join(ignored))
+    if settings.unread:
+        why = "as transformers computes the same logits without them for gpt_neox"
+        log.debug(f"keys of config.json that are not read, {why}: {', '.join(settings.unread)}")
     return settings, options
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from neoxrun.commands import common
 from neoxrun.config.settings import Settings
 from neoxrun.config.training import LoraConfig
+from neoxrun.config.training_keys import READ
 from neoxrun.config.training_reader import read_training
 from neoxrun.config.training_request import TrainingRequest
 from neoxrun.config.typed import ConfigOptions
@@ -55,7 +56,7 @@ def training_configuration(args: argparse.Namespace) -> tuple[Settings, ConfigOp
     """The settings, and the options with the flags of ``finetune`` or ``plan --finetune`` over them."""
     if args.seq_length is not None:
         args.overrides.append(f"seq_length={args.seq_length}")
-    settings, options = common.configuration_from_args(args)
+    settings, options = common.configuration_from_args(args, read=READ)
     return settings, over_configuration(args, options)
 
 

@@ -87,19 +87,20 @@ def _check(options: ConfigOptions, name: str, paths: Sequence[Path]) -> None:
 
 
 def _weights(options: ConfigOptions, which: str, paths: Sequence[Path]) -> tuple[float, ...] | None:
-    """Shares of several files: equal ones where a configuration has none, as in GPT-NeoX.
+    """Shares of the files: equal ones where a configuration has none, as in GPT-NeoX.
 
-    Files of the command line are as long as they are.
+    A single one has a share, too, since GPT-NeoX then cuts the rows of half a per cent more than are needed, which
+    changes their order. Files of the command line are as long as they are.
     """
     name = f"{which}_data_weights"
     entry = options.get(name)
     if entry is None:
         files = options.get(f"{which}_data_paths")
-        return None if files is None or files.folder is None or len(paths) < 2 else (1.0,) * len(paths)
+        return None if files is None or files.folder is None else (1.0,) * len(paths)
     values = entry.value
     if not isinstance(values, list) or len(values) != len(paths) or not all(_is_weight(value) for value in values):
         raise options.refusal(name, f"{len(paths)} numbers greater than 0, one for each of {which}_data_paths")
-    return tuple(map(float, values)) if len(paths) > 1 else None
+    return tuple(map(float, values))
 
 
 def _is_weight(value: object) -> bool:

@@ -93,3 +93,6 @@ SWITCHED: Final = (
     "elasticity",
 )
 """Mappings that would change the training unless they have ``enabled: false``."""
+
+READ: Final = frozenset({*TRAINING, *REFUSED, *SWITCHED, "deepspeed_extra_args", "use_wandb", "wandb_project"})
+"""All that ``finetune`` reads, although other commands ignore it."""

@@ -129,6 +129,12 @@ class Mesh:
         """Send this stage's output to the next stage's rank with the same tensor-parallel rank."""
         dist.send(x.contiguous(), self.rank_at(self.tp_rank, self.stage + 1), group=self.replica_group)
 
+    def broadcast_from_first(self, x: torch.Tensor) -> torch.Tensor:
+        """Send the first tensor-parallel rank's ``x`` to the others of its stage, in place."""
+        if self.tp_group is not None:
+            dist.broadcast(x, self.rank_at(0, self.stage), group=self.tp_group)
+        return x
+
     def broadcast(self, x: torch.Tensor) -> torch.Tensor:
         """Send the leader's CPU tensor ``x`` to every rank of its replica, in place."""
         if self.replica_group is not None:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from neoxrun.checkpoint.files import read_safetensors
+from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
-from neoxrun.errors import NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
@@ -74,7 +75,9 @@ class Checkpoints:
         """
         try:
             self._together(lambda: self._begin(step))
-            self._together(lambda: self._write(self._path / f"global_step{step}{WRITING}", step))
+            # Not within `_together`: the ranks wait for each other here.
+            written = self._write(self._path / f"global_step{step}{WRITING}", step)
+            self._together(written.raise_first)
             noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
             self._together(lambda: self._publish(step, {**facts, **noted}, keep, extra))
         except NeoxrunError:
@@ -86,9 +89,17 @@ class Checkpoints:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 
         Raises:
+            DataError: other parameters were trained.
             CheckpointError: a file is damaged.
         """
         tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != self._state_shapes():
+            raise DataError(
+                "other parameters were trained in this run than are to be trained now",
+                code="different_run",
+                where=str(saved.path),
+                hint="Give the same --lora and --lora-* flags, or name another folder with --output DIR.",
+            )
         self._state.prepare(int(saved.facts["applied"]))
         for _, name, parameter in self._trained():
             for kind in KINDS:
@@ -102,6 +113,10 @@ class Checkpoints:
             if parameter.requires_grad:
                 yield key, names[id(parameter)], parameter
 
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of this rank's file of the optimizer's state."""
+        return {f"{name}.{kind}": _shape(parameter) for _, name, parameter in self._trained() for kind in KINDS}
+
     def _begin(self, step: int) -> None:
         if self._folder is not None:
             self._folder.begin(step)
@@ -114,10 +129,10 @@ class Checkpoints:
             folder.publish(step, facts)
             folder.prune(keep)
 
-    def _write(self, path: Path, step: int) -> None:
+    def _write(self, path: Path, step: int) -> _Postponing:
         """Write this rank's files. The replicas but the first only take part in collecting the state.
 
-        A rank that cannot write takes part to the end, since the others wait for it, and raises then.
+        A rank that cannot write takes part to the end, since the others wait for it; what is returned has the error.
         """
         writing = _Postponing()
         files: list[_RankFiles] = []
@@ -125,18 +140,15 @@ class Checkpoints:
             writing(lambda: files.append(self._open_files(path, step)))
         for key, parameter in self._by_layer():
             states = self._states(parameter)
+            weight = None if self._new_files is None else self._weight(key, parameter, states)
             for rank_files in files:
-                writing(partial(rank_files.add, key, parameter, states))
+                writing(partial(rank_files.add, key, parameter, states, weight))
         for rank_files in files:
             writing(rank_files.finish)
-        writing.raise_first()
+        return writing
 
     def _open_files(self, path: Path, step: int) -> _RankFiles:
-        header = {
-            f"{name}.{kind}": Written(_shape(parameter), torch.float32)
-            for _, name, parameter in self._trained()
-            for kind in KINDS
-        }
+        header = {name: Written(shape, torch.float32) for name, shape in self._state_shapes().items()}
         names = {id(parameter): name for name, parameter in self._stage.named_parameters()}
         file = _state_file(path, self._mesh.tp_rank)
         file.parent.mkdir(exist_ok=True)
@@ -146,6 +158,17 @@ class Checkpoints:
     def _states(self, parameter: nn.Parameter) -> dict[Kind, Tensor]:
         """All of a trained parameter's state, on every data-parallel rank; nothing for a frozen one."""
         return {kind: self._state.get(parameter, kind) for kind in KINDS} if parameter.requires_grad else {}
+
+    def _weight(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor]) -> Tensor:
+        """What this rank's files of weights hold of a parameter.
+
+        A bias that only the first tensor-parallel rank adds and trains is zeros in the others' files where GPT-NeoX's
+        ranks add theirs up, and the same where GPT-NeoX expects it to be.
+        """
+        weight = states["master"] if states else torch.zeros(_shape(parameter), device=self._mesh.device)
+        if rule_of(key.name, self._stage.config) is Rule.ONE:
+            self._mesh.broadcast_from_first(weight)
+        return weight
 
     def _by_layer(self) -> list[tuple[TensorKey, nn.Parameter]]:
         return sorted(self._stage.keyed_parameters().items(), key=lambda item: item[0].layer)
@@ -197,12 +220,14 @@ class _RankFiles:
     def __init__(self, states: SafetensorsFile, weights: WeightFiles | None, names: Mapping[int, str]) -> None:
         self._states, self._weights, self._names = states, weights, names
 
-    def add(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor]) -> None:
-        """Write a parameter and its state; a frozen one, which has none, is a bias that another rank adds: zeros."""
+    def add(
+        self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor], weight: Tensor | None
+    ) -> None:
+        """Write a parameter's state, if it is trained, and its weight, if weights are written."""
         for kind, tensor in states.items():
             self._states.write(f"{self._names[id(parameter)]}.{kind}", tensor.cpu())
-        if self._weights is not None:
-            self._weights.add(key, states["master"] if states else torch.zeros(_shape(parameter)))
+        if self._weights is not None and weight is not None:
+            self._weights.add(key, weight)
 
     def finish(self) -> None:
         """Everything has come."""

@@ -44,18 +44,20 @@ class LossGuard:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._stop_at_spike = stop_at_spike
 
-    def accepts(self, loss: float, grad_norm: float | None) -> bool:
+    def accepts(self, loss: float, grad_norm: float | None, *, typical: bool = True) -> bool:
         """Whether training can continue after a step.
 
         Args:
             loss: of the step.
             grad_norm: of its gradients; None where it is not known, or where loss scaling has skipped the step.
+            typical: whether the losses of later steps are compared with this one.
         """
         if not math.isfinite(loss) or (grad_norm is not None and not math.isfinite(grad_norm)):
             return False
         if self._stop_at_spike and loss > self.bound:
             return False
-        self._recent.append(loss)
+        if typical:
+            self._recent.append(loss)
         return True
 
     @property

@@ -12,6 +12,7 @@ from neoxrun.config.training import TrainingConfig
 from neoxrun.errors import DataError, Stopped
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
+from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 from neoxrun.training.checkpoints import Checkpoints, rows_checksum
 from neoxrun.training.folder import SavedCheckpoint
@@ -68,7 +69,7 @@ class Loop:
             anyway: even if the rows have changed.
 
         Raises:
-            DataError: the rows have changed.
+            DataError: the rows have changed, or other parameters were trained.
             CheckpointError: a file is damaged.
         """
         self._checkpoints.restore(saved)
@@ -108,23 +109,37 @@ class Loop:
 
     def _step(self) -> None:
         result = self._trainer.step(self._done)
-        norm = result.grad_norm if result.applied else None
-        if not self._guard.accepts(result.loss, norm):
+        scale = self._trainer.engine.loss_scale
+        # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
+        norm = None if scale is not None and not result.applied else result.grad_norm
+        if not self._guard.accepts(result.loss, norm, typical=result.learned > 0):
             self._fail(result, norm)
         self._done += 1
         self._tokens += result.tokens
         self._eval_loss = None
-        if self._watching.report is not None:
-            scale = self._trainer.engine.loss_scale
-            facts = StepFacts(self._done, result.loss, result.lr, norm, result.tokens, result.seconds, scale)
-            self._watching.report.step(facts)
+        if (report := self._watching.report) is not None:
+            if not result.learned:
+                log.warning(f"nothing is learned in step {self._done}: none of the tokens of its rows counts")
+            facts = StepFacts(
+                self._done,
+                result.loss if result.learned else None,
+                result.lr,
+                norm,
+                result.tokens,
+                result.seconds,
+                loss_scale=scale,
+                skipped=not result.applied,
+            )
+            report.step(facts)
 
     def _evaluate(self) -> None:
         if self._trainer.valid is not None and self._training.eval_iters:
             self._eval_loss = self._trainer.evaluate(self._evaluations)
             self._evaluations += 1
-            if self._watching.report is not None:
+            if self._watching.report is not None and self._eval_loss is not None:
                 self._watching.report.evaluated(self._done, self._eval_loss)
+            elif self._watching.report is not None:
+                log.warning(f"no evaluation after {counted(self._done, 'step')}: none of the tokens of its rows counts")
         texts = self._watching.samples()
         if self._watching.report is not None and texts:
             self._watching.report.sampled(self._done, texts)
@@ -153,7 +168,7 @@ class Loop:
     def _stop(self) -> None:
         self._save()
         if self._done == 0:
-            raise Stopped("interrupted before the first step", hint="The same command starts again.")
+            raise Stopped("interrupted before the first step", hint="The same command with --resume starts again.")
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",

@@ -34,7 +34,7 @@ class StepFacts:
 
     Attributes:
         step: its number, from 1.
-        loss: of its rows.
+        loss: of its rows; None where none of their tokens counts.
         lr: the learning rate that it used.
         grad_norm: of its gradients, before clipping; None where it is not known.
         tokens: that went through the network, over all ranks.
@@ -44,7 +44,7 @@ class StepFacts:
     """
 
     step: int
-    loss: float
+    loss: float | None
     lr: float
     grad_norm: float | None
     tokens: int
@@ -234,7 +234,8 @@ def _finite(value: float | None) -> float | None:
 
 def _note(facts: StepFacts, speed: float, mfu: float | None) -> str:
     share = "" if mfu is None else f", MFU {100 * mfu:.1f} %"
-    return f"loss {facts.loss:.4f}, rate {facts.lr:.2e}, {speed:,.0f} tokens/s{share}"
+    loss = "no loss" if facts.loss is None else f"loss {facts.loss:.4f}"
+    return f"{loss}, rate {facts.lr:.2e}, {speed:,.0f} tokens/s{share}"
 
 
 class _RunLog(logging.FileHandler):

@@ -27,11 +27,12 @@ class StepResult(NamedTuple):
     Attributes:
         loss: of the step's rows, before the step.
         lr: its learning rate.
-        grad_norm: global L2 norm of the gradients before clipping; NaN where fp16 overflowed.
-        applied: False where it did, and the step was left out.
+        grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is no number.
+        applied: False where one is none, so that the step was left out.
         tokens: that the network has seen.
+        learned: those of them that were to be predicted; where there are none the loss is 0.
         seconds: how long it took on this rank.
-        parts: the losses of this rank's micro-batches, whose mean over all ranks is ``loss``.
+        parts: the losses of this rank's micro-batches, each the mean over its learned tokens.
     """
 
     loss: float
@@ -39,6 +40,7 @@ class StepResult(NamedTuple):
     grad_norm: float
     applied: bool
     tokens: int
+    learned: int
     seconds: float
     parts: list[float]
 
@@ -72,11 +74,11 @@ class Trainer:
         accumulation = self._training.accumulation_steps(self._mesh.replicas)
         update = self.engine.step(self._micro_batches(rows, index * accumulation), rate)
         loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)  # .item() waits for the device
-        parts = update.parts.tolist()
-        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, time.perf_counter() - start, parts)
+        learned, seconds = _learned(rows), time.perf_counter() - start
+        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, learned, seconds, update.parts.tolist())
 
-    def evaluate(self, number: int) -> float:
-        """The mean loss of the next ``eval_iters`` batches of ``valid``.
+    def evaluate(self, number: int) -> float | None:
+        """The mean loss of the next ``eval_iters`` batches of ``valid``; None where none of their tokens counts.
 
         Args:
             number: how many evaluations there were before.
@@ -85,7 +87,7 @@ class Trainer:
         size = self._training.eval_iters * self._training.train_batch_size
         first = number * size
         rows = [self.valid[index % len(self.valid)] for index in range(first, first + size)]
-        return float(self.engine.evaluate(self._micro_batches(rows, 0)).mean())
+        return float(self.engine.evaluate(self._micro_batches(rows, 0)).mean()) if _learned(rows) else None
 
     def _micro_batches(self, rows: Sequence[Row], number: int) -> Iterator[MicroBatch]:
         """This rank's share of rows that are learned from, or evaluated, together.
@@ -96,7 +98,7 @@ class Trainer:
         """
         micro, ranks, rank = self._training.micro_batch_size, self._mesh.replicas, self._mesh.replica
         groups = [rows[start : start + micro * ranks] for start in range(0, len(rows), micro * ranks)]
-        learned = sum(int(row.learned.sum()) for row in rows)
+        learned = _learned(rows)
         for offset, group in enumerate(groups):
             own = group[rank * micro : (rank + 1) * micro]
             mask = np.stack([row.learned for row in own])
@@ -114,3 +116,8 @@ class Trainer:
 
     def _on_device(self, values: NDArray[np.int64] | NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._mesh.device, non_blocking=True)
+
+
+def _learned(rows: Sequence[Row]) -> int:
+    """How many tokens of the rows count."""
+    return sum(int(row.learned.sum()) for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from safetensors.torch import load_file
 
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config.tensors import TensorKey, canonical
+from neoxrun.parallel import mesh as meshes
 from support.checkpoints import assert_same_tensors, fixture_config, tiny
 from support.hugging_face import twin
 from support.paths import FIXTURES
+from support.ranks import CPU
 from support.training import CONSTANT, FIXTURES_TRAIN, Pass, TrainingCase, reference_rows, run_pass, run_split
 
 ROWS = 101  # divides over no split
@@ -45,7 +48,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Traini
     return cases, passes
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4], ids="tp{}".format)
+# Two ranks are those of the other tests of training, too.
+SIZES = [1, 2, 4] if os.environ.get("NEOXRUN_THOROUGH") else [1, 4]
+
+
+@pytest.fixture(scope="module", params=SIZES, ids="tp{}".format)
 def passes(
     request: pytest.FixtureRequest,
     expected: tuple[dict[str, TrainingCase], dict[str, Pass]],
@@ -55,6 +62,8 @@ def passes(
     if FIXTURES_TRAIN.is_dir():
         folder = FIXTURES / "tp1"
         cases["gpt-neox"] = TrainingCase(fixture_config(folder), folder, reference_rows()[0])
+    if request.param == 1:
+        return {name: run_pass(case, meshes.single_rank_mesh(CPU)) for name, case in cases.items()}
     return run_split(run_pass, cases, (request.param, 1), tmp_path_factory.mktemp("passes"))
 
 

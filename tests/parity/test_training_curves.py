@@ -39,19 +39,20 @@ RUNS: dict[str, tuple[tuple[int, int], int, ZeroConfig]] = {
     "micro1_zero0": ((1, 1), 1, ZeroConfig()),
     "micro4_zero1": ((1, 1), 4, ZeroConfig(1)),
     "micro1_zero1": ((1, 1), 1, ZeroConfig(1)),
-    "tp2": ((2, 1), 4, ZeroConfig()),
-    "dp2 zero3 offloaded": ((1, 2), 2, OFFLOADED),
     "tp2 dp2 zero2": ((2, 2), 1, ZeroConfig(2)),
+    "tp2 dp2 zero3 offloaded": ((2, 2), 2, OFFLOADED),
 }
 if os.environ.get("NEOXRUN_THOROUGH"):
     RUNS |= {
         "zero2 offloaded": ((1, 1), 1, ZeroConfig(2, offload_optimizer=True)),
         "zero3 offloaded": ((1, 1), 4, OFFLOADED),
+        "tp2": ((2, 1), 4, ZeroConfig()),
         "tp2 zero1": ((2, 1), 1, ZeroConfig(1)),
         "tp2 zero3": ((2, 1), 4, ZeroConfig(3)),
         "dp2": ((1, 2), 1, ZeroConfig()),
         "dp2 zero1": ((1, 2), 2, ZeroConfig(1)),
         "dp2 zero2 offloaded": ((1, 2), 1, ZeroConfig(2, offload_optimizer=True)),
+        "dp2 zero3 offloaded": ((1, 2), 2, OFFLOADED),
         "tp2 dp2": ((2, 2), 2, ZeroConfig()),
         "tp2 dp2 zero3": ((2, 2), 1, ZeroConfig(3)),
         "dp4": ((1, 4), 1, ZeroConfig()),

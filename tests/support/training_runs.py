@@ -105,20 +105,20 @@ class RunCase:
                 shutil.rmtree(path)
 
 
-def prepare(place: Path) -> None:
+def prepare(place: Path, *, gpt_j_residual: bool = True) -> None:
     """Write a random model and texts."""
-    tokenizer = demo_tokenizer()
-    rows = _MODEL.padded_vocab_size(tokenizer.vocab_size)
+    tokenizer, config = demo_tokenizer(), replace(_MODEL, gpt_j_residual=gpt_j_residual)
+    rows = config.padded_vocab_size(tokenizer.vocab_size)
     generator = torch.Generator().manual_seed(0)
     tensors = {
         key: torch.randn(entry.shape, generator=generator) * 0.1 + ("norm" in key.name and "weight" in key.name)
-        for key, entry in parameters(_MODEL, rows).items()
+        for key, entry in parameters(config, rows).items()
     }
     model = place / "model"
-    save_layer_files(tensors, model, tp=1, config=_MODEL, tag="global_step1")
+    save_layer_files(tensors, model, tp=1, config=config, tag="global_step1")
     shutil.copy(DEMO / "tokenizer.json", model)
     paths = {"load": ".", "tokenizer_type": "HFTokenizer", "vocab_file": "tokenizer.json"}
-    (model / "config.yml").write_text(yaml_text(neox_options(_MODEL, "fp32") | paths))
+    (model / "config.yml").write_text(yaml_text(neox_options(config, "fp32") | paths))
     words, drawn = ["to", "be", "or", "not", "that", "is", "the", "question"], random.Random(0)
     for name, count in (("train", 30), ("valid", 8)):
         texts = [" ".join(drawn.choices(words, k=20)) for _ in range(count)]

@@ -46,6 +46,13 @@ def test_the_first_look(texts: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed.err.partition(" steps, ")[2].startswith("2.9"), "epochs: those of whole steps"
 
 
+def test_options_that_are_read_are_not_said_to_be_ignored(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read = "--set hidden_dropout=0.5 --set train_iters=7 --set dataset_impl=gpt2 --set use_wandb=false"
+    assert dry("-v", "--data", texts, *read.split(), "--set", "log_interval=3") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "ignored, since" in line]
+    assert line.endswith("ignored, since they do not change what the model computes: log_interval")
+
+
 def test_what_the_ranks_get(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(launcher, "run_job", jobs.append)

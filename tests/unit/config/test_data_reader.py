@@ -69,12 +69,14 @@ def test_whole_files(files: Path) -> None:
     data = read(files, train_data_paths=["a.jsonl", "b.jsonl"], valid_data_paths=["c_text_document"], split="1,1")
     assert data.train == (files / "a.jsonl", files / "b.jsonl")
     assert data.valid == (files / "c_text_document",)
-    assert (data.weights, data.valid_weights, data.split) == ((1.0, 1.0), None, None)
+    assert (data.weights, data.valid_weights, data.split) == ((1.0, 1.0), (1.0,), None)
 
 
 def test_weights(files: Path) -> None:
     data = read(files, train_data_paths=["a.jsonl", "b.jsonl"], train_data_weights=[2, 0.5])
     assert data.weights == (2.0, 0.5)
+    single = read(files, train_data_paths=["a.jsonl"], valid_data_paths=["b.jsonl"], valid_data_weights=[3])
+    assert (single.weights, single.valid_weights) == ((1.0,), (3.0,))
     for wrong in ([1], [1, 0], [1, "x"], 3):
         with pytest.raises(ConfigError, match="train_data_weights must be 2 numbers"):
             read(files, train_data_paths=["a.jsonl", "b.jsonl"], train_data_weights=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -17,16 +18,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from neoxrun.checkpoint.adapter import open_adapter
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.config.reader import load_settings
+from neoxrun.config.settings import Merge, Precision
 from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
 from neoxrun.conversion.safetensors_file import SafetensorsFile
 from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch
+from neoxrun.training.folder import saved_checkpoints
 from support import training_runs
+from support.checkpoints import raw_shards
 from support.paths import ROOT
+from support.ranks import Case, run_on_split
 from support.training_runs import STEPS, TRAINING, RunCase, final_state, metrics, prepare, run_here, run_on_ranks
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -76,12 +83,49 @@ def test_a_run_continues_bit_for_bit(place: Path) -> None:
     assert_same_run(case, resumed)
 
 
-def test_a_divided_run_continues_bit_for_bit(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(3), hidden_dropout=0.1), tp=2, dtype="bf16")
-    resumed = case.resumed("resumed", until=4)
-    run_on_ranks([case, resumed], tmp_path)
-    assert_same_run(case, resumed)
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
+    """Runs of two tensor-parallel ranks: one and its continuation, and two of which only the end is saved."""
+    place = tmp_path_factory.mktemp("divided")
+    for name in ("parallel", "sequential"):
+        prepare(place / name, gpt_j_residual=name == "parallel")
+    whole = RunCase(
+        place / "parallel", training=replace(TRAINING, zero=ZeroConfig(3), hidden_dropout=0.1), tp=2, dtype="bf16"
+    )
+    cases = {
+        "whole": whole,
+        "resumed": whole.resumed("resumed", until=4),
+        "parallel": RunCase(place / "parallel", "end", replace(TRAINING, save_interval=0), tp=2),
+        "sequential": RunCase(
+            place / "sequential", "end", replace(TRAINING, save_interval=0, zero=ZeroConfig(1)), tp=2
+        ),
+    }
+    run_on_ranks(list(cases.values()), place)
+    return cases
+
+
+def test_a_divided_run_continues_bit_for_bit(divided: dict[str, RunCase]) -> None:
+    assert_same_run(divided["whole"], divided["resumed"])
+
+
+def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCase], tmp_path: Path) -> None:
+    """GPT-NeoX's ranks add their row-parallel biases up with the parallel residual, and else each adds the same."""
+    names = ("parallel", "sequential")
+    for name in names:
+        first, second = raw_shards(divided[name].folder)
+        biases = [key for key in first if key.name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias")]
+        assert len(biases) == 4
+        for key in biases:
+            assert first[key].any()
+            assert torch.equal(second[key], torch.zeros_like(first[key]) if name == "parallel" else first[key]), key
+    cases = {
+        name: Case(divided[name].settings.model, divided[name].folder, [[5, 7, 11, 13, 17], [2, 3, 4, 5]])
+        for name in names
+    }
+    one, two = (run_on_split(cases, tp, 1, tmp_path) for tp in (1, 2))
+    for name in names:
+        for logits, others in zip(one[name].whole, two[name].whole, strict=True):
+            torch.testing.assert_close(logits, others, atol=1e-5, rtol=0)
 
 
 def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
@@ -93,6 +137,32 @@ def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_
     for other in (one, RunCase(place)):
         pairs = zip(metrics(case), metrics(other), strict=True)
         assert all(first == pytest.approx(second, abs=1e-4) for first, second in pairs)
+
+
+def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
+    """Prompts that fill several rows, with a completion of one word: most steps of one row learn nothing."""
+    prepare(tmp_path)
+    for name, completion in (("train", " question"), ("valid", "")):
+        rows = [{"prompt": "to be or not " * 12, "completion": completion}] * 20
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = replace(TRAINING, train_iters=12, train_batch_size=1, eval_interval=4, gradient_clipping=1.0)
+    case = RunCase(tmp_path, training=training)
+    run_here(case)
+    losses = [line["loss"] for line in metrics(case) if "loss" in line]
+    assert len(losses) == 12
+    unlearned = {number for number, loss in enumerate(losses, 1) if loss is None}
+    assert 0 < len(unlearned) < 12
+    assert min(loss for loss in losses if loss is not None) > 0
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    for number in range(1, 13):
+        text = f"nothing is learned in step {number}: none of the tokens of its rows counts"
+        assert (text in said) == (number in unlearned)
+    evaluated = [line["step"] for line in metrics(case) if "eval_loss" in line]
+    skipped = [text for text in said if text.startswith("no evaluation after ")]
+    assert len(evaluated) + len(skipped) == 4
+    assert skipped
+    for tensor in torch.load(case.folder / "global_step12" / "layer_02-model_00-model_states.pt").values():
+        assert tensor.isfinite().all()
 
 
 def test_an_adapter_is_saved_and_continues(place: Path) -> None:
@@ -171,6 +241,97 @@ def test_a_loss_that_is_no_number_ends_a_run(place: Path) -> None:
     assert error.value.code == "diverged"
     assert "on rank 0" in error.value.message
     assert "is kept: --resume" in str(error.value.hint)
+
+
+def broken_gradients(patched: pytest.MonkeyPatch, *passes: int) -> None:
+    """Have the gradients of these passes, from 1, be no numbers; their losses are."""
+    done, own = itertools.count(1), DeepSpeedEngine._pass
+
+    def run_pass(engine: DeepSpeedEngine, batch: MicroBatch) -> Tensor:
+        parameter = next(one for one in engine.model.parameters() if one.requires_grad)
+        factor = float("nan") if next(done) in passes else 1.0
+        hook = parameter.register_hook(lambda gradient: gradient * factor)
+        try:
+            return own(engine, batch)
+        finally:
+            hook.remove()
+
+    patched.setattr(DeepSpeedEngine, "_pass", run_pass)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (1, "fp32"), (3, "fp32"), (2, "bf16")])
+def test_gradients_that_are_no_numbers_end_a_run(
+    stage: int, dtype: Precision, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed leaves such a step out at every stage but 0, without a word."""
+    training = replace(TRAINING, zero=ZeroConfig(stage), save_interval=1, keep=1, eval_iters=0)
+    case = RunCase(place, f"gradients {stage}", training=training, dtype=dtype)
+    with monkeypatch.context() as patched:
+        broken_gradients(patched, 10)
+        with pytest.raises(RankError, match="the gradients of step 3 are not numbers") as error:
+            run_here(case)
+    assert error.value.code == "diverged"
+    assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
+
+
+def test_a_step_that_loss_scaling_leaves_out_is_noted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few CPUs have fp16, so that the scale is a number that bf16 does not use."""
+    case = RunCase(place, "skipped", training=replace(TRAINING, zero=ZeroConfig(1)), dtype="bf16")
+    with monkeypatch.context() as patched:
+        patched.setattr(DeepSpeedEngine, "loss_scale", 8.0)
+        broken_gradients(patched, 10)
+        run_here(case)
+    steps = [line for line in metrics(case) if "loss" in line]
+    assert [line["skipped"] for line in steps] == [False, False, True, False, False, False]
+    assert [line["step"] for line in steps if line["grad_norm"] is None] == [3]
+    (facts,) = [found.facts for found in saved_checkpoints(case.folder) if found.step == STEPS]
+    assert facts["applied"] == STEPS - 1
+
+
+def test_a_run_that_is_stopped_before_its_first_step_starts_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = RunCase(place, "at once", more={"sample_prompts": ("to be", "")})
+    with monkeypatch.context() as patched:
+        patched.setattr(StopFlag, "raised", property(lambda flag: True, lambda flag, value: None), raising=False)
+        with pytest.raises(Stopped, match="before the first step") as stopped:
+            run_here(case)
+    with pytest.raises(DataError, match="holds a run already"):
+        run_here(case)
+    assert "--resume" in str(stopped.value.hint)
+    run_here(replace(case, more=case.more | {"resume": True}))
+    assert_same_run(RunCase(place), case)
+    samples = [json.loads(line) for line in (case.folder / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in samples] == [0, 0, 2, 2, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(rank=4), LoraConfig(rank=2, targets=("dense",)), None], ids=str)
+def test_other_parameters_are_not_continued(place: Path, lora: LoraConfig | None) -> None:
+    """Not even by --resume-anyway."""
+    case = RunCase(place, f"other {lora}", lora=LoraConfig(rank=2) if lora else None)
+    run_here(replace(case, training=replace(TRAINING, eval_iters=0)))
+    changed = replace(case, lora=lora or LoraConfig(), more={"resume": True, "resume_anyway": True})
+    with pytest.raises(DataError, match="other parameters were trained") as error:
+        run_here(changed)
+    assert error.value.code == "different_run"
+
+
+def test_a_loss_scale_is_passed_over_where_none_is_used(place: Path) -> None:
+    """As by --resume-anyway with another --dtype."""
+    resumed = RunCase(place).resumed("scaled", until=4)
+    resumed.begin()
+    facts = resumed.folder / "global_step4" / "neoxrun.checkpoint.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"scaler": {"cur_scale": 8.0}}))
+    run_here(resumed)
+    assert_same_run(RunCase(place), resumed)
+
+
+@pytest.mark.parametrize("merge", ["fold", "average"])
+def test_an_adapter_says_what_had_become_of_norms(place: Path, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = RunCase(place, f"merge {merge}", lora=LoraConfig(rank=2), training=replace(TRAINING, eval_iters=0))
+    settings = replace(case.settings, merge=merge)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunCase, "settings", settings)
+        run_here(case)
+    assert open_adapter(case.folder / "global_step6", settings.model).merge == merge
 
 
 @pytest.mark.slow
