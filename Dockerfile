@@ -22,9 +22,9 @@ ENV PATH=/opt/neoxrun/bin:$PATH \
 # The packages come before the sources: a change to neoxrun then builds again in seconds.
 WORKDIR /src
 COPY constraints.txt ./
-RUN pip install --constraint constraints.txt torch lm-eval
+RUN pip install --constraint constraints.txt torch lm-eval deepspeed megatron-core
 COPY . ./
-RUN pip install --constraint constraints.txt . \
+RUN pip install --constraint constraints.txt ".[finetune]" \
     && neoxrun --version
 
 # The command does not run as root. The home folder holds caches, and is writable under any --user.

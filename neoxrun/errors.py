@@ -111,6 +111,7 @@ CODES: Final[Mapping[int, Mapping[str, str]]] = {
         "not_found": "The server has no such repository or revision. Check the name.",
         "not_text": "Text is not valid UTF-8 or Unicode. Convert it, for example with iconv.",
         "other_file": "The file to write exists and is not neoxrun's. Name another, or give --overwrite.",
+        "output_in_use": "Another run is writing to the output file. Wait for it to end, or name another with -o.",
         "system_refused": "The system refused something, in its own words. Check the file that is named.",
         "too_long": "A text has more tokens than the model's context holds. Shorten it.",
         "too_many_requests": "The server asks for patience. Wait, or log in.",

@@ -14,7 +14,7 @@ from neoxrun.errors import DataError, UsageError
 from neoxrun.generation.encoding import EncodedPrompt, PromptEncoder
 from neoxrun.generation.prompts import check_count, expand_prompt
 from neoxrun.serving.arguments import whole
-from neoxrun.terminal.words import check_unicode
+from neoxrun.terminal.words import check_unicode, counted
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer.ids import ids_of, is_whole, plain
 
@@ -208,7 +208,7 @@ def _params_of_each(params: Params | Sequence[Params] | None, count: int) -> Seq
         return [cast("Params | None", params)] * count
     if len(params) != count:
         raise UsageError(
-            f"there are {len(params)} parameters for {count} prompts",
+            f"{counted(len(params), 'set')} of parameters for {counted(count, 'prompt')}",
             code="invalid_value",
             hint="Give one for all of them, or one for each.",
         )

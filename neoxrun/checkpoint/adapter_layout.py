@@ -19,6 +19,8 @@ from neoxrun.terminal.words import listing
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 """The file of an adapter's weights, as PEFT writes it."""
 
+_STEP: Final = re.compile(r"global_step\d+")
+
 LINEARS: Final = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 """The linear layers of a transformer layer, each of which may have an adapter."""
 
@@ -109,7 +111,8 @@ def use_adapter(settings: Settings, folder: str | None, *, random_weights: bool)
 
     Args:
         settings: the configuration.
-        folder: of the adapter; None: there is none, and the settings stay as they are.
+        folder: of the adapter, or of a run of `neoxrun finetune --lora`, whose newest one it is then; None: there is
+            none, and the settings stay as they are.
         random_weights: no checkpoint is loaded.
 
     Raises:
@@ -124,11 +127,20 @@ def use_adapter(settings: Settings, folder: str | None, *, random_weights: bool)
             code="conflicting_options",
             hint="Leave one of them out: an adapter means nothing without the model that it was trained on.",
         )
-    files = find_adapter(Path(folder).expanduser().absolute())
+    files = find_adapter(_newest(Path(folder).expanduser().absolute()))
     if files.weights.name == ADAPTER_WEIGHTS:
         header = read_safetensors_header(files.weights)
         pair_tensors(files, {name: tensor.shape for name, tensor in header.items()}, settings.model)
     return replace(settings, adapter=files.folder)
+
+
+def _newest(folder: Path) -> Path:
+    """The checkpoint that ``latest`` names in the folder of a run; any other folder itself."""
+    latest = folder / "latest"
+    if (folder / ADAPTER_CONFIG).is_file() or not latest.is_file():
+        return folder
+    name = latest.read_text(encoding="utf-8", errors="replace").strip()
+    return folder / name if _STEP.fullmatch(name) else folder
 
 
 def pair_tensors(

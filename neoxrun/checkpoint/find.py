@@ -161,7 +161,10 @@ def locate_checkpoint(folder: Path, iteration: int | None = None) -> tuple[Liter
         return "neox", folder
     steps = sorted((name for name in names if _STEP.fullmatch(name)), key=_step_number)
     if "latest" in names or steps:
-        return "neox", _step_folder(folder, steps, iteration)
+        step = _step_folder(folder, steps, iteration)
+        if not layout.has_neox_files(inside := list_names(step)):
+            refuse_foreign_folder(step, inside)
+        return "neox", step
     if has_hugging_face_files(names):
         if iteration is not None:
             raise CheckpointError(

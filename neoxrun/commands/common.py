@@ -60,6 +60,9 @@ def configuration_from_args(args: argparse.Namespace, *, read: Collection[str] =
         settings = replace(settings, seed=sampling_value("seed", args.seed))
     if ignored := [name for name in settings.ignored if name not in read]:
         log.debug("ignored, since they do not change what the model computes: " + ", ".join(ignored))
+    if settings.unread:
+        why = "as transformers computes the same logits without them for gpt_neox"
+        log.debug(f"keys of config.json that are not read, {why}: {', '.join(settings.unread)}")
     return settings, options
 
 

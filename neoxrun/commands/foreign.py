@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from neoxrun.commands.foreign_names import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES
+from neoxrun.config.precisions import QUANTISED, is_quantised
 from neoxrun.errors import UsageError
 from neoxrun.terminal.words import did_you_mean, printable
 
@@ -18,6 +19,7 @@ _GPU: Final = "device:number"  # no option's name
 _NUMBERED_GPU: Final = re.compile(r"(?:cuda|gpu):(\d+)")
 _AUTOMATIC: Final = re.compile(r"auto:\d+", re.IGNORECASE)  # lm-eval's: measured so many times
 _ALIKE: Final = 0.8  # --gpus resembles --bogus by 0.77
+_ALIKE_VALUE: Final = 0.7  # gpu resembles xpu by 0.67
 _NUMBER: Final = re.compile(r"-\.?\d.*")
 
 
@@ -56,7 +58,7 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
             continue
         action = options.get(ours)
         if action is None:
-            raise _unknown(command, name, options)
+            raise _unknown(command, name, options, aliases)
         if word[:2] == ours and action.nargs == 0:
             found.append(word)  # -vv
             continue
@@ -67,9 +69,9 @@ def translate(command: str, words: Sequence[str], parser: argparse.ArgumentParse
             found.append(ours if value is None else f"{ours}={value}")
         elif value is not None:
             # Joined words stay joined: a value that begins with a hyphen cannot be given otherwise.
-            found += [f"{long}={own}" for own in _own_values(long, value, given)]
+            found += [f"{long}={own}" for own in _own_values(action, value, given)]
         elif (value := next(rest, None)) is not None:
-            found += [word for own in _own_values(long, value, given) for word in (ours, own)]
+            found += [word for own in _own_values(action, value, given) for word in (ours, own)]
         else:
             found.append(ours)  # the parser says that a value is missing
     if models and len(models + configs) > 1:
@@ -99,17 +101,38 @@ def _split(word: str, options: Mapping[str, argparse.Action], aliases: Mapping[s
     return word[:2], None if options[word[:2]].nargs == 0 else word[2:].removeprefix("=")
 
 
-def _own_values(long: str, value: str, given: dict[str, str]) -> Iterator[str]:
-    """A value as we call it; none where leaving the option out means the same."""
+def _own_values(action: argparse.Action, value: str, given: dict[str, str]) -> Iterator[str]:
+    """A value as we call it; none where leaving the option out means the same.
+
+    Raises:
+        UsageError: it is none that an option with other tools' names of its values has.
+    """
+    long = action.option_strings[-1]
     if long == "--device" and _NUMBERED_GPU.fullmatch(value):
         given[_GPU] = value
         yield "cuda"
         return
     if long == "--batch-size" and _AUTOMATIC.fullmatch(value):
         return
-    ours = FOREIGN_VALUES.get(long, {}).get(value.lower(), value)
+    also = FOREIGN_VALUES.get(long, {})
+    ours = also.get(value.lower(), value)
+    if also and action.choices and ours not in (*action.choices, ""):
+        raise _impossible(long, value, list(action.choices), list(also))
     if ours or not value:
         yield ours
+
+
+def _impossible(long: str, value: str, choices: list[str], also: list[str]) -> UsageError:
+    near = did_you_mean(value, [*choices, *also], 1, _ALIKE_VALUE)
+    if long == "--dtype" and is_quantised(value):
+        near = QUANTISED
+    elif long == "--device":
+        also = [*also, "cuda:N"]
+    return UsageError(
+        f"{long} must be {', '.join(choices[:-1])} or {choices[-1]}, not {printable(value) or repr(value)}",
+        code="invalid_value",
+        hint=f"{near} Other names: {', '.join(also)}.".strip(),
+    )
 
 
 def _model(command: str, name: str, value: str | None) -> str:
@@ -135,12 +158,22 @@ def _refuse_second(action: argparse.Action, name: str, given: dict[str, str]) ->
     given[action.dest] = name
 
 
-def _unknown(command: str, name: str, options: Mapping[str, argparse.Action]) -> UsageError:
-    near = did_you_mean(name, options, 1, _ALIKE) if name.startswith("--") else ""
+def _unknown(command: str, name: str, options: Mapping[str, argparse.Action], aliases: Mapping[str, str]) -> UsageError:
+    near = ""
+    if name.startswith("--"):
+        near = did_you_mean(name, options, 1, _ALIKE) or _like_foreign(name, aliases)
     if name in ("-o", "--output") and command in _TO_STDOUT:
         near = "The result goes to stdout: add `> FILE`."
     hint = EXPLAINED.get(name) or f"{near} {_help(command)}".strip()
     return UsageError(f"{command} has no option {printable(name)}", code="usage", hint=hint)
+
+
+def _like_foreign(name: str, aliases: Mapping[str, str]) -> str:
+    """A hint for a name that resembles another tool's: our option, or what takes the place of CONFIG."""
+    for foreign, ours in aliases.items():
+        if did_you_mean(name, [foreign], 1, _ALIKE):
+            return f"Did you mean {foreign if ours == CONFIG else ours}?"
+    return ""
 
 
 def _help(command: str) -> str:

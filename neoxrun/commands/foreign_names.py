@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from neoxrun.config.precisions import DTYPE_NAMES
+from neoxrun.config.precisions import DTYPE_NAMES, QUANTISED
 
 CONFIG: Final = "CONFIG"
 """In place of an option: the argument that names the model."""
@@ -140,11 +140,11 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--trust-remote-code": "Leave it out: nothing in a model's files is executed.",
     "--gpu-memory-utilization": "Leave it out: the cache takes what is free.",
     "--num-gpus": "--gpus 0,1 names GPUs; without it all are used.",
-    "--load-in-8bit": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
-    "--load-in-4bit": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
+    "--load-in-8bit": QUANTISED,
+    "--load-in-4bit": QUANTISED,
     "--enable-lora": "Leave it out: --adapter DIR is enough.",
     "--lora-modules": "--adapter DIR merges one adapter into the weights.",
-    "--quantization": "Quantised weights are not supported; --dtype fp16 or bf16 takes 2 bytes a parameter.",
+    "--quantization": QUANTISED,
     "--system-prompt": "Write it at the beginning of the prompt.",
     "--threads": "Set the environment variable OMP_NUM_THREADS.",
     "--wandb-args": "--wandb PROJECT.",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from neoxrun.errors import ConfigError, UsageError
 from neoxrun.generation import lines, records
 from neoxrun.generation import prompts as reading
 from neoxrun.generation.options import GenerateOptions
+from neoxrun.generation.output_lock import lock_file, output_lock
 from neoxrun.generation.prompts import Prompt, Render
 from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
@@ -40,6 +42,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NeoxrunError: the command line, the configuration, the prompts or the output are wrong.
     """
+    with ExitStack() as held:
+        return _run(args, held)
+
+
+def _run(args: argparse.Namespace, held: ExitStack) -> int:
+    """As ``run``; ``held`` gets the lock of the output."""
     if "" in (args.input, args.chat, args.output):
         raise UsageError(
             "-i, --chat and -o need the name of a file",
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     elif leading:
         if args.input is args.chat is args.prompt is defaults.sample_input_file is None and common.is_alone(args):
             args.input = input_args.piped_input()
-        options, prompts = _options(args, settings, sampling)
+        options, prompts = _options(args, settings, sampling, held)
     else:
         options = GenerateOptions([])
     # Processes that do not read the prompts plan, too, and must come to the same.
@@ -113,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
             interactive=dialogue,
             kept=lines.AGAIN if options.output is None else lines.KEPT,
             records=options.output,
+            lock=None if options.output is None else lock_file(options.output),
             replaces=not args.resume,
         )
     )
@@ -127,7 +136,7 @@ def _work(prompts: Sequence[Prompt], max_context: int) -> Work:
 
 
 def _options(
-    args: argparse.Namespace, settings: Settings, sampling: SamplingParams
+    args: argparse.Namespace, settings: Settings, sampling: SamplingParams, held: ExitStack
 ) -> tuple[GenerateOptions, list[Prompt]]:
     """The work, of which what an earlier run has done is taken off, and all prompts that were asked for."""
     defaults = settings.generation
@@ -147,6 +156,7 @@ def _options(
     if output is None:
         streams.check_stdout()
     if output is not None:
+        held.enter_context(output_lock(output))
         lines.check_output(output, args.input or args.chat, "--resume" if args.resume else None)
         if not (args.resume or args.overwrite):
             lines.refuse_other_lines(output)

@@ -55,6 +55,7 @@ def job_for(
     *,
     kept: str,
     records: Path | None = None,
+    lock: Path | None = None,
     replaces: bool = False,
     interactive: bool = False,
 ) -> Job:
@@ -77,5 +78,6 @@ def job_for(
         interactive=interactive,
         kept=kept,
         records=records,
+        lock=lock,
         replaced=state_of(records) if replaces and records is not None else None,
     )

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from neoxrun.commands.score_revisions import score_each
 from neoxrun.config.settings import Settings
 from neoxrun.errors import ConfigError, UsageError
 from neoxrun.generation import lines
+from neoxrun.generation.output_lock import lock_file, output_lock
 from neoxrun.generation.provenance import Provenance
 from neoxrun.input.source import open_source
 from neoxrun.launch import launcher
@@ -42,6 +44,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NeoxrunError: the command line, the configuration, the input or the output are wrong.
     """
+    with ExitStack() as held:
+        return _run(args, held)
+
+
+def _run(args: argparse.Namespace, held: ExitStack) -> int:
+    """As ``run``; ``held`` gets the lock of the output."""
     if args.top > _MOST_ALTERNATIVES:
         raise UsageError(f"--top {args.top} is more than {_MOST_ALTERNATIVES}", code="invalid_value")
     revision_args.check_companions(args)
@@ -70,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     work, source, written, scan = TYPICAL_TEXTS, None, None, None
     if leading:
         source = _source(args)
-        written = _output(args)
+        written = _output(args, held)
         scan = output.scan_input(source, written if args.resume else None)
         if common.is_alone(args):
             work = _texts_in(scan)
@@ -88,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
         if options.finished == options.documents and written is not None and common.is_alone(args):
             return _nothing_to_do(options, written)
         jobs.log_plan(plan)
-    launcher.run_job(_job(args, settings, plan, options))
+    launcher.run_job(_job(args, settings, plan, options, lock=True))
 
 
 def _run_revisions(args: argparse.Namespace) -> int:
     source = _source(args)
-    written = _output(args)
+    written = _output(args, None)
     if written is None or args.input == "-":
         raise UsageError(
             "--revisions reads the input and writes a file of records for each revision",
@@ -145,8 +153,12 @@ def _source(args: argparse.Namespace) -> DocumentSource:
     )
 
 
-def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None) -> Job:
-    records = None if options is None else output.lines_file(options.output)
+def _job(
+    args: argparse.Namespace, settings: Settings, plan: Plan, options: ScoreOptions | None, *, lock: bool = False
+) -> Job:
+    """Everything for the ranks; with ``lock`` they remove that of the output at the end."""
+    output_file = None if options is None else options.output
+    records = output.lines_file(output_file)
     return jobs.job_for(
         args,
         "score",
@@ -155,6 +167,7 @@ def _job(args: argparse.Namespace, settings: Settings, plan: Plan, options: Scor
         options,
         kept=lines.AGAIN if records is None else lines.KEPT,
         records=records,
+        lock=lock_file(output_file) if lock and output_file is not None else None,
         replaces=not args.resume,
     )
 
@@ -178,12 +191,12 @@ def _check_window(args: argparse.Namespace, most: int, why: str) -> None:
         )
 
 
-def _output(args: argparse.Namespace) -> Path | None:
-    """The file of records; None is stdout.
+def _output(args: argparse.Namespace, held: ExitStack | None) -> Path | None:
+    """The file of records, whose lock ``held`` gets; None is stdout.
 
     Raises:
         UsageError: it has no name, or other options contradict it.
-        DataError: it cannot be written.
+        DataError: it cannot be written, or another run writes to it.
     """
     if args.output == "":
         raise UsageError(
@@ -207,6 +220,8 @@ def _output(args: argparse.Namespace) -> Path | None:
                     hint="Name it with -o FILE.",
                 )
         return None
+    if held is not None:
+        held.enter_context(output_lock(written))
     lines.check_output(written, args.input, "--resume" if args.resume else "Parquet" * output.is_parquet(written))
     if not (args.resume or args.overwrite) and args.revisions is None:
         output.refuse_other_file(written)

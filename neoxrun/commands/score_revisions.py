@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.download.revisions import Revision
 from neoxrun.evaluation.trajectory import Point, revisions_table
 from neoxrun.evaluation.trajectory_plot import draw_revisions
+from neoxrun.generation.output_lock import output_lock
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.plan import Plan
@@ -43,6 +45,7 @@ def score_each(args: argparse.Namespace, output: Path, make_plan: MakePlan, make
 
     Raises:
         NeoxrunError: see ``revision_args.choose`` and ``fetch_in_turn``.
+        DataError: another run writes to one of the files.
     """
     chosen = revision_args.choose(args)
     settings = chosen.settings()
@@ -67,7 +70,10 @@ def score_each(args: argparse.Namespace, output: Path, make_plan: MakePlan, make
             scans[revision.name] = job_of(revision, settings, plan)[1]
         return code
 
-    code = chosen.run_each(wanted, score_one)
+    with ExitStack() as held:
+        for revision in wanted:
+            held.enter_context(output_lock(_file_of(output, revision.name)))
+        code = chosen.run_each(wanted, score_one)
     if code == 0:
         _report(args, chosen, {name: scan.totals for name, scan in scans.items()})
     return code

@@ -40,7 +40,7 @@ class ModelFolder:
         folder: the folder, as an absolute path.
         entries: GPT-NeoX's options, by name; ``load`` is the folder itself.
         tokenizer: the options of the tokenizer in the folder; empty if there is none.
-        passed_over: keys of config.json that do not change what the network computes.
+        passed_over: the keys of config.json that are not read.
         partial: the options come from mp_rank files, which do not hold all of them.
     """
 

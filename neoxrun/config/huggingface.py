@@ -49,7 +49,7 @@ READ_KEYS: Final = frozenset(
     {*_SAME, "model_type", "hidden_act", "tie_word_embeddings", "rotary_pct", "rotary_emb_base", "rope_parameters"}
     | {"rope_scaling", "head_dim", "dtype", "torch_dtype", "eos_token_id", "quantization_config"}
 )
-"""The keys of config.json that are read; all others change nothing of what the network computes."""
+"""The keys of config.json that are read; without the others transformers' network computes the same."""
 
 # Who runs quantised weights, by transformers' `quant_method`.
 _RUNS: Final = {
@@ -67,7 +67,7 @@ class HuggingFaceConfig:
         options: GPT-NeoX's options that describe the same network; all that describe one are set. ``precision`` is
             missing where config.json leaves it to the weights.
         keys: what config.json calls an option, where that is another name.
-        passed_over: the keys that do not change what the network computes, sorted.
+        passed_over: the keys that are not read, sorted.
     """
 
     options: Mapping[str, object]

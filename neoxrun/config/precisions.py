@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -24,6 +25,18 @@ DTYPE_NAMES: Final[dict[str, str]] = {
     "32-true": "fp32",
 }
 """What other tools call the number formats; an empty text leaves the choice to neoxrun."""
+
+QUANTISED: Final = "Quantised weights are not supported; fp16 and bf16 take 2 bytes a parameter."
+"""The hint for those who ask for fewer bytes."""
+
+_QUANTISED: Final = re.compile(
+    r"[su]?int\d+|i\d|(fp|float|nf|nvfp|mxfp)_?[468](_?e\dm\d.*)?|[248]-?bit|i?q\d\w*|awq|gptq|bitsandbytes|bnb.*"
+)
+
+
+def is_quantised(name: str) -> bool:
+    """Whether a name of a number format is one of quantised weights, which neoxrun does not have."""
+    return _QUANTISED.fullmatch(name.lower()) is not None
 
 
 _DAMAGED: Final = "the weights may be damaged: `neoxrun download --verify FOLDER` checks their files."

@@ -149,7 +149,8 @@ def load_configuration(
         generation=_generation(options, seed),
         seed=seed,
         sources=tuple(found),
-        ignored=tuple(sorted(ignored | passed_over)),
+        ignored=tuple(sorted(ignored)),
+        unread=tuple(sorted(passed_over)),
         checkpoint_looked_in=searched,
         end_ids=() if folder is None else read_end_ids(folder),
     )

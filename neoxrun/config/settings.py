@@ -158,6 +158,7 @@ class Settings:
         seed: GPT-NeoX's ``seed``.
         sources: the configuration files and the models' folders, in order.
         ignored: keys that do not change what the model computes and have no effect here, sorted.
+        unread: keys of a config.json that transformers' network computes the same without, sorted.
         checkpoint_looked_in: every path at which ``checkpoint`` was looked for.
         merge: ``fold`` norms that differ between the checkpoint's tensor-parallel ranks into the layers that read them,
             where that is exact, or take their ``average``, as Hugging Face's conversion does.
@@ -174,6 +175,7 @@ class Settings:
     seed: int
     sources: tuple[Path, ...]
     ignored: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     checkpoint_looked_in: tuple[Path, ...] = ()
     merge: Merge = "fold"
     adapter: Path | None = None

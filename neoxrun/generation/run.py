@@ -81,7 +81,10 @@ def _answer_all(
     failed: set[str | int] = set()
     written = options.finished
     if session.mesh.replica == 0:
-        with _bar(options, stdout, show_progress) as bar, closing(_writer(options, stdout)) as writer:
+        with (
+            _bar(options, stdout, show_progress, _most(session, encoded)) as bar,
+            closing(_writer(options, stdout)) as writer,
+        ):
             write_provenance(options.output, options.made)
             failed = _collect_all(texts, mine, queue, options, stop, writer, session.tokenizer, bar)
         written += bar.count
@@ -112,13 +115,19 @@ def _hint(options: GenerateOptions) -> str | None:
     return kept_hint(partial if options.keep_partial else KEPT, options.output)
 
 
-def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool) -> Bar:
+def _most(session: Session, prompts: Iterable[EncodedPrompt]) -> int:
+    """The most tokens that all answers together can have."""
+    return sum(min(one.prompt.params.maximum_tokens, session.max_context - len(one.ids)) for one in prompts if one.ids)
+
+
+def _bar(options: GenerateOptions, stdout: IO[str], show_progress: bool, most: int) -> Bar:
     return Bar(
         "answers",
         len(options.prompts) + options.finished,
         "answer",
         done=options.finished,
         amounts="tokens",
+        most=most,
         show=show_progress,
         # Answers that come out at the same terminal, or piece by piece, show themselves how far they are.
         moving=options.output is not None or not (options.plain_text or stdout.isatty()),

@@ -50,6 +50,7 @@ class Job:
         kept: the hint if the job ends early: which work is kept, and how to continue.
         records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
             true in any case.
+        lock: the file of the lock that the launcher holds on the output, which is removed at the end.
         replaced: the state of ``records`` before the job, if it replaces them.
         owned: the process that has started the job reads why it failed from the folder, and removes that.
     """
@@ -69,6 +70,7 @@ class Job:
     patient: bool = False
     kept: str = field(kw_only=True)
     records: Path | None = None
+    lock: Path | None = None
     replaced: FileState | None = None
     owned: bool = False
 

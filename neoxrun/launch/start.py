@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from neoxrun.errors import Interrupted, NeoxrunError, classify
+from neoxrun.generation.output_lock import remove_lock
 from neoxrun.launch.job import Job, announced_processes, failure_of, load_job
 from neoxrun.launch.termination import TOLD, Termination, release_interrupts
 from neoxrun.terminal import log
@@ -39,14 +40,15 @@ def main(arguments: Sequence[str]) -> int:
     role, folder = arguments[0], Path(arguments[1])
     rank = int(os.environ.get("RANK", "0"))
     termination = Termination()
-    verbose, job = False, None
+    verbose, job, lock = False, None, None
     try:
         job = load_job(folder)
         verbose = job.verbosity > 0
+        lock = None if role == "rank" else job.lock
         # torchrun marks the lines of the ranks that an agent starts.
         who = None if role == "agent" else rank
         log.set_up(job.verbosity, who, as_json=job.as_json, marked=role != "rank")
-        leave = partial(_leave, folder, termination, who, job.continuing)
+        leave = partial(_leave, folder, termination, who, job.continuing, lock)
         if role == "agent":
             answer = partial(
                 _answer_signals, folder, termination, leave, interactive=job.interactive, patient=job.patient
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         log.details_of(error)
         failure = failure_of(classify(error), rank, verbose=verbose)
+    finally:
+        remove_lock(lock)
     if role == "rank":
         failure.save(folder)  # for the agent
     elif job is not None and job.owned:
@@ -127,7 +131,9 @@ def _answer_signals(
     leave()
 
 
-def _leave(folder: Path, termination: Termination, rank: int | None, kept: Callable[[], str]) -> NoReturn:
+def _leave(
+    folder: Path, termination: Termination, rank: int | None, kept: Callable[[], str], lock: Path | None
+) -> NoReturn:
     """End this process because of Ctrl-C or SIGTERM, whatever it is doing; rank 0 and the agent say so."""
     shutil.rmtree(folder, ignore_errors=True)
     failure = termination.rename(Interrupted("interrupted", hint=kept()))
@@ -135,6 +141,7 @@ def _leave(folder: Path, termination: Termination, rank: int | None, kept: Calla
         text = log.error_text(failure, rank, verbose=False)
         line_end = "\n" if os.isatty(2) and not text.startswith("{") else ""
         os.write(2, f"{line_end}{text}\n".encode())  # a print may be in progress
+    remove_lock(lock)
     os._exit(failure.exit_code)
 
 

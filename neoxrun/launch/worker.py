@@ -196,6 +196,7 @@ def _agree(job: Job) -> None:
     mine = (
         (job.command, job.random_weights, job.eager, plan.tp, plan.pp, plan.replicas, plan.precisions),
         (settings.model, settings.iteration, settings.seed, plan.max_context),
+        job.options if job.command == "finetune" else None,  # every rank trains by them
     )
     for rank, other in enumerate(meshes.gather_from_all(mine)):
         if other != mine:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any, Final, cast, get_args
 
-from neoxrun.config.precisions import DTYPE_NAMES, DeviceKind
+from neoxrun.config.precisions import DTYPE_NAMES, QUANTISED, DeviceKind, is_quantised
 from neoxrun.config.settings import Merge, Precision
 from neoxrun.errors import UsageError
 from neoxrun.serving.argument_names import EXPLAINED_ARGUMENTS, FOREIGN_ARGUMENTS
@@ -122,6 +122,8 @@ def _choice(name: str, value: object, choices: Sequence[str], near: Iterable[str
     if isinstance(value, str) and value in choices:
         return value
     hint = did_you_mean(value, [*choices, *near], 1) if isinstance(value, str) else None
+    if name == "dtype" and is_quantised(str(value)):
+        hint = QUANTISED
     raise UsageError(
         f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}",
         code="invalid_value",

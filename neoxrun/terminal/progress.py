@@ -40,6 +40,7 @@ class Bar:
         unit: what is counted. Default: bytes.
         done: units that were done before.
         amounts: what each unit holds, such as tokens, to show their rate too.
+        most: the most that all units to come can hold, from which the time left is told before the first is done.
         show: whether to show anything.
         moving: whether to show anything before the end.
         closing: makes the line that is shown at the end. Default: no line.
@@ -63,6 +64,7 @@ class Bar:
         moving: bool = True,
         done: int = 0,
         amounts: str | None = None,
+        most: int | None = None,
         closing: Callable[[Bar], str] | None = None,
         row: int = 0,
     ) -> None:
@@ -71,7 +73,7 @@ class Bar:
         self.note = ""
         self.facts: Mapping[str, object] = {}
         self._doing, self._total, self._unit, self._before = doing, total, unit, done
-        self._amounts = amounts
+        self._amounts, self._most = amounts, most
         self._kept = unit != _BYTES
         self._closing = closing if show else None
         self._start = self._drawn = time.perf_counter()
@@ -136,6 +138,8 @@ class Bar:
             text += f", {self.note}"
         if total is not None and self.count > 0 and done < total:
             text += f", {_duration((total - done) * self.seconds / self.count)} left"
+        elif self._most is not None and self.count == 0 < self.amount < self._most:
+            text += f", at most {_duration((self._most - self.amount) * self.seconds / self.amount)} left"
         log.info(text, extra={"facts": self.facts})
 
     def tell(self, text: str, facts: Mapping[str, object]) -> None:

@@ -75,7 +75,9 @@ class Checkpoints:
         """
         try:
             self._together(lambda: self._begin(step))
-            self._together(lambda: self._write(self._path / f"global_step{step}{WRITING}", step))
+            # Not within `_together`: the ranks wait for each other here.
+            written = self._write(self._path / f"global_step{step}{WRITING}", step)
+            self._together(written.raise_first)
             noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
             self._together(lambda: self._publish(step, {**facts, **noted}, keep, extra))
         except NeoxrunError:
@@ -87,19 +89,17 @@ class Checkpoints:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 
         Raises:
-            DataError: it was written at another tensor-parallel size.
+            DataError: other parameters were trained.
             CheckpointError: a file is damaged.
         """
-        tp = saved.facts["tp"]
-        if tp != self._mesh.tp:
+        tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != self._state_shapes():
             raise DataError(
-                f"the run was trained with --tp {tp}, by which the optimizer's state is divided, and not with --tp "
-                f"{self._mesh.tp}",
+                "other parameters were trained in this run than are to be trained now",
                 code="different_run",
                 where=str(saved.path),
-                hint=f"Give --tp {tp}. The number of replicas and the ZeRO stage may change.",
+                hint="Give the same --lora and --lora-* flags, or name another folder with --output DIR.",
             )
-        tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
         self._state.prepare(int(saved.facts["applied"]))
         for _, name, parameter in self._trained():
             for kind in KINDS:
@@ -113,6 +113,10 @@ class Checkpoints:
             if parameter.requires_grad:
                 yield key, names[id(parameter)], parameter
 
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of this rank's file of the optimizer's state."""
+        return {f"{name}.{kind}": _shape(parameter) for _, name, parameter in self._trained() for kind in KINDS}
+
     def _begin(self, step: int) -> None:
         if self._folder is not None:
             self._folder.begin(step)
@@ -125,10 +129,10 @@ class Checkpoints:
             folder.publish(step, facts)
             folder.prune(keep)
 
-    def _write(self, path: Path, step: int) -> None:
+    def _write(self, path: Path, step: int) -> _Postponing:
         """Write this rank's files. The replicas but the first only take part in collecting the state.
 
-        A rank that cannot write takes part to the end, since the others wait for it, and raises then.
+        A rank that cannot write takes part to the end, since the others wait for it; what is returned has the error.
         """
         writing = _Postponing()
         files: list[_RankFiles] = []
@@ -141,14 +145,10 @@ class Checkpoints:
                 writing(partial(rank_files.add, key, parameter, states, weight))
         for rank_files in files:
             writing(rank_files.finish)
-        writing.raise_first()
+        return writing
 
     def _open_files(self, path: Path, step: int) -> _RankFiles:
-        header = {
-            f"{name}.{kind}": Written(_shape(parameter), torch.float32)
-            for _, name, parameter in self._trained()
-            for kind in KINDS
-        }
+        header = {name: Written(shape, torch.float32) for name, shape in self._state_shapes().items()}
         names = {id(parameter): name for name, parameter in self._stage.named_parameters()}
         file = _state_file(path, self._mesh.tp_rank)
         file.parent.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from neoxrun.config.settings import Settings, TokenizerConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import LoraConfig
 from neoxrun.conversion.configurations import neox_options, vocabulary_divisor, yaml_text
+from neoxrun.conversion.folding import merge_for_files
 from neoxrun.conversion.tokenizer_files import copy_tokenizer, write_end_ids
 from neoxrun.conversion.workplace import Workplace
 from neoxrun.model.gpt_neox import Stage
@@ -67,7 +68,8 @@ class Companions:
         """
         if self._lora is not None and adapter is not None:
             base = self._settings.checkpoint or self._settings.title
-            write_adapter(checkpoint, self._lora, adapter, str(base))
+            merge = merge_for_files(self._settings.model, self._settings.merge)
+            write_adapter(checkpoint, self._lora, adapter, str(base), merge=merge)
         else:
             (checkpoint / "configs").mkdir(exist_ok=True)
             (checkpoint / "configs" / _CONFIG).write_text(self._configuration("../../"), encoding="utf-8")

@@ -49,9 +49,9 @@ class Update(NamedTuple):
 
     Attributes:
         loss: fp32 scalar, the mean over all data-parallel ranks and micro-batches.
-        grad_norm: global L2 norm of the gradients, before clipping; NaN where they overflowed.
-        applied: False where fp16 gradients overflowed, so that the step was left out and the loss scale lowered.
-        parts: the losses of this rank's micro-batches, whose mean over all ranks is ``loss``.
+        grad_norm: global L2 norm of the gradients, before clipping; NaN where one of them is no number.
+        applied: False where one is none, so that the step was left out and, in fp16, the loss scale lowered.
+        parts: the losses of this rank's micro-batches, each the mean over its learned tokens.
     """
 
     loss: torch.Tensor
@@ -146,10 +146,13 @@ class DeepSpeedEngine:
 
     def step(self, batches: Iterable[MicroBatch], rate: float) -> Update:
         """One optimizer step, at this learning rate, on as many micro-batches as the settings say."""
-        engine, losses, norm = self._engine, [], None
+        engine, norm = self._engine, None
+        losses: list[torch.Tensor] = []
+        learned: list[torch.Tensor] = []
         self._engine.train()
         for batch in batches:
             losses.append(self._pass(batch).detach())
+            learned.append(batch.weights.sum())
             # The gradients of the whole step are summed over the ranks in the last backward pass.
             last = engine.is_gradient_accumulation_boundary()
             if last:
@@ -161,8 +164,9 @@ class DeepSpeedEngine:
         if norm is None:
             norm = engine.get_global_grad_norm()
         applied = bool(engine.was_step_applied())
-        parts = torch.stack(losses)
-        return Update(self.mean(parts.mean()), float(norm) if applied else float("nan"), applied, parts)
+        weighted, weights = torch.stack(losses), torch.stack(learned)
+        parts = torch.where(weights > 0, weighted / weights, weighted)
+        return Update(self.mean(weighted.mean()), float(norm) if applied else float("nan"), applied, parts)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> torch.Tensor:
@@ -236,6 +240,7 @@ def _import_deepspeed(device: torch.device) -> Any:
 def _deepspeed_config(training: TrainingConfig, mesh: Mesh, precision: Precision, stage: int) -> dict[str, Any]:
     host = {"device": "cpu", "pin_memory": mesh.device.type == "cuda"}
     zero: dict[str, Any] = {"stage": stage}
+    scale = training.loss_scale
     if training.zero.offload_optimizer and stage:
         zero["offload_optimizer"] = host
     if training.zero.offload_parameters and stage == 3:
@@ -248,7 +253,14 @@ def _deepspeed_config(training: TrainingConfig, mesh: Mesh, precision: Precision
         "data_types": {"grad_accum_dtype": "fp32"} if fp32 else {},
         "gradient_clipping": training.gradient_clipping if stage else 0.0,
         "bf16": {"enabled": precision == "bf16"},
-        "fp16": {"enabled": precision == "fp16"},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": scale.fixed,
+            "initial_scale_power": scale.initial_power,
+            "loss_scale_window": scale.window,
+            "hysteresis": scale.hysteresis,
+            "min_loss_scale": scale.least,
+        },
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled
     }

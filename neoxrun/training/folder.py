@@ -114,10 +114,7 @@ class RunFolder:
                 self._remove(path)
             growing.rename(path)
             _fsync(self.path)
-            self._write(_LATEST, path.name)
-            best = _best(self.checkpoints())
-            if best is not None:
-                self._write(_BEST, best.path.name)
+            self._name(self.checkpoints())
         return SavedCheckpoint(step, path, {"step": step, **facts})
 
     def abandon(self, step: int) -> None:
@@ -163,14 +160,18 @@ class RunFolder:
             raise unwritable_run(error, self.path) from error
 
     def clean(self) -> None:
-        """Remove what a process that was killed has left, and have ``latest`` name the newest checkpoint."""
+        """Remove what a process that was killed has left, and have ``latest`` and ``best`` name the right ones."""
         with self.writing():
             for path in self.path.glob("global_step*"):
                 if path.name.endswith((WRITING, _REMOVING)):
                     shutil.rmtree(path)
-            found = self.checkpoints()
-            if found:
-                self._write(_LATEST, found[-1].path.name)
+            self._name(self.checkpoints())
+
+    def _name(self, found: list[SavedCheckpoint]) -> None:
+        if found:
+            self._write(_LATEST, found[-1].path.name)
+        if (best := _best(found)) is not None:
+            self._write(_BEST, best.path.name)
 
     def _writing(self, step: int) -> Path:
         return self.path / f"global_step{step}{WRITING}"

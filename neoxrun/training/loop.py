@@ -69,7 +69,7 @@ class Loop:
             anyway: even if the rows have changed.
 
         Raises:
-            DataError: the rows have changed, or the checkpoint was written at another tensor-parallel size.
+            DataError: the rows have changed, or other parameters were trained.
             CheckpointError: a file is damaged.
         """
         self._checkpoints.restore(saved)
@@ -109,7 +109,9 @@ class Loop:
 
     def _step(self) -> None:
         result = self._trainer.step(self._done)
-        norm = result.grad_norm if result.applied else None
+        scale = self._trainer.engine.loss_scale
+        # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
+        norm = None if scale is not None and not result.applied else result.grad_norm
         if not self._guard.accepts(result.loss, norm, typical=result.learned > 0):
             self._fail(result, norm)
         self._done += 1
@@ -118,8 +120,17 @@ class Loop:
         if (report := self._watching.report) is not None:
             if not result.learned:
                 log.warning(f"nothing is learned in step {self._done}: none of the tokens of its rows counts")
-            scale, loss = self._trainer.engine.loss_scale, result.loss if result.learned else None
-            report.step(StepFacts(self._done, loss, result.lr, norm, result.tokens, result.seconds, scale))
+            facts = StepFacts(
+                self._done,
+                result.loss if result.learned else None,
+                result.lr,
+                norm,
+                result.tokens,
+                result.seconds,
+                loss_scale=scale,
+                skipped=not result.applied,
+            )
+            report.step(facts)
 
     def _evaluate(self) -> None:
         if self._trainer.valid is not None and self._training.eval_iters:
@@ -157,7 +168,7 @@ class Loop:
     def _stop(self) -> None:
         self._save()
         if self._done == 0:
-            raise Stopped("interrupted before the first step", hint="The same command starts again.")
+            raise Stopped("interrupted before the first step", hint="The same command with --resume starts again.")
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",

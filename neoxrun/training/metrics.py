@@ -21,7 +21,8 @@ class JsonLines:
     Args:
         folder: of the run.
         name: of the file.
-        done: steps of the run; what the file says of later ones, from a run that was interrupted, is taken out.
+        done: steps of the run; what the file says of later ones, from a run that was interrupted, is taken out. With
+            0 the run starts again, and so does the file.
 
     Raises:
         DataError: the system refuses.
@@ -29,7 +30,7 @@ class JsonLines:
 
     def __init__(self, folder: RunFolder, name: str, done: int) -> None:
         self._folder, self._path = folder, folder.path / name
-        kept = [record for record in read_lines(self._path) if record["step"] <= done]
+        kept = [record for record in read_lines(self._path) if 0 < done >= record["step"]]
         folder.write_text(name, "".join(map(_line, kept)))
         with folder.writing():
             self._file = self._path.open("a", encoding="utf-8")

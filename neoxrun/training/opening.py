@@ -14,7 +14,7 @@ from typing import Any, Final
 from neoxrun.errors import DataError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import listing
-from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, unwritable_run
+from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, saved_checkpoints, unwritable_run
 from neoxrun.training.run_settings import differences
 
 _EARLIER: Final = "earlier"
@@ -33,7 +33,8 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
         What differs from the settings of the run that is continued.
 
     Raises:
-        DataError: it holds something else, or a run that is not to be continued or that has other settings.
+        DataError: it holds something else, or a run that is not to be continued, that has other settings, or whose
+            checkpoint was written at another tensor-parallel size, which ``anyway`` does not allow.
     """
     if path.exists() and not path.is_dir():
         raise DataError(
@@ -56,6 +57,16 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
             code="existing_target",
             where=str(path / SETTINGS),
             hint="Continue it with --resume, or name another folder with --output DIR.",
+        )
+    saved = saved_checkpoints(path)
+    tp = made.get("split", {}).get("tp")
+    if saved and (trained := saved[-1].facts.get("tp", tp)) != tp:
+        raise DataError(
+            f"the run was trained with --tp {trained}, by which the optimizer's state is divided, and not with --tp "
+            f"{tp}",
+            code="different_run",
+            where=str(saved[-1].path),
+            hint=f"Give --tp {trained}. The number of replicas and the ZeRO stage may change.",
         )
     changed = differences(before, made)
     if changed and not anyway:

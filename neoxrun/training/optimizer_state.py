@@ -85,15 +85,19 @@ class OptimizerState:
 
     def get_scaler(self) -> dict[str, float]:
         """The state of fp16's loss scaling; empty for other formats."""
-        scaler = getattr(self._outer, "loss_scaler", None)
-        if scaler is None or not getattr(scaler, "dynamic", False):
-            return {}
-        return {name: getattr(scaler, name) for name in _SCALER}
+        scaler = self._scaler()
+        return {} if scaler is None else {name: getattr(scaler, name) for name in _SCALER}
 
     def set_scaler(self, values: dict[str, float]) -> None:
-        """Set what ``get_scaler`` gave."""
-        for name, value in values.items():
-            setattr(self._outer.loss_scaler, name, value)
+        """Set what ``get_scaler`` gave; nothing where this run scales no loss, or by a fixed factor."""
+        if (scaler := self._scaler()) is not None:
+            for name, value in values.items():
+                setattr(scaler, name, value)
+
+    def _scaler(self) -> Any:
+        """DeepSpeed's loss scaler, if it adapts; else None."""
+        scaler = getattr(self._outer, "loss_scaler", None)
+        return scaler if getattr(scaler, "dynamic", False) else None
 
     def _parts(self) -> Iterator[Tensor]:
         """The tensors that the inner optimizer keeps state of."""

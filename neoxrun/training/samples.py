@@ -17,7 +17,7 @@ _LENGTH: Final = 40  # tokens of a sample
 def write_samples(
     engine: DeepSpeedEngine, mesh: Mesh, tokenizer: Tokenizer, prompts: Sequence[str], length: int = _LENGTH
 ) -> dict[str, str]:
-    """The most likely text after each prompt, up to an end of document; all ranks do this together.
+    """The most likely text after each prompt, up to an end of document or text; all ranks do this together.
 
     Args:
         engine: of the model.
@@ -37,7 +37,7 @@ def write_samples(
         begin = len(ids)
         while len(ids) < begin + length:
             token = _next_token(engine, mesh, ids[-context:])
-            if token == tokenizer.eod:
+            if token in (tokenizer.eod, tokenizer.eos):
                 break
             ids.append(token)
         texts[prompt] = tokenizer.decode(ids[begin:])

@@ -27,12 +27,12 @@ class StepResult(NamedTuple):
     Attributes:
         loss: of the step's rows, before the step.
         lr: its learning rate.
-        grad_norm: global L2 norm of the gradients before clipping; NaN where fp16 overflowed.
-        applied: False where it did, and the step was left out.
+        grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is no number.
+        applied: False where one is none, so that the step was left out.
         tokens: that the network has seen.
         learned: those of them that were to be predicted; where there are none the loss is 0.
         seconds: how long it took on this rank.
-        parts: the losses of this rank's micro-batches, whose mean over all ranks is ``loss``.
+        parts: the losses of this rank's micro-batches, each the mean over its learned tokens.
     """
 
     loss: float

@@ -35,13 +35,16 @@ def test_a_folder_alone_gives_transformers_answer(family: str, tp: int, tmp_path
     torch.testing.assert_close([one["logprob"] for one in record["logprobs"]], scores, rtol=0, atol=1e-4)
 
 
-def test_keys_that_change_nothing_are_listed_and_set_overrides(tmp_path: Path) -> None:
+def test_keys_that_are_not_read_are_listed_and_set_overrides(tmp_path: Path) -> None:
+    """Of one that nobody knows no more is said than what transformers does."""
     make_folder(tmp_path / "model", "stablelm-base-alpha")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "some_odd_key": 1}))
     arguments = ("./model", "--prompt", PROMPT, "--maximum-tokens", 1, "--set", "rotary_pct=0.5", "-v")
     done = neoxrun("generate", *arguments, cwd=tmp_path).check_success()
-    assert (
-        "do not change what the model computes: architectures, bos_token_id, initializer_range, use_cache" in done.err
-    )
+    names = "architectures, bos_token_id, initializer_range, some_odd_key, use_cache"
+    assert f"not read, as transformers computes the same logits without them for gpt_neox: {names}" in done.err
+    assert "do not change" not in done.err
     assert "is overridden: rotary share is 0.25 in config.json, rotary_pct is 0.5 in the configuration" in done.err
 
 

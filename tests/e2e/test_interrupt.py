@@ -88,10 +88,17 @@ def test_ctrl_c_while_generating(
 
 def test_ctrl_c_before_the_first_record(prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
+
+    def written() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return (tmp_path / "out.jsonl.meta.json").stat().st_size > 0
+        return False
+
     long = ["--maximum-tokens", "480", "--ignore-eos", "--dtype", "fp32", "--tp", "1", "--batch-size", "1"]
     with running("generate", "demo", "-i", prompts, "-o", output, *long) as command:
-        # Written when all is loaded, and an answer takes more than a second from there.
-        wait_for((tmp_path / "out.jsonl.meta.json").exists, 60, lambda: "nothing was started")
+        # Written when all is loaded, and an answer takes more than a second from there. Before that the command tries
+        # whether it can be written, with an empty file.
+        wait_for(written, 60, lambda: "nothing was started")
         command.interrupt()
         result = command.finish().check_error(130, "interrupted")
     assert output.read_bytes() == b""

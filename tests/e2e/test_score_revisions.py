@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from neoxrun.generation.output_lock import output_lock
 from support.command import Running, neoxrun
 from support.download_command import environment
 from support.hub_server import HubServer
@@ -54,6 +55,13 @@ def test_each_revision_has_its_records_and_a_row(tmp_path: Path) -> None:
         more = scoring(hub, tmp_path, "--revisions", "all").finish()
         assert (more.code, more.out) == (0, done.out)
         assert torn.read_text() == whole
+
+        torn.write_text(whole[: whole.index("\n") + 5])
+        hub.cdn.requests.clear()
+        with output_lock(torn):
+            held = scoring(hub, tmp_path, "--revisions", "all").finish()
+        held.check_error(4, "another run is writing to scores.step2000.jsonl", where="scores.step2000.jsonl")
+        assert not hub.cdn.requests
 
         other = scoring(hub, tmp_path, "--revisions", "all", "--context", "8").finish()
         other.check_error(4, "another model, number format or other options")

@@ -135,3 +135,26 @@ def test_records_at_a_terminal_are_not_mixed_with_a_bar(tmp_path: Path) -> None:
         assert terminal.command.process.wait(10) == 0
     assert "answers:" not in shown
     assert '\n{"id": 0, ' in shown
+
+
+def test_a_line_tells_the_time_left_before_any_answer_has_ended(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"def function_{number}(value):\n" for number in range(400)))
+    work = (
+        "generate",
+        "demo",
+        "-i",
+        prompts,
+        "--tp",
+        "1",
+        "--maximum-tokens",
+        "1000",
+        "--ignore-eos",
+        "--dtype",
+        "fp32",
+    )
+    with running(*work) as command:
+        assert command.process.stderr is not None
+        lines = (line.decode() for line in command.process.stderr)
+        line = next(line for line in lines if " answers, " in line)
+    assert re.fullmatch(r"0 of 400 answers, [\d.]+ tokens/s, at most (\d+ h )?(\d+ min )?(\d+ s )?left\n", line)

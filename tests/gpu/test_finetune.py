@@ -37,7 +37,7 @@ def losses(run: Path, *arguments: object, gpus: str = "0", steps: int = STEPS) -
 def exact(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """In fp32, on one card."""
     found = losses(tmp_path_factory.mktemp("exact") / "run", "--dtype", "fp32")
-    assert found[-2] < found[0] - 1
+    assert found[-2] < found[0] - 0.5
     return found
 
 

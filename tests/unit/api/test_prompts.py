@@ -130,7 +130,7 @@ def test_the_answers_of_a_call_are_counted_together(monkeypatch: pytest.MonkeyPa
         ({"params": SamplingParams(temperature=-1.0)}, "invalid_value", "temperature must be", ""),
         ({"params": {"max_tokens": 1, "maximum_tokens": 1}}, "conflicting_options", "another name of", "Leave one"),
         ({"params": "greedy"}, "invalid_value", "parameters are SamplingParams or a dict", "For example"),
-        ({"params": [{}]}, "invalid_value", "there are 1 parameters for 2 prompts", "one for each"),
+        ({"params": [{}]}, "invalid_value", "1 set of parameters for 2 prompts", "one for each"),
         ({"n": 0}, "invalid_value", "n must be a whole number of 1 or more, not 0", ""),
         ({"params": {"n": 1.5}}, "invalid_value", "n must be a whole number of 1 or more, not 1.5", ""),
         ({"n": 10**9}, "invalid_value", "more than 1,000,000 answers", "Lower n, or divide the prompts"),

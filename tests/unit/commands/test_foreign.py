@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neoxrun.cli import COMMANDS, build_parser
 from neoxrun.commands.foreign import translate
 from neoxrun.commands.foreign_names import CONFIG, EXPLAINED, FOREIGN_NAMES, FOREIGN_VALUES
+from neoxrun.config.precisions import DTYPE_NAMES, QUANTISED, is_quantised
 from neoxrun.errors import UsageError
 
 
@@ -50,6 +51,24 @@ def test_what_is_explained_is_an_error_with_the_explanation(command: str) -> Non
         assert (caught.value.message, caught.value.hint) == (f"{command} has no option {name}", EXPLAINED[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("--maxtoken", "--maximum-tokens"),
+        ("--max", "--maximum-tokens"),
+        ("--max_new_token", "--maximum-tokens"),
+        ("--numreturnsequences", "--num-samples"),
+        ("--tensor-parallel", "--tp"),
+        ("--temprature", "--temperature"),
+        ("--modle", "--model"),
+    ],
+)
+def test_what_is_like_a_name_of_any_tool_is_suggested_as_ours(name: str, ours: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        translated("generate", name, "3")
+    assert caught.value.hint == f"Did you mean {ours}? See `neoxrun generate --help`."
+
+
 @pytest.mark.parametrize("name", ["--bogus", "--num_beams", "--best_of", "--version"])
 def test_what_is_not_alike_is_not_suggested(name: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -74,6 +93,28 @@ def test_a_value_that_there_is_not_names_the_ones_that_there_are() -> None:
     for value in ("hf", "HF", "transformers"):
         assert build_parser().parse_args(["convert", "a", "b", "--to", value]).to == "huggingface"
     assert build_parser().parse_args(["convert", "a", "b", "--to", "gpt-neox"]).to == "neox"
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (("--device", "mps"), "--device must be cpu or cuda, not mps", "Other names: gpu, auto, cuda:N."),
+        (("--device=cuda:x",), "not cuda:x", "cuda:N"),
+        (("--device", "cdua"), "not cdua", "Did you mean cuda?"),
+        (("--dtype", "int8"), "--dtype must be fp32, fp16 or bf16, not int8", QUANTISED),
+        (("--dtype=NF4",), "not NF4", QUANTISED),
+        (("--torch-dtype", "float8_e4m3fn"), "not float8_e4m3fn", QUANTISED),
+        (("--dtype", "bf17"), "not bf17", "Did you mean bf16? Other names: float16, half, "),
+    ],
+)
+def test_a_device_or_format_that_there_is_not_names_all_that_are_understood(
+    words: tuple[str, ...], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        translated("generate", *words)
+    assert message in caught.value.message
+    assert hint in str(caught.value.hint)
+    assert (caught.value.code, caught.value.exit_code) == ("invalid_value", 2)
 
 
 def test_values_become_values_that_the_parser_takes() -> None:
@@ -167,3 +208,8 @@ def test_model_and_config() -> None:
         with pytest.raises(UsageError, match="--model is the argument CONFIG"):
             translated("generate", *words)
     assert translated("evaluate", "--model", "demo", "--tasks", "piqa", "arc") == ["demo", "--tasks", "piqa", "arc"]
+
+
+def test_no_format_that_neoxrun_has_is_a_quantised_one() -> None:
+    assert not [name for name in ("fp32", "fp16", "bf16", *DTYPE_NAMES, "float64", "double", "") if is_quantised(name)]
+    assert all(map(is_quantised, ("int8", "uint4", "fp8", "fp4", "float8", "8bit", "4-bit", "q4_k_m", "q8_0", "awq")))

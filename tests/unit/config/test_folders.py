@@ -66,7 +66,7 @@ def test_a_hugging_face_folder(named: str, tmp_path: Path) -> None:
     assert (found.checkpoint, found.sources, found.title) == (folder, (folder,), "model")
     assert (found.tokenizer.tokenizer_type, found.tokenizer.vocab_file) == ("HFTokenizer", folder / "tokenizer.json")
     assert found.end_ids == (0, 7)
-    assert found.ignored == ("use_cache",)
+    assert (found.ignored, found.unread) == ((), ("use_cache",))
     assert model.padded_vocab_size(50_000) == 50_432, "config.json says how many rows there are"
 
 

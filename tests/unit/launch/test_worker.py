@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neoxrun.errors import CheckpointError, DataError
+from neoxrun.config.reader import load_settings
+from neoxrun.errors import CheckpointError, DataError, UsageError
 from neoxrun.evaluation import run as evaluation
 from neoxrun.launch import worker
 from neoxrun.launch.job import Job
+from support.plans import planned
 
 WAIT = 20
 FOLDER = Path("job")
@@ -95,3 +98,20 @@ def test_a_load_that_fails_does_not_wait_for_the_tasks(monkeypatch: pytest.Monke
         worker._begin(work(), 0, FOLDER, load)
     assert not prepared.is_set()
     prepared.set()
+
+
+def test_all_ranks_train_by_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that are started separately, with another learning rate, would train apart."""
+    found: list[Any] = []
+
+    def gather(value: Any) -> list[Any]:
+        found.append(value)
+        return [*found]
+
+    monkeypatch.setattr(worker.meshes, "gather_from_all", gather)
+    job, plan = work("finetune"), planned("pythia-14m", "1x80GB")
+    first = replace(job, plan=plan, settings=load_settings(["pythia-14m"]), options=("lr", 1e-5))
+    worker._agree(first)
+    worker._agree(first)
+    with pytest.raises(UsageError, match="another command, configuration or split"):
+        worker._agree(replace(first, options=("lr", 2e-5)))

@@ -64,6 +64,8 @@ def test_a_model_by_its_other_name() -> None:
     ("given", "code", "says", "hint"),
     [
         ({"dtype": "float15"}, "invalid_value", "dtype must be fp32, fp16 or bf16, not 'float15'", "float16"),
+        ({"dtype": "float8"}, "invalid_value", "not 'float8'", "Quantised weights are not supported"),
+        ({"dtype": "int8"}, "invalid_value", "not 'int8'", "Quantised weights are not supported"),
         ({"dtype": 1.5}, "invalid_value", "dtype must be fp32, fp16 or bf16, not '1.5'", None),
         ({"device": "mps"}, "invalid_value", "device must be cuda or cpu, not 'mps'", None),
         ({"device": "cuda:x"}, "invalid_value", "device must be cuda or cpu, not 'cuda:x'", "cuda"),

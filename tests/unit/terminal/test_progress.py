@@ -105,6 +105,23 @@ def test_before_anything_is_done_no_end_is_in_sight(shown: Shown, clock: list[fl
     assert shown() == "0 of 4 answers, 5.0 tokens/s\n"
 
 
+def test_before_the_first_answer_is_done_the_tokens_tell_the_time_left(shown: Shown, clock: list[float]) -> None:
+    """It is the most that the rest can take, as an answer may end before its last token can."""
+    set_up(0)
+    with Bar("answers", 40, "answer", done=3, amounts="tokens", most=1000, show=True) as bar:
+        clock[0] += 20
+        bar.update(0, 100)
+        assert shown() == "3 of 40 answers, 5.0 tokens/s, at most 3 min 0 s left\n"
+        clock[0] += 20
+        bar.update(1, 100)
+        assert shown() == "4 of 40 answers, 5.0 tokens/s, 24 min 0 s left\n"
+    for most, amount in ((100, 0), (100, 100), (100, 101)):
+        with Bar("answers", 4, "answer", amounts="tokens", most=most, show=True) as bar:
+            clock[0] += 20
+            bar.update(0, amount)
+        assert "left" not in shown()
+
+
 def test_what_shows_itself_has_neither_bar_nor_lines(screen: Shown, clock: list[float]) -> None:
     set_up(0)
     with Bar("answers", 4, "answer", amounts="tokens", show=True, moving=False, closing=closing) as bar:

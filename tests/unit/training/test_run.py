@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import pickle
@@ -19,14 +20,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from neoxrun.checkpoint.adapter import open_adapter
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.config.reader import load_settings
+from neoxrun.config.settings import Merge, Precision
 from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
 from neoxrun.conversion.safetensors_file import SafetensorsFile
 from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch
+from neoxrun.training.folder import saved_checkpoints
 from support import training_runs
 from support.checkpoints import raw_shards
 from support.paths import ROOT
@@ -262,6 +267,97 @@ def test_a_loss_that_is_no_number_ends_a_run(place: Path) -> None:
     assert error.value.code == "diverged"
     assert "on rank 0" in error.value.message
     assert "is kept: --resume" in str(error.value.hint)
+
+
+def broken_gradients(patched: pytest.MonkeyPatch, *passes: int) -> None:
+    """Have the gradients of these passes, from 1, be no numbers; their losses are."""
+    done, own = itertools.count(1), DeepSpeedEngine._pass
+
+    def run_pass(engine: DeepSpeedEngine, batch: MicroBatch) -> Tensor:
+        parameter = next(one for one in engine.model.parameters() if one.requires_grad)
+        factor = float("nan") if next(done) in passes else 1.0
+        hook = parameter.register_hook(lambda gradient: gradient * factor)
+        try:
+            return own(engine, batch)
+        finally:
+            hook.remove()
+
+    patched.setattr(DeepSpeedEngine, "_pass", run_pass)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (1, "fp32"), (3, "fp32"), (2, "bf16")])
+def test_gradients_that_are_no_numbers_end_a_run(
+    stage: int, dtype: Precision, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed leaves such a step out at every stage but 0, without a word."""
+    training = replace(TRAINING, zero=ZeroConfig(stage), save_interval=1, keep=1, eval_iters=0)
+    case = RunCase(place, f"gradients {stage}", training=training, dtype=dtype)
+    with monkeypatch.context() as patched:
+        broken_gradients(patched, 10)
+        with pytest.raises(RankError, match="the gradients of step 3 are not numbers") as error:
+            run_here(case)
+    assert error.value.code == "diverged"
+    assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
+
+
+def test_a_step_that_loss_scaling_leaves_out_is_noted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few CPUs have fp16, so that the scale is a number that bf16 does not use."""
+    case = RunCase(place, "skipped", training=replace(TRAINING, zero=ZeroConfig(1)), dtype="bf16")
+    with monkeypatch.context() as patched:
+        patched.setattr(DeepSpeedEngine, "loss_scale", 8.0)
+        broken_gradients(patched, 10)
+        run_here(case)
+    steps = [line for line in metrics(case) if "loss" in line]
+    assert [line["skipped"] for line in steps] == [False, False, True, False, False, False]
+    assert [line["step"] for line in steps if line["grad_norm"] is None] == [3]
+    (facts,) = [found.facts for found in saved_checkpoints(case.folder) if found.step == STEPS]
+    assert facts["applied"] == STEPS - 1
+
+
+def test_a_run_that_is_stopped_before_its_first_step_starts_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = RunCase(place, "at once", more={"sample_prompts": ("to be", "")})
+    with monkeypatch.context() as patched:
+        patched.setattr(StopFlag, "raised", property(lambda flag: True, lambda flag, value: None), raising=False)
+        with pytest.raises(Stopped, match="before the first step") as stopped:
+            run_here(case)
+    with pytest.raises(DataError, match="holds a run already"):
+        run_here(case)
+    assert "--resume" in str(stopped.value.hint)
+    run_here(replace(case, more=case.more | {"resume": True}))
+    assert_same_run(RunCase(place), case)
+    samples = [json.loads(line) for line in (case.folder / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in samples] == [0, 0, 2, 2, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(rank=4), LoraConfig(rank=2, targets=("dense",)), None], ids=str)
+def test_other_parameters_are_not_continued(place: Path, lora: LoraConfig | None) -> None:
+    """Not even by --resume-anyway."""
+    case = RunCase(place, f"other {lora}", lora=LoraConfig(rank=2) if lora else None)
+    run_here(replace(case, training=replace(TRAINING, eval_iters=0)))
+    changed = replace(case, lora=lora or LoraConfig(), more={"resume": True, "resume_anyway": True})
+    with pytest.raises(DataError, match="other parameters were trained") as error:
+        run_here(changed)
+    assert error.value.code == "different_run"
+
+
+def test_a_loss_scale_is_passed_over_where_none_is_used(place: Path) -> None:
+    """As by --resume-anyway with another --dtype."""
+    resumed = RunCase(place).resumed("scaled", until=4)
+    resumed.begin()
+    facts = resumed.folder / "global_step4" / "neoxrun.checkpoint.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"scaler": {"cur_scale": 8.0}}))
+    run_here(resumed)
+    assert_same_run(RunCase(place), resumed)
+
+
+@pytest.mark.parametrize("merge", ["fold", "average"])
+def test_an_adapter_says_what_had_become_of_norms(place: Path, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = RunCase(place, f"merge {merge}", lora=LoraConfig(rank=2), training=replace(TRAINING, eval_iters=0))
+    settings = replace(case.settings, merge=merge)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunCase, "settings", settings)
+        run_here(case)
+    assert open_adapter(case.folder / "global_step6", settings.model).merge == merge
 
 
 @pytest.mark.slow
