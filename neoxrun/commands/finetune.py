@@ -124,7 +124,10 @@ def settled(
     rows = found.batch.rows
     steps = request.steps or max(1, prepared.rows_of_an_epoch(data) * request.epochs // rows)
     size = RunSize(steps, rows, found.share.micro, found.share.recompute, prepared.valid_rows(data))
-    return request.settle(size, found.share.zero)
+    training, warnings = request.settle(size, found.share.zero)
+    if training.fp32_gradients and found.plan.precisions.weights == "fp16":
+        warnings.append("data_types.grad_accum_dtype: fp32 has no effect in fp16, in which gradients are summed")
+    return training, warnings
 
 
 def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOptions) -> Path:

@@ -127,6 +127,7 @@ class TrainingConfig:
         loss_average: what of a step's tokens the loss is the mean of.
         zero: what is divided and offloaded.
         loss_scale: of the loss, in fp16.
+        fp32_gradients: in bf16, sum the gradients of a step's passes in fp32, and not in bf16.
         checkpoint_activations: compute the layers' activations again in the backward pass instead of keeping them.
         attention_dropout, hidden_dropout: probabilities.
         eval_interval: steps between evaluations; 0: only before the first step and after the last.
@@ -150,6 +151,7 @@ class TrainingConfig:
     loss_average: LossAverage = "tokens"
     zero: ZeroConfig = ZeroConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
+    fp32_gradients: bool = False
     checkpoint_activations: bool = False
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0

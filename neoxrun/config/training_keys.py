@@ -29,6 +29,9 @@ TRAINING: Final[Mapping[str, NeoxKey]] = {
     "warmup": NeoxKey("0.03", "share of the steps of the decay in which the rate rises; `--warmup`"),
     "weight_decay": NeoxKey("0.01", "of all weights but biases and norms; `--weight-decay`"),
     "gradient_clipping": NeoxKey("1.0", "largest norm of the gradients; 0: any; `--gradient-clipping`"),
+    "data_types": NeoxKey(
+        "null", "`grad_accum_dtype: fp32`: in bf16, sum the gradients of a step's passes in fp32 and not in bf16"
+    ),
     "zero_optimization": NeoxKey(
         "null",
         "`stage` (`--zero-stage`), `offload_optimizer` and `offload_param` with `device: cpu` (`--offload`); without "

@@ -61,6 +61,7 @@ def read_training(options: ConfigOptions, *, lora: bool, seed: int) -> TrainingR
         weight_decay=options.number("weight_decay", 0.01, zero=True),
         gradient_clipping=options.number("gradient_clipping", 1.0, zero=True),
         loss_scale=_loss_scale(options),
+        fp32_gradients=_sums_in_fp32(options),
         zero=_zero(options),
         checkpoint_activations=options.flag("checkpoint_activations", False) if checkpointing else None,
         attention_dropout=options.number("attention_dropout", 0.0, most=0.999, zero=True),
@@ -225,6 +226,18 @@ def _loss_scale(options: ConfigOptions) -> LossScaleConfig:
         hysteresis=block.integer("fp16.hysteresis", usual.hysteresis),
         least=block.number("fp16.min_loss_scale", usual.least),
     )
+
+
+def _sums_in_fp32(options: ConfigOptions) -> bool:
+    """What ``data_types.grad_accum_dtype`` says; DeepSpeed sums in the format of the computation where it is silent."""
+    name = "data_types"
+    if options.get(name) is None:
+        return False
+    types = options.part(name).without_nulls()
+    for other in types.names():
+        if other != f"{name}.grad_accum_dtype":
+            raise options.unsupported(name, "null, or a mapping with grad_accum_dtype")
+    return types.choice(f"{name}.grad_accum_dtype", "bf16", ("bf16", "fp16", "fp32")) == "fp32"
 
 
 def _checkpoints(options: ConfigOptions) -> tuple[int | None, int | None]:

@@ -54,7 +54,7 @@ class TrainingRequest:
         warmup: share of the decay in which it rises.
         warmup_stated: the configuration gives it.
         decay_iters, decay_fraction: steps of the decay, or their share of all.
-        betas, epsilon, weight_decay, gradient_clipping, loss_scale: as in ``TrainingConfig``.
+        betas, epsilon, weight_decay, gradient_clipping, loss_scale, fp32_gradients: as in ``TrainingConfig``.
         zero: None: as the precision and the replicas need.
         checkpoint_activations: None: if it does not fit otherwise.
         attention_dropout, hidden_dropout: probabilities.
@@ -81,6 +81,7 @@ class TrainingRequest:
     weight_decay: float
     gradient_clipping: float
     loss_scale: LossScaleConfig
+    fp32_gradients: bool
     zero: ZeroConfig | None
     checkpoint_activations: bool | None
     attention_dropout: float
@@ -129,6 +130,7 @@ class TrainingRequest:
             loss_average=self.loss_average,
             zero=zero,
             loss_scale=self.loss_scale,
+            fp32_gradients=self.fp32_gradients,
             checkpoint_activations=size.checkpoint_activations,
             attention_dropout=self.attention_dropout,
             hidden_dropout=self.hidden_dropout,

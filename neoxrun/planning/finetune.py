@@ -182,7 +182,7 @@ def _fitting(
     choices = [False, True] if request.checkpoint_activations is None else [request.checkpoint_activations]
     for recompute in choices:
         for micro in sizes:
-            share = Share(tp, replicas, zero, micro, recompute)
+            share = Share(tp, replicas, zero, micro, recompute, request.fp32_gradients and micro < batch.share)
             if sizing.rank_bytes(share).total <= usable:
                 return share, batch
     return None

@@ -26,6 +26,7 @@ class Share:
         zero: what ZeRO divides over the replicas, and what is in the host's memory.
         micro: rows of a pass.
         recompute: activations are computed twice instead of being kept.
+        fp32_gradients: the gradients of several passes are summed in fp32, where they are computed in bf16.
     """
 
     tp: int
@@ -33,6 +34,7 @@ class Share:
     zero: ZeroConfig
     micro: int
     recompute: bool
+    fp32_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class FinetuneSizing:
             held += trained
         weights = held * number // (replicas if zero.stage == 3 else 1)
         gradients = trained * number // (replicas if zero.stage >= 2 else 1)
+        if share.fp32_gradients and self.precision == "bf16":  # those of one pass are in bf16, whole below stage 2
+            own = gradients if zero.stage < 2 else 0
+            gradients = own + trained * _MASTER_BYTES // (replicas if zero.stage >= 2 else 1)
         state = _ADAM_BYTES + (_MASTER_BYTES if number == 2 else 0)
         mine = trained // (replicas if zero.stage >= 1 else 1)
         optimizer = mine * state

@@ -35,7 +35,8 @@ def explain_finetune_refusal(
     batch = request.batch.solve(replicas)
     zero = request.zero_for(replicas, sizing.precision)
     recompute = request.checkpoint_activations is not False
-    share = Share(tp, replicas, zero, batch.micro or 1, recompute)
+    micro = batch.micro or 1
+    share = Share(tp, replicas, zero, micro, recompute, request.fp32_gradients and micro < batch.share)
     need, usable = sizing.rank_bytes(share), usable_bytes(free)
     parts = (
         ("weights", need.weights),

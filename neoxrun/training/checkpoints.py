@@ -21,11 +21,11 @@ from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
-from neoxrun.errors import DataError, NeoxrunError
+from neoxrun.errors import DataError, NeoxrunError, RankError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
-from neoxrun.training.folder import WRITING, RunFolder, SavedCheckpoint, unwritable_run
+from neoxrun.training.folder import WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
 from neoxrun.training.weight_files import WeightFiles
@@ -72,6 +72,7 @@ class Checkpoints:
 
         Raises:
             DataError: the system refuses, on any rank; the checkpoint before it is kept.
+            RankError: weights are not numbers, on any rank; the same.
         """
         try:
             self._together(lambda: self._begin(step))
@@ -142,10 +143,23 @@ class Checkpoints:
             states = self._states(parameter)
             weight = None if self._new_files is None else self._weight(key, parameter, states)
             for rank_files in files:
+                if states and not states["master"].isfinite().all():
+                    writing(partial(self._refuse, step, key))
                 writing(partial(rank_files.add, key, parameter, states, weight))
         for rank_files in files:
             writing(rank_files.finish)
         return writing
+
+    def _refuse(self, step: int, key: TensorKey) -> None:
+        found = saved_checkpoints(self._path)
+        kept = (
+            f"{found[-1].path} is kept: --resume continues from it." if found else "No checkpoint was written before."
+        )
+        raise RankError(
+            f"after step {step} weights are not numbers: {key.name} of layer {key.layer}, on rank {self._mesh.rank}",
+            code="diverged",
+            hint=f"Lower --lr. {kept}",
+        )
 
     def _open_files(self, path: Path, step: int) -> _RankFiles:
         header = {name: Written(shape, torch.float32) for name, shape in self._state_shapes().items()}

@@ -228,6 +228,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     logger.setLevel("ERROR")
     # An all-reduce through shared memory, which would be compiled when the engine starts.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It prints the memory that is in use to stdout.
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
     return deepspeed
 
 
@@ -239,9 +241,12 @@ def _deepspeed_config(training: TrainingConfig, mesh: Mesh, precision: Precision
         zero["offload_optimizer"] = host
     if training.zero.offload_parameters and stage == 3:
         zero["offload_param"] = host
+    accumulation = training.accumulation_steps(mesh.replicas)
+    fp32 = training.fp32_gradients and precision == "bf16" and accumulation > 1
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.accumulation_steps(mesh.replicas),
+        "gradient_accumulation_steps": accumulation,
+        "data_types": {"grad_accum_dtype": "fp32"} if fp32 else {},
         "gradient_clipping": training.gradient_clipping if stage else 0.0,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {

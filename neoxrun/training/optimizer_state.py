@@ -104,16 +104,27 @@ class OptimizerState:
         if self._stage == 3:
             yield from self._outer.fp32_partitioned_groups_flat
         elif self._stage:
-            yield from self._outer.single_partition_of_fp32_groups
+            yield from self._flat()
         else:
             for group in self._inner.param_groups:
                 yield from group["params"]
+
+    def _flat(self) -> list[Tensor]:
+        """At stages 1 and 2: this rank's part of each group of parameters, fp32.
+
+        Stage 1 with gradients in fp32 has an optimizer of its own in DeepSpeed.
+        """
+        outer = self._outer
+        parts: list[Tensor] = (
+            getattr(outer, "fp32_groups_flat_partition", None) or outer.single_partition_of_fp32_groups
+        )
+        return parts
 
     def _fragment(self, parameter: Any, kind: Kind) -> Iterator[tuple[Tensor, int]]:
         """At stages 1 and 2: this rank's part of a parameter's state, if it has one, and where in it that begins."""
         mapping = parameter._hp_mapping
         if mapping is not None:
-            flat: Tensor = self._outer.single_partition_of_fp32_groups[mapping.param_group_index]
+            flat: Tensor = self._flat()[mapping.param_group_index]
             source = flat.detach() if kind == "master" else self._inner.state[flat][kind]
             at = mapping.hp_fragment_address
             yield source[at.start : at.start + at.numel], mapping.lp_fragment_address.start

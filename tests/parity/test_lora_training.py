@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,13 @@ from safetensors.torch import load_file
 from neoxrun.checkpoint.adapter import open_adapter
 from neoxrun.checkpoint.writers import from_huggingface, save_layer_files
 from neoxrun.config.tensors import TensorKey
-from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig, ZeroConfig
+from neoxrun.config.training import LoraConfig
 from support.adapters import TARGETS, save_peft_adapter
 from support.checkpoints import fixture_config, tiny
 from support.hugging_face import twin
-from support.lora_training import LoraCase, Matrices, Trained, train_on_split
+from support.lora_training import LoraCase, Matrices, Trained, assert_same_matrices, train_on_split
 from support.paths import FIXTURES
-from support.training import FIXTURES_TRAIN, TrainingCase, reference_rows, run_curve, run_split
+from support.training import FIXTURES_TRAIN, reference_rows
 
 STORED = FIXTURES_TRAIN / "lora"
 ROWS = 101
@@ -43,13 +42,6 @@ def as_matrices(tensors: dict[str, torch.Tensor]) -> Matrices:
         module, _, part = rest.partition(".lora_")
         found.setdefault(TensorKey(int(layer) + 2, f"{module}.weight"), {})[part[0]] = tensor
     return {key: (pair["A"], pair["B"]) for key, pair in found.items()}
-
-
-def assert_same_matrices(measured: Matrices, right: Matrices, atol: float) -> None:
-    assert measured.keys() == right.keys()
-    for key, pair in right.items():
-        for one, other in zip(measured[key], pair, strict=True):
-            torch.testing.assert_close(one, other, atol=atol, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @dataclasses.dataclass
@@ -132,34 +124,6 @@ def test_the_curve_is_that_of_peft(name: str, trained: dict[str, Trained]) -> No
         after = open_adapter(STORED / "adapter_after", fixture_config(FIXTURES / "tp1")).low_rank
         right_matrices = {key: (one.a, one.b) for key, one in after.items()}
         assert_same_matrices(trained[name].matrices, right_matrices, 1e-5)
-
-
-@needs_stored
-def test_deepspeed_gives_the_curve_of_peft(tmp_path: Path) -> None:
-    """On tp 2 x dp 2, with little and with everything divided and offloaded by ZeRO."""
-    folder, rows = FIXTURES / "tp1", reference_rows().flatten(0, 1)
-    training = TrainingConfig(
-        train_iters=8,
-        train_batch_size=4,
-        micro_batch_size=1,
-        schedule=ScheduleConfig(lr=1e-3, min_lr=1e-4, style="cosine", warmup_iters=4.0, decay_iters=20),
-        betas=(0.9, 0.95),
-        weight_decay=0.1,
-        gradient_clipping=2.0,
-    )
-    plain = TrainingCase(fixture_config(folder), folder, rows, training, adapter=STORED / "adapter_before")
-    stages = {"zero 0": ZeroConfig(), "zero 3": ZeroConfig(3, offload_optimizer=True, offload_parameters=True)}
-    cases = {
-        name: dataclasses.replace(plain, training=dataclasses.replace(training, zero=zero))
-        for name, zero in stages.items()
-    }
-    right = json.loads((STORED / "curve.json").read_text())["schedule"]
-    curves = run_split(run_curve, cases, (2, 2), tmp_path)
-    for curve in curves.values():
-        assert [step.loss for step in curve.steps] == pytest.approx(right["lm_loss"][:8], abs=1e-5)
-        assert [step.grad_norm for step in curve.steps] == pytest.approx(right["grad_norm"][:8], abs=1e-5)
-        assert not curve.weights, "the model itself is frozen"
-    assert_same_matrices(curves["zero 0"].adapter, curves["zero 3"].adapter, 1e-5)
 
 
 def test_a_new_adapter_changes_nothing_at_first_and_learns(trained: dict[str, Trained], suite: Suite) -> None:

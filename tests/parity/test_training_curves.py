@@ -15,6 +15,7 @@ import torch
 from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import ScheduleConfig, TrainingConfig, ZeroConfig
 from support.checkpoints import fixture_config, raw_shards
+from support.lora_training import assert_same_matrices
 from support.paths import FIXTURES
 from support.training import FIXTURES_TRAIN, Curve, TrainingCase, reference_rows, run_curve, run_split
 
@@ -59,6 +60,8 @@ if os.environ.get("NEOXRUN_THOROUGH"):
         "dp4 zero1": ((1, 4), 1, ZeroConfig(1)),
     }
 SPLITS = sorted({split for split, _, _ in RUNS.values()})
+ADAPTERS = {"zero0": ZeroConfig(), "zero3 offloaded": OFFLOADED}
+"""Trainings of PEFT's stored adapter at tp 2 x dp 2, in micro-batches of one row."""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,12 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curve]:
             for name, (own, micro, zero) in RUNS.items()
             if own == split
         }
+        if split == (2, 2):
+            adapter, fewer = FIXTURES_TRAIN / "lora" / "adapter_before", replace(SETTINGS, train_iters=8, eval_iters=0)
+            for name, zero in ADAPTERS.items():
+                settings = replace(fewer, micro_batch_size=1, zero=zero)
+                case = TrainingCase(fixture_config(model), model, train, settings, adapter=adapter)
+                cases[f"adapter, {name}"] = case
         found |= run_split(run_curve, cases, split, folder)
     return found
 
@@ -101,6 +110,17 @@ def test_weights_are_those_of_gpt_neox(name: str, curves: dict[str, Curve]) -> N
         torch.testing.assert_close(
             weights[key][kept], tensor[kept], atol=5e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+def test_an_adapters_curve_is_that_of_peft(curves: dict[str, Curve]) -> None:
+    """With little and with everything divided and offloaded by ZeRO."""
+    right = json.loads((FIXTURES_TRAIN / "lora" / "curve.json").read_text())["schedule"]
+    found = [curves[f"adapter, {name}"] for name in ADAPTERS]
+    for curve in found:
+        assert [step.loss for step in curve.steps] == pytest.approx(right["lm_loss"][:8], abs=1e-5)
+        assert [step.grad_norm for step in curve.steps] == pytest.approx(right["grad_norm"][:8], abs=1e-5)
+        assert not curve.weights, "the model itself is frozen"
+    assert_same_matrices(found[0].adapter, found[1].adapter, 1e-5)
 
 
 def meaningful(key: TensorKey, tensor: torch.Tensor) -> torch.Tensor:

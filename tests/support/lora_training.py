@@ -142,6 +142,14 @@ def train_on_split(cases: dict[str, LoraCase], tp: int, folder: Path) -> dict[st
     return trained
 
 
+def assert_same_matrices(measured: Matrices, right: Matrices, atol: float) -> None:
+    """The adapters' matrices of the same layers, or gradients of them, are equal within ``atol``."""
+    assert measured.keys() == right.keys()
+    for key, pair in right.items():
+        for one, other in zip(measured[key], pair, strict=True):
+            torch.testing.assert_close(one, other, atol=atol, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
 def main() -> None:
     tp, asked, given = sys.argv[1:]
     mesh = meshes.connect_ranks(int(tp), 1, 1, CPU)

@@ -109,6 +109,14 @@ def test_every_key_is_looked_at(name: str, small: str) -> None:
     assert caught.value.where == f"--set {name}=[[{{}}]]"
 
 
+def test_the_format_in_which_gradients_are_summed(small: str) -> None:
+    for word, fp32 in (("fp32", True), ("bf16", False), ("null", False)):
+        assert read(small, f"data_types={{grad_accum_dtype: {word}}}").fp32_gradients == fp32
+    for wrong in ("{grad_accum_dtype: fp8}", "{comm_dtype: fp32}", "fp32"):
+        with pytest.raises(ConfigError, match="data_types"):
+            read(small, f"data_types={wrong}")
+
+
 def test_every_key_is_one_of_gpt_neox() -> None:
     assert {*TRAINING, *REFUSED, *SWITCHED} <= neox_keys.KNOWN
     assert TRAINING.keys() <= neox_keys.IGNORED

@@ -91,6 +91,18 @@ def test_activations_by_hand() -> None:
     assert on_cpu.runtime == 400 * 10**6
 
 
+@pytest.mark.parametrize(("stage", "more"), [(1, 4 * 2), (2, 4 - 2), (3, 4 - 2)])
+def test_gradients_that_are_summed_in_fp32(stage: int, more: int) -> None:
+    """Below stage 2 next to those of a pass, all of them; else instead of them, those of this replica."""
+    sizing, share = replace(SIZING, precision="bf16", lora=None), Share(1, 2, ZeroConfig(stage), 1, recompute=True)
+    summed = sizing.rank_bytes(replace(share, fp32_gradients=True)).gradients
+    assert summed - sizing.rank_bytes(share).gradients == pytest.approx(more * sizing.trained / 2)
+    other, same = (
+        replace(sizing, precision="fp32").rank_bytes(replace(share, fp32_gradients=fp32)) for fp32 in (True, False)
+    )
+    assert other == same
+
+
 @given(
     st.sampled_from([1, 2, 4]), st.integers(1, 4), st.integers(0, 3), st.integers(1, 4), st.booleans(), st.booleans()
 )

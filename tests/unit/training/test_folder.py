@@ -109,7 +109,6 @@ from neoxrun.training.opening import open_run_folder
 with open_run_folder(Path(sys.argv[1]), {}, resume=True, anyway=False) as folder:
     found = folder.checkpoints()
     step = found[-1].step if found else 0
-    print("open", flush=True)
     while True:
         step += 1
         growing = folder.begin(step)
@@ -117,6 +116,7 @@ with open_run_folder(Path(sys.argv[1]), {}, resume=True, anyway=False) as folder
             (growing / str(part)).write_text(str(step) * 50)
         folder.publish(step, {"eval_loss": 1 / step})
         folder.prune(2)
+        print("saved", flush=True)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -12,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +31,7 @@ from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
 from neoxrun.conversion.safetensors_file import SafetensorsFile
 from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
-from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from support import training_runs
 from support.checkpoints import raw_shards
@@ -131,12 +134,36 @@ def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCas
 def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
     prepare(tmp_path)
     case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(2)), replicas=2)
-    run_on_ranks([case], tmp_path)
+    exact = replace(
+        case, name="exact", training=replace(TRAINING, zero=ZeroConfig(1), fp32_gradients=True), dtype="bf16"
+    )
+    run_on_ranks([case, exact], tmp_path)
     one = case.resumed("one", until=4, training=replace(TRAINING, micro_batch_size=4), replicas=1)
     run_here(one)
     for other in (one, RunCase(place)):
         pairs = zip(metrics(case), metrics(other), strict=True)
         assert all(first == pytest.approx(second, abs=1e-4) for first, second in pairs)
+    one = exact.resumed("exact one", until=4, training=replace(exact.training, zero=ZeroConfig(2)), replicas=1)
+    run_here(one)
+    pairs = zip(metrics(exact), metrics(one), strict=True)
+    assert all(first == pytest.approx(second, abs=0.02) for first, second in pairs)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
+    """A sum in bf16 has other gradients, and both are near those of fp32."""
+    training = replace(TRAINING, zero=ZeroConfig(stage))
+    plain = RunCase(place, f"bf16 {stage}", training=training, dtype="bf16")
+    exact = replace(plain, name=f"exact {stage}", training=replace(training, fp32_gradients=True))
+    resumed = exact.resumed(f"exact {stage}, resumed", until=2)
+    with redirect_stdout(io.StringIO()) as printed:
+        for case in (plain, exact, resumed):
+            run_here(case)
+    assert not printed.getvalue()
+    assert_same_run(exact, resumed)
+    norms = [[line["grad_norm"] for line in metrics(case) if "loss" in line] for case in (plain, exact, RunCase(place))]
+    assert norms[0] != norms[1]
+    assert norms[1] == pytest.approx(norms[2], rel=0.05)
 
 
 def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
@@ -271,6 +298,26 @@ def test_gradients_that_are_no_numbers_end_a_run(
         with pytest.raises(RankError, match="the gradients of step 3 are not numbers") as error:
             run_here(case)
     assert error.value.code == "diverged"
+    assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step whose loss and gradients are numbers."""
+    case = RunCase(place, "beyond", training=replace(TRAINING, save_interval=1, keep=1, eval_iters=0))
+    own, done = DeepSpeedEngine.step, itertools.count(1)
+
+    def step(engine: DeepSpeedEngine, batches: Iterable[MicroBatch], rate: float) -> Update:
+        update = own(engine, batches, rate)
+        if next(done) == 3:
+            next(engine.model.parameters()).data[0] = float("inf")
+        return update
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeepSpeedEngine, "step", step)
+        with pytest.raises(RankError, match=r"after step 3 weights are not numbers") as error:
+            run_here(case)
+    assert error.value.code == "diverged"
+    assert "global_step2 is kept: --resume" in str(error.value.hint)
     assert [path.name for path in case.folder.glob("global_step*")] == ["global_step2"]
 
 
