@@ -22,7 +22,7 @@ from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
-from neoxrun.training.folder import CACHE
+from neoxrun.training.folder import CACHE, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
@@ -38,7 +38,7 @@ _ENGINE: Final = {"deepspeed": "deepspeed", "megatron": "megatron-core"}
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked, say what the run will be, and hand it to the ranks.
 
-    Returns only with ``--dry-run``.
+    Returns only with ``--dry-run``, and where the run that is to be continued is complete.
 
     Raises:
         NeoxrunError: the command line, the configuration or the data are wrong, it does not fit, or a package is
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if leading and resume:
         made = describe_run(settings, found.plan, run_options)
         check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
-    if args.dry_run:
+    if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
         return 0
     launcher.run_job(_job(args, settings, found, run_options))
 
@@ -136,6 +136,15 @@ def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOpti
         return Path(args.output).absolute()
     save = options.text("save", None)
     return Path(f"finetune-{settings.title.replace(', ', '-')}" if save is None else save).expanduser().absolute()
+
+
+def _is_complete(folder: Path, steps: int) -> bool:
+    """Whether the run in a folder has a checkpoint of its last step, which is said."""
+    saved = saved_checkpoints(folder)
+    if not saved or saved[-1].step != steps:
+        return False
+    log.info(f"the run is complete: {saved[-1].path} is its last checkpoint")
+    return True
 
 
 def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
@@ -194,5 +203,5 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
         patient=True,
-        kept="Checkpoints are kept; continue with --resume.",
+        kept="Checkpoints that were written are kept; continue with --resume.",
     )

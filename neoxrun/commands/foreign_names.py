@@ -110,8 +110,8 @@ FOREIGN_NAMES: Final = (
         ("--max-seq-length", "--block-size", "--cutoff-len"), "--seq-length", _TRAINING_COMMANDS, "transformers, trl"
     ),
     ForeignName(("--gradient-checkpointing",), "--checkpoint-activations", _TRAINING_COMMANDS, "transformers"),
-    ForeignName(("--lora-r",), "--lora-rank", _TRAINING_COMMANDS, "PEFT, litgpt"),
-    ForeignName(("--use-peft",), "--lora", _TRAINING_COMMANDS, "trl"),
+    ForeignName(("--lora-r", "--r"), "--lora-rank", _TRAINING_COMMANDS, "PEFT, litgpt"),
+    ForeignName(("--use-peft", "--use-lora"), "--lora", _TRAINING_COMMANDS, "trl"),
     ForeignName(("--lora-target-modules", "--target-modules"), "--lora-targets", _TRAINING_COMMANDS, "trl, PEFT"),
     ForeignName(("--local-dir", "--output-dir"), "--to", ("download",), "huggingface-cli"),
     ForeignName(("--max-workers",), "--jobs", ("download",), "huggingface-cli"),
@@ -157,6 +157,8 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "--report-to": "--wandb PROJECT or --tensorboard.",
     "--warmup-steps": "--warmup SHARE is a share of all steps.",
     "--optim": "Leave it out: the optimizer is AdamW.",
+    "--adam-beta1": "--set 'optimizer={params: {lr: 0.00001, betas: [0.9, 0.95]}}' sets both.",
+    "--adam-beta2": "--set 'optimizer={params: {lr: 0.00001, betas: [0.9, 0.95]}}' sets both.",
     "--logging-steps": "Leave it out: every step is logged.",
     "--tasks-list": "`neoxrun evaluate --tasks list` prints the tasks.",
 }

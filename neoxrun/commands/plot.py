@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw the picture."""
     path = args.output or args.run_folder / PLOT
     records = read_metrics(args.run_folder)
-    check_plot(path, "--output")
+    check_plot(path, "--output", "neoxrun plot")
     if not records:
         raise DataError(
             f"the run in {args.run_folder} has made no step yet",

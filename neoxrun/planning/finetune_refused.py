@@ -79,6 +79,8 @@ def _ways(sizing: FinetuneSizing, share: Share, usable: int, *, tp_fixed: bool) 
     if on_gpus and not share.zero.offload_optimizer:
         offloaded = replace(lean, zero=ZeroConfig(stage, True))
         yield words("--offload optimizer"), fits(sizing, offloaded)
+    if sizing.lora is not None and sizing.lora.rank > (usual := LoraConfig().rank):
+        yield words(f"--lora-rank {usual}"), fits(replace(sizing, lora=replace(sizing.lora, rank=usual)), lean)
     if sizing.lora is None:
         yield words("--lora"), fits(replace(sizing, lora=LoraConfig()), lean)
     if on_gpus and not share.zero.offload_parameters:

@@ -13,12 +13,13 @@ _FORMATS: Final = (".png", ".svg", ".pdf")
 _MARK: Final = "neoxrun"
 
 
-def check_plot(path: Path, option: str = "--plot") -> None:
+def check_plot(path: Path, option: str = "--plot", what: str | None = None) -> None:
     """Fail before the run rather than after it.
 
     Args:
         path: where the picture is to go.
         option: that names it.
+        what: needs matplotlib; None: the option.
 
     Raises:
         UsageError: matplotlib is missing, or does not know the format.
@@ -26,7 +27,7 @@ def check_plot(path: Path, option: str = "--plot") -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
-            f"{option} needs matplotlib, which is not installed",
+            f"{what or option} needs matplotlib, which is not installed",
             code="missing_package",
             hint="Install it: pip install 'neoxrun[plot]'",
         )

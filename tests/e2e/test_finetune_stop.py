@@ -75,5 +75,5 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_last_checkpoint_kept(tmp_pa
     assert result.code == 5, result.err
     assert "error: rank 1 on " in result.err
     assert "was killed by SIGKILL" in result.err
-    assert "Checkpoints are kept; continue with --resume." in result.err
+    assert "Checkpoints that were written are kept; continue with --resume." in result.err
     assert (run / (run / "latest").read_text() / "neoxrun.checkpoint.json").is_file()

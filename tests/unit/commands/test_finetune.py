@@ -114,6 +114,22 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (run / "settings.json").read_text() == "{}"
 
 
+def test_a_complete_run_is_not_started(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    run = Path("run")
+    (run / "global_step3").mkdir(parents=True)
+    (run / "global_step3" / "neoxrun.checkpoint.json").write_text('{"step": 3}')
+    (run / "settings.json").write_text("{}")
+    assert finetune("--data", texts, "-o", run, "--steps", 3, "--resume-anyway") == 0
+    assert "the run is complete: " in capsys.readouterr().err
+    assert not jobs
+    finetune("--data", texts, "-o", run, "--steps", 4, "--resume-anyway")
+    assert len(jobs) == 1
+
+
 @pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
     package: str, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -215,6 +215,12 @@ def as_words_say(way: str, name: str, devices: str, keys: list[str], more: dict[
     return found(name, devices, *keys, **more)
 
 
+def test_a_lower_rank_is_a_way() -> None:
+    with pytest.raises(UsageError, match="training an adapter does not fit") as caught:
+        found("pythia-160m", "16GB", kind="cpu", lora=LoraConfig(rank=100_000))
+    assert "--lora-rank 16" in str(caught.value.hint)
+
+
 def test_what_no_flag_helps() -> None:
     with pytest.raises(UsageError, match="does not fit on 1 rank") as caught:
         found("20B", "16GB", kind="cpu")
