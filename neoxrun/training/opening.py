@@ -74,7 +74,7 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
     changed = differences(before, made)
     if changed and not anyway:
         raise DataError(
-            f"the run in {path} has other settings: {'; '.join(changed)}",
+            f"the run in {path} has other settings: {'; '.join(differences(before, made, all_of_them=False))}",
             code="different_run",
             where=str(path / SETTINGS),
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "

@@ -27,6 +27,12 @@ _FREE: Final = (
     "training.checkpoint_activations",
     "training.zero",
 )
+# What follows from another one, unless a configuration sets it, and differs with it.
+_FOLLOWS: Final = {
+    "training.schedule.decay_iters": "training.train_iters",
+    "training.schedule.warmup_iters": "training.train_iters",
+    "training.schedule.min_lr": "training.schedule.lr",
+}
 _MICRO_BATCH: Final = "training.micro_batch_size"
 
 
@@ -56,21 +62,27 @@ def describe_run(settings: Settings, plan: Plan, options: FinetuneOptions) -> di
     return values
 
 
-def differences(before: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], made: Mapping[str, Any], *, all_of_them: bool = True) -> list[str]:
     """What of two runs' settings keeps the second from continuing the first, each in words.
 
     Args:
         before: of the run in the folder.
         made: of the one that is asked for.
+        all_of_them: also those that usually follow from another one.
     """
     old, new = dict(_flat(before)), dict(_flat(made))
     if not _sensitive_to_micro_batches(old) and not _sensitive_to_micro_batches(new):
         old.pop(_MICRO_BATCH, None)
         new.pop(_MICRO_BATCH, None)
-    return [
-        f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
+    changed = [
+        key
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    ]
+    return [
+        f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
+        for key in changed
+        if all_of_them or _FOLLOWS.get(key) not in changed
     ]
 
 
@@ -92,4 +104,6 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

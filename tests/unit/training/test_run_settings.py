@@ -61,6 +61,17 @@ def test_what_changes_the_run_is_named(other: Any, said: str) -> None:
     assert differences(made(), other)[0].startswith(said)
 
 
+def test_what_follows_from_another_difference_can_be_left_out() -> None:
+    longer = replace(TRAINING, train_iters=30, schedule=replace(SCHEDULE, lr=1e-3 / 3, min_lr=1e-4 / 3, decay_iters=30))
+    assert len(differences(made(), made(longer))) == 4
+    assert differences(made(), made(longer), all_of_them=False) == [
+        "training.train_iters was 20, is 30",
+        "training.schedule.lr was 0.001, is 0.000333333333333",
+    ]
+    alone = replace(TRAINING, schedule=replace(SCHEDULE, min_lr=2e-4))
+    assert differences(made(), made(alone), all_of_them=False) == ["training.schedule.min_lr was 0.0001, is 0.0002"]
+
+
 def test_micro_batches_count_where_they_change_the_mean_or_the_dropout() -> None:
     for change in ({"loss_average": "gpt-neox"}, {"hidden_dropout": 0.1}):
         before = replace(TRAINING, **change)
