@@ -79,7 +79,7 @@ def _check(options: ConfigOptions, name: str, paths: Sequence[Path]) -> None:
     for path in paths:
         if not _is_data(path):
             raise DataError(
-                f"there is no file {path}, and no {path.name}{INDEX}",
+                f"{path} is a folder" if path.is_dir() else f"there is no file {path}, and no {path.name}{INDEX}",
                 code="missing_file",
                 where=options.where(name),
                 hint="Name a file of texts, or the .bin and .idx files of GPT-NeoX by what comes before these endings.",

@@ -110,6 +110,7 @@ def cached(path: Path, column: str, end: str, encoder: Encoder, folder: Path, *,
             f"the tokens of {path} cannot be written: {error.strerror}",
             code=writing_code(error),
             where=str(error.filename or folder),
+            hint=f"They go to {folder}: name another folder of the run with --output DIR, or make room.",
         ) from None
 
 

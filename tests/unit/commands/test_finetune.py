@@ -150,6 +150,8 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "no data": ([], 2, "no data to train on is named"),
     "missing data": (["--data", "missing.jsonl"], 4, "there is no file"),
+    "a folder": (["--data", "."], 4, " is a folder"),
+    "an unwritable folder": (["--data", "texts.jsonl", "-o", "/proc/x"], 4, "another folder of the run with --output"),
     "an empty file": (["--data", "empty.jsonl"], 4, "empty.jsonl"),
     "a wrong row": (["--data", "wrong.jsonl"], 4, "wrong.jsonl:2"),
     "another optimizer": (
