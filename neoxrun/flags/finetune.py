@@ -9,7 +9,7 @@ from neoxrun.flags import model, training, values
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``neoxrun finetune``."""
-    model.add_model_arguments(parser)
+    model.add_model_arguments(parser, training=True)
     model.add_random_weights(parser)
     _add_data(parser.add_argument_group("data"))
     how = parser.add_argument_group("training")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from typing import Final
 
 from neoxrun.config.sampling import SamplingParams
 from neoxrun.config.shipped import shipped_names
 from neoxrun.flags import values
 
+_FORMAT: Final = (
+    "Number format. Default: the configuration's on a GPU; on the CPU bf16 where the processor has instructions for "
+    "it, results need not be exact (`evaluate`) and the configuration does not say fp32, else fp32, or bf16 where fp32 "
+    "does not fit."
+)
+_TRAINED_FORMAT: Final = (
+    "Number format. Default: on a GPU that of a configuration that sets `optimizer`, else bf16, or fp16 where the GPU "
+    "has no bf16; on the CPU fp32."
+)
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, what overrides it, and which devices and ranks to use."""
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, training: bool = False) -> None:
+    """CONFIG, what overrides it, and which devices and ranks to use; in the words for a training, if that is it."""
     parser.add_argument(
         "config",
         nargs="*",
@@ -29,7 +40,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
     )
-    add_adapter(parser)
+    if training:
+        parser.add_argument("--adapter", metavar="DIR", help="An adapter is not trained further: this is refused.")
+    else:
+        add_adapter(parser)
     parser.add_argument(
         "--merge",
         choices=("fold", "average"),
@@ -53,14 +67,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument(
         "--dtype",
         choices=("fp32", "fp16", "bf16"),
-        help="Number format. Default: the configuration's on a GPU; on the CPU bf16 where the processor has "
-        "instructions for it, results need not be exact (`evaluate`) and the configuration does not say fp32, else "
-        "fp32, or bf16 where fp32 does not fit.",
+        help=_TRAINED_FORMAT if training else _FORMAT,
     )
     ranks.add_argument(
         "--tp", type=values.positive, metavar="N", help="Tensor-parallel size. Default: decided by the plan."
     )
-    ranks.add_argument("--pp", type=values.positive, metavar="N", help="Pipeline stages. Default: decided by the plan.")
+    ranks.add_argument(
+        "--pp",
+        type=values.positive,
+        metavar="N",
+        help="Only 1: a training has no pipeline stages."
+        if training
+        else "Pipeline stages. Default: decided by the plan.",
+    )
     ranks.add_argument(
         "--replicas",
         type=values.positive,
