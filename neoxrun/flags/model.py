@@ -41,7 +41,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, training: bool = Fal
         "--tokenizer", metavar="FILE", help="Tokenizer file. Default: the configuration's `vocab_file`."
     )
     if training:
-        parser.add_argument("--adapter", metavar="DIR", help="An adapter is not trained further: this is refused.")
+        parser.add_argument(
+            "--adapter", metavar="DIR", help="Refused: an adapter is not trained further. Default: none."
+        )
     else:
         add_adapter(parser)
     parser.add_argument(
@@ -76,7 +78,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, training: bool = Fal
         "--pp",
         type=values.positive,
         metavar="N",
-        help="Only 1: a training has no pipeline stages."
+        help="Pipeline stages; only 1 is possible. Default: 1."
         if training
         else "Pipeline stages. Default: decided by the plan.",
     )
