@@ -95,6 +95,7 @@ class Companions:
     def _guide(self, run: Path) -> str:
         base = " ".join(shlex.quote(str(path)) for path in self._settings.sources)
         adapter = shlex.quote(str(run.absolute() / "global_stepN"))
+        weights = shlex.quote(str(self._settings.checkpoint or "FOLDER_OF_THE_WEIGHTS"))
         return f"""An adapter (LoRA) for {self._settings.title}, by neoxrun finetune.
 
 `latest` names the newest checkpoint, and `best`, where it exists, the one with the lowest loss in evaluation. Each is
@@ -103,5 +104,7 @@ a folder as PEFT writes it:
     neoxrun generate {base} --adapter {adapter}
     neoxrun evaluate {base} --adapter {adapter} --tasks lambada_openai
 
-`neoxrun convert` merges it into the weights with the same option.
+This writes a model with the adapter merged into the weights:
+
+    neoxrun convert {weights} NEW_FOLDER --to huggingface --adapter {adapter}
 """

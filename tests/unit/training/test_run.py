@@ -202,7 +202,9 @@ def test_an_adapter_is_saved_and_continues(place: Path) -> None:
     assert len(adapter.low_rank) == 8
     assert all(part.b.abs().max() > 0 for part in adapter.low_rank.values())
     assert not list(case.folder.glob("global_step6/layer_*"))
-    assert "--adapter" in (case.folder / "README.md").read_text()
+    guide = (case.folder / "README.md").read_text()
+    assert f"--adapter {case.folder}/global_stepN" in guide
+    assert " NEW_FOLDER --to huggingface --adapter " in guide
 
 
 def test_ctrl_c_writes_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
