@@ -115,7 +115,12 @@ def training_from_args(
     lora = _lora(args)
     request = read_training(options, lora=lora is not None, seed=settings.seed)
     if hasattr(args, "loss_average"):
-        request = replace(request, loss_average=args.loss_average, deterministic=args.deterministic)
+        request = replace(
+            request,
+            loss_average=args.loss_average,
+            deterministic=args.deterministic,
+            stop_at_spike=not args.ignore_spikes,
+        )
     return request, lora
 
 

@@ -63,7 +63,7 @@ class TrainingRequest:
             powers have one.
         keep: checkpoints besides the best; None: all.
         is_training: the configuration sets an optimizer, as GPT-NeoX needs it for training.
-        loss_average, deterministic, seed: as in ``TrainingConfig``.
+        loss_average, deterministic, stop_at_spike, seed: as in ``TrainingConfig``.
     """
 
     steps: int | None
@@ -96,6 +96,7 @@ class TrainingRequest:
     seed: int
     loss_average: LossAverage = "tokens"
     deterministic: bool = False
+    stop_at_spike: bool = True
 
     def zero_for(self, replicas: int, precision: Precision) -> ZeroConfig:
         """What is divided and offloaded.
@@ -141,6 +142,7 @@ class TrainingRequest:
             keep=self.keep,
             seed=self.seed,
             deterministic=self.deterministic,
+            stop_at_spike=self.stop_at_spike,
         )
         return training, warnings
 

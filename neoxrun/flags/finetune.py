@@ -122,6 +122,11 @@ def _add_training(how: argparse._ActionsContainer) -> None:
         action="store_true",
         help="Use kernels that give the same bits in every run, which some of a GPU's do not. It is slower.",
     )
+    how.add_argument(
+        "--ignore-spikes",
+        action="store_true",
+        help="Train on where the loss jumps. Without it such a jump ends the run.",
+    )
 
 
 def _add_run(run: argparse._ActionsContainer) -> None:

@@ -101,7 +101,7 @@ class LossGuard:
                 f"the loss has jumped to {loss:.4f} in step {step}, from {fmean(self._recent):.4f} in the steps before "
                 f"it; it is the highest, {worst.loss:.4f}, for {rows}",
                 code="diverged",
-                hint=f"Look at these rows, or lower --lr or --gradient-clipping. {kept}",
+                hint=f"Look at these rows, lower --lr or --gradient-clipping, or train on with --ignore-spikes. {kept}",
             )
         return RankError(
             f"the loss of step {step} is {loss}, although that of each micro-batch is a number",

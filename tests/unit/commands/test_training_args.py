@@ -40,6 +40,7 @@ FLAGS: dict[str, Any] = {
     "--gradient-clipping 0": lambda found: found.gradient_clipping == 0,
     "--loss-average gpt-neox": lambda found: found.loss_average == "gpt-neox",
     "--deterministic": lambda found: found.deterministic,
+    "--ignore-spikes": lambda found: not found.stop_at_spike,
     "--seed 7": lambda found: found.seed == 7,
     "--eval-interval 0": lambda found: found.eval_interval == 0,
     "--eval-iters 3": lambda found: found.eval_iters == 3,
