@@ -151,8 +151,8 @@ class Simulation:
     def _inside(self, words: list[str], user: str, folder: Path | None = None) -> list[str]:
         """A command that runs ``words`` in the root file system, as a user and as the first process."""
         root = shlex.quote(str(self._root))
-        # Before the rest: this tree and its environment may lie below /tmp.
-        lines = ["set -e", f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp"]
+        # A user's PATH need not have chroot. /tmp comes before the rest, as this tree may lie below it.
+        lines = ["set -e", "PATH=$PATH:/usr/sbin:/sbin", f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp"]
         for source, target, how in self._binds(folder):
             place = f"{root}/{shlex.quote(target)}"
             lines += [
