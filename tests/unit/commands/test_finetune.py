@@ -57,6 +57,8 @@ def test_options_that_are_read_are_not_said_to_be_ignored(texts: Path, capsys: p
 def test_what_the_ranks_get(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(launcher, "run_job", jobs.append)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "tensorboard" or find(name, *more))
     words = "--lora --lora-rank 4 --split 9,1,0 --no-pack --steps 30 --keep 3 --tensorboard --sample-prompt import"
     finetune("--data", texts, "--output", "run", *words.split())
     (job,) = jobs
