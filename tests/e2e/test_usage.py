@@ -29,7 +29,7 @@ USAGE: dict[str, Case] = {
     "misspelt command": (("generat",), ("generat", "generate?")),
     "part of a command": (("evalu", "demo"), ("evalu", "evaluate?")),
     "another tool's command": (("chat", "demo"), ("chat", "--interactive")),
-    "unknown command": (("frobnicate",), ("frobnicate", "download, generate, evaluate, score, finetune, plan, inspect")),
+    "unknown command": (("frobnicate",), ("frobnicate", "download, generate, evaluate, score, finetune, plan")),
     "unknown command's help": (("help", "evalu"), ("evalu", "evaluate?")),
     "empty command": (("",), ("''",)),
     "unknown flag": (demo("--temprature", "1"), ("--temprature", "--temperature?", "neoxrun generate --help")),
