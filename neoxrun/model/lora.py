@@ -109,14 +109,6 @@ def _adapt(
         setattr(module, part, nn.Parameter(share.to(module.weight, copy=True).contiguous()))
 
 
-@torch.no_grad()
-def fill_lora(stage: Stage, matrices: Mapping[TensorKey, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Continue from an adapter: whole ``A`` and ``B`` of each weight that has one here, by the weights' keys."""
-    for key, module in _adapted(stage):
-        for part, share in _shares(key, stage.mesh, *matrices[key._replace(name=f"{key.name}.weight")]).items():
-            module.get_parameter(part).copy_(share)
-
-
 def whole_lora(stage: Stage) -> dict[TensorKey, tuple[torch.Tensor, torch.Tensor]]:
     """Whole ``A`` and ``B`` of each weight that has an adapter, by the weights' keys, on the CPU of every rank.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neoxrun.config.settings import ModelConfig
+from neoxrun.config.tensors import TensorKey, divided_dim
+from neoxrun.model.gpt_neox import Stage
 
 _PREFIX = "base_model.model.gpt_neox.layers"
 
@@ -49,3 +52,14 @@ def write_peft_folder(folder: Path, tensors: dict[str, Tensor], **config: Any) -
     )
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@torch.no_grad()
+def fill_lora(stage: Stage, matrices: Mapping[TensorKey, tuple[Tensor, Tensor]]) -> None:
+    """Fill a stage's adapters in place with this rank's parts of whole ``A`` and ``B``, by the weights' keys."""
+    for key, parameter in stage.keyed_parameters().items():
+        module, _, part = key.name.rpartition(".")
+        if part in ("lora_a", "lora_b"):
+            whole = matrices[key._replace(name=f"{module}.weight")][part == "lora_b"]
+            dim = divided_dim(key.name)
+            parameter.copy_(whole if dim is None else whole.chunk(stage.mesh.tp, dim)[stage.mesh.tp_rank])

@@ -17,11 +17,12 @@ from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.model.gpt_neox import Stage
-from neoxrun.model.lora import add_lora, fill_lora, whole_lora
+from neoxrun.model.lora import add_lora, whole_lora
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.training.network import LanguageModel
 from neoxrun.training.stage import load_training_stage, mark_divided, training_form
+from support.lora import fill_lora
 from support.ranks import CPU, torchrun
 
 Matrices = dict[TensorKey, tuple[Tensor, Tensor]]

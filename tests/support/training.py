@@ -19,7 +19,7 @@ from neoxrun.config.precisions import precisions_for
 from neoxrun.config.settings import ModelConfig, Precision
 from neoxrun.config.tensors import TensorKey, parameters
 from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig
-from neoxrun.model.lora import add_lora, fill_lora, whole_lora
+from neoxrun.model.lora import add_lora, whole_lora
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine
@@ -27,6 +27,7 @@ from neoxrun.training.network import LanguageModel
 from neoxrun.training.rows import Row
 from neoxrun.training.stage import load_training_stage, mark_divided, train_everything, training_form
 from neoxrun.training.trainer import StepResult, Trainer
+from support.lora import fill_lora
 from support.paths import shared_folder
 from support.ranks import CPU, torchrun
 

@@ -19,7 +19,7 @@ from neoxrun.checkpoint.files import read_safetensors
 from neoxrun.checkpoint.writers import save_layer_files
 from neoxrun.config.precisions import precisions_for
 from neoxrun.config.reader import load_settings
-from neoxrun.config.settings import ModelConfig, Precision, Settings
+from neoxrun.config.settings import Precision, Settings
 from neoxrun.config.tensors import parameters
 from neoxrun.config.training import DataConfig, LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.conversion.configurations import neox_options, yaml_text
@@ -28,6 +28,7 @@ from neoxrun.parallel import mesh as meshes
 from neoxrun.planning.plan import Plan
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run import run_finetuning
+from support.checkpoints import TINY
 from support.paths import DEMO
 from support.plans import planned
 from support.ranks import CPU, torchrun
@@ -43,19 +44,7 @@ TRAINING = TrainingConfig(
     eval_interval=2,
     eval_iters=1,
 )
-_MODEL = ModelConfig(
-    num_layers=2,
-    hidden_size=32,
-    num_attention_heads=4,
-    intermediate_size=128,
-    seq_length=16,
-    max_position_embeddings=16,
-    pos_emb="rotary",
-    rotary_pct=0.5,
-    gpt_j_residual=True,
-    tie_embeddings=False,
-    gelu="tanh",
-)
+_MODEL = replace(TINY, hidden_size=32, intermediate_size=128, seq_length=16, max_position_embeddings=16)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from neoxrun.config.tensors import TensorKey, divided_dim
 from neoxrun.config.training import LoraConfig
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.layers import ColumnParallelLinear, RowParallelLinear
-from neoxrun.model.lora import add_lora, fill_lora, whole_lora
+from neoxrun.model.lora import add_lora, whole_lora
 from neoxrun.model.training_form import Alone, Dropout, TrainingForm
 from neoxrun.parallel.mesh import Mesh
 from support.checkpoints import tiny
+from support.lora import fill_lora
 
 CPU = torch.device("cpu")
 CONFIG = tiny(num_layers=2)
