@@ -79,11 +79,9 @@ class LossGuard:
             parts: the micro-batches of the step, of all ranks.
             kept: which checkpoint is kept.
         """
-        broken = [part for part in parts if not math.isfinite(part.loss)]
-        worst = broken[0] if broken else max(parts, key=lambda part: part.loss)
-        rows = f"rows {worst.rows.start} to {worst.rows.stop - 1} of the training data, on rank {worst.rank}"
-        rows = rows if len(worst.rows) > 1 else f"row {worst.rows.start} of the training data, on rank {worst.rank}"
-        if broken:
+        worst = _worst(parts)
+        rows = _named(worst)
+        if not math.isfinite(worst.loss):
             return RankError(
                 f"the loss of step {step} is not a number: it is {worst.loss} for {rows}",
                 code="diverged",
@@ -108,6 +106,33 @@ class LossGuard:
             code="diverged",
             hint=f"Use --dtype bf16 or fp32. {kept}",
         )
+
+
+def overflow_error(step: int, scale: float, parts: Sequence[MicroLoss], kept: str) -> RankError:
+    """The error for a step whose gradients are beyond fp16, although its loss is multiplied by the least scale.
+
+    Args:
+        step: the optimizer step, from 1.
+        scale: by which its loss was multiplied.
+        parts, kept: as for ``LossGuard.error``.
+    """
+    worst = _worst(parts)
+    return RankError(
+        f"the gradients of step {step} are beyond fp16 even at the least loss scale, {scale:g}; the loss is the "
+        f"highest, {worst.loss:.4f}, for {_named(worst)}",
+        code="diverged",
+        hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+    )
+
+
+def _worst(parts: Sequence[MicroLoss]) -> MicroLoss:
+    """The first whose loss is no number, or else that with the highest."""
+    return max(parts, key=lambda part: part.loss if math.isfinite(part.loss) else math.inf)
+
+
+def _named(part: MicroLoss) -> str:
+    rows = f"rows {part.rows.start} to {part.rows.stop - 1}" if len(part.rows) > 1 else f"row {part.rows.start}"
+    return f"{rows} of the training data, on rank {part.rank}"
 
 
 def rows_of(step: int, micro: int, replica: int, *, replicas: int, micro_batch_size: int, batch_size: int) -> range:

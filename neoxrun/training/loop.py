@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from neoxrun.config.training import TrainingConfig
-from neoxrun.errors import DataError, Stopped
+from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 from neoxrun.training.checkpoints import Checkpoints, rows_checksum
 from neoxrun.training.folder import SavedCheckpoint
-from neoxrun.training.guard import LossGuard, MicroLoss, rows_of
+from neoxrun.training.guard import LossGuard, MicroLoss, overflow_error, rows_of
 from neoxrun.training.report import Report, StepFacts
 from neoxrun.training.trainer import StepResult, Trainer
 
@@ -57,7 +58,7 @@ class Loop:
     ) -> None:
         self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
         self._watching, self._guard = watching, LossGuard(stop_at_spike=training.stop_at_spike)
-        self._done = self._evaluations = self._tokens = 0
+        self._done = self._applied = self._evaluations = self._tokens = 0
         self._saved: int | None = None
         self._eval_loss: float | None = None
 
@@ -81,6 +82,7 @@ class Loop:
                 hint="Give the same data, or continue with the new ones by --resume-anyway.",
             )
         self._done = self._saved = saved.step
+        self._applied = int(saved.facts["applied"])
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
         self._eval_loss = saved.eval_loss
         if self._watching.report is not None:
@@ -91,7 +93,7 @@ class Loop:
 
         Raises:
             Stopped: this process was asked to end; there is a checkpoint.
-            RankError: the loss is not a number, or has jumped.
+            RankError: the loss or the gradients are not numbers, or the loss has jumped.
             DataError: a checkpoint cannot be written.
         """
         training, total = self._training, self._training.train_iters
@@ -108,13 +110,16 @@ class Loop:
                 self._save()
 
     def _step(self) -> None:
-        result = self._trainer.step(self._done)
         scale = self._trainer.engine.loss_scale
+        result = self._trainer.step(self._done, self._applied)
         # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
         norm = None if scale is not None and not result.applied else result.grad_norm
         if not self._guard.accepts(result.loss, norm, typical=result.learned > 0):
-            self._fail(result, norm)
+            self._fail(partial(self._guard.error, self._done + 1, result.loss, norm), result)
+        if scale is not None and result.exhausted:
+            self._fail(partial(overflow_error, self._done + 1, scale), result)
         self._done += 1
+        self._applied += result.applied
         self._tokens += result.tokens
         self._eval_loss = None
         if (report := self._watching.report) is not None:
@@ -174,7 +179,8 @@ class Loop:
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",
         )
 
-    def _fail(self, result: StepResult, norm: float | None) -> None:
+    def _fail(self, error_of: Callable[[list[MicroLoss], str], RankError], result: StepResult) -> NoReturn:
+        """End the run with the error of a step, given its micro-batches of all ranks and which checkpoint is kept."""
         mesh, training = self._mesh, self._training
         mine = [
             MicroLoss(
@@ -195,7 +201,7 @@ class Loop:
         kept = _NONE_KEPT
         if self._saved is not None:
             kept = f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
-        error = self._guard.error(self._done + 1, result.loss, norm, parts, kept)
+        error = error_of(parts, kept)
         error.shared = True
         raise error
 
