@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Final, NamedTuple
 
+from neoxrun.config.precisions import nonfinite_hint
+from neoxrun.config.settings import Precision
 from neoxrun.errors import RankError
+from neoxrun.terminal.words import counted
 
 _WINDOW: Final = 50
 _FEWEST: Final = 20
 _DEVIATIONS: Final = 10
 _LEAST: Final = 1.0  # nats
+_CURES: Final[Mapping[Precision, str]] = {
+    "fp16": "Lower --lr, or use --dtype bf16 or fp32.",
+    "bf16": "Lower --lr, or use --dtype fp32.",
+    "fp32": "Lower --lr.",
+}
 
 
 class MicroLoss(NamedTuple):
@@ -37,10 +45,12 @@ class LossGuard:
     whichever is the most, once there are 20. Rows of other kinds move the loss of a step by much less.
 
     Args:
+        precision: in which the model is trained, for what to do about numbers that are none.
         stop_at_spike: whether a spike is reported.
     """
 
-    def __init__(self, *, stop_at_spike: bool = True) -> None:
+    def __init__(self, precision: Precision, *, stop_at_spike: bool = True) -> None:
+        self._precision = precision
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._stop_at_spike = stop_at_spike
 
@@ -59,6 +69,15 @@ class LossGuard:
         if typical:
             self._recent.append(loss)
         return True
+
+    @property
+    def recent(self) -> list[float]:
+        """The losses with which the next one is compared."""
+        return list(self._recent)
+
+    def remember(self, losses: Iterable[float]) -> None:
+        """Compare the next loss with these, as ``recent`` gave them where the run was left."""
+        self._recent.extend(losses)
 
     @property
     def bound(self) -> float:
@@ -85,7 +104,7 @@ class LossGuard:
             return RankError(
                 f"the loss of step {step} is not a number: it is {worst.loss} for {rows}",
                 code="diverged",
-                hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+                hint=f"{self._cure(step - 1)} {kept}",
             )
         if math.isfinite(loss):
             if grad_norm is not None and not math.isfinite(grad_norm):
@@ -93,7 +112,7 @@ class LossGuard:
                     f"the gradients of step {step} are not numbers, while its loss is {loss:.4f}; it is the highest, "
                     f"{worst.loss:.4f}, for {rows}",
                     code="diverged",
-                    hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+                    hint=f"{self._cure(step - 1)} {kept}",
                 )
             return RankError(
                 f"the loss has jumped to {loss:.4f} in step {step}, from {fmean(self._recent):.4f} in the steps before "
@@ -104,8 +123,26 @@ class LossGuard:
         return RankError(
             f"the loss of step {step} is {loss}, although that of each micro-batch is a number",
             code="diverged",
-            hint=f"Use --dtype bf16 or fp32. {kept}",
+            hint=f"{self._cure(step - 1)} {kept}",
         )
+
+    def evaluation_error(self, done: int, loss: float, kept: str) -> RankError:
+        """The error for an evaluation whose loss is not a number.
+
+        Args:
+            done: steps before it.
+            loss: of the evaluation.
+            kept: which checkpoint is kept.
+        """
+        return RankError(
+            f"the loss of the evaluation after {counted(done, 'step')} is {loss}",
+            code="diverged",
+            hint=f"{self._cure(done)} {kept}",
+        )
+
+    def _cure(self, done: int) -> str:
+        """What to do about numbers that are none after this many steps."""
+        return _CURES[self._precision] if done else nonfinite_hint(self._precision)
 
 
 def overflow_error(step: int, scale: float, parts: Sequence[MicroLoss], kept: str) -> RankError:
@@ -121,7 +158,7 @@ def overflow_error(step: int, scale: float, parts: Sequence[MicroLoss], kept: st
         f"the gradients of step {step} are beyond fp16 even at the least loss scale, {scale:g}; the loss is the "
         f"highest, {worst.loss:.4f}, for {_named(worst)}",
         code="diverged",
-        hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+        hint=f"{_CURES['fp16']} {kept}",
     )
 
 

@@ -57,7 +57,8 @@ class Loop:
         self, trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, training: TrainingConfig, watching: Watching
     ) -> None:
         self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
-        self._watching, self._guard = watching, LossGuard(stop_at_spike=training.stop_at_spike)
+        precision = trainer.engine.model.stage.precisions.weights
+        self._watching, self._guard = watching, LossGuard(precision, stop_at_spike=training.stop_at_spike)
         self._done = self._applied = self._evaluations = self._tokens = 0
         self._saved: int | None = None
         self._eval_loss: float | None = None
@@ -85,6 +86,7 @@ class Loop:
         self._applied = int(saved.facts["applied"])
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
         self._eval_loss = saved.eval_loss
+        self._guard.remember(saved.facts.get("losses", ()))
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
 
@@ -141,6 +143,8 @@ class Loop:
         if self._trainer.valid is not None and self._training.eval_iters:
             self._eval_loss = self._trainer.evaluate(self._evaluations)
             self._evaluations += 1
+            if self._eval_loss is not None and not math.isfinite(self._eval_loss):
+                raise self._shared(self._guard.evaluation_error(self._done, self._eval_loss, self._kept))
             if self._watching.report is not None and self._eval_loss is not None:
                 self._watching.report.evaluated(self._done, self._eval_loss)
             elif self._watching.report is not None:
@@ -158,8 +162,9 @@ class Loop:
             "tokens": self._tokens,
             "rows": self._rows_of(self._done),
             "replicas": self._mesh.replicas,
+            "losses": self._guard.recent,
         }
-        if self._eval_loss is not None and math.isfinite(self._eval_loss):
+        if self._eval_loss is not None:
             facts["eval_loss"] = self._eval_loss
         self._checkpoints.save(self._done, facts, self._training.keep, self._watching.extra())
         self._saved = self._done
@@ -198,12 +203,19 @@ class Loop:
             for number, loss in enumerate(result.parts)
         ]
         parts = [part for parts in meshes.gather_from_all(mine if mesh.tp_rank == 0 else []) for part in parts]
-        kept = _NONE_KEPT
-        if self._saved is not None:
-            kept = f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
-        error = error_of(parts, kept)
+        raise self._shared(error_of(parts, self._kept))
+
+    @property
+    def _kept(self) -> str:
+        if self._saved is None:
+            return _NONE_KEPT
+        return f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
+
+    @staticmethod
+    def _shared(error: RankError) -> RankError:
+        """An error that every rank raises."""
         error.shared = True
-        raise error
+        return error
 
     def _rows_of(self, step: int) -> str:
         """What tells the rows of a step, counted from 1, from others."""

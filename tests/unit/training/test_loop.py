@@ -1,16 +1,20 @@
-"""What becomes of a run in fp16 whose gradients overflow."""
+"""How a run goes on or ends where its numbers are not what they should be."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from neoxrun.config.training import LossScaleConfig, TrainingConfig, ZeroConfig
 from neoxrun.errors import RankError
+from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from neoxrun.training.schedule import learning_rate
 from support.training_runs import STEPS, TRAINING, RunCase, assert_same_run, metrics, prepare, run_here
@@ -73,3 +77,45 @@ def test_an_overflow_at_the_least_loss_scale_ends_a_run(place: Path, stage: int)
     assert "of the training data, on rank 0" in error.value.message
     assert str(error.value.hint).startswith("Lower --lr, or use --dtype bf16 or fp32. ")
     assert "global_step2 is kept: --resume" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_evaluation_whose_loss_is_no_number_ends_a_run(
+    place: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint follows, which the next steps would continue from."""
+    case = RunCase(place, f"evaluation {number}")
+    own, done = DeepSpeedEngine.evaluate, itertools.count()
+
+    def evaluate(engine: DeepSpeedEngine, batches: Iterable[MicroBatch]) -> Tensor:
+        return own(engine, batches) * (float("nan") if next(done) == number else 1)
+
+    monkeypatch.setattr(DeepSpeedEngine, "evaluate", evaluate)
+    with pytest.raises(RankError, match=f"the loss of the evaluation after {2 * number} steps is nan") as error:
+        run_here(case)
+    assert error.value.code == "diverged"
+    saved = [found.step for found in saved_checkpoints(case.folder)]
+    assert saved == list(range(2, 2 * number, 2))
+    kept = "global_step2 is kept: --resume" if saved else "No checkpoint was written before."
+    assert kept in str(error.value.hint)
+
+
+def test_a_spike_right_after_a_run_is_continued_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the losses before the checkpoint in mind, as where it is not continued."""
+    training = replace(TRAINING, train_iters=26, eval_iters=0, save_interval=24)
+    case = RunCase(place, "spike", training)
+    own, steps = DeepSpeedEngine.step, itertools.count(1)
+
+    def step(engine: DeepSpeedEngine, batches: Iterable[MicroBatch], rate: float) -> Update:
+        update = own(engine, batches, rate)
+        return update._replace(loss=update.loss * (100 if next(steps) == 25 else 1))
+
+    monkeypatch.setattr(DeepSpeedEngine, "step", step)
+    with pytest.raises(RankError, match="has jumped") as whole:
+        run_here(case)
+    steps = itertools.count(25)
+    resumed = replace(case, more={"resume": True})
+    with pytest.raises(RankError, match="has jumped") as error:
+        run_here(resumed)
+    assert error.value.message == whole.value.message
+    assert "in step 25" in error.value.message
