@@ -18,7 +18,7 @@ import torch
 from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
 from neoxrun.engine.session import Session, device_of, open_session
-from neoxrun.errors import RankError, UsageError, classify
+from neoxrun.errors import Interrupted, RankError, UsageError, classify
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
@@ -100,7 +100,10 @@ def _work(
     if job.command == "finetune":
         from neoxrun.training.run import run_finetuning
 
-        run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce)
+        try:
+            run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce)
+        except KeyboardInterrupt:  # the second Ctrl-C
+            raise Interrupted("interrupted", hint=job.continuing()) from None
         meshes.disconnect_ranks()
         return
     session, work, options = _begin(job, rank, folder, load)

@@ -64,9 +64,6 @@ def run_finetuning(
     if options.training.deterministic:
         _be_deterministic()
     stop = StopFlag()
-    if mesh.rank == 0:
-        stop.install()
-        announce()
     with ExitStack() as stack:
         (folder,) = together(lambda: (_open(stack, settings, mesh, plan, options),), mesh.rank)
         saved: SavedCheckpoint | None = share_from_first(None if folder is None else folder.last)
@@ -80,6 +77,9 @@ def run_finetuning(
         if saved is not None:
             loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
+        if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
+            stop.install()
+            announce()
         loop.run()
 
 

@@ -133,7 +133,7 @@ def run_on_ranks(cases: list[RunCase], place: Path) -> None:
 
 def final_state(case: RunCase) -> dict[str, Tensor]:
     """The weights and the optimizer's state after the last step, of all ranks."""
-    folder = case.folder / f"global_step{STEPS}" / "training"
+    folder = case.folder / f"global_step{case.training.train_iters}" / "training"
     return {
         f"{path.name} {name}": tensor.clone()
         for path in sorted(folder.iterdir())

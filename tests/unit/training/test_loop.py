@@ -13,7 +13,8 @@ import pytest
 from torch import Tensor
 
 from neoxrun.config.training import LossScaleConfig, TrainingConfig, ZeroConfig
-from neoxrun.errors import RankError
+from neoxrun.errors import RankError, Stopped
+from neoxrun.generation.interrupt import StopFlag
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from neoxrun.training.schedule import learning_rate
@@ -28,6 +29,46 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop")
     prepare(folder)
     return folder
+
+
+def looks(patched: pytest.MonkeyPatch, stopping: int | None = None) -> list[int]:
+    """The numbers of the times at which a run looks whether it was asked to end; at one of them it was."""
+    seen: list[int] = []
+
+    def raised(flag: StopFlag) -> bool:
+        seen.append(len(seen))
+        return seen[-1] == stopping
+
+    patched.setattr(StopFlag, "raised", property(raised, lambda flag, value: None), raising=False)
+    return seen
+
+
+def test_whenever_it_is_asked_to_end_a_run_continues_as_if_it_was_not(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between steps, within an evaluation, and within samples; also in those after the last step."""
+    training = replace(TRAINING, train_iters=4, eval_iters=8, save_interval=4)
+    case = RunCase(place, "whole", training, more={"sample_prompts": ("to be", "")})
+    with monkeypatch.context() as patched:
+        seen = looks(patched)
+        run_here(case)
+    assert len(seen) > 4 + 3 * (8 + 2)
+    due = set()
+    for number in sorted({*range(5, len(seen), 23), seen[-1]}):
+        stopped = replace(case, name=f"stopped {number}")
+        with monkeypatch.context() as patched:
+            looks(patched, number)
+            with pytest.raises(Stopped) as ended:
+                run_here(stopped)
+        assert ended.value.exit_code == 130
+        for saved in saved_checkpoints(stopped.folder):
+            due.add((saved.step, *saved.facts["due"]))
+        run_here(replace(stopped, more=case.more | {"resume": True}))
+        assert_same_run(case, stopped)
+        for name in ("samples.jsonl", "best", "latest"):
+            assert (stopped.folder / name).read_text() == (case.folder / name).read_text()
+        assert saved_checkpoints(stopped.folder)[-1].facts == saved_checkpoints(case.folder)[-1].facts
+    assert {(2, "evaluation", "samples"), (2, "samples"), (4, "samples")} <= due
 
 
 @pytest.fixture
