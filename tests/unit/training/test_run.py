@@ -107,10 +107,12 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
     return cases
 
 
+@pytest.mark.slow
 def test_a_divided_run_continues_bit_for_bit(divided: dict[str, RunCase]) -> None:
     assert_same_run(divided["whole"], divided["resumed"])
 
 
+@pytest.mark.slow
 def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCase], tmp_path: Path) -> None:
     """GPT-NeoX's ranks add their row-parallel biases up with the parallel residual, and else each adds the same."""
     names = ("parallel", "sequential")
@@ -131,6 +133,7 @@ def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCas
             torch.testing.assert_close(logits, others, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
     prepare(tmp_path)
     case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(2)), replicas=2)
@@ -149,6 +152,7 @@ def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_
     assert all(first == pytest.approx(second, abs=0.02) for first, second in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
     """A sum in bf16 has other gradients, and both are near those of fp32."""
