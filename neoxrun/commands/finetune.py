@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         log.info(f"memory: {finetune_look.describe_memory(found)}")
         for note in found.notes:
             log.info(note)
-    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+    from neoxrun.training.data.found import found_files  # numpy, which nothing before this needs
+    from neoxrun.training.data.prepare import prepare_data
 
     prepared = prepare_data(
         data,
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         folder / CACHE,
         show=leading and args.verbosity >= 0,
     )
+    train_files, valid_files = found_files(data, prepared)
     training, warnings = settled(request, found, data, prepared)
     if leading:
         _say(found, data, prepared, training, [*_warnings(options), *warnings])
@@ -98,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
         data=data,
         lora=lora,
         folder=folder,
+        train_files=train_files,
+        valid_files=valid_files,
+        epochs=request.epochs if request.steps is None else None,
         resume=resume,
         resume_anyway=args.resume_anyway,
         sample_prompts=tuple(args.sample_prompt),

@@ -14,8 +14,8 @@ from typing import Any, Final
 from neoxrun.errors import DataError, UsageError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
+from neoxrun.training.differences import causes, differences
 from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, saved_checkpoints, unwritable_run
-from neoxrun.training.run_settings import differences
 
 _EARLIER: Final = "earlier"
 
@@ -74,7 +74,7 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
     changed = differences(before, made)
     if changed and not anyway:
         raise DataError(
-            f"the run in {path} has other settings: {'; '.join(differences(before, made, all_of_them=False))}",
+            f"the run in {path} has other settings or data: {'; '.join(causes(before, made))}",
             code="different_run",
             where=str(path / SETTINGS),
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "
