@@ -112,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if leading and resume:
         made = describe_run(settings, found.plan, run_options)
-        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
+        if changed := check_run_folder(folder, made, resume=True, anyway=args.resume_anyway):
+            log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
     if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
         return 0
     launcher.run_job(_job(args, settings, found, run_options))

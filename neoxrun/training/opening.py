@@ -71,10 +71,10 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
             where=str(saved[-1].path),
             hint=f"Give --tp {trained}. The number of replicas and the ZeRO stage may change.",
         )
-    changed = differences(before, made)
+    changed = causes(before, made)
     if changed and not anyway:
         raise DataError(
-            f"the run in {path} has other settings or data: {'; '.join(causes(before, made))}",
+            f"the run in {path} has other settings or data: {'; '.join(changed)}",
             code="different_run",
             where=str(path / SETTINGS),
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "

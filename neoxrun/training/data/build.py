@@ -29,8 +29,9 @@ def build_rows(
         prepared: what that found.
         vocab_size: rows of the model's vocabulary.
         train_rows: how many rows of training data are needed; GPT-NeoX's ``train_iters * train_batch_size``.
-        valid_rows: how many of evaluation data; in GPT-NeoX ``(train_iters // eval_interval + 1) * eval_iters *
-            train_batch_size``. Both decide the number of epochs that are shuffled together.
+        valid_rows: how many of evaluation data: those of an evaluation, if all evaluations see the same; in GPT-NeoX
+            ``(train_iters // eval_interval + 1) * eval_iters * train_batch_size``. Both numbers decide how many epochs
+            are shuffled together.
         warn: look for documents that are in both, which reads them all, and warn of what is cut or left out. For one
             rank.
 

@@ -149,6 +149,9 @@ def test_a_run_with_other_data_is_refused(
     assert dry(*words, "--resume", "--lr", "3e-5", "--epochs", 2) == 4
     assert "other settings or data: --lr was 1e-05, is 3e-05; --epochs was 1, is 2\n" in capsys.readouterr().err
     assert dry(*words, "--resume-anyway", "--lr", "3e-5") == 0
+    assert "warning: the run continues with other settings or data: --lr was 1e-05, is 3e-05\n" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_complete_run_is_not_started(

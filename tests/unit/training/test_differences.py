@@ -105,6 +105,16 @@ def test_changed_files_that_follow_from_a_setting_are_not_named() -> None:
     assert causes(before, elsewhere) == ["--data was /data/corpus.jsonl, is /data/b.jsonl"]
 
 
+def test_the_interval_of_evaluations_counts_where_it_decides_their_rows() -> None:
+    other = replace(TRAINING, eval_interval=7)
+    stream = replace(DATA, eval_stream=True)
+    assert causes(made(), made(other)) == []
+    assert causes(made(data=stream), made(other, stream)) == ["--eval-interval was 0, is 7"]
+    longer = replace(other, train_iters=70)
+    assert causes(made(data=stream), made(longer, stream)) == ["--steps was 20, is 70"]
+    assert causes(made(), made(data=stream)) == ["evaluation of other rows each time was false, is true"]
+
+
 def test_micro_batches_count_where_they_change_the_mean_or_the_dropout() -> None:
     for change in ({"loss_average": "gpt-neox"}, {"hidden_dropout": 0.1}):
         before = replace(TRAINING, **change)
