@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def test_documents_without_text_are_left_out(tmp_path: Path, caplog: pytest.LogC
         prefix = encode(path, tmp_path / "cache")
     tokenizer = demo_tokenizer()
     assert tokens(prefix) == [[*tokenizer.encode("x = 1"), 0], [*tokenizer.encode("y"), 0]]
-    assert not with_ending(prefix, LEARNED).exists(), "all tokens are learned"
+    assert with_ending(prefix, LEARNED).stat().st_size == 0, "all tokens are learned"
     assert "1 document without text left out" in caplog.text
 
 
@@ -115,6 +116,35 @@ def test_a_cache_without_its_index_is_written_again(tmp_path: Path) -> None:
     assert tokens(encode(path, folder)) == [[*demo_tokenizer().encode("x"), 0]]
 
 
+@pytest.mark.parametrize("ending", [".idx", ".bin", LEARNED])
+@pytest.mark.parametrize("damage", ["gone", "cut short", "empty"])
+def test_a_damaged_cache_is_written_again(ending: str, damage: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "import", "completion": " os"}, {"text": "x"}]
+    path, folder = write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache"
+    prefix = encode(path, folder)
+    whole = {one: with_ending(prefix, one).read_bytes() for one in (".idx", ".bin", LEARNED)}
+    damaged = with_ending(prefix, ending)
+    if damage == "gone":
+        damaged.unlink()
+    elif damage == "cut short":
+        damaged.write_bytes(whole[ending][:-1])
+    elif ending != LEARNED:  # whose emptiness says that all is learned
+        damaged.write_bytes(b"")
+    assert encode(path, folder) == prefix
+    assert {one: with_ending(prefix, one).read_bytes() for one in whole} == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a', b"\xff", b"[" * 100_000, "entry"])
+def test_damaged_digests_are_forgotten(content: bytes | str, tmp_path: Path) -> None:
+    path, folder = write_rows(tmp_path / "a.jsonl", [{"text": "x"}]), tmp_path / "cache"
+    first = encode(path, folder)
+    memory = folder / "digests.json"
+    whole = memory.read_bytes()
+    memory.write_bytes(json.dumps({str(path): 3}).encode() if isinstance(content, str) else content)
+    assert encode(path, folder) == first
+    assert memory.read_bytes() == whole
+
+
 def _encode_and_count(path: Path, folder: Path, encodings: Path) -> None:
     whole: Callable[..., None] = neoxrun.training.data.cache._encode
 
@@ -162,6 +192,15 @@ def test_the_end_of_a_text_is_no_document(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level("INFO", logger="neoxrun"):
         assert len(tokens(encode(tmp_path / "a.txt", tmp_path / "cache", end="\n"))) == 2
     assert "left out" not in caplog.text
+
+
+def test_blank_lines_are_no_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n \n\t\n")
+    assert tokens(encode(tmp_path / "a.txt", tmp_path / "cache")) == []
+    (tmp_path / "b.txt").write_text("a\n\n\n\n\n\nb\n")
+    assert len(tokens(encode(tmp_path / "b.txt", tmp_path / "cache", end="\n\n"))) == 2
+    rows = write_rows(tmp_path / "c.jsonl", [{"text": "\n"}])
+    assert len(tokens(encode(rows, tmp_path / "cache"))) == 1, "as preprocess_data.py has it"
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
