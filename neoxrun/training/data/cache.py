@@ -10,8 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,8 @@ from neoxrun.training.data.indexed import read_index, token_type, with_ending, w
 LEARNED: Final = ".learned"
 """The ending of a file with one byte a token, 1 where it is learned; empty where all are."""
 
+_LOCK: Final = "lock"
+_DIGESTS: Final = "digests.json"
 _VERSION: Final = 2  # of what the functions here make of a file
 _BATCH: Final = 1000
 _MOST_TOKENS: Final = int(np.iinfo(np.int32).max)
@@ -97,7 +99,6 @@ def cached(path: Path, column: str, end: str, encoder: Encoder, folder: Path, *,
         raise DataError(f"{path} is not a file", code="unreadable_file", where=str(path), hint="Name files of texts.")
     source = open_source(str(path), end=end)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, str(path)):
             key = [_VERSION, column, end, source.format, encoder.eod, encoder.vocab_size, _digest(path, folder)]
             digest = hashlib.sha256(json.dumps([*key, _tokenizer_digest(encoder.files)]).encode()).hexdigest()
@@ -114,18 +115,47 @@ def cached(path: Path, column: str, end: str, encoder: Encoder, folder: Path, *,
         ) from None
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """The folders that have to be made for a folder of caches, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_unused(folders: Sequence[Path]) -> None:
+    """Remove folders that were made for caches where no tokens have been written in the end.
+
+    Args:
+        folders: what ``missing_folders`` found before.
+    """
+    if not folders or not folders[0].is_dir():
+        return
+    cache = folders[0]
+    with suppress(OSError), (cache / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or another process writes some
+        if any(path.stat().st_size for path in cache.glob("*.bin")):
+            return
+        for pattern in ("*.bin", f"*{LEARNED}", "*.idx", _DIGESTS, _LOCK):
+            for path in cache.glob(pattern):
+                path.unlink()
+        for path in folders:
+            path.rmdir()
+
+
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """While no other process is in here for the same folder."""
-    with (folder / "lock").open("w") as lock:
-        with waiting(f"waiting for another process to encode {name}", log.info):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """While no other process is in here for the same folder, which is made where it is missing."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _LOCK).open("w") as lock:
+            with waiting(f"waiting for another process to encode {name}", log.info):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink:  # or it was removed meanwhile, with the folder
+                yield
+                return
 
 
 def _digest(path: Path, folder: Path) -> str:
     """SHA-256 of a file, remembered for as long as its size and time stay as they are: 100 GB take minutes."""
-    memory = folder / "digests.json"
+    memory = folder / _DIGESTS
     known = _read_digests(memory)
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -154,6 +154,27 @@ def test_a_run_with_other_data_is_refused(
     )
 
 
+def test_a_first_look_leaves_no_empty_folders(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither where it is refused, at a row or later, nor where there was nothing to encode."""
+    bad, blank = texts.parent / "bad.jsonl", texts.parent / "blank.txt"
+    bad.write_text('{"texts": "x"}\n')
+    blank.write_text("\n\n")
+    here = sorted(texts.parent.iterdir())
+    for path, code in ((bad, 4), (blank, 4), (write_packed(texts.parent / "packed", [[1, 2, 3] * 100]), 0)):
+        assert dry("--data", path, "-o", "new/run") == code
+        assert not Path("new").exists()
+    assert "there are no documents in" in capsys.readouterr().err
+    Path("new").mkdir()
+    assert dry("--data", bad, "-o", "new/run", "--resume") == 4
+    assert list(Path("new").iterdir()) == [], "what was there stays"
+    Path("new").rmdir()
+    assert [path for path in sorted(texts.parent.iterdir()) if path.stem != "packed"] == here
+    assert dry("--data", texts, "-o", "new/run") == 0
+    encoded = sorted(path.name for path in Path("new/run/cache").iterdir())
+    assert dry("--data", bad, "-o", "new/run") == 4
+    assert sorted(path.name for path in Path("new/run/cache").iterdir()) == encoded, "tokens are kept for the run"
+
+
 def test_a_complete_run_is_not_started(
     texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 import neoxrun.training.data.cache
 from neoxrun.errors import DataError
 from neoxrun.tokenizer import Tokenizer
-from neoxrun.training.data.cache import LEARNED, Encoder, cached, end_of_document
+from neoxrun.training.data.cache import LEARNED, Encoder, cached, end_of_document, missing_folders, remove_unused
 from neoxrun.training.data.indexed import read_index, with_ending
 from support.paths import DEMO
 from support.tiny_models import demo_tokenizer
@@ -168,6 +171,42 @@ def test_of_several_processes_one_encodes(tmp_path: Path) -> None:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert (tmp_path / "encodings").read_text() == "x"
+
+
+def test_a_process_that_waited_for_a_folder_which_is_gone_makes_it_again(tmp_path: Path) -> None:
+    path, folder = write_rows(tmp_path / "a.jsonl", [{"text": "x"}]), tmp_path / "run" / "cache"
+    made = missing_folders(folder)
+    assert made == [folder, folder.parent]
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_unused(made)
+        assert folder.is_dir(), "another process is in it"
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(encode, path, folder)
+            while not waiting.running():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert not waiting.done()
+            (folder / "lock").unlink()
+            for one in made:
+                one.rmdir()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert len(tokens(waiting.result(60))) == 1
+    remove_unused(made)
+    assert len(list(folder.glob("*.idx"))) == 1, "there are tokens in it"
+
+
+def test_folders_without_tokens_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    folder = tmp_path / "run" / "cache"
+    made = missing_folders(folder)
+    remove_unused(made)
+    encode(tmp_path / "a.jsonl", folder)
+    remove_unused(made)
+    assert not folder.parent.exists()
+    assert missing_folders(tmp_path) == []
+    remove_unused([])
 
 
 def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
