@@ -80,6 +80,8 @@ class Trainer:
     def evaluate(self, number: int) -> float | None:
         """The mean loss of the next ``eval_iters`` batches of ``valid``; None where none of their tokens counts.
 
+        They are the same ones where ``valid`` has no more.
+
         Args:
             number: how many evaluations there were before.
         """

@@ -170,6 +170,16 @@ def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
     assert norms[1] == pytest.approx(norms[2], rel=0.05)
 
 
+def test_evaluations_see_the_same_rows_unless_they_are_a_stream(place: Path) -> None:
+    """With a rate at which nothing is learned, equal rows have equal losses."""
+    still = replace(TRAINING, schedule=replace(TRAINING.schedule, lr=1e-20, min_lr=1e-20), save_interval=0)
+    cases = [RunCase(place, f"still {stream}", training=still, eval_stream=stream) for stream in (False, True)]
+    for case, of_each in zip(cases, (1, 4), strict=True):
+        run_here(case)
+        losses = [line["eval_loss"] for line in metrics(case) if "eval_loss" in line]
+        assert (len(losses), len(set(losses))) == (4, of_each)
+
+
 def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
     """Prompts that fill several rows, with a completion of one word: most steps of one row learn nothing."""
     prepare(tmp_path)
@@ -177,7 +187,7 @@ def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: P
         rows = [{"prompt": "to be or not " * 12, "completion": completion}] * 20
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = replace(TRAINING, train_iters=12, train_batch_size=1, eval_interval=4, gradient_clipping=1.0)
-    case = RunCase(tmp_path, training=training)
+    case = RunCase(tmp_path, training=training, eval_stream=True)
     run_here(case)
     losses = [line["loss"] for line in metrics(case) if "loss" in line]
     assert len(losses) == 12
