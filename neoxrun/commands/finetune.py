@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -80,36 +81,46 @@ def run(args: argparse.Namespace) -> int:
         log.info(f"memory: {finetune_look.describe_memory(found)}")
         for note in found.notes:
             log.info(note)
-    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+    from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
+    from neoxrun.training.data.found import found_files
+    from neoxrun.training.data.prepare import prepare_data
 
-    prepared = prepare_data(
-        data,
-        load_tokenizer(settings.tokenizer),
-        settings.tokenizer,
-        found.plan.vocab_size,
-        folder / CACHE,
-        show=leading and args.verbosity >= 0,
-    )
-    training, warnings = settled(request, found, data, prepared)
-    if leading:
-        _say(found, data, prepared, training, [*_warnings(options), *warnings])
-    run_options = FinetuneOptions(
-        training=training,
-        data=data,
-        lora=lora,
-        folder=folder,
-        resume=resume,
-        resume_anyway=args.resume_anyway,
-        sample_prompts=tuple(args.sample_prompt),
-        wandb=project,
-        tensorboard=args.tensorboard,
-        random_weights=args.random_weights,
-    )
-    if leading and resume:
-        made = describe_run(settings, found.plan, run_options)
-        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
-    if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
-        return 0
+    with ExitStack() as unless_started:
+        unless_started.callback(remove_unused, missing_folders(folder / CACHE))
+        prepared = prepare_data(
+            data,
+            load_tokenizer(settings.tokenizer),
+            settings.tokenizer,
+            found.plan.vocab_size,
+            folder / CACHE,
+            show=leading and args.verbosity >= 0,
+        )
+        train_files, valid_files = found_files(data, prepared)
+        training, warnings = settled(request, found, data, prepared)
+        if leading:
+            _say(found, data, prepared, training, [*_warnings(options), *warnings])
+        run_options = FinetuneOptions(
+            training=training,
+            data=data,
+            lora=lora,
+            folder=folder,
+            train_files=train_files,
+            valid_files=valid_files,
+            epochs=request.epochs if request.steps is None else None,
+            resume=resume,
+            resume_anyway=args.resume_anyway,
+            sample_prompts=tuple(args.sample_prompt),
+            wandb=project,
+            tensorboard=args.tensorboard,
+            random_weights=args.random_weights,
+        )
+        if leading and resume:
+            made = describe_run(settings, found.plan, run_options)
+            if changed := check_run_folder(folder, made, resume=True, anyway=args.resume_anyway):
+                log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
+        if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
+            return 0
+        unless_started.pop_all()
     launcher.run_job(_job(args, settings, found, run_options))
 
 

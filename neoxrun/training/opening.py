@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.errors import DataError, UsageError
+from neoxrun.locks import held_folder
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
+from neoxrun.training.differences import causes, differences
 from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, saved_checkpoints, unwritable_run
-from neoxrun.training.run_settings import differences
 
 _EARLIER: Final = "earlier"
 
@@ -71,10 +70,10 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
             where=str(saved[-1].path),
             hint=f"Give --tp {trained}. The number of replicas and the ZeRO stage may change.",
         )
-    changed = differences(before, made)
+    changed = causes(before, made)
     if changed and not anyway:
         raise DataError(
-            f"the run in {path} has other settings: {'; '.join(differences(before, made, all_of_them=False))}",
+            f"the run in {path} has other settings or data: {'; '.join(changed)}",
             code="different_run",
             where=str(path / SETTINGS),
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "
@@ -149,14 +148,9 @@ def _held(path: Path) -> Iterator[None]:
     Raises:
         DataError: another process holds it; or the system refuses.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise unwritable_run(error, path) from error
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = stack.enter_context(held_folder(path))
         except BlockingIOError as error:
             raise DataError(
                 "another neoxrun is training into this folder",
@@ -164,7 +158,9 @@ def _held(path: Path) -> Iterator[None]:
                 where=str(path),
                 hint="Wait for it to end, or stop it: its last checkpoint is kept.",
             ) from error
-        except OSError:
+        except OSError as error:
+            raise unwritable_run(error, path) from error
+        if not held:
             log.debug(f"{path} is on a file system without locks")
         yield
 

@@ -85,6 +85,8 @@ class Trainer:
     def evaluate(self, number: int, between: Callable[[], None]) -> float | None:
         """The mean loss of the next ``eval_iters`` batches of ``valid``; None where none of their tokens counts.
 
+        They are the same ones where ``valid`` has no more.
+
         Args:
             number: how many evaluations there were before.
             between: called before each batch; what it raises ends the evaluation.

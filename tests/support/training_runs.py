@@ -58,6 +58,7 @@ class RunCase:
     replicas: int = 1
     dtype: Precision = "fp32"
     lora: LoraConfig | None = None
+    eval_stream: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     copied: tuple[str, int] | None = None
 
@@ -76,7 +77,8 @@ class RunCase:
 
     @property
     def options(self) -> FinetuneOptions:
-        data = DataConfig((self.place / "train.jsonl",), (self.place / "valid.jsonl",), seq_length=16)
+        files = ((self.place / "train.jsonl",), (self.place / "valid.jsonl",))
+        data = DataConfig(*files, eval_stream=self.eval_stream, seq_length=16)
         return FinetuneOptions(self.training, data, self.lora, self.folder, **self.more)
 
     def resumed(self, name: str, until: int, **changes: Any) -> RunCase:

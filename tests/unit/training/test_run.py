@@ -109,10 +109,12 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
     return cases
 
 
+@pytest.mark.slow
 def test_a_divided_run_continues_bit_for_bit(divided: dict[str, RunCase]) -> None:
     assert_same_run(divided["whole"], divided["resumed"])
 
 
+@pytest.mark.slow
 def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCase], tmp_path: Path) -> None:
     """GPT-NeoX's ranks add their row-parallel biases up with the parallel residual, and else each adds the same."""
     names = ("parallel", "sequential")
@@ -133,6 +135,7 @@ def test_the_layer_files_of_two_ranks_are_of_one_model(divided: dict[str, RunCas
             torch.testing.assert_close(logits, others, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_path: Path) -> None:
     prepare(tmp_path)
     case = RunCase(tmp_path, training=replace(TRAINING, zero=ZeroConfig(2)), replicas=2)
@@ -151,6 +154,7 @@ def test_a_run_continues_with_other_replicas_and_another_stage(place: Path, tmp_
     assert all(first == pytest.approx(second, abs=0.02) for first, second in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
     """A sum in bf16 has other gradients, and both are near those of fp32."""
@@ -168,6 +172,16 @@ def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
     assert norms[1] == pytest.approx(norms[2], rel=0.05)
 
 
+def test_evaluations_see_the_same_rows_unless_they_are_a_stream(place: Path) -> None:
+    """With a rate at which nothing is learned, equal rows have equal losses."""
+    still = replace(TRAINING, schedule=replace(TRAINING.schedule, lr=1e-20, min_lr=1e-20), save_interval=0)
+    cases = [RunCase(place, f"still {stream}", training=still, eval_stream=stream) for stream in (False, True)]
+    for case, of_each in zip(cases, (1, 4), strict=True):
+        run_here(case)
+        losses = [line["eval_loss"] for line in metrics(case) if "eval_loss" in line]
+        assert (len(losses), len(set(losses))) == (4, of_each)
+
+
 def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
     """Prompts that fill several rows, with a completion of one word: most steps of one row learn nothing."""
     prepare(tmp_path)
@@ -175,7 +189,7 @@ def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: P
         rows = [{"prompt": "to be or not " * 12, "completion": completion}] * 20
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = replace(TRAINING, train_iters=12, train_batch_size=1, eval_interval=4, gradient_clipping=1.0)
-    case = RunCase(tmp_path, training=training)
+    case = RunCase(tmp_path, training=training, eval_stream=True)
     run_here(case)
     losses = [line["loss"] for line in metrics(case) if "loss" in line]
     assert len(losses) == 12
