@@ -209,6 +209,7 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         found.plan,
         options,
         random_weights=args.random_weights,
+        stall_timeout=args.stall_timeout or None,
         verbosity=args.verbosity,
         as_json=args.log_format == "json",
         node_rank=args.node_rank,

@@ -77,7 +77,7 @@ class Trainer:
         rows = [self.train[number] for number in range(index * size, (index + 1) * size)]
         accumulation = self._training.accumulation_steps(self._mesh.replicas)
         update = self.engine.step(self._micro_batches(rows, index * accumulation), rate)
-        loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)  # .item() waits for the device
+        loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)
         learned, seconds = _learned(rows), time.perf_counter() - start
         done, parts = (update.grad_norm, update.applied, update.exhausted), update.parts.tolist()
         return StepResult(loss, rate, *done, tokens, learned, seconds, parts)

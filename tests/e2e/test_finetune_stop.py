@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,3 +127,18 @@ def test_a_run_that_is_asked_to_end_before_its_first_step_has_no_checkpoint(tmp_
     assert "hint: No checkpoint has been written yet: the same command starts again." in result.err
     with running(*words) as command:
         started(command, run)
+
+
+def test_a_rank_that_is_stopped_ends_the_run_with_its_last_checkpoint_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ("--tp", "2", "--batch-size", "1", "--stall-timeout", "3")
+    with running("finetune", "demo", *LONG, "--output", run, *words) as command:
+        started(command, run, checkpoints=1)
+        stopped, begun = command.rank(1), time.monotonic()
+        os.kill(stopped, signal.SIGSTOP)
+        result = command.finish()
+        assert time.monotonic() - begun < 20
+        command.check_all_gone()
+    assert result.code == 5, result.err
+    assert f"error: rank 1 on {socket.gethostname()} (process {stopped}) has made no step for 3 s" in result.err
+    assert re.search(rf"{run}/global_step\d+ is whole: --resume continues from it. --stall-timeout", result.err)
