@@ -19,9 +19,10 @@ from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import check_unicode
+from neoxrun.terminal.words import check_unicode, human_bytes
 from neoxrun.tokenizer import load_tokenizer
 from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         )
         train_files, valid_files = found_files(data, prepared)
         training, warnings = settled(request, found, data, prepared)
+        _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
         if leading:
             _say(found, data, prepared, training, [*_warnings(options), *warnings])
         run_options = FinetuneOptions(
@@ -167,6 +169,19 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
                 hint="Install it: pip install 'neoxrun[finetune]'",
             )
     check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+
+
+def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, rows: int) -> None:
+    """Refuse so many rows that their order is larger than the memory of this host."""
+    plan, host = found.plan, cpu_device()
+    need = prepared.order_bytes(data, rows)
+    if need * (plan.tp * plan.replicas // plan.nnodes) > host.free_bytes:
+        raise UsageError(
+            f"the order of {rows:,} rows needs {human_bytes(need)} of memory on each rank, and this host has "
+            f"{human_bytes(host.free_bytes)} free",
+            code="invalid_value",
+            hint="Lower --epochs or --steps (in a configuration, train_iters).",
+        )
 
 
 def _say(
