@@ -28,6 +28,9 @@ CACHE: Final = "cache"
 WRITING: Final = ".writing"
 """The end of a name that something has until it is whole."""
 
+EVALUATED: Final = "evaluated"
+"""The name under which a checkpoint's facts have what its loss in evaluation was measured on."""
+
 _FACTS: Final = "neoxrun.checkpoint.json"
 _LATEST: Final = "latest"
 _BEST: Final = "best"
@@ -222,9 +225,13 @@ def unwritable_run(error: OSError, folder: Path) -> DataError:
 
 
 def _best(found: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-    """The checkpoint with the lowest loss in evaluation, the first of equal ones."""
+    """The checkpoint with the lowest loss in evaluation, the first of equal ones.
+
+    Those count that were measured on what the last one was measured on: a run may have been continued with other data.
+    """
     measured = [(saved.eval_loss, saved.step, saved) for saved in found if saved.eval_loss is not None]
-    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
+    alike = [entry for entry in measured if entry[2].facts.get(EVALUATED) == measured[-1][2].facts.get(EVALUATED)]
+    return min(alike, key=lambda entry: entry[:2])[2] if alike else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
