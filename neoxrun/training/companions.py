@@ -52,6 +52,7 @@ class Companions:
             self._tokenizer = copy_tokenizer(work, settings.tokenizer)
             if settings.end_ids:
                 write_end_ids(work, settings.end_ids)
+            work.clear()
             folder.write_text(_CONFIG, self._configuration(""))
         else:
             folder.write_text(_GUIDE, self._guide(folder.path))

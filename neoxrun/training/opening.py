@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from neoxrun.errors import DataError, UsageError
+from neoxrun.locks import held_folder
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
 from neoxrun.training.differences import causes, differences
@@ -149,14 +148,9 @@ def _held(path: Path) -> Iterator[None]:
     Raises:
         DataError: another process holds it; or the system refuses.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise unwritable_run(error, path) from error
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = stack.enter_context(held_folder(path))
         except BlockingIOError as error:
             raise DataError(
                 "another neoxrun is training into this folder",
@@ -164,7 +158,9 @@ def _held(path: Path) -> Iterator[None]:
                 where=str(path),
                 hint="Wait for it to end, or stop it: its last checkpoint is kept.",
             ) from error
-        except OSError:
+        except OSError as error:
+            raise unwritable_run(error, path) from error
+        if not held:
             log.debug(f"{path} is on a file system without locks")
         yield
 

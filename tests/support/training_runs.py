@@ -149,6 +149,14 @@ def metrics(case: RunCase) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
 
 
+def assert_same_run(case: RunCase, other: RunCase) -> None:
+    """Two runs have the same metrics, and bit for bit the same weights and state at the end."""
+    expected, found = final_state(case), final_state(other)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert metrics(case) == metrics(other)
+
+
 def main() -> None:
     cases: list[RunCase] = pickle.loads(Path(sys.argv[1]).read_bytes())
     code = 0

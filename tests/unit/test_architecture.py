@@ -24,7 +24,7 @@ PACKAGE = ROOT / "neoxrun"
 # From the bottom up; packages of one floor do not import each other. The last is the package itself, whose names are
 # the Python API.
 FLOORS = (
-    "errors version",
+    "errors locks version",
     "terminal",
     "config input",
     "parallel tokenizer",
