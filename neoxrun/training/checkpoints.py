@@ -96,6 +96,24 @@ class Checkpoints:
                 self._folder.abandon(step)
             raise
 
+    def amend(self, step: int, facts: Mapping[str, Any], keep: int | None) -> None:
+        """Note more with the checkpoint of a step, by which another may be the best; all ranks call it.
+
+        Args:
+            step: of the checkpoint.
+            facts, keep: as for ``save``.
+
+        Raises:
+            DataError: the system refuses.
+        """
+
+        def note() -> None:
+            if self._folder is not None:
+                self._folder.amend(step, facts)
+                self._folder.prune(keep)
+
+        self._together(note)
+
     def restore(self, saved: SavedCheckpoint) -> None:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.
 

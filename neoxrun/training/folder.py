@@ -30,6 +30,8 @@ WRITING: Final = ".writing"
 
 EVALUATED: Final = "evaluated"
 """The name under which a checkpoint's facts have what its loss in evaluation was measured on."""
+NONE_WRITTEN: Final = "No checkpoint has been written yet: the same command starts again."
+"""The hint where a run ends that cannot be continued."""
 
 _FACTS: Final = "neoxrun.checkpoint.json"
 _LATEST: Final = "latest"
@@ -111,7 +113,7 @@ class RunFolder:
         """
         growing, path = self._writing(step), self.path / f"global_step{step}"
         with self.writing():
-            (growing / _FACTS).write_text(json.dumps({"step": step, **facts}, indent=1) + "\n", encoding="utf-8")
+            (growing / _FACTS).write_text(_facts_text({"step": step, **facts}), encoding="utf-8")
             _put_on_disk(growing)
             if path.exists():  # of a run that was interrupted between the name and what follows
                 self._remove(path)
@@ -119,6 +121,17 @@ class RunFolder:
             _fsync(self.path)
             self._name(self.checkpoints())
         return SavedCheckpoint(step, path, {"step": step, **facts})
+
+    def amend(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Note more with a whole checkpoint, for example what came of an evaluation after it.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        path = self.path / f"global_step{step}" / _FACTS
+        with self.writing():
+            self._write(path, _facts_text({**read_json(path), **facts}))
+            self._name(self.checkpoints())
 
     def abandon(self, step: int) -> None:
         """Remove what ``begin`` made, after an error."""
@@ -148,7 +161,7 @@ class RunFolder:
             DataError: the system refuses.
         """
         with self.writing():
-            self._write(name, text)
+            self._write(self.path / name, text)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -172,9 +185,9 @@ class RunFolder:
 
     def _name(self, found: list[SavedCheckpoint]) -> None:
         if found:
-            self._write(_LATEST, found[-1].path.name)
+            self._write(self.path / _LATEST, found[-1].path.name)
         if (best := _best(found)) is not None:
-            self._write(_BEST, best.path.name)
+            self._write(self.path / _BEST, best.path.name)
 
     def _writing(self, step: int) -> Path:
         return self.path / f"global_step{step}{WRITING}"
@@ -185,15 +198,15 @@ class RunFolder:
         path.rename(gone)
         shutil.rmtree(gone)
 
-    def _write(self, name: str, text: str) -> None:
-        path = self.path / name
-        growing = path.with_name(f"{name}{WRITING}")
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        growing = path.with_name(f"{path.name}{WRITING}")
         with growing.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         growing.replace(path)
-        _fsync(self.path)
+        _fsync(path.parent)
 
 
 def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
@@ -202,18 +215,18 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     Raises:
         DataError: one of them cannot be read.
     """
-    found = []
-    for path in folder.glob("global_step*"):
-        match = _NAME.fullmatch(path.name)
-        if match is not None and (path / _FACTS).is_file():
-            found.append(SavedCheckpoint(int(match[1]), path, read_json(path / _FACTS)))
-    return sorted(found, key=lambda saved: saved.step)
+    return [SavedCheckpoint(step, path, read_json(path / _FACTS)) for step, path in _whole_checkpoints(folder)]
+
+
+def continuing_hint(folder: Path) -> str:
+    """From where the run in a folder, which need not exist, can be continued after whatever has ended it."""
+    found = _whole_checkpoints(folder)
+    return f"{found[-1][1]} is whole: --resume continues from it." if found else NONE_WRITTEN
 
 
 def unwritable_run(error: OSError, folder: Path) -> DataError:
     """The error for a run's folder that the system does not let be written."""
-    saved = saved_checkpoints(folder) if folder.is_dir() else []
-    kept = f"{saved[-1].path} is whole: --resume continues from it." if saved else "No checkpoint has been written yet."
+    kept = continuing_hint(folder)
     return DataError(
         f"the run's folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
@@ -222,6 +235,16 @@ def unwritable_run(error: OSError, folder: Path) -> DataError:
         if writing_code(error) == "disk_full"
         else f"Check the path and its permissions. {kept}",
     )
+
+
+def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The step and the folder of each whole checkpoint, from old to new."""
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("global_step*") if (path / _FACTS).is_file()]
+    return sorted((int(match[1]), path) for match, path in found if match is not None)
+
+
+def _facts_text(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=1) + "\n"
 
 
 def _best(found: list[SavedCheckpoint]) -> SavedCheckpoint | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,7 @@ from typing import IO
 import torch
 
 from neoxrun.config.settings import Settings
+from neoxrun.engine.pulse import Pulse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.lora import whole_lora
@@ -42,6 +43,7 @@ def run_finetuning(
     stdout: IO[str],
     show_progress: bool,
     announce: Callable[[], None],
+    watch: Callable[[Pulse], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Train, as one of the ranks.
 
@@ -53,6 +55,7 @@ def run_finetuning(
         stdout: takes nothing: the run's folder has the results.
         show_progress: show on stderr how it goes.
         announce: called when rank 0 has taken over Ctrl-C.
+        watch: a context around the training, which watches the passes through the network.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not those of the configuration.
@@ -64,9 +67,6 @@ def run_finetuning(
     if options.training.deterministic:
         _be_deterministic()
     stop = StopFlag()
-    if mesh.rank == 0:
-        stop.install()
-        announce()
     with ExitStack() as stack:
         (folder,) = together(lambda: (_open(stack, settings, mesh, plan, options),), mesh.rank)
         saved: SavedCheckpoint | None = share_from_first(None if folder is None else folder.last)
@@ -80,7 +80,11 @@ def run_finetuning(
         if saved is not None:
             loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
-        loop.run()
+        if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
+            stop.install()
+            announce()
+        with watch(assembled.trainer.engine.pulse):
+            loop.run()
 
 
 class _Run:
