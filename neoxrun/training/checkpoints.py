@@ -25,7 +25,7 @@ from neoxrun.errors import DataError, NeoxrunError, RankError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
-from neoxrun.training.folder import WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
+from neoxrun.training.folder import EVALUATED, WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
 from neoxrun.training.weight_files import WeightFiles
@@ -45,13 +45,20 @@ class Checkpoints:
         path: the run's folder, which all ranks see.
         folder: the same, held by rank 0; None on the other ranks.
         new_files: makes the files of the weights; None where only an adapter is trained.
+        evaluated: what is evaluated, see ``run_settings.evaluation_digest``.
     """
 
     def __init__(
-        self, stage: Stage, state: OptimizerState, path: Path, folder: RunFolder | None, new_files: NewFiles | None
+        self,
+        stage: Stage,
+        state: OptimizerState,
+        path: Path,
+        folder: RunFolder | None,
+        new_files: NewFiles | None,
+        evaluated: str,
     ) -> None:
         self._stage, self._state, self._path, self._folder = stage, state, path, folder
-        self._new_files = new_files
+        self._new_files, self._evaluated = new_files, evaluated
 
     @property
     def _mesh(self) -> Mesh:
@@ -82,6 +89,7 @@ class Checkpoints:
             written = self._write(self._path / f"global_step{step}{WRITING}", step)
             self._together(written.raise_first)
             noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
+            noted[EVALUATED] = self._evaluated
             self._together(lambda: self._publish(step, {**facts, **noted}, keep, extra))
         except NeoxrunError:
             if self._folder is not None:

@@ -28,6 +28,8 @@ CACHE: Final = "cache"
 WRITING: Final = ".writing"
 """The end of a name that something has until it is whole."""
 
+EVALUATED: Final = "evaluated"
+"""The name under which a checkpoint's facts have what its loss in evaluation was measured on."""
 NONE_WRITTEN: Final = "No checkpoint has been written yet: the same command starts again."
 """The hint where a run ends that cannot be continued."""
 
@@ -246,9 +248,13 @@ def _facts_text(facts: Mapping[str, Any]) -> str:
 
 
 def _best(found: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-    """The checkpoint with the lowest loss in evaluation, the first of equal ones."""
+    """The checkpoint with the lowest loss in evaluation, the first of equal ones.
+
+    Those count that were measured on what the last one was measured on: a run may have been continued with other data.
+    """
     measured = [(saved.eval_loss, saved.step, saved) for saved in found if saved.eval_loss is not None]
-    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
+    alike = [entry for entry in measured if entry[2].facts.get(EVALUATED) == measured[-1][2].facts.get(EVALUATED)]
+    return min(alike, key=lambda entry: entry[:2])[2] if alike else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from neoxrun.training.opening import open_run_folder, write_settings
 from neoxrun.training.optimizer_state import OptimizerState
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.report import Report, open_trackers
-from neoxrun.training.run_settings import describe_run
+from neoxrun.training.run_settings import describe_run, evaluation_digest
 from neoxrun.training.samples import write_samples
 from neoxrun.training.weight_files import LayerFiles
 
@@ -129,6 +129,7 @@ class _Run:
             options.folder,
             folder,
             None if options.lora is not None else partial(LayerFiles, stage),
+            evaluation_digest(describe_run(self._settings, self._plan, options)),
         )
         samples = partial(write_samples, engine, mesh, assembled.tokenizer, options.sample_prompts)
         watching = Watching(report, stopped, samples, self._extra)
