@@ -32,7 +32,12 @@ _FACTS: Final = "neoxrun.checkpoint.json"
 _LATEST: Final = "latest"
 _BEST: Final = "best"
 _REMOVING: Final = ".removing"
-_NAME: Final = re.compile(r"global_step(\d+)")
+
+CHECKPOINT_NAME: Final = re.compile(r"global_step(\d+)")
+"""The names of checkpoints, whole ones of this run and those of GPT-NeoX."""
+
+WRITTEN: Final = frozenset({METRICS, LOG, SAMPLES, PLOT, _BEST})
+"""Files of a run, next to ``SETTINGS``, which tells that there is one."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     """
     found = []
     for path in folder.glob("global_step*"):
-        match = _NAME.fullmatch(path.name)
+        match = CHECKPOINT_NAME.fullmatch(path.name)
         if match is not None and (path / _FACTS).is_file():
             found.append(SavedCheckpoint(int(match[1]), path, read_json(path / _FACTS)))
     return sorted(found, key=lambda saved: saved.step)

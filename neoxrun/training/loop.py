@@ -60,6 +60,7 @@ class Loop:
         self._done = self._evaluations = self._tokens = 0
         self._saved: int | None = None
         self._eval_loss: float | None = None
+        self._first = 0
 
     def resume(self, saved: SavedCheckpoint, *, anyway: bool) -> None:
         """Continue after a checkpoint, whose weights the network has already; all ranks do this together.
@@ -85,6 +86,12 @@ class Loop:
         self._eval_loss = saved.eval_loss
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
+
+    def start_after(self, step: int) -> None:
+        """Begin after a step that GPT-NeoX has made, with the rows that it would have used next."""
+        self._done = self._first = step
+        if self._training.eval_interval:
+            self._evaluations = step // self._training.eval_interval
 
     def run(self) -> None:
         """Train to the last step.
@@ -146,7 +153,7 @@ class Loop:
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is one of this step."""
-        if self._saved == self._done or self._done == 0:
+        if self._saved == self._done or self._done == self._first:
             return
         facts: dict[str, Any] = {
             "evaluations": self._evaluations,
@@ -167,7 +174,7 @@ class Loop:
 
     def _stop(self) -> None:
         self._save()
-        if self._done == 0:
+        if self._done == self._first:
             raise Stopped("interrupted before the first step", hint="The same command with --resume starts again.")
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",

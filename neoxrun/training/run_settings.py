@@ -16,6 +16,7 @@ from neoxrun.version import __version__
 _FREE: Final = (
     "version",
     "earlier",
+    "continued",
     "split.replicas",
     "training.deterministic",
     "training.eval_interval",
@@ -57,6 +58,9 @@ def describe_run(settings: Settings, plan: Plan, options: FinetuneOptions) -> di
         "training": asdict(options.training),
         "data": asdict(options.data),
         "lora": None if options.lora is None else asdict(options.lora),
+        "continued": None
+        if options.continued is None
+        else {"checkpoint": options.continued.folder, "iteration": options.continued.iteration},
     }
     values: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as they come back from the file
     return values
