@@ -49,6 +49,7 @@ class SavedSpan(NamedTuple):
     start: int
     shape: tuple[int, ...]
 
+    @torch.no_grad()
     def read(self) -> Tensor:
         """The tensor, fp32."""
         begin, end, found = self.start, self.start + math.prod(self.shape), []

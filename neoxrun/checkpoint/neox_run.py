@@ -39,6 +39,7 @@ class NeoxRun:
         ranks: the ``mp_rank`` file of each tensor-parallel rank.
         parts: with ZeRO, the files of each tensor-parallel rank's optimizer, in the order of the data-parallel ranks.
         schedule: of the learning rate, as GPT-NeoX saves it; empty if it has not.
+        rows: of a step; None if the files do not tell.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class NeoxRun:
     ranks: tuple[Path, ...]
     parts: tuple[tuple[Path, ...], ...]
     schedule: Mapping[str, Any]
+    rows: int | None = None
 
     @property
     def tp(self) -> int:
@@ -65,6 +67,15 @@ class NeoxRun:
                 where=str(self.folder),
                 hint=f"Give more than {self.iteration} with --steps. {_WEIGHTS_ONLY}",
             )
+
+    def row_warnings(self, rows: int) -> list[str]:
+        """What to tell people of other rows in a step than before."""
+        if self.rows in (None, rows):
+            return []
+        return [
+            f"the steps of GPT-NeoX's run had {counted(self.rows or 0, 'row')}, and these have {rows}: the data "
+            f"continue from row {self.iteration * rows}, as GPT-NeoX has it"
+        ]
 
     def check_split(self, tp: int) -> None:
         """Refuse another tensor-parallel size, by which the optimizer's state is divided.
@@ -144,10 +155,11 @@ def find_neox_run(settings: Settings) -> NeoxRun | None:
                 )
             parts[key] = checkpoint.folder / name
     saved = read_without_tensors(ranks[0]) if 0 in ranks else {}
-    if not parts and not saved.get("optimizer"):
+    optimizer = saved.get("optimizer")
+    if not parts and (not optimizer or (isinstance(optimizer, dict) and optimizer.get("state") == {})):
         return None
     tp = checkpoint.source_tp
-    _check_kind(checkpoint, names, max(ranks, default=0) + 1, whole=None if parts else saved["optimizer"])
+    _check_kind(checkpoint, names, max(ranks, default=0) + 1, whole=None if parts else optimizer)
     refuse_missing(
         checkpoint.folder, [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(tp) if rank not in ranks]
     )
@@ -170,6 +182,7 @@ def find_neox_run(settings: Settings) -> NeoxRun | None:
         tuple(ranks[rank] for rank in range(tp)),
         tuple(tuple(parts[rank, part] for part in range(replicas)) for rank in range(tp)) if parts else (),
         schedule if isinstance(schedule, dict) else {},
+        _rows(saved),
     )
 
 
@@ -199,6 +212,14 @@ def _iteration(path: Path, saved: Mapping[str, Any]) -> int:
     if not isinstance(found, int) or found < 1:
         raise not_continued("its file does not tell the iteration", path)
     return found
+
+
+def _rows(saved: Mapping[str, Any]) -> int | None:
+    """Rows of a step, as DeepSpeed has counted them."""
+    samples, steps = saved.get("global_samples"), saved.get("global_steps")
+    if not isinstance(samples, int) or not isinstance(steps, int) or min(samples, steps) < 1:
+        return None
+    return samples // steps
 
 
 def _values(schedule: ScheduleConfig) -> dict[str, float | str]:

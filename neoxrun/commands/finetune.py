@@ -102,10 +102,12 @@ def run(args: argparse.Namespace) -> int:
         continued.check_steps(training.train_iters)
         schedule = continued.continued_schedule(training.schedule, _schedule_choice(options))
         training = replace(training, schedule=schedule)
+        warnings += continued.row_warnings(training.train_batch_size)
     if leading:
         if continued is not None:
             log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
-        _say(found, data, prepared, training, [*not_continued, *warnings])
+        done = 0 if continued is None else continued.iteration
+        _say(found, data, prepared, training, [*not_continued, *warnings], done)
     run_options = FinetuneOptions(
         training=training,
         data=data,
@@ -173,12 +175,17 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
 
 
 def _say(
-    found: FinetunePlan, data: DataConfig, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
+    found: FinetunePlan,
+    data: DataConfig,
+    prepared: PreparedData,
+    training: TrainingConfig,
+    warnings: list[str],
+    done: int,
 ) -> None:
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
-    tokens = training.train_iters * training.train_batch_size * data.seq_length
+    tokens = (training.train_iters - done) * training.train_batch_size * data.seq_length
     if speed := finetune_look.describe_speed(found, tokens):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from neoxrun.config.tensors import TensorKey
+from neoxrun.config.training import TrainingConfig
+from neoxrun.training import deepspeed_engine
 from neoxrun.training.loop import Loop
 
 
@@ -50,14 +53,21 @@ def save_with_deepspeed(loop: Loop) -> None:
 def main() -> None:
     from support import training_runs
 
-    save = Loop._save
+    save, config = Loop._save, deepspeed_engine._deepspeed_config
 
     def save_twice(loop: Loop) -> None:
         save(loop)
         if loop._done:
             save_with_deepspeed(loop)
 
+    def configured(training: TrainingConfig, *others: Any) -> dict[str, Any]:
+        made = config(training, *others)
+        if training.zero.stage == 2:
+            made["zero_optimization"]["elastic_checkpoint"] = True  # another form of the files
+        return made
+
     Loop._save = save_twice  # type: ignore[method-assign]
+    deepspeed_engine._deepspeed_config = configured
     training_runs.main()
 
 

@@ -45,8 +45,9 @@ def refusal(settings: Settings) -> str:
 
 def test_weights_alone_are_no_run(settings: Settings, step: Path) -> None:
     assert find_neox_run(settings) is None
-    save_states(step, optimizer=None)
-    assert find_neox_run(settings) is None
+    for none in (None, {"state": {}, "param_groups": [{"params": [0]}]}):
+        save_states(step, optimizer=none)
+        assert find_neox_run(settings) is None
 
 
 def test_a_run_without_zero(settings: Settings, step: Path) -> None:
@@ -108,6 +109,15 @@ def test_steps_and_split(settings: Settings, step: Path) -> None:
     with pytest.raises(UsageError, match=r"model_parallel_size 2, .* not with 1") as error:
         run.check_split(1)
     assert "--tp 2" in str(error.value.hint)
+
+
+def test_other_rows_in_a_step_are_named(settings: Settings, step: Path) -> None:
+    save_states(step)
+    assert found(settings).row_warnings(5) == []
+    save_states(step, more={"global_samples": 36})
+    assert found(settings).row_warnings(4) == []
+    (warning,) = found(settings).row_warnings(5)
+    assert "had 4 rows, and these have 5: the data continue from row 35" in warning
 
 
 def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> None:

@@ -133,6 +133,25 @@ def test_in_gpt_neox_own_folder_nothing_of_it_changes(cases: dict[str, RunCase],
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
 
 
+def test_the_loss_scale_of_fp16_is_read_and_no_object_is_made(cases: dict[str, RunCase]) -> None:
+    """Few CPUs train in fp16, so that DeepSpeed's scaler is put into the files of another run."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    case = cases["zero1"]
+    folder = case.place / "scaled-neox"
+    shutil.copytree(neox_folder(case.folder), folder)
+    scaler = DynamicLossScaler(2.0**12, 500, 1.0, delayed_shift=2, consecutive_hysteresis=False)
+    for path in (folder / f"global_step{AFTER}").glob("zero_*"):
+        saved = torch.load(path, weights_only=False)
+        saved["optimizer_state_dict"]["loss_scaler"] = scaler
+        torch.save(saved, path)
+    run = find_neox_run(replace(case.settings, checkpoint=folder))
+    assert run is not None
+    config = case.settings.model
+    saved = open_optimizer(run, 0, parameters(config, config.padded_vocab_size(demo_tokenizer().vocab_size)))
+    assert saved.scaler == {"cur_scale": 4096.0, "cur_iter": 0, "last_overflow_iter": -1, "cur_hysteresis": 2}
+
+
 def test_a_state_that_is_not_finite_is_refused(cases: dict[str, RunCase]) -> None:
     case = cases["zero1"]
     folder = case.place / "broken-neox"
