@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from neoxrun.checkpoint.neox_run import NeoxRun, ScheduleChoice, find_neox_run
 from neoxrun.commands import common, finetune_look
+from neoxrun.commands.finetune_continued import continued_run, continued_schedule, trained_tp
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
 from neoxrun.config.settings import Settings
-from neoxrun.config.training import DataConfig, LoraConfig, TrainingConfig
+from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.config.training_request import RunSize, TrainingRequest
 from neoxrun.config.typed import ConfigOptions
-from neoxrun.errors import ConfigError, UsageError
+from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.planning.finetune import FinetunePlan
@@ -69,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
     leading = common.is_first(args)
     folder = run_folder(args, settings, options)
     resume = args.resume or args.resume_anyway
-    continued, not_continued = _continued(args, settings, options, lora, folder)
+    continued, not_continued = continued_run(args, settings, options, lora, folder)
     if leading:
         check_not_in_use(folder)
         if not resume:
             check_run_folder(folder, {}, resume=False, anyway=False, continued=continued)
     if args.tp is None:
-        args.tp = _trained_tp(folder, continued) if resume or continued is not None else None
+        args.tp = trained_tp(folder, continued) if resume or continued is not None else None
     found = planned(args, settings, common.devices_from_args(args), request, lora)
     check_fp16(found.sizing.precision, found.sizing.kind)
     if continued is not None:
@@ -87,45 +88,56 @@ def run(args: argparse.Namespace) -> int:
         log.info(f"memory: {finetune_look.describe_memory(found)}")
         for note in found.notes:
             log.info(note)
-    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+    from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
+    from neoxrun.training.data.found import found_files
+    from neoxrun.training.data.prepare import prepare_data
 
-    prepared = prepare_data(
-        data,
-        load_tokenizer(settings.tokenizer),
-        settings.tokenizer,
-        found.plan.vocab_size,
-        folder / CACHE,
-        show=leading and args.verbosity >= 0,
-    )
-    training, warnings = settled(request, found, data, prepared)
-    if continued is not None:
-        continued.check_steps(training.train_iters)
-        schedule = continued.continued_schedule(training.schedule, _schedule_choice(options))
-        training = replace(training, schedule=schedule)
-        warnings += continued.row_warnings(training.train_batch_size)
-    if leading:
+    with ExitStack() as unless_started:
+        unless_started.callback(remove_unused, missing_folders(folder / CACHE))
+        prepared = prepare_data(
+            data,
+            load_tokenizer(settings.tokenizer),
+            settings.tokenizer,
+            found.plan.vocab_size,
+            folder / CACHE,
+            show=leading and args.verbosity >= 0,
+        )
+        train_files, valid_files = found_files(data, prepared)
+        training, warnings = settled(request, found, data, prepared)
         if continued is not None:
-            log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
-        done = 0 if continued is None else continued.iteration
-        _say(found, data, prepared, training, [*not_continued, *warnings], done)
-    run_options = FinetuneOptions(
-        training=training,
-        data=data,
-        lora=lora,
-        folder=folder,
-        resume=resume,
-        resume_anyway=args.resume_anyway,
-        sample_prompts=tuple(args.sample_prompt),
-        wandb=project,
-        tensorboard=args.tensorboard,
-        random_weights=args.random_weights,
-        continued=continued,
-    )
-    if leading and resume:
-        made = describe_run(settings, found.plan, run_options)
-        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway, continued=continued)
-    if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
-        return 0
+            continued.check_steps(training.train_iters)
+            warnings += continued.row_warnings(training.train_batch_size)
+        schedule = continued_schedule(options, continued, folder, training.schedule)
+        training = replace(training, schedule=schedule)
+        if leading:
+            if continued is not None:
+                log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
+            done = 0 if continued is None else continued.iteration
+            _say(found, data, prepared, training, [*not_continued, *warnings], done)
+        run_options = FinetuneOptions(
+            training=training,
+            data=data,
+            lora=lora,
+            folder=folder,
+            train_files=train_files,
+            valid_files=valid_files,
+            epochs=request.epochs if request.steps is None else None,
+            resume=resume,
+            resume_anyway=args.resume_anyway,
+            sample_prompts=tuple(args.sample_prompt),
+            wandb=project,
+            tensorboard=args.tensorboard,
+            random_weights=args.random_weights,
+            continued=continued,
+        )
+        if leading and resume:
+            made = describe_run(settings, found.plan, run_options)
+            anyway: bool = args.resume_anyway
+            if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
+                log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
+        if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
+            return 0
+        unless_started.pop_all()
     launcher.run_job(_job(args, settings, found, run_options))
 
 
@@ -191,63 +203,6 @@ def _say(
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
     for warning in [*warnings, *unlikely]:
         log.warning(warning)
-
-
-def _continued(
-    args: argparse.Namespace, settings: Settings, options: ConfigOptions, lora: LoraConfig | None, folder: Path
-) -> tuple[NeoxRun | None, list[str]]:
-    """The run of GPT-NeoX that is continued, as ``finetune: false`` asks for; or a warning that there is none.
-
-    Neither where a run in the folder is continued.
-
-    Raises:
-        CheckpointError: its files are missing, damaged, or of a kind that is not read.
-        ConfigError: the configuration names no checkpoint.
-    """
-    where = options.where("finetune")
-    if where is None or options.flag("finetune", True) or args.random_weights:
-        return None, []
-    if (args.resume or args.resume_anyway) and saved_checkpoints(folder):
-        return None, []
-    if lora is not None:
-        why = "an adapter does not have"
-    elif options.flag("no_load_optim", False):
-        why = "no_load_optim leaves out"
-    elif (found := find_neox_run(settings)) is not None:
-        return found, []
-    else:
-        why = "the checkpoint does not have"
-    return None, [
-        f"finetune: false ({where}) would continue a run of GPT-NeoX with its optimizer's state, which {why}: the "
-        "weights are trained from step 1"
-    ]
-
-
-def _trained_tp(folder: Path, continued: NeoxRun | None) -> int | None:
-    """The tensor-parallel size of a run that is continued, which it keeps; None where there is none."""
-    if continued is not None:
-        return continued.tp
-    saved = saved_checkpoints(folder)
-    return saved[-1].facts.get("tp") if saved else None
-
-
-def _schedule_choice(options: ConfigOptions) -> ScheduleChoice:
-    """GPT-NeoX's keys for a schedule that is not that of the run to be continued; not both, as it has it.
-
-    Raises:
-        ConfigError: both are set.
-    """
-    configuration, checkpoint = "override_lr_scheduler", "use_checkpoint_lr_scheduler"
-    if not options.flag(checkpoint, False):
-        return "configuration" if options.flag(configuration, False) else "same"
-    if options.flag(configuration, False):
-        raise ConfigError(
-            f"{configuration} and {checkpoint} cannot both be set",
-            code="conflicting_options",
-            where=options.where(checkpoint),
-            hint="Set one of them to false.",
-        )
-    return "checkpoint"
 
 
 def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:

@@ -106,10 +106,14 @@ class Workplace:
                 hint="Make room, or name a folder on another disk. What has been written is kept.",
             )
 
+    def clear(self) -> None:
+        """Remove what has been begun and is not whole."""
+        shutil.rmtree(self.folder / _WRITING, ignore_errors=True)
+
     def publish(self, target: Path) -> None:
         """Give the folder its final name."""
+        self.clear()
         with self.writing():
-            shutil.rmtree(self.folder / _WRITING, ignore_errors=True)
             (self.folder / _JOB).unlink(missing_ok=True)
             self.folder.rename(target)
             descriptor = os.open(target.parent, os.O_RDONLY)

@@ -76,6 +76,8 @@ class Checkpoints:
         """
         try:
             self._together(lambda: self._begin(step))
+            if not self._state.steps:  # fp16 has left out all of them
+                self._state.prepare(0)
             # Not within `_together`: the ranks wait for each other here.
             written = self._write(self._path / f"global_step{step}{WRITING}", step)
             self._together(written.raise_first)

@@ -55,6 +55,7 @@ class Companions:
             self._tokenizer = copy_tokenizer(work, settings.tokenizer)
             if settings.end_ids:
                 write_end_ids(work, settings.end_ids)
+            work.clear()
             if not _is_others(folder.path / _CONFIG):
                 folder.write_text(_CONFIG, self._configuration(""))
         else:

@@ -52,12 +52,14 @@ class Update(NamedTuple):
         loss: fp32 scalar, the mean over all data-parallel ranks and micro-batches.
         grad_norm: global L2 norm of the gradients, before clipping; NaN where one of them is no number.
         applied: False where one is none, so that the step was left out and, in fp16, the loss scale lowered.
+        exhausted: the step was left out in fp16, although the loss scale can fall no further.
         parts: the losses of this rank's micro-batches, each the mean over its learned tokens.
     """
 
     loss: torch.Tensor
     grad_norm: float
     applied: bool
+    exhausted: bool
     parts: torch.Tensor
 
 
@@ -128,6 +130,9 @@ class DeepSpeedEngine:
             dist_init_required=False,
             config=_deepspeed_config(training, mesh, precision, self.stage),
         )[0]
+        if precision == "fp16":
+            # At the least scale it would raise a plain Exception, of which ``Update.exhausted`` tells.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     @property
     def optimizer(self) -> Any:
@@ -142,7 +147,7 @@ class DeepSpeedEngine:
 
     def step(self, batches: Iterable[MicroBatch], rate: float) -> Update:
         """One optimizer step, at this learning rate, on as many micro-batches as the settings say."""
-        engine, norm = self._engine, None
+        engine, norm, at_least_scale = self._engine, None, self._at_least_scale
         losses: list[torch.Tensor] = []
         learned: list[torch.Tensor] = []
         self._engine.train()
@@ -162,7 +167,8 @@ class DeepSpeedEngine:
         applied = bool(engine.was_step_applied())
         weighted, weights = torch.stack(losses), torch.stack(learned)
         parts = torch.where(weights > 0, weighted / weights, weighted)
-        return Update(self.mean(weighted.mean()), float(norm) if applied else float("nan"), applied, parts)
+        loss, exhausted = self.mean(weighted.mean()), at_least_scale and not applied
+        return Update(loss, float(norm) if applied else float("nan"), applied, exhausted, parts)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> torch.Tensor:
@@ -192,6 +198,15 @@ class DeepSpeedEngine:
         """The mean of a tensor over the data-parallel ranks."""
         dist.all_reduce(x, group=self._data_group)
         return x / dist.get_world_size(self._data_group)
+
+    @property
+    def _at_least_scale(self) -> bool:
+        """Whether fp16's loss scale, if it adapts, cannot fall at the next overflow."""
+        if self.loss_scale is None:
+            return False
+        scaler = self._engine.optimizer.loss_scaler
+        lowers = scaler.dynamic and 1 in (scaler.delayed_shift, scaler.cur_hysteresis)
+        return bool(lowers and scaler.cur_scale <= scaler.min_scale)
 
     def _pass(self, batch: MicroBatch) -> torch.Tensor:
         form = self.model.stage.form

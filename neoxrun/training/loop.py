@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from neoxrun.config.training import TrainingConfig
-from neoxrun.errors import DataError, Stopped
+from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 from neoxrun.training.checkpoints import Checkpoints, rows_checksum
 from neoxrun.training.folder import SavedCheckpoint
-from neoxrun.training.guard import LossGuard, MicroLoss, rows_of
+from neoxrun.training.guard import LossGuard, MicroLoss, overflow_error, rows_of
 from neoxrun.training.report import Report, StepFacts
 from neoxrun.training.trainer import StepResult, Trainer
 
@@ -56,8 +57,9 @@ class Loop:
         self, trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, training: TrainingConfig, watching: Watching
     ) -> None:
         self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
-        self._watching, self._guard = watching, LossGuard(stop_at_spike=training.stop_at_spike)
-        self._done = self._evaluations = self._tokens = 0
+        precision = trainer.engine.model.stage.precisions.weights
+        self._watching, self._guard = watching, LossGuard(precision, stop_at_spike=training.stop_at_spike)
+        self._done = self._applied = self._evaluations = self._tokens = 0
         self._saved: int | None = None
         self._eval_loss: float | None = None
         self._first = 0
@@ -82,14 +84,21 @@ class Loop:
                 hint="Give the same data, or continue with the new ones by --resume-anyway.",
             )
         self._done = self._saved = saved.step
+        self._applied = int(saved.facts["applied"])
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
         self._eval_loss = saved.eval_loss
+        self._guard.remember(saved.facts.get("losses", ()))
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
 
-    def start_after(self, step: int) -> None:
-        """Begin after a step that GPT-NeoX has made, with the rows that it would have used next."""
-        self._done = self._first = step
+    def start_after(self, step: int, applied: int) -> None:
+        """Begin after a step that GPT-NeoX has made, with the rows that it would have used next.
+
+        Args:
+            step: the last that it has made.
+            applied: how many up to it were not left out.
+        """
+        self._done, self._first, self._applied = step, step, applied
         if self._training.eval_interval:
             self._evaluations = step // self._training.eval_interval
 
@@ -98,7 +107,7 @@ class Loop:
 
         Raises:
             Stopped: this process was asked to end; there is a checkpoint.
-            RankError: the loss is not a number, or has jumped.
+            RankError: the loss or the gradients are not numbers, or the loss has jumped.
             DataError: a checkpoint cannot be written.
         """
         training, total = self._training, self._training.train_iters
@@ -115,13 +124,16 @@ class Loop:
                 self._save()
 
     def _step(self) -> None:
-        result = self._trainer.step(self._done)
         scale = self._trainer.engine.loss_scale
+        result = self._trainer.step(self._done, self._applied)
         # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
         norm = None if scale is not None and not result.applied else result.grad_norm
         if not self._guard.accepts(result.loss, norm, typical=result.learned > 0):
-            self._fail(result, norm)
+            self._fail(partial(self._guard.error, self._done + 1, result.loss, norm), result)
+        if scale is not None and result.exhausted:
+            self._fail(partial(overflow_error, self._done + 1, scale), result)
         self._done += 1
+        self._applied += result.applied
         self._tokens += result.tokens
         self._eval_loss = None
         if (report := self._watching.report) is not None:
@@ -143,6 +155,8 @@ class Loop:
         if self._trainer.valid is not None and self._training.eval_iters:
             self._eval_loss = self._trainer.evaluate(self._evaluations)
             self._evaluations += 1
+            if self._eval_loss is not None and not math.isfinite(self._eval_loss):
+                raise self._shared(self._guard.evaluation_error(self._done, self._eval_loss, self._kept))
             if self._watching.report is not None and self._eval_loss is not None:
                 self._watching.report.evaluated(self._done, self._eval_loss)
             elif self._watching.report is not None:
@@ -160,8 +174,9 @@ class Loop:
             "tokens": self._tokens,
             "rows": self._rows_of(self._done),
             "replicas": self._mesh.replicas,
+            "losses": self._guard.recent,
         }
-        if self._eval_loss is not None and math.isfinite(self._eval_loss):
+        if self._eval_loss is not None:
             facts["eval_loss"] = self._eval_loss
         self._checkpoints.save(self._done, facts, self._training.keep, self._watching.extra())
         self._saved = self._done
@@ -181,7 +196,8 @@ class Loop:
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",
         )
 
-    def _fail(self, result: StepResult, norm: float | None) -> None:
+    def _fail(self, error_of: Callable[[list[MicroLoss], str], RankError], result: StepResult) -> NoReturn:
+        """End the run with the error of a step, given its micro-batches of all ranks and which checkpoint is kept."""
         mesh, training = self._mesh, self._training
         mine = [
             MicroLoss(
@@ -199,12 +215,19 @@ class Loop:
             for number, loss in enumerate(result.parts)
         ]
         parts = [part for parts in meshes.gather_from_all(mine if mesh.tp_rank == 0 else []) for part in parts]
-        kept = _NONE_KEPT
-        if self._saved is not None:
-            kept = f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
-        error = self._guard.error(self._done + 1, result.loss, norm, parts, kept)
+        raise self._shared(error_of(parts, self._kept))
+
+    @property
+    def _kept(self) -> str:
+        if self._saved is None:
+            return _NONE_KEPT
+        return f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
+
+    @staticmethod
+    def _shared(error: RankError) -> RankError:
+        """An error that every rank raises."""
         error.shared = True
-        raise error
+        return error
 
     def _rows_of(self, step: int) -> str:
         """What tells the rows of a step, counted from 1, from others."""

@@ -14,6 +14,7 @@ from neoxrun.errors import DataError, UsageError
 from neoxrun.locks import held_folder
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
+from neoxrun.training.differences import causes, differences
 from neoxrun.training.folder import (
     CACHE,
     CHECKPOINT_NAME,
@@ -25,7 +26,6 @@ from neoxrun.training.folder import (
     saved_checkpoints,
     unwritable_run,
 )
-from neoxrun.training.run_settings import differences
 
 _EARLIER: Final = "earlier"
 
@@ -87,10 +87,10 @@ def check_run_folder(
             where=str(saved[-1].path),
             hint=f"Give --tp {trained}. The number of replicas and the ZeRO stage may change.",
         )
-    changed = differences(before, made)
+    changed = causes(before, made)
     if changed and not anyway:
         raise DataError(
-            f"the run in {path} has other settings: {'; '.join(differences(before, made, all_of_them=False))}",
+            f"the run in {path} has other settings or data: {'; '.join(changed)}",
             code="different_run",
             where=str(path / SETTINGS),
             hint="Give the same settings, name another folder with --output DIR, or continue with the new ones by "

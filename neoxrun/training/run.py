@@ -84,8 +84,8 @@ def run_finetuning(
         elif (neox := options.continued) is not None:
             engine = assembled.trainer.engine
             state = OptimizerState(engine.optimizer, engine.stage)
-            together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
-            loop.start_after(neox.iteration)
+            applied = together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
+            loop.start_after(neox.iteration, applied)
         loop.run()
 
 

@@ -29,6 +29,7 @@ class StepResult(NamedTuple):
         lr: its learning rate.
         grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is no number.
         applied: False where one is none, so that the step was left out.
+        exhausted: it was left out in fp16, although the loss scale can fall no further.
         tokens: that the network has seen.
         learned: those of them that were to be predicted; where there are none the loss is 0.
         seconds: how long it took on this rank.
@@ -39,6 +40,7 @@ class StepResult(NamedTuple):
     lr: float
     grad_norm: float
     applied: bool
+    exhausted: bool
     tokens: int
     learned: int
     seconds: float
@@ -62,23 +64,28 @@ class Trainer:
         self.engine, self.train, self.valid = engine, train, valid
         self._mesh, self._training = mesh, training
 
-    def step(self, index: int) -> StepResult:
+    def step(self, index: int, applied: int) -> StepResult:
         """One optimizer step.
 
         Args:
             index: its number, from 0.
+            applied: how many of the steps before were not left out, which the learning rate follows as DeepSpeed's
+                engine has it (``_take_model_step``), and so GPT-NeoX.
         """
         start, size = time.perf_counter(), self._training.train_batch_size
-        rate = learning_rate(self._training.schedule, index + 1)
+        rate = learning_rate(self._training.schedule, applied + 1)
         rows = [self.train[number] for number in range(index * size, (index + 1) * size)]
         accumulation = self._training.accumulation_steps(self._mesh.replicas)
         update = self.engine.step(self._micro_batches(rows, index * accumulation), rate)
         loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)  # .item() waits for the device
         learned, seconds = _learned(rows), time.perf_counter() - start
-        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, learned, seconds, update.parts.tolist())
+        done, parts = (update.grad_norm, update.applied, update.exhausted), update.parts.tolist()
+        return StepResult(loss, rate, *done, tokens, learned, seconds, parts)
 
     def evaluate(self, number: int) -> float | None:
         """The mean loss of the next ``eval_iters`` batches of ``valid``; None where none of their tokens counts.
+
+        They are the same ones where ``valid`` has no more.
 
         Args:
             number: how many evaluations there were before.

@@ -124,6 +124,8 @@ def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path) -
     in_two(folder)
     before = {path: path.read_bytes() for path in (folder / "global_step20").iterdir()}
     words = ("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--set", f"load={folder}", "--set", f"save={folder}")
+    # The schedule of the run, which is that of the steps before, also when it is continued once more.
+    words += ("--set", "lr_decay_iters=null", "--set", "use_checkpoint_lr_scheduler=true")
     done = neoxrun(*words).check_success()
     assert "tensor parallel 2 x replicas 1" in done.err
     assert_same_end(whole, folder)

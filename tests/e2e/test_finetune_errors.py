@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from support.command import neoxrun
+from support.command import neoxrun, running, wait_for
 from support.paths import DEMO, ROOT
 from support.training_data import write_rows
 
@@ -80,3 +83,31 @@ def test_a_loss_jumps(tmp_path: Path) -> None:
     where = f"for row {step - 1} of the training data, on rank 0"
     newest = (run / "latest").read_text()
     done.check_error(5, "the loss has jumped to ", f"in step {step}", where, f"{run / newest} is kept: --resume")
+
+
+def test_a_checkpoint_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    """The first one is whole; the limit that makes the second one fail is set when the first one is there."""
+    run = tmp_path / "run"
+    words = (*README, *SMALL, "--steps", 2000, "--save-interval", 20, "--output", run)
+    with running(*words, preexec=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)) as command:
+        wait_for((run / "latest").is_file, 120, lambda: f"no checkpoint: {command.process.poll()}")
+        for process in command.processes():
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        result = command.finish()
+        command.check_all_gone()
+    newest = run / (run / "latest").read_text()
+    result.check_error(4, "the run's folder cannot be written", f"{newest} is whole: --resume continues from it.")
+    assert not list(run.glob("*.writing"))
+    assert (newest / "neoxrun.checkpoint.json").is_file()
+
+
+def test_a_folder_is_that_of_one_process(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = (*README, *SMALL, "--steps", 5000, "--save-interval", 3, "--output", run)
+    with running(*words) as command:
+        wait_for((run / "latest").is_file, 120, lambda: f"no checkpoint: {command.process.poll()}")
+        second = neoxrun(*words, "--resume")
+        second.check_error(4, "another neoxrun is training into this folder", "its last checkpoint is kept")
+        assert command.process.poll() is None, "the first goes on"
+        os.kill(command.process.pid, signal.SIGTERM)
+        assert command.finish().code == 130

@@ -61,6 +61,7 @@ class RunCase:
     replicas: int = 1
     dtype: Precision = "fp32"
     lora: LoraConfig | None = None
+    eval_stream: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     copied: tuple[str, int] | None = None
     checkpoint: Path | None = None
@@ -81,7 +82,8 @@ class RunCase:
 
     @property
     def options(self) -> FinetuneOptions:
-        data = DataConfig((self.place / "train.jsonl",), (self.place / "valid.jsonl",), seq_length=16)
+        files = ((self.place / "train.jsonl",), (self.place / "valid.jsonl",))
+        data = DataConfig(*files, eval_stream=self.eval_stream, seq_length=16)
         return FinetuneOptions(self.training, data, self.lora, self.folder, **self.more)
 
     def resumed(self, name: str, until: int, **changes: Any) -> RunCase:
@@ -150,6 +152,14 @@ def metrics(case: RunCase) -> list[dict[str, Any]]:
     """Its metrics, without those that depend on the time."""
     lines = map(json.loads, (case.folder / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+def assert_same_run(case: RunCase, other: RunCase) -> None:
+    """Two runs have the same metrics, and bit for bit the same weights and state at the end."""
+    expected, found = final_state(case), final_state(other)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert metrics(case) == metrics(other)
 
 
 def main() -> None:

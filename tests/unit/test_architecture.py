@@ -54,6 +54,8 @@ LATE = {
     ("commands.convert", "conversion.convert"),
     ("commands.diff", "conversion.diff_folders"),
     ("commands.inspect", "conversion.inspect"),
+    ("commands.finetune", "training.data.cache"),
+    ("commands.finetune", "training.data.found"),
     ("commands.finetune", "training.data.prepare"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),

@@ -14,7 +14,9 @@ import torch
 from neoxrun.cli import main
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.training.run_settings import describe_run
 from support.paths import shared_folder
+from support.training_data import write_packed
 
 TRAIN = shared_folder() / "fixtures-train"
 TEXT = "import os\nfor name in os.listdir('.'):\n    print(name)\n"
@@ -114,6 +116,63 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert dry("--data", texts, "-o", run, "--steps", 1, "--resume-anyway") == 2
     assert "the run has 2 steps already, and 1 are asked for" in capsys.readouterr().err
     assert (run / "settings.json").read_text() == "{}"
+
+
+def test_a_run_with_other_data_is_refused(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever rows the change touches, and even where all documents keep their lengths."""
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    valid = write_packed(texts.parent / "valid", [[1, 2, 3], [4, 5, 6]])
+    words = ("--data", texts, "--eval-data", valid, "-o", "run")
+    finetune(*words)
+    (job,) = jobs
+    run = Path("run")
+    (run / "settings.json").write_text(json.dumps(describe_run(job.settings, job.plan, job.options)))
+    (run / "global_step2").mkdir()
+    (run / "global_step2" / "neoxrun.checkpoint.json").write_text('{"step": 2, "tp": 1}')
+    capsys.readouterr()
+    assert dry(*words, "--resume") == 0
+    write_packed(valid, [[1, 2, 3], [4, 5, 7]])
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {valid} has changed\n" in capsys.readouterr().err
+    text = texts.read_text()
+    texts.write_text("".join(reversed(text.splitlines(keepends=True))))
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {texts} has changed; {valid} has changed\n" in capsys.readouterr().err
+    texts.write_text(text + text)
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {texts} had 40 documents of " in capsys.readouterr().err
+    texts.write_text(text)
+    write_packed(valid, [[1, 2, 3], [4, 5, 6]])
+    assert dry(*words, "--resume", "--lr", "3e-5", "--epochs", 2) == 4
+    assert "other settings or data: --lr was 1e-05, is 3e-05; --epochs was 1, is 2\n" in capsys.readouterr().err
+    assert dry(*words, "--resume-anyway", "--lr", "3e-5") == 0
+    assert "warning: the run continues with other settings or data: --lr was 1e-05, is 3e-05\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_first_look_leaves_no_empty_folders(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither where it is refused, at a row or later, nor where there was nothing to encode."""
+    bad, blank = texts.parent / "bad.jsonl", texts.parent / "blank.txt"
+    bad.write_text('{"texts": "x"}\n')
+    blank.write_text("\n\n")
+    here = sorted(texts.parent.iterdir())
+    for path, code in ((bad, 4), (blank, 4), (write_packed(texts.parent / "packed", [[1, 2, 3] * 100]), 0)):
+        assert dry("--data", path, "-o", "new/run") == code
+        assert not Path("new").exists()
+    assert "there are no documents in" in capsys.readouterr().err
+    Path("new").mkdir()
+    assert dry("--data", bad, "-o", "new/run", "--resume") == 4
+    assert list(Path("new").iterdir()) == [], "what was there stays"
+    Path("new").rmdir()
+    assert [path for path in sorted(texts.parent.iterdir()) if path.stem != "packed"] == here
+    assert dry("--data", texts, "-o", "new/run") == 0
+    encoded = sorted(path.name for path in Path("new/run/cache").iterdir())
+    assert dry("--data", bad, "-o", "new/run") == 4
+    assert sorted(path.name for path in Path("new/run/cache").iterdir()) == encoded, "tokens are kept for the run"
 
 
 def test_a_complete_run_is_not_started(
