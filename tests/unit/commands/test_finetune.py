@@ -272,7 +272,8 @@ def test_warnings(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = ("finetune=false", "lr_decay_iters=100000", "warmup=0.01")
     assert dry("--data", texts, *(word for key in keys for word in ("--set", key))) == 0
     error = capsys.readouterr().err
-    assert "finetune: false (--set finetune=false) would continue the training" in error
+    assert "finetune: false (--set finetune=false) would continue a run of GPT-NeoX" in error
+    assert "which the checkpoint does not have: the weights are trained from step 1" in error
     assert "the learning rate never reaches its peak: it rises for 1000 steps" in error
 
 
