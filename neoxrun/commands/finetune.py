@@ -164,8 +164,7 @@ def _say(
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
-    tokens = training.train_iters * training.train_batch_size * data.seq_length
-    if speed := finetune_look.describe_speed(found, tokens):
+    if speed := finetune_look.describe_speed(found, training):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
     for warning in [*warnings, *unlikely]:
