@@ -185,6 +185,8 @@ def _warnings(options: ConfigOptions) -> list[str]:
 def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
     """The project in Weights & Biases; GPT-NeoX's is called neox where the configuration does not name one."""
     if args.wandb is not None:
+        if not args.wandb.strip():
+            raise UsageError("--wandb needs the name of a project", code="invalid_value")
         return str(args.wandb)
     entry = options.get("use_wandb")
     return options.text("wandb_project", "neox") if entry is not None and entry.value is True else None
