@@ -116,7 +116,7 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "the run in" in capsys.readouterr().err
     assert dry("--data", texts, "-o", run, "--steps", 2, "--resume-anyway") == 0
     assert dry("--data", texts, "-o", run, "--steps", 1, "--resume-anyway") == 2
-    assert "the run has 2 steps already, and 1 is asked for" in capsys.readouterr().err
+    assert "the run has 2 steps already, more than the 1 asked for" in capsys.readouterr().err
     assert (run / "settings.json").read_text() == "{}"
 
 
