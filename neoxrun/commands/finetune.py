@@ -25,7 +25,7 @@ from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
-from neoxrun.training.folder import CACHE, saved_checkpoints
+from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
@@ -169,7 +169,7 @@ def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOpti
 def _is_complete(folder: Path, steps: int) -> bool:
     """Whether the run in a folder has a checkpoint of its last step, which is said."""
     saved = saved_checkpoints(folder)
-    if not saved or saved[-1].step != steps:
+    if not saved or saved[-1].step != steps or saved[-1].facts.get("due"):  # as after Ctrl-C in the last evaluation
         return False
     log.info(f"the run is complete: {saved[-1].path} is its last checkpoint")
     return True
@@ -220,10 +220,12 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         found.plan,
         options,
         random_weights=args.random_weights,
+        stall_timeout=args.stall_timeout or None,
         verbosity=args.verbosity,
         as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
         patient=True,
-        kept="Checkpoints that were written are kept; continue with --resume.",
+        kept=NONE_WRITTEN,
+        run=options.folder,
     )

@@ -186,4 +186,6 @@ def _add_run(run: argparse._ActionsContainer) -> None:
         "`use_wandb` is true, else none.",
     )
     run.add_argument("--tensorboard", action="store_true", help="Write TensorBoard's files to the folder of the run.")
+    # Optimizer steps on the host, for --offload, take longer than anything that generates.
+    model.add_stall_timeout(run, default=900)
     run.add_argument("--dry-run", action="store_true", help="Check everything, show what the run would be, and end.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,7 @@ from typing import IO
 import torch
 
 from neoxrun.config.settings import Settings
+from neoxrun.engine.pulse import Pulse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.lora import whole_lora
@@ -30,7 +31,7 @@ from neoxrun.training.opening import open_run_folder, write_settings
 from neoxrun.training.optimizer_state import OptimizerState
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.report import Report, open_trackers
-from neoxrun.training.run_settings import describe_run
+from neoxrun.training.run_settings import describe_run, evaluation_digest
 from neoxrun.training.samples import write_samples
 from neoxrun.training.weight_files import LayerFiles
 
@@ -43,6 +44,7 @@ def run_finetuning(
     stdout: IO[str],
     show_progress: bool,
     announce: Callable[[], None],
+    watch: Callable[[Pulse], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Train, as one of the ranks.
 
@@ -54,6 +56,7 @@ def run_finetuning(
         stdout: takes nothing: the run's folder has the results.
         show_progress: show on stderr how it goes.
         announce: called when rank 0 has taken over Ctrl-C.
+        watch: a context around the training, which watches the passes through the network.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not those of the configuration.
@@ -65,9 +68,6 @@ def run_finetuning(
     if options.training.deterministic:
         _be_deterministic()
     stop = StopFlag()
-    if mesh.rank == 0:
-        stop.install()
-        announce()
     with ExitStack() as stack:
         (folder,) = together(lambda: (_open(stack, settings, mesh, plan, options),), mesh.rank)
         saved: SavedCheckpoint | None = share_from_first(None if folder is None else folder.last)
@@ -86,7 +86,11 @@ def run_finetuning(
             state = OptimizerState(engine.optimizer, engine.stage)
             applied = together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
             loop.start_after(neox.iteration, applied)
-        loop.run()
+        if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
+            stop.install()
+            announce()
+        with watch(assembled.trainer.engine.pulse):
+            loop.run()
 
 
 class _Run:
@@ -131,6 +135,7 @@ class _Run:
             options.folder,
             folder,
             None if options.lora is not None else partial(LayerFiles, stage),
+            evaluation_digest(describe_run(self._settings, self._plan, options)),
         )
         samples = partial(write_samples, engine, mesh, assembled.tokenizer, options.sample_prompts)
         watching = Watching(report, stopped, samples, self._extra)

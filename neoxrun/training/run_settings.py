@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -44,3 +46,19 @@ def describe_run(settings: Settings, plan: Plan, options: FinetuneOptions) -> di
     }
     values: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as they come back from the file
     return values
+
+
+def evaluation_digest(made: Mapping[str, Any]) -> str:
+    """What tells evaluations whose losses can be compared from those of other rows.
+
+    Args:
+        made: what ``describe_run`` gives.
+    """
+    training, data, files = made["training"], dict(made["data"]), made["files"]
+    decisive = [training["eval_iters"], training["train_batch_size"], training["loss_average"]]
+    if data["valid"]:
+        del data["train"], data["weights"]
+    if data["eval_stream"]:
+        decisive += [training["train_iters"], training["eval_interval"]]
+    evaluated = files["valid" if data["valid"] else "train"]
+    return hashlib.sha256(json.dumps([decisive, data, evaluated], sort_keys=True).encode()).hexdigest()

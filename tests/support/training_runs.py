@@ -8,6 +8,8 @@ import pickle
 import random
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from neoxrun.config.settings import Precision, Settings
 from neoxrun.config.tensors import parameters
 from neoxrun.config.training import DataConfig, LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.conversion.configurations import neox_options, yaml_text
+from neoxrun.engine.pulse import Pulse
 from neoxrun.errors import NeoxrunError
 from neoxrun.parallel import mesh as meshes
 from neoxrun.planning.plan import Plan
@@ -121,12 +124,12 @@ def prepare(place: Path, *, gpt_j_residual: bool = True) -> None:
         (place / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-def run_here(case: RunCase) -> None:
+def run_here(case: RunCase, watch: Callable[[Pulse], AbstractContextManager[object]] = nullcontext) -> None:
     """A run of a single rank, in this process."""
     mesh = meshes.single_rank_mesh(CPU)
     case.begin()
     try:
-        run_finetuning(case.settings, mesh, case.plan, case.options, sys.stdout, False, lambda: None)
+        run_finetuning(case.settings, mesh, case.plan, case.options, sys.stdout, False, lambda: None, watch)
     finally:
         meshes.disconnect_ranks()
 
@@ -140,7 +143,7 @@ def run_on_ranks(cases: list[RunCase], place: Path, program: str = __file__) -> 
 
 def final_state(case: RunCase) -> dict[str, Tensor]:
     """The weights and the optimizer's state after the last step, of all ranks."""
-    folder = case.folder / f"global_step{STEPS}" / "training"
+    folder = case.folder / f"global_step{case.training.train_iters}" / "training"
     return {
         f"{path.name} {name}": tensor.clone()
         for path in sorted(folder.iterdir())

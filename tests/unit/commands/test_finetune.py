@@ -189,6 +189,10 @@ def test_a_complete_run_is_not_started(
     assert not jobs
     finetune("--data", texts, "-o", run, "--steps", 4, "--resume-anyway")
     assert len(jobs) == 1
+    due = '{"step": 3, "due": ["evaluation", "samples"]}'  # as after Ctrl-C in the last evaluation
+    (run / "global_step3" / "neoxrun.checkpoint.json").write_text(due)
+    finetune("--data", texts, "-o", run, "--steps", 3, "--resume-anyway")
+    assert len(jobs) == 2
 
 
 @pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])

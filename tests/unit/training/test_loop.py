@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from torch import Tensor
 
 from neoxrun.config.training import LossScaleConfig, TrainingConfig, ZeroConfig
-from neoxrun.errors import RankError
+from neoxrun.engine.pulse import Pulse
+from neoxrun.errors import RankError, Stopped
+from neoxrun.generation.interrupt import StopFlag
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
+from neoxrun.training.network import LanguageModel
 from neoxrun.training.schedule import learning_rate
 from support.training_runs import STEPS, TRAINING, RunCase, assert_same_run, metrics, prepare, run_here
 
@@ -28,6 +32,70 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop")
     prepare(folder)
     return folder
+
+
+def looks(patched: pytest.MonkeyPatch, stopping: int | None = None) -> list[int]:
+    """The numbers of the times at which a run looks whether it was asked to end; at one of them it was."""
+    seen: list[int] = []
+
+    def raised(flag: StopFlag) -> bool:
+        seen.append(len(seen))
+        return seen[-1] == stopping
+
+    patched.setattr(StopFlag, "raised", property(raised, lambda flag, value: None), raising=False)
+    return seen
+
+
+def test_whenever_it_is_asked_to_end_a_run_continues_as_if_it_was_not(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between steps, within an evaluation, and within samples; also in those after the last step."""
+    training = replace(TRAINING, train_iters=4, eval_iters=8, save_interval=4)
+    case = RunCase(place, "whole", training, more={"sample_prompts": ("to be", "")})
+    with monkeypatch.context() as patched:
+        seen = looks(patched)
+        run_here(case)
+    assert len(seen) > 4 + 3 * (8 + 2)
+    due = set()
+    for number in sorted({*range(5, len(seen), 23), seen[-1]}):
+        stopped = replace(case, name=f"stopped {number}")
+        with monkeypatch.context() as patched:
+            looks(patched, number)
+            with pytest.raises(Stopped) as ended:
+                run_here(stopped)
+        assert ended.value.exit_code == 130
+        for saved in saved_checkpoints(stopped.folder):
+            due.add((saved.step, *saved.facts["due"]))
+        run_here(replace(stopped, more=case.more | {"resume": True}))
+        assert_same_run(case, stopped)
+        for name in ("samples.jsonl", "best", "latest"):
+            assert (stopped.folder / name).read_text() == (case.folder / name).read_text()
+        assert saved_checkpoints(stopped.folder)[-1].facts == saved_checkpoints(case.folder)[-1].facts
+    assert {(2, "evaluation", "samples"), (2, "samples"), (4, "samples")} <= due
+
+
+def test_every_pass_is_seen_by_a_watch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps, evaluations and samples; between them no rank waits for another's pass."""
+    pulses: list[Pulse] = []
+    inside: list[bool] = []
+
+    @contextmanager
+    def watch(pulse: Pulse) -> Iterator[None]:
+        pulses.append(pulse)
+        yield
+
+    forward = LanguageModel.forward
+
+    def see(model: LanguageModel, *values: Any) -> Tensor:
+        inside.append(pulses[0].inside)
+        return forward(model, *values)
+
+    monkeypatch.setattr(LanguageModel, "forward", see)
+    run_here(RunCase(place, "watched", more={"sample_prompts": ("to be",)}), watch)
+    assert len(inside) > STEPS * 4 + 4 * 4
+    assert all(inside)
+    assert pulses[0].passes > len(inside)
+    assert not pulses[0].inside
 
 
 @pytest.fixture

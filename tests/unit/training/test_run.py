@@ -225,7 +225,7 @@ def test_an_adapter_is_saved_and_continues(place: Path) -> None:
 
 def test_ctrl_c_writes_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = RunCase(place, "stopped", training=replace(TRAINING, save_interval=0))
-    asked = iter([False, False, False, True])
+    asked = iter([*[False] * 5, True])  # two evaluations and three steps
     with monkeypatch.context() as patched:
         patched.setattr(StopFlag, "raised", property(lambda flag: next(asked), lambda flag, value: None), raising=False)
         with pytest.raises(Stopped, match="interrupted after 3 steps of 6") as stopped:
@@ -345,8 +345,8 @@ def test_a_run_that_is_stopped_before_its_first_step_starts_again(place: Path, m
         patched.setattr(StopFlag, "raised", property(lambda flag: True, lambda flag, value: None), raising=False)
         with pytest.raises(Stopped, match="before the first step") as stopped:
             run_here(case)
-    assert "--resume" in str(stopped.value.hint)
-    run_here(replace(case, more=case.more | {"resume": True}))
+    assert "the same command starts again" in str(stopped.value.hint)
+    run_here(case)
     assert_same_run(RunCase(place), case)
     samples = [json.loads(line) for line in (case.folder / "samples.jsonl").read_text().splitlines()]
     assert [line["step"] for line in samples] == [0, 0, 2, 2, 4, 4, 6, 6]

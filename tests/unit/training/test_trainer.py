@@ -121,8 +121,23 @@ def test_the_rate_is_that_of_the_steps_that_were_applied() -> None:
 
 def test_evaluations_go_on_and_begin_again() -> None:
     (trainer,) = trainers(8, 1, EIGHT)
-    assert trainer.evaluate(0) == 0
-    trainer.evaluate(1)
+    assert trainer.evaluate(0, lambda: None) == 0
+    trainer.evaluate(1, lambda: None)
     first, second = recorded(trainer)
     assert first.ids[:, 0].tolist() == list(range(8))
     assert second.ids[:, 0].tolist() == [8, 9, *range(6)]
+
+
+def test_an_evaluation_can_end_between_its_batches() -> None:
+    (trainer,) = trainers(2, 1, replace(EIGHT, eval_iters=3))
+    looks = []
+    trainer.evaluate(0, lambda: looks.append(1))
+    assert len(looks) == 3
+    assert len(recorded(trainer)) == 12
+
+    def end() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.evaluate(0, end)
+    assert len(recorded(trainer)) == 12
