@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neoxrun.commands import common, finetune_look
-from neoxrun.commands.finetune_continued import continued_run, continued_schedule, trained_tp
+from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if leading:
             if continued is not None:
                 log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
-            done = 0 if continued is None else continued.iteration
+            done = steps_done(folder, continued) if resume or continued is not None else 0
             _say(found, data, prepared, training, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,
@@ -197,8 +197,7 @@ def _say(
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
-    tokens = (training.train_iters - done) * training.train_batch_size * data.seq_length
-    if speed := finetune_look.describe_speed(found, tokens):
+    if speed := finetune_look.describe_speed(found, training, done):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
     for warning in [*warnings, *unlikely]:
@@ -208,6 +207,8 @@ def _say(
 def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
     """The project in Weights & Biases; GPT-NeoX's is called neox where the configuration does not name one."""
     if args.wandb is not None:
+        if not args.wandb.strip():
+            raise UsageError("--wandb needs the name of a project", code="invalid_value")
         return str(args.wandb)
     entry = options.get("use_wandb")
     return options.text("wandb_project", "neox") if entry is not None and entry.value is True else None

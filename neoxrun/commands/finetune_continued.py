@@ -51,6 +51,14 @@ def trained_tp(folder: Path, continued: NeoxRun | None) -> int | None:
     return saved[-1].facts.get("tp") if saved else None
 
 
+def steps_done(folder: Path, continued: NeoxRun | None) -> int:
+    """How many steps a run that is continued has behind it; 0 where there is none."""
+    if continued is not None:
+        return continued.iteration
+    saved = saved_checkpoints(folder)
+    return saved[-1].step if saved else 0
+
+
 def continued_schedule(
     options: ConfigOptions, continued: NeoxRun | None, folder: Path, made: ScheduleConfig
 ) -> ScheduleConfig:

@@ -99,7 +99,7 @@ def check_run_folder(
     steps = made.get("training", {}).get("train_iters")
     if saved and steps is not None and steps < saved[-1].step:
         raise UsageError(
-            f"the run has {counted(saved[-1].step, 'step')} already, and {steps} are asked for",
+            f"the run has {counted(saved[-1].step, 'step')} already, more than the {steps} asked for",
             code="conflicting_options",
             where=str(saved[-1].path),
             hint=f"Give --steps {saved[-1].step} or more, or name another folder with --output DIR.",
