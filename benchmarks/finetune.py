@@ -97,7 +97,7 @@ def main() -> None:
     engine = DeepSpeedEngine(network, mesh, data_group, training)
     rows = RandomRows(training.train_iters * training.train_batch_size, args.tokens, 50000)
     trainer = Trainer(engine, mesh, training, rows, None)
-    steps = [trainer.step(index) for index in range(training.train_iters)]
+    steps = [trainer.step(index, index) for index in range(training.train_iters)]
     seconds = statistics.median(step.seconds for step in steps[WARM_UP:])
     rate = steps[0].tokens / seconds
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else float("nan")

@@ -14,8 +14,11 @@ import torch
 from support.paths import shared_folder
 from support.snapshots import Snapshot, Snapshots, snapshots_of
 
+# scripts/test sets it.
+THOROUGH = bool(os.environ.get("NEOXRUN_THOROUGH"))
+
 # How long an example takes depends on what else the machine does.
-EXAMPLES = 100 if os.environ.get("NEOXRUN_THOROUGH") else 30
+EXAMPLES = 100 if THOROUGH else 30
 hypothesis.settings.register_profile("no deadline", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("no deadline")
 
@@ -37,14 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark every test of a folder with the folder's name, and note which tests there are."""
+    """Mark every test of a folder with the folder's name, leave slow unit tests out, and note which tests there are."""
+    single_tests = any("::" in argument for argument in config.args)
+    if not (THOROUGH or single_tests):
+        slow = [item for item in items if item.get_closest_marker("slow") and item.path.is_relative_to(TESTS / "unit")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
     collected: dict[Path, set[str]] = {}
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
         collected.setdefault(snapshots_of(item.path), set()).add(item.name)
-    single_tests = any("::" in argument for argument in config.args)
     config.stash[COLLECTED] = {} if single_tests else collected
 
 

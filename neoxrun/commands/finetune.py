@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neoxrun.commands import common, finetune_look
+from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
@@ -22,7 +25,7 @@ from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import check_unicode
 from neoxrun.tokenizer import load_tokenizer
-from neoxrun.training.folder import CACHE, saved_checkpoints
+from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
@@ -67,12 +70,17 @@ def run(args: argparse.Namespace) -> int:
     leading = common.is_first(args)
     folder = run_folder(args, settings, options)
     resume = args.resume or args.resume_anyway
+    continued, not_continued = continued_run(args, settings, options, lora, folder)
     if leading:
         check_not_in_use(folder)
         if not resume:
-            check_run_folder(folder, {}, resume=False, anyway=False)
+            check_run_folder(folder, {}, resume=False, anyway=False, continued=continued)
+    if args.tp is None:
+        args.tp = trained_tp(folder, continued) if resume or continued is not None else None
     found = planned(args, settings, common.devices_from_args(args), request, lora)
     check_fp16(found.sizing.precision, found.sizing.kind)
+    if continued is not None:
+        continued.check_split(found.plan.tp)
     common.check_files(settings, random_weights=args.random_weights)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")
@@ -80,36 +88,56 @@ def run(args: argparse.Namespace) -> int:
         log.info(f"memory: {finetune_look.describe_memory(found)}")
         for note in found.notes:
             log.info(note)
-    from neoxrun.training.data.prepare import prepare_data  # numpy, which nothing before this needs
+    from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
+    from neoxrun.training.data.found import found_files
+    from neoxrun.training.data.prepare import prepare_data
 
-    prepared = prepare_data(
-        data,
-        load_tokenizer(settings.tokenizer),
-        settings.tokenizer,
-        found.plan.vocab_size,
-        folder / CACHE,
-        show=leading and args.verbosity >= 0,
-    )
-    training, warnings = settled(request, found, data, prepared)
-    if leading:
-        _say(found, data, prepared, training, [*_warnings(options), *warnings])
-    run_options = FinetuneOptions(
-        training=training,
-        data=data,
-        lora=lora,
-        folder=folder,
-        resume=resume,
-        resume_anyway=args.resume_anyway,
-        sample_prompts=tuple(args.sample_prompt),
-        wandb=project,
-        tensorboard=args.tensorboard,
-        random_weights=args.random_weights,
-    )
-    if leading and resume:
-        made = describe_run(settings, found.plan, run_options)
-        check_run_folder(folder, made, resume=True, anyway=args.resume_anyway)
-    if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
-        return 0
+    with ExitStack() as unless_started:
+        unless_started.callback(remove_unused, missing_folders(folder / CACHE))
+        prepared = prepare_data(
+            data,
+            load_tokenizer(settings.tokenizer),
+            settings.tokenizer,
+            found.plan.vocab_size,
+            folder / CACHE,
+            show=leading and args.verbosity >= 0,
+        )
+        train_files, valid_files = found_files(data, prepared)
+        training, warnings = settled(request, found, data, prepared)
+        if continued is not None:
+            continued.check_steps(training.train_iters)
+            warnings += continued.row_warnings(training.train_batch_size)
+        schedule = continued_schedule(options, continued, folder, training.schedule)
+        training = replace(training, schedule=schedule)
+        if leading:
+            if continued is not None:
+                log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
+            done = steps_done(folder, continued) if resume or continued is not None else 0
+            _say(found, data, prepared, training, [*not_continued, *warnings], done)
+        run_options = FinetuneOptions(
+            training=training,
+            data=data,
+            lora=lora,
+            folder=folder,
+            train_files=train_files,
+            valid_files=valid_files,
+            epochs=request.epochs if request.steps is None else None,
+            resume=resume,
+            resume_anyway=args.resume_anyway,
+            sample_prompts=tuple(args.sample_prompt),
+            wandb=project,
+            tensorboard=args.tensorboard,
+            random_weights=args.random_weights,
+            continued=continued,
+        )
+        if leading and resume:
+            made = describe_run(settings, found.plan, run_options)
+            anyway: bool = args.resume_anyway
+            if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
+                log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
+        if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
+            return 0
+        unless_started.pop_all()
     launcher.run_job(_job(args, settings, found, run_options))
 
 
@@ -141,7 +169,7 @@ def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOpti
 def _is_complete(folder: Path, steps: int) -> bool:
     """Whether the run in a folder has a checkpoint of its last step, which is said."""
     saved = saved_checkpoints(folder)
-    if not saved or saved[-1].step != steps:
+    if not saved or saved[-1].step != steps or saved[-1].facts.get("due"):  # as after Ctrl-C in the last evaluation
         return False
     log.info(f"the run is complete: {saved[-1].path} is its last checkpoint")
     return True
@@ -159,27 +187,21 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
 
 
 def _say(
-    found: FinetunePlan, data: DataConfig, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
+    found: FinetunePlan,
+    data: DataConfig,
+    prepared: PreparedData,
+    training: TrainingConfig,
+    warnings: list[str],
+    done: int,
 ) -> None:
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
-    if speed := finetune_look.describe_speed(found, training):
+    if speed := finetune_look.describe_speed(found, training, done):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
     for warning in [*warnings, *unlikely]:
         log.warning(warning)
-
-
-def _warnings(options: ConfigOptions) -> list[str]:
-    """What a configuration asks for that is done otherwise."""
-    where = options.where("finetune")
-    if where is None or options.flag("finetune", True):
-        return []
-    return [
-        f"finetune: false ({where}) would continue the training of the checkpoint with its optimizer's state, which is "
-        "not read: the weights are trained from step 1"
-    ]
 
 
 def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
@@ -199,10 +221,12 @@ def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, opti
         found.plan,
         options,
         random_weights=args.random_weights,
+        stall_timeout=args.stall_timeout or None,
         verbosity=args.verbosity,
         as_json=args.log_format == "json",
         node_rank=args.node_rank,
         rendezvous=args.rdzv_endpoint,
         patient=True,
-        kept="Checkpoints that were written are kept; continue with --resume.",
+        kept=NONE_WRITTEN,
+        run=options.folder,
     )

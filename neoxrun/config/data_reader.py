@@ -61,6 +61,7 @@ def read_data(
         valid=valid,
         weights=_weights(options, "train", whole),
         valid_weights=_weights(options, "valid", valid),
+        eval_stream=_is_configured(options, *(("valid_data_paths",) if valid else ("train_data_paths", "data_path"))),
         split=_split(options) if not valid and _is_divided(options, parts) else None,
         seq_length=settings.model.seq_length,
         packed=packed,
@@ -95,8 +96,7 @@ def _weights(options: ConfigOptions, which: str, paths: Sequence[Path]) -> tuple
     name = f"{which}_data_weights"
     entry = options.get(name)
     if entry is None:
-        files = options.get(f"{which}_data_paths")
-        return None if files is None or files.folder is None else (1.0,) * len(paths)
+        return (1.0,) * len(paths) if _is_configured(options, f"{which}_data_paths") else None
     values = entry.value
     if not isinstance(values, list) or len(values) != len(paths) or not all(_is_weight(value) for value in values):
         raise options.refusal(name, f"{len(paths)} numbers greater than 0, one for each of {which}_data_paths")
@@ -111,6 +111,11 @@ def _is_divided(options: ConfigOptions, parts: Sequence[Path]) -> bool:
     """Whether the documents are split: those of ``data_path`` always, others where the command line says so."""
     entry = options.get("split")
     return bool(parts) or (entry is not None and entry.folder is None)
+
+
+def _is_configured(options: ConfigOptions, *names: str) -> bool:
+    """Whether a configuration has one of the options, and not the command line."""
+    return any(entry is not None and entry.folder is not None for entry in map(options.get, names))
 
 
 def _split(options: ConfigOptions) -> tuple[float, float, float]:

@@ -7,7 +7,6 @@ an interrupted conversion continues with the files that are missing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import torch
 
 from neoxrun.conversion.options import RECEIPT_NAME
 from neoxrun.errors import DataError, UsageError, writing_code
+from neoxrun.locks import held_folder
 from neoxrun.terminal.words import human_bytes
 
 _JOB: Final = "neoxrun.conversion.json"
@@ -170,12 +170,7 @@ def open_workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Workplace]:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise _unwritable(error, folder, "Name a folder that can be written, or make this one writable.") from error
-        stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held_folder(folder))
         except BlockingIOError as error:
             raise DataError(
                 "another neoxrun is converting into this folder",
@@ -183,6 +178,8 @@ def open_workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Workplace]:
                 where=str(folder),
                 hint="Wait for it to end, or stop it: what it has written is kept.",
             ) from error
+        except OSError as error:
+            raise _unwritable(error, folder, "Name a folder that can be written, or make this one writable.") from error
         try:
             resumed = _same_job(folder, dict(job))
         except OSError as error:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from neoxrun.download.threads import join_within, start_each
 from neoxrun.download.transfer import ContentCheck, Transfer
 from neoxrun.download.trouble import Stopped
 from neoxrun.errors import DataError, Interrupted, NeoxrunError, NetworkError, UsageError, classify, writing_code
+from neoxrun.locks import held_file, holder
 from neoxrun.terminal.log import details_of, log
 from neoxrun.terminal.progress import Board
 from neoxrun.terminal.words import human_bytes
@@ -103,58 +101,23 @@ def folder_lock(folder: Path) -> Iterator[None]:
         DataError: another process holds it, or the folder cannot be written to.
     """
     path = folder / LOCK_NAME
-    try:
-        descriptor = _locked(path)
-    except BlockingIOError as error:
-        raise DataError(
-            f"another neoxrun is downloading into this folder (process {_holder(path)})",
-            code="folder_in_use",
-            where=str(folder),
-            hint="Wait for it to end, or stop it: what has arrived is kept.",
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"the folder cannot be written to: {error.strerror}",
-            code=writing_code(error),
-            where=str(folder),
-        ) from error
-    try:
-        yield
-    finally:
-        # While the lock is still held: no other process can have locked this file.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder may have removed the file between these two steps; then this lock protects nothing.
-            if _is_at(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _holder(path: Path) -> str:
-    try:
-        found = re.fullmatch(r"\d{1,10}", path.read_text(encoding="ascii", errors="replace").strip())
-    except OSError:
-        found = None
-    return found[0] if found else "unknown"
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+            held.enter_context(held_file(path))
+        except BlockingIOError as error:
+            raise DataError(
+                f"another neoxrun is downloading into this folder ({holder(path)})",
+                code="folder_in_use",
+                where=str(folder),
+                hint="Wait for it to end, or stop it: what has arrived is kept.",
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"the folder cannot be written to: {error.strerror}",
+                code=writing_code(error),
+                where=str(folder),
+            ) from error
+        yield
 
 
 def _check_names(files: Sequence[RemoteFile]) -> None:

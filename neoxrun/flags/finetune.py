@@ -143,7 +143,7 @@ def _add_run(run: argparse._ActionsContainer) -> None:
     run.add_argument(
         "--resume-anyway",
         action="store_true",
-        help="As --resume, also where settings have changed; they are named in a warning.",
+        help="As --resume, also where settings or data have changed; they are named in a warning.",
     )
     run.add_argument(
         "--eval-interval",
@@ -156,7 +156,7 @@ def _add_run(run: argparse._ActionsContainer) -> None:
         "--eval-iters",
         type=values.natural,
         metavar="N",
-        help="Batches of an evaluation; 0: none. Default: the configuration's, or all of the data, at most 100.",
+        help="Batches of an evaluation; 0: none. Default: the configuration's, or those of the data, at most 100.",
     )
     run.add_argument(
         "--save-interval",
@@ -186,4 +186,6 @@ def _add_run(run: argparse._ActionsContainer) -> None:
         "`use_wandb` is true, else none.",
     )
     run.add_argument("--tensorboard", action="store_true", help="Write TensorBoard's files to the folder of the run.")
+    # Optimizer steps on the host, for --offload, take longer than anything that generates.
+    model.add_stall_timeout(run, default=900)
     run.add_argument("--dry-run", action="store_true", help="Check everything, show what the run would be, and end.")

@@ -174,13 +174,13 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_stall_timeout(parser: argparse._ActionsContainer) -> None:
+def add_stall_timeout(parser: argparse._ActionsContainer, default: int = 300) -> None:
     """``--stall-timeout``, for the commands that run the model."""
     parser.add_argument(
         "--stall-timeout",
         type=values.natural,
-        default=300,
+        default=default,
         metavar="SECONDS",
         help="End the job if a rank makes no step for so long, as where its device or host is stuck; 0: never. "
-        "Default: 300.",
+        f"Default: {default}.",
     )

@@ -23,6 +23,7 @@ from neoxrun.errors import DataError, NeoxrunError, writing_code
 from neoxrun.generation.lines import FileState, kept_hint
 from neoxrun.planning.plan import Plan
 from neoxrun.terminal.log import error_text
+from neoxrun.training.folder import continuing_hint
 
 _PREFIX = "neoxrun-job-"
 _FILE = "job.pickle"
@@ -50,6 +51,7 @@ class Job:
         kept: the hint if the job ends early: which work is kept, and how to continue.
         records: the file that the work is kept in as it is done, without which ``kept`` is not true; None: ``kept`` is
             true in any case.
+        run: the folder of a fine-tuning, whose newest checkpoint takes the place of ``kept`` once there is one.
         lock: the file of the lock that the launcher holds on the output, which is removed at the end.
         replaced: the state of ``records`` before the job, if it replaces them.
         owned: the process that has started the job reads why it failed from the folder, and removes that.
@@ -70,12 +72,15 @@ class Job:
     patient: bool = False
     kept: str = field(kw_only=True)
     records: Path | None = None
+    run: Path | None = None
     lock: Path | None = None
     replaced: FileState | None = None
     owned: bool = False
 
     def continuing(self) -> str:
         """The hint if the job ends now."""
+        if self.run is not None:
+            return continuing_hint(self.run)
         return self.kept if self.records is None else kept_hint(self.kept, self.records, self.replaced)
 
     def save(self) -> Path:

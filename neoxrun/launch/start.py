@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from neoxrun.errors import Interrupted, NeoxrunError, classify
-from neoxrun.generation.output_lock import remove_lock
 from neoxrun.launch.job import Job, announced_processes, failure_of, load_job
 from neoxrun.launch.termination import TOLD, Termination, release_interrupts
+from neoxrun.locks import remove_lock
 from neoxrun.terminal import log
 
 _PR_SET_PDEATHSIG = 1

@@ -17,8 +17,9 @@ import torch
 
 from neoxrun.benchmark.run import run_benchmark
 from neoxrun.engine.allocator import keep_freed_memory
+from neoxrun.engine.pulse import Pulse
 from neoxrun.engine.session import Session, device_of, open_session
-from neoxrun.errors import RankError, UsageError, classify
+from neoxrun.errors import Interrupted, RankError, UsageError, classify
 from neoxrun.generation.records import standard_output
 from neoxrun.generation.run import run_generation
 from neoxrun.launch.job import Failure, Job, announce_rank, failure_of
@@ -32,6 +33,7 @@ from neoxrun.serving.service import run_service
 from neoxrun.terminal import log
 
 Work = Callable[[Session, Any, IO[str], bool, Callable[[], None]], None]
+Watcher = Callable[[Mesh, Pulse], AbstractContextManager[None]]
 
 
 def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) -> int:
@@ -53,7 +55,7 @@ def main(job: Job, folder: Path, *, supervised: bool, termination: Termination) 
     if rank:
         # The ranks that lead answer Ctrl-C; the others end with them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    watch = partial(_watch, job, rank, folder if supervised else None)
+    watch = partial(_watch, job, folder if supervised else None)
     failure = _attempt(job, folder, rank, stdout, announce, termination, watch)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end
     if failure is None:
@@ -72,7 +74,7 @@ def _attempt(
     stdout: IO[str],
     announce: Callable[[], None],
     termination: Termination,
-    watch: Callable[[Session], AbstractContextManager[None]],
+    watch: Watcher,
 ) -> Failure | None:
     """Do the work; returns the failure, or None."""
     try:
@@ -89,7 +91,7 @@ def _work(
     rank: int,
     stdout: IO[str],
     announce: Callable[[], None],
-    watch: Callable[[Session], AbstractContextManager[None]],
+    watch: Watcher,
 ) -> None:
     plan = job.plan
     device = device_of(plan.device_kind, plan.gpus, int(os.environ.get("LOCAL_RANK", "0")))
@@ -100,7 +102,10 @@ def _work(
     if job.command == "finetune":
         from neoxrun.training.run import run_finetuning
 
-        run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce)
+        try:
+            run_finetuning(job.settings, mesh, plan, job.options, stdout, show_progress, announce, partial(watch, mesh))
+        except KeyboardInterrupt:  # the second Ctrl-C
+            raise Interrupted("interrupted", hint=job.continuing()) from None
         meshes.disconnect_ranks()
         return
     session, work, options = _begin(job, rank, folder, load)
@@ -109,15 +114,16 @@ def _work(
             log.log.warning(warning)
     if device.type == "cpu":
         keep_freed_memory()
-    with watch(session):
+    with watch(mesh, session.replica.pulse):
         work(session, options, stdout, show_progress, announce)
     with contextlib.suppress(OSError):  # every record has been written through to the system
         stdout.close()
     session.close()
 
 
-def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> AbstractContextManager[None]:
+def _watch(job: Job, folder: Path | None, mesh: Mesh, pulse: Pulse) -> AbstractContextManager[None]:
     """Ends this rank with an error if it or another rank of this host is stuck; ``folder`` is where they meet."""
+    rank = mesh.rank
     if job.stall_timeout is None:
         return contextlib.nullcontext()
 
@@ -129,12 +135,12 @@ def _watch(job: Job, rank: int, folder: Path | None, session: Session) -> Abstra
             failure.save(folder)
 
     return Watch(
-        session.replica.pulse,
+        pulse,
         rank,
-        replica=session.mesh.replica,
+        replica=0 if job.command == "finetune" else mesh.replica,  # in training, replicas wait for each other
         timeout=job.stall_timeout,
         folder=folder,
-        on_cpu=session.mesh.device.type == "cpu",
+        on_cpu=mesh.device.type == "cpu",
         kept=job.continuing,
         report=report,
     )

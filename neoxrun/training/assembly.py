@@ -102,7 +102,8 @@ def _load(
         data, tokenizer, settings.tokenizer, stage.vocab_size, options.folder / CACHE, show=show_progress
     )
     # GPT-NeoX's numbers of rows: on them depends how many epochs are shuffled together.
-    evaluations = training.train_iters // training.eval_interval + 1 if training.eval_interval else 1
+    streamed = data.eval_stream and training.eval_interval
+    evaluations = training.train_iters // training.eval_interval + 1 if streamed else 1
     rows = build_rows(
         data,
         prepared,

@@ -25,7 +25,7 @@ from neoxrun.errors import DataError, NeoxrunError, RankError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
-from neoxrun.training.folder import WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
+from neoxrun.training.folder import EVALUATED, WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
 from neoxrun.training.weight_files import WeightFiles
@@ -45,13 +45,20 @@ class Checkpoints:
         path: the run's folder, which all ranks see.
         folder: the same, held by rank 0; None on the other ranks.
         new_files: makes the files of the weights; None where only an adapter is trained.
+        evaluated: what is evaluated, see ``run_settings.evaluation_digest``.
     """
 
     def __init__(
-        self, stage: Stage, state: OptimizerState, path: Path, folder: RunFolder | None, new_files: NewFiles | None
+        self,
+        stage: Stage,
+        state: OptimizerState,
+        path: Path,
+        folder: RunFolder | None,
+        new_files: NewFiles | None,
+        evaluated: str,
     ) -> None:
         self._stage, self._state, self._path, self._folder = stage, state, path, folder
-        self._new_files = new_files
+        self._new_files, self._evaluated = new_files, evaluated
 
     @property
     def _mesh(self) -> Mesh:
@@ -76,15 +83,36 @@ class Checkpoints:
         """
         try:
             self._together(lambda: self._begin(step))
+            if not self._state.steps:  # fp16 has left out all of them
+                self._state.prepare(0)
             # Not within `_together`: the ranks wait for each other here.
             written = self._write(self._path / f"global_step{step}{WRITING}", step)
             self._together(written.raise_first)
             noted = {"tp": self._mesh.tp, "applied": self._state.steps, "scaler": self._state.get_scaler()}
+            noted[EVALUATED] = self._evaluated
             self._together(lambda: self._publish(step, {**facts, **noted}, keep, extra))
         except NeoxrunError:
             if self._folder is not None:
                 self._folder.abandon(step)
             raise
+
+    def amend(self, step: int, facts: Mapping[str, Any], keep: int | None) -> None:
+        """Note more with the checkpoint of a step, by which another may be the best; all ranks call it.
+
+        Args:
+            step: of the checkpoint.
+            facts, keep: as for ``save``.
+
+        Raises:
+            DataError: the system refuses.
+        """
+
+        def note() -> None:
+            if self._folder is not None:
+                self._folder.amend(step, facts)
+                self._folder.prune(keep)
+
+        self._together(note)
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Continue from a checkpoint: its weights and the optimizer's state; all ranks call it.

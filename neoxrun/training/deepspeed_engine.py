@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from neoxrun.config.settings import Precision
 from neoxrun.config.training import TrainingConfig
+from neoxrun.engine.pulse import Pulse
 from neoxrun.errors import UsageError
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.training.fp16 import check_fp16
@@ -49,15 +50,17 @@ class Update(NamedTuple):
     """What an optimizer step did.
 
     Attributes:
-        loss: fp32 scalar, the mean over all data-parallel ranks and micro-batches.
+        loss: fp32 scalar on the host, the mean over all data-parallel ranks and micro-batches.
         grad_norm: global L2 norm of the gradients, before clipping; NaN where one of them is no number.
         applied: False where one is none, so that the step was left out and, in fp16, the loss scale lowered.
-        parts: the losses of this rank's micro-batches, each the mean over its learned tokens.
+        exhausted: the step was left out in fp16, although the loss scale can fall no further.
+        parts: on the host, the losses of this rank's micro-batches, each the mean over its learned tokens.
     """
 
     loss: torch.Tensor
     grad_norm: float
     applied: bool
+    exhausted: bool
     parts: torch.Tensor
 
 
@@ -105,6 +108,7 @@ class DeepSpeedEngine:
     Attributes:
         model: the module; with ZeRO stage 3 its parameters are divided.
         stage: of ZeRO, as used: 16 bits need at least 1.
+        pulse: around whatever waits for other ranks or a device, but for collecting checkpoints.
 
     Raises:
         UsageError: DeepSpeed is not installed, or this CPU has no fp16.
@@ -114,6 +118,7 @@ class DeepSpeedEngine:
         self, model: LanguageModel, mesh: Mesh, data_group: dist.ProcessGroup, training: TrainingConfig
     ) -> None:
         self.model, self._data_group, self._clipping = model, data_group, training.gradient_clipping
+        self.pulse = Pulse()
         precision = model.stage.precisions.weights
         self.stage = training.zero.stage if precision == "fp32" else max(1, training.zero.stage)
         deepspeed = _import_deepspeed(mesh.device)
@@ -128,6 +133,9 @@ class DeepSpeedEngine:
             dist_init_required=False,
             config=_deepspeed_config(training, mesh, precision, self.stage),
         )[0]
+        if precision == "fp16":
+            # At the least scale it would raise a plain Exception, of which ``Update.exhausted`` tells.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     @property
     def optimizer(self) -> Any:
@@ -142,39 +150,52 @@ class DeepSpeedEngine:
 
     def step(self, batches: Iterable[MicroBatch], rate: float) -> Update:
         """One optimizer step, at this learning rate, on as many micro-batches as the settings say."""
-        engine, norm = self._engine, None
+        engine, norm, at_least_scale = self._engine, None, self._at_least_scale
         losses: list[torch.Tensor] = []
         learned: list[torch.Tensor] = []
         self._engine.train()
         for batch in batches:
-            losses.append(self._pass(batch).detach())
-            learned.append(batch.weights.sum())
-            # The gradients of the whole step are summed over the ranks in the last backward pass.
-            last = engine.is_gradient_accumulation_boundary()
-            if last:
-                for group in engine.optimizer.param_groups:
-                    group["lr"] = rate
-                norm = self._clip() if self.stage == 0 else None
-            engine.step()
+            with self.pulse:
+                losses.append(self._pass(batch).detach())
+                learned.append(batch.weights.sum())
+                # The gradients of the whole step are summed over the ranks in the last backward pass.
+                last = engine.is_gradient_accumulation_boundary()
+                if last:
+                    for group in engine.optimizer.param_groups:
+                        group["lr"] = rate
+                    norm = self._clip() if self.stage == 0 else None
+                engine.step()
         assert last, "fewer micro-batches than a step has"
         if norm is None:
             norm = engine.get_global_grad_norm()
         applied = bool(engine.was_step_applied())
         weighted, weights = torch.stack(losses), torch.stack(learned)
         parts = torch.where(weights > 0, weighted / weights, weighted)
-        return Update(self.mean(weighted.mean()), float(norm) if applied else float("nan"), applied, parts)
+        with self.pulse:
+            loss, parts = self.mean(weighted.mean()).cpu(), parts.cpu()
+        exhausted = at_least_scale and not applied
+        return Update(loss, float(norm) if applied else float("nan"), applied, exhausted, parts)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> torch.Tensor:
-        """The losses of micro-batches, without dropout, fp32 ``[batches]``: means over the data-parallel ranks."""
+        """The losses of micro-batches, without dropout, fp32 ``[batches]`` on the host.
+
+        They are means over the data-parallel ranks.
+        """
         self._engine.eval()
-        return self.mean(torch.stack([self._engine(batch.ids, batch.targets, batch.weights) for batch in batches]))
+        losses = []
+        for batch in batches:
+            with self.pulse:
+                losses.append(self._engine(batch.ids, batch.targets, batch.weights))
+        with self.pulse:
+            return self.mean(torch.stack(losses)).cpu()
 
     @torch.no_grad()
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """This rank's logits of the token after ``ids``, int64 ``[1, T]``: ``[1, V / tp]``."""
         self._engine.eval()
-        logits: torch.Tensor = self._engine(ids)
+        with self.pulse:
+            logits: torch.Tensor = self._engine(ids)
         return logits
 
     @contextmanager
@@ -192,6 +213,15 @@ class DeepSpeedEngine:
         """The mean of a tensor over the data-parallel ranks."""
         dist.all_reduce(x, group=self._data_group)
         return x / dist.get_world_size(self._data_group)
+
+    @property
+    def _at_least_scale(self) -> bool:
+        """Whether fp16's loss scale, if it adapts, cannot fall at the next overflow."""
+        if self.loss_scale is None:
+            return False
+        scaler = self._engine.optimizer.loss_scaler
+        lowers = scaler.dynamic and 1 in (scaler.delayed_shift, scaler.cur_hysteresis)
+        return bool(lowers and scaler.cur_scale <= scaler.min_scale)
 
     def _pass(self, batch: MicroBatch) -> torch.Tensor:
         form = self.model.stage.form

@@ -23,16 +23,23 @@ METRICS: Final = "metrics.jsonl"
 LOG: Final = "log.jsonl"
 SAMPLES: Final = "samples.jsonl"
 PLOT: Final = "loss.png"
+BEST: Final = "best"
 CACHE: Final = "cache"
 """The folder of tokenized texts, which may be older than the run."""
 WRITING: Final = ".writing"
 """The end of a name that something has until it is whole."""
+EVALUATED: Final = "evaluated"
+"""The name under which a checkpoint's facts have what its loss in evaluation was measured on."""
+NONE_WRITTEN: Final = "No checkpoint has been written yet: the same command starts again."
+"""The hint where a run ends that cannot be continued."""
+CHECKPOINT_NAME: Final = re.compile(r"global_step(\d+)")
+"""The names of checkpoints, whole ones of this run and those of GPT-NeoX."""
+WRITTEN: Final = frozenset({METRICS, LOG, SAMPLES, PLOT, BEST})
+"""Files of a run, next to ``SETTINGS``, which tells that there is one."""
 
 _FACTS: Final = "neoxrun.checkpoint.json"
 _LATEST: Final = "latest"
-_BEST: Final = "best"
 _REMOVING: Final = ".removing"
-_NAME: Final = re.compile(r"global_step(\d+)")
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class RunFolder:
         """
         growing, path = self._writing(step), self.path / f"global_step{step}"
         with self.writing():
-            (growing / _FACTS).write_text(json.dumps({"step": step, **facts}, indent=1) + "\n", encoding="utf-8")
+            (growing / _FACTS).write_text(_facts_text({"step": step, **facts}), encoding="utf-8")
             _put_on_disk(growing)
             if path.exists():  # of a run that was interrupted between the name and what follows
                 self._remove(path)
@@ -116,6 +123,17 @@ class RunFolder:
             _fsync(self.path)
             self._name(self.checkpoints())
         return SavedCheckpoint(step, path, {"step": step, **facts})
+
+    def amend(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Note more with a whole checkpoint, for example what came of an evaluation after it.
+
+        Raises:
+            DataError: the system refuses.
+        """
+        path = self.path / f"global_step{step}" / _FACTS
+        with self.writing():
+            self._write(path, _facts_text({**read_json(path), **facts}))
+            self._name(self.checkpoints())
 
     def abandon(self, step: int) -> None:
         """Remove what ``begin`` made, after an error."""
@@ -145,7 +163,7 @@ class RunFolder:
             DataError: the system refuses.
         """
         with self.writing():
-            self._write(name, text)
+            self._write(self.path / name, text)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -169,9 +187,9 @@ class RunFolder:
 
     def _name(self, found: list[SavedCheckpoint]) -> None:
         if found:
-            self._write(_LATEST, found[-1].path.name)
+            self._write(self.path / _LATEST, found[-1].path.name)
         if (best := _best(found)) is not None:
-            self._write(_BEST, best.path.name)
+            self._write(self.path / BEST, best.path.name)
 
     def _writing(self, step: int) -> Path:
         return self.path / f"global_step{step}{WRITING}"
@@ -182,15 +200,15 @@ class RunFolder:
         path.rename(gone)
         shutil.rmtree(gone)
 
-    def _write(self, name: str, text: str) -> None:
-        path = self.path / name
-        growing = path.with_name(f"{name}{WRITING}")
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        growing = path.with_name(f"{path.name}{WRITING}")
         with growing.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         growing.replace(path)
-        _fsync(self.path)
+        _fsync(path.parent)
 
 
 def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
@@ -199,18 +217,18 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     Raises:
         DataError: one of them cannot be read.
     """
-    found = []
-    for path in folder.glob("global_step*"):
-        match = _NAME.fullmatch(path.name)
-        if match is not None and (path / _FACTS).is_file():
-            found.append(SavedCheckpoint(int(match[1]), path, read_json(path / _FACTS)))
-    return sorted(found, key=lambda saved: saved.step)
+    return [SavedCheckpoint(step, path, read_json(path / _FACTS)) for step, path in _whole_checkpoints(folder)]
+
+
+def continuing_hint(folder: Path) -> str:
+    """From where the run in a folder, which need not exist, can be continued after whatever has ended it."""
+    found = _whole_checkpoints(folder)
+    return f"{found[-1][1]} is whole: --resume continues from it." if found else NONE_WRITTEN
 
 
 def unwritable_run(error: OSError, folder: Path) -> DataError:
     """The error for a run's folder that the system does not let be written."""
-    saved = saved_checkpoints(folder) if folder.is_dir() else []
-    kept = f"{saved[-1].path} is whole: --resume continues from it." if saved else "No checkpoint has been written yet."
+    kept = continuing_hint(folder)
     return DataError(
         f"the run's folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
@@ -221,10 +239,28 @@ def unwritable_run(error: OSError, folder: Path) -> DataError:
     )
 
 
+def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The step and the folder of each whole checkpoint, from old to new."""
+    found = [
+        (CHECKPOINT_NAME.fullmatch(path.name), path)
+        for path in folder.glob("global_step*")
+        if (path / _FACTS).is_file()
+    ]
+    return sorted((int(match[1]), path) for match, path in found if match is not None)
+
+
+def _facts_text(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=1) + "\n"
+
+
 def _best(found: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-    """The checkpoint with the lowest loss in evaluation, the first of equal ones."""
+    """The checkpoint with the lowest loss in evaluation, the first of equal ones.
+
+    Those count that were measured on what the last one was measured on: a run may have been continued with other data.
+    """
     measured = [(saved.eval_loss, saved.step, saved) for saved in found if saved.eval_loss is not None]
-    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
+    alike = [entry for entry in measured if entry[2].facts.get(EVALUATED) == measured[-1][2].facts.get(EVALUATED)]
+    return min(alike, key=lambda entry: entry[:2])[2] if alike else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Final, NamedTuple
 
+from neoxrun.config.precisions import nonfinite_hint
+from neoxrun.config.settings import Precision
 from neoxrun.errors import RankError
+from neoxrun.terminal.words import counted
 
 _WINDOW: Final = 50
 _FEWEST: Final = 20
 _DEVIATIONS: Final = 10
 _LEAST: Final = 1.0  # nats
+_CURES: Final[Mapping[Precision, str]] = {
+    "fp16": "Lower --lr, or use --dtype bf16 or fp32.",
+    "bf16": "Lower --lr, or use --dtype fp32.",
+    "fp32": "Lower --lr.",
+}
 
 
 class MicroLoss(NamedTuple):
@@ -37,10 +45,12 @@ class LossGuard:
     whichever is the most, once there are 20. Rows of other kinds move the loss of a step by much less.
 
     Args:
+        precision: in which the model is trained, for what to do about numbers that are none.
         stop_at_spike: whether a spike is reported.
     """
 
-    def __init__(self, *, stop_at_spike: bool = True) -> None:
+    def __init__(self, precision: Precision, *, stop_at_spike: bool = True) -> None:
+        self._precision = precision
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._stop_at_spike = stop_at_spike
 
@@ -61,6 +71,15 @@ class LossGuard:
         return True
 
     @property
+    def recent(self) -> list[float]:
+        """The losses with which the next one is compared."""
+        return list(self._recent)
+
+    def remember(self, losses: Iterable[float]) -> None:
+        """Compare the next loss with these, as ``recent`` gave them where the run was left."""
+        self._recent.extend(losses)
+
+    @property
     def bound(self) -> float:
         """The loss above which there is a spike; infinite at the beginning."""
         if len(self._recent) < _FEWEST:
@@ -79,15 +98,13 @@ class LossGuard:
             parts: the micro-batches of the step, of all ranks.
             kept: which checkpoint is kept.
         """
-        broken = [part for part in parts if not math.isfinite(part.loss)]
-        worst = broken[0] if broken else max(parts, key=lambda part: part.loss)
-        rows = f"rows {worst.rows.start} to {worst.rows.stop - 1} of the training data, on rank {worst.rank}"
-        rows = rows if len(worst.rows) > 1 else f"row {worst.rows.start} of the training data, on rank {worst.rank}"
-        if broken:
+        worst = _worst(parts)
+        rows = _named(worst)
+        if not math.isfinite(worst.loss):
             return RankError(
                 f"the loss of step {step} is not a number: it is {worst.loss} for {rows}",
                 code="diverged",
-                hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+                hint=f"{self._cure(step - 1)} {kept}",
             )
         if math.isfinite(loss):
             if grad_norm is not None and not math.isfinite(grad_norm):
@@ -95,7 +112,7 @@ class LossGuard:
                     f"the gradients of step {step} are not numbers, while its loss is {loss:.4f}; it is the highest, "
                     f"{worst.loss:.4f}, for {rows}",
                     code="diverged",
-                    hint=f"Lower --lr, or use --dtype bf16 or fp32. {kept}",
+                    hint=f"{self._cure(step - 1)} {kept}",
                 )
             return RankError(
                 f"the loss has jumped to {loss:.4f} in step {step}, from {fmean(self._recent):.4f} in the steps before "
@@ -106,8 +123,53 @@ class LossGuard:
         return RankError(
             f"the loss of step {step} is {loss}, although that of each micro-batch is a number",
             code="diverged",
-            hint=f"Use --dtype bf16 or fp32. {kept}",
+            hint=f"{self._cure(step - 1)} {kept}",
         )
+
+    def evaluation_error(self, done: int, loss: float, kept: str) -> RankError:
+        """The error for an evaluation whose loss is not a number.
+
+        Args:
+            done: steps before it.
+            loss: of the evaluation.
+            kept: which checkpoint is kept.
+        """
+        return RankError(
+            f"the loss of the evaluation after {counted(done, 'step')} is {loss}",
+            code="diverged",
+            hint=f"{self._cure(done)} {kept}",
+        )
+
+    def _cure(self, done: int) -> str:
+        """What to do about numbers that are none after this many steps."""
+        return _CURES[self._precision] if done else nonfinite_hint(self._precision)
+
+
+def overflow_error(step: int, scale: float, parts: Sequence[MicroLoss], kept: str) -> RankError:
+    """The error for a step whose gradients are beyond fp16, although its loss is multiplied by the least scale.
+
+    Args:
+        step: the optimizer step, from 1.
+        scale: by which its loss was multiplied.
+        parts, kept: as for ``LossGuard.error``.
+    """
+    worst = _worst(parts)
+    return RankError(
+        f"the gradients of step {step} are beyond fp16 even at the least loss scale, {scale:g}; the loss is the "
+        f"highest, {worst.loss:.4f}, for {_named(worst)}",
+        code="diverged",
+        hint=f"{_CURES['fp16']} {kept}",
+    )
+
+
+def _worst(parts: Sequence[MicroLoss]) -> MicroLoss:
+    """The first whose loss is no number, or else that with the highest."""
+    return max(parts, key=lambda part: part.loss if math.isfinite(part.loss) else math.inf)
+
+
+def _named(part: MicroLoss) -> str:
+    rows = f"rows {part.rows.start} to {part.rows.stop - 1}" if len(part.rows) > 1 else f"row {part.rows.start}"
+    return f"{rows} of the training data, on rank {part.rank}"
 
 
 def rows_of(step: int, micro: int, replica: int, *, replicas: int, micro_batch_size: int, batch_size: int) -> range:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from neoxrun.config.training import TrainingConfig
-from neoxrun.errors import DataError, Stopped
+from neoxrun.errors import DataError, RankError, Stopped
 from neoxrun.parallel import mesh as meshes
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 from neoxrun.training.checkpoints import Checkpoints, rows_checksum
-from neoxrun.training.folder import SavedCheckpoint
-from neoxrun.training.guard import LossGuard, MicroLoss, rows_of
+from neoxrun.training.folder import NONE_WRITTEN, SavedCheckpoint
+from neoxrun.training.guard import LossGuard, MicroLoss, overflow_error, rows_of
 from neoxrun.training.report import Report, StepFacts
 from neoxrun.training.trainer import StepResult, Trainer
 
 _NONE_KEPT: Final = "No checkpoint was written before."
+_DUE: Final = ("evaluation", "samples")
+
+
+class _AskedToEnd(Exception):
+    """A rank was asked to end, as all ranks know."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,14 @@ class Watching:
     Attributes:
         report: on rank 0; None on the others.
         stopped: whether this process was asked to end.
-        samples: writes the samples, on all ranks together.
+        samples: writes the samples, on all ranks together; it calls what it is given before each token.
         extra: collects what belongs to a checkpoint besides layer files and state, on all ranks together; what it
             returns writes that into the checkpoint's folder, on rank 0.
     """
 
     report: Report | None
     stopped: Callable[[], bool]
-    samples: Callable[[], dict[str, str]]
+    samples: Callable[[Callable[[], None]], dict[str, str]]
     extra: Callable[[], Callable[[Path], object]]
 
 
@@ -56,10 +62,13 @@ class Loop:
         self, trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, training: TrainingConfig, watching: Watching
     ) -> None:
         self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
-        self._watching, self._guard = watching, LossGuard(stop_at_spike=training.stop_at_spike)
-        self._done = self._evaluations = self._tokens = 0
+        precision = trainer.engine.model.stage.precisions.weights
+        self._watching, self._guard = watching, LossGuard(precision, stop_at_spike=training.stop_at_spike)
+        self._done = self._applied = self._evaluations = self._tokens = 0
         self._saved: int | None = None
+        self._due: list[str] = []
         self._eval_loss: float | None = None
+        self._first = 0
 
     def resume(self, saved: SavedCheckpoint, *, anyway: bool) -> None:
         """Continue after a checkpoint, whose weights the network has already; all ranks do this together.
@@ -81,40 +90,64 @@ class Loop:
                 hint="Give the same data, or continue with the new ones by --resume-anyway.",
             )
         self._done = self._saved = saved.step
+        self._applied = int(saved.facts["applied"])
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
-        self._eval_loss = saved.eval_loss
+        self._eval_loss, self._due = saved.eval_loss, list(saved.facts.get("due", ()))
+        self._guard.remember(saved.facts.get("losses", ()))
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
+
+    def start_after(self, step: int, applied: int) -> None:
+        """Begin after a step that GPT-NeoX has made, with the rows that it would have used next.
+
+        Args:
+            step: the last that it has made.
+            applied: how many up to it were not left out.
+        """
+        self._done, self._first, self._applied = step, step, applied
+        if self._training.eval_interval:
+            self._evaluations = step // self._training.eval_interval
 
     def run(self) -> None:
         """Train to the last step.
 
         Raises:
             Stopped: this process was asked to end; there is a checkpoint.
-            RankError: the loss is not a number, or has jumped.
+            RankError: the loss or the gradients are not numbers, or the loss has jumped.
             DataError: a checkpoint cannot be written.
         """
-        training, total = self._training, self._training.train_iters
         if self._done == 0:
-            self._evaluate()
+            self._due = [*_DUE]
+        try:
+            self._train()
+        except _AskedToEnd:
+            self._stop()
+
+    def _train(self) -> None:
+        training, total = self._training, self._training.train_iters
+        if self._due:
+            self._look()
         while self._done < total:
-            if self._asked_to_stop():
-                self._stop()
+            self._end_if_asked()
             self._step()
             done = self._done
-            if done == total or (training.eval_interval and done % training.eval_interval == 0):
-                self._evaluate()
+            if done == total or _every(training.eval_interval, done):
+                self._due = [*_DUE]
+                self._look()
             if done == total or done in training.save_iters or _every(training.save_interval, done):
                 self._save()
 
     def _step(self) -> None:
-        result = self._trainer.step(self._done)
         scale = self._trainer.engine.loss_scale
+        result = self._trainer.step(self._done, self._applied)
         # Loss scaling leaves steps out to find its scale. In other formats, gradients that are no numbers stay so.
         norm = None if scale is not None and not result.applied else result.grad_norm
         if not self._guard.accepts(result.loss, norm, typical=result.learned > 0):
-            self._fail(result, norm)
+            self._fail(partial(self._guard.error, self._done + 1, result.loss, norm), result)
+        if scale is not None and result.exhausted:
+            self._fail(partial(overflow_error, self._done + 1, scale), result)
         self._done += 1
+        self._applied += result.applied
         self._tokens += result.tokens
         self._eval_loss = None
         if (report := self._watching.report) is not None:
@@ -132,49 +165,68 @@ class Loop:
             )
             report.step(facts)
 
+    def _look(self) -> None:
+        """Evaluate and write samples, whatever of it is due; a checkpoint that has been written before notes it."""
+        for what, work in zip(_DUE, (self._evaluate, self._sample), strict=True):
+            if what in self._due:
+                work()
+                self._due.remove(what)
+        if self._saved == self._done:
+            self._checkpoints.amend(self._done, self._evaluated_facts(), self._training.keep)
+
     def _evaluate(self) -> None:
         if self._trainer.valid is not None and self._training.eval_iters:
-            self._eval_loss = self._trainer.evaluate(self._evaluations)
+            self._eval_loss = self._trainer.evaluate(self._evaluations, self._end_if_asked)
             self._evaluations += 1
+            if self._eval_loss is not None and not math.isfinite(self._eval_loss):
+                raise self._shared(self._guard.evaluation_error(self._done, self._eval_loss, self._kept))
             if self._watching.report is not None and self._eval_loss is not None:
                 self._watching.report.evaluated(self._done, self._eval_loss)
             elif self._watching.report is not None:
                 log.warning(f"no evaluation after {counted(self._done, 'step')}: none of the tokens of its rows counts")
-        texts = self._watching.samples()
+
+    def _sample(self) -> None:
+        texts = self._watching.samples(self._end_if_asked)
         if self._watching.report is not None and texts:
             self._watching.report.sampled(self._done, texts)
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is one of this step."""
-        if self._saved == self._done or self._done == 0:
+        if self._saved == self._done or self._done == self._first:
             return
         facts: dict[str, Any] = {
-            "evaluations": self._evaluations,
             "tokens": self._tokens,
             "rows": self._rows_of(self._done),
             "replicas": self._mesh.replicas,
+            "losses": self._guard.recent,
+            **self._evaluated_facts(),
         }
-        if self._eval_loss is not None and math.isfinite(self._eval_loss):
-            facts["eval_loss"] = self._eval_loss
         self._checkpoints.save(self._done, facts, self._training.keep, self._watching.extra())
         self._saved = self._done
         if (report := self._watching.report) is not None:
             report.tell(f"checkpoint: {self._checkpoints.path_of(self._done)}", step=self._done)
             report.draw()
 
-    def _asked_to_stop(self) -> bool:
-        return any(meshes.gather_from_all(self._watching.stopped()))
+    def _evaluated_facts(self) -> dict[str, Any]:
+        """What a checkpoint notes of the evaluations."""
+        facts: dict[str, Any] = {"evaluations": self._evaluations, "due": self._due}
+        return facts if self._eval_loss is None else facts | {"eval_loss": self._eval_loss}
 
-    def _stop(self) -> None:
+    def _end_if_asked(self) -> None:
+        if any(meshes.gather_from_all(self._watching.stopped())):
+            raise _AskedToEnd
+
+    def _stop(self) -> NoReturn:
         self._save()
-        if self._done == 0:
-            raise Stopped("interrupted before the first step", hint="The same command with --resume starts again.")
+        if self._done == self._first:
+            raise Stopped("interrupted before the first step", hint=NONE_WRITTEN)
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",
             hint=f"{self._checkpoints.path_of(self._done)} is whole; continue with --resume.",
         )
 
-    def _fail(self, result: StepResult, norm: float | None) -> None:
+    def _fail(self, error_of: Callable[[list[MicroLoss], str], RankError], result: StepResult) -> NoReturn:
+        """End the run with the error of a step, given its micro-batches of all ranks and which checkpoint is kept."""
         mesh, training = self._mesh, self._training
         mine = [
             MicroLoss(
@@ -192,12 +244,19 @@ class Loop:
             for number, loss in enumerate(result.parts)
         ]
         parts = [part for parts in meshes.gather_from_all(mine if mesh.tp_rank == 0 else []) for part in parts]
-        kept = _NONE_KEPT
-        if self._saved is not None:
-            kept = f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
-        error = self._guard.error(self._done + 1, result.loss, norm, parts, kept)
+        raise self._shared(error_of(parts, self._kept))
+
+    @property
+    def _kept(self) -> str:
+        if self._saved is None:
+            return _NONE_KEPT
+        return f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
+
+    @staticmethod
+    def _shared(error: RankError) -> RankError:
+        """An error that every rank raises."""
         error.shared = True
-        raise error
+        return error
 
     def _rows_of(self, step: int) -> str:
         """What tells the rows of a step, counted from 1, from others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,7 @@ from typing import IO
 import torch
 
 from neoxrun.config.settings import Settings
+from neoxrun.engine.pulse import Pulse
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.lora import whole_lora
@@ -22,6 +23,7 @@ from neoxrun.terminal.log import log
 from neoxrun.training.assembly import Assembled, assemble
 from neoxrun.training.checkpoints import Checkpoints
 from neoxrun.training.companions import Companions
+from neoxrun.training.continuing import continue_neox_run
 from neoxrun.training.effort import Effort, peak_of
 from neoxrun.training.folder import RunFolder, SavedCheckpoint
 from neoxrun.training.loop import Loop, Watching
@@ -29,7 +31,7 @@ from neoxrun.training.opening import open_run_folder, write_settings
 from neoxrun.training.optimizer_state import OptimizerState
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.report import Report, open_trackers
-from neoxrun.training.run_settings import describe_run
+from neoxrun.training.run_settings import describe_run, evaluation_digest
 from neoxrun.training.samples import write_samples
 from neoxrun.training.weight_files import LayerFiles
 
@@ -42,6 +44,7 @@ def run_finetuning(
     stdout: IO[str],
     show_progress: bool,
     announce: Callable[[], None],
+    watch: Callable[[Pulse], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Train, as one of the ranks.
 
@@ -53,6 +56,7 @@ def run_finetuning(
         stdout: takes nothing: the run's folder has the results.
         show_progress: show on stderr how it goes.
         announce: called when rank 0 has taken over Ctrl-C.
+        watch: a context around the training, which watches the passes through the network.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not those of the configuration.
@@ -64,9 +68,6 @@ def run_finetuning(
     if options.training.deterministic:
         _be_deterministic()
     stop = StopFlag()
-    if mesh.rank == 0:
-        stop.install()
-        announce()
     with ExitStack() as stack:
         (folder,) = together(lambda: (_open(stack, settings, mesh, plan, options),), mesh.rank)
         saved: SavedCheckpoint | None = share_from_first(None if folder is None else folder.last)
@@ -80,7 +81,16 @@ def run_finetuning(
         if saved is not None:
             loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
-        loop.run()
+        elif (neox := options.continued) is not None:
+            engine = assembled.trainer.engine
+            state = OptimizerState(engine.optimizer, engine.stage)
+            applied = together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
+            loop.start_after(neox.iteration, applied)
+        if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
+            stop.install()
+            announce()
+        with watch(assembled.trainer.engine.pulse):
+            loop.run()
 
 
 class _Run:
@@ -125,6 +135,7 @@ class _Run:
             options.folder,
             folder,
             None if options.lora is not None else partial(LayerFiles, stage),
+            evaluation_digest(describe_run(self._settings, self._plan, options)),
         )
         samples = partial(write_samples, engine, mesh, assembled.tokenizer, options.sample_prompts)
         watching = Watching(report, stopped, samples, self._extra)
@@ -145,12 +156,20 @@ class _Run:
         made = describe_run(self._settings, self._plan, options)
         return Report(
             folder,
-            done=0 if self._saved is None else self._saved.step,
+            done=self._done,
             total=options.training.train_iters,
             effort=effort_of(self._assembled.stage, self._plan),
             show_progress=show_progress,
             trackers=open_trackers(folder, made, wandb=options.wandb, tensorboard=options.tensorboard),
         )
+
+    @property
+    def _done(self) -> int:
+        """Steps that were made before."""
+        continued = self._options.continued
+        if self._saved is not None:
+            return self._saved.step
+        return 0 if continued is None else continued.iteration
 
     def _extra(self) -> Callable[[Path], object]:
         """What belongs to a checkpoint besides layer files and state; all ranks call it, and rank 0 the result."""
@@ -191,7 +210,9 @@ def _open(stack: ExitStack, settings: Settings, mesh: Mesh, plan: Plan, options:
         return None
     made = describe_run(settings, plan, options)
     return stack.enter_context(
-        open_run_folder(options.folder, made, resume=options.resume, anyway=options.resume_anyway)
+        open_run_folder(
+            options.folder, made, resume=options.resume, anyway=options.resume_anyway, continued=options.continued
+        )
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -15,7 +15,12 @@ _LENGTH: Final = 40  # tokens of a sample
 
 
 def write_samples(
-    engine: DeepSpeedEngine, mesh: Mesh, tokenizer: Tokenizer, prompts: Sequence[str], length: int = _LENGTH
+    engine: DeepSpeedEngine,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    between: Callable[[], None],
+    length: int = _LENGTH,
 ) -> dict[str, str]:
     """The most likely text after each prompt, up to an end of document or text; all ranks do this together.
 
@@ -24,6 +29,7 @@ def write_samples(
         mesh: this rank among the others.
         tokenizer: the model's.
         prompts: what to continue; an empty one begins a document.
+        between: called before each token; what it raises ends the samples.
         length: most tokens of a text.
     """
     context = engine.model.stage.config.max_context
@@ -36,6 +42,7 @@ def write_samples(
             ids = [tokenizer.start]
         begin = len(ids)
         while len(ids) < begin + length:
+            between()
             token = _next_token(engine, mesh, ids[-context:])
             if token in (tokenizer.eod, tokenizer.eos):
                 break

@@ -58,6 +58,9 @@ class WandbTracker:
                 settings=wandb.Settings(console="off", silent=True),
             )
             self.run_id: str = self._run.id
+            # Not wandb's own count, below which nothing is taken: a run that was killed repeats steps.
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
         except Exception as error:  # from wandb and the libraries that it uses
             raise DataError(
                 f"Weights & Biases cannot be used: {type(error).__name__}: {error}",
@@ -68,12 +71,12 @@ class WandbTracker:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """As ``Tracker`` says. Training does not stop where this fails: a warning says so, once."""
-        self._try(lambda: self._run.log(dict(values), step=step))
+        self._try(lambda: self._run.log({"step": step, **values}))
 
     def add_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """As ``Tracker`` says: a table of prompts and texts."""
         rows = [[step, prompt, text] for prompt, text in texts.items()]
-        self._try(lambda: self._run.log({"samples": self._table(["step", "prompt", "text"], rows)}, step=step))
+        self._try(lambda: self._run.log({"step": step, "samples": self._table(["step", "prompt", "text"], rows)}))
 
     def close(self, *, failed: bool) -> None:
         """As ``Tracker`` says."""

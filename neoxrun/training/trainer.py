@@ -7,7 +7,7 @@ its micro-batch ``k`` each data-parallel rank has consecutive ones, as in GPT-Ne
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ class StepResult(NamedTuple):
         lr: its learning rate.
         grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is no number.
         applied: False where one is none, so that the step was left out.
+        exhausted: it was left out in fp16, although the loss scale can fall no further.
         tokens: that the network has seen.
         learned: those of them that were to be predicted; where there are none the loss is 0.
         seconds: how long it took on this rank.
@@ -39,6 +40,7 @@ class StepResult(NamedTuple):
     lr: float
     grad_norm: float
     applied: bool
+    exhausted: bool
     tokens: int
     learned: int
     seconds: float
@@ -62,32 +64,41 @@ class Trainer:
         self.engine, self.train, self.valid = engine, train, valid
         self._mesh, self._training = mesh, training
 
-    def step(self, index: int) -> StepResult:
+    def step(self, index: int, applied: int) -> StepResult:
         """One optimizer step.
 
         Args:
             index: its number, from 0.
+            applied: how many of the steps before were not left out, which the learning rate follows as DeepSpeed's
+                engine has it (``_take_model_step``), and so GPT-NeoX.
         """
         start, size = time.perf_counter(), self._training.train_batch_size
-        rate = learning_rate(self._training.schedule, index + 1)
+        rate = learning_rate(self._training.schedule, applied + 1)
         rows = [self.train[number] for number in range(index * size, (index + 1) * size)]
         accumulation = self._training.accumulation_steps(self._mesh.replicas)
         update = self.engine.step(self._micro_batches(rows, index * accumulation), rate)
-        loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)  # .item() waits for the device
+        loss, tokens = update.loss.item(), sum(len(row.learned) for row in rows)
         learned, seconds = _learned(rows), time.perf_counter() - start
-        return StepResult(loss, rate, update.grad_norm, update.applied, tokens, learned, seconds, update.parts.tolist())
+        done, parts = (update.grad_norm, update.applied, update.exhausted), update.parts.tolist()
+        return StepResult(loss, rate, *done, tokens, learned, seconds, parts)
 
-    def evaluate(self, number: int) -> float | None:
+    def evaluate(self, number: int, between: Callable[[], None]) -> float | None:
         """The mean loss of the next ``eval_iters`` batches of ``valid``; None where none of their tokens counts.
+
+        They are the same ones where ``valid`` has no more.
 
         Args:
             number: how many evaluations there were before.
+            between: called before each batch; what it raises ends the evaluation.
         """
         assert self.valid is not None, "there is nothing to evaluate on"
         size = self._training.eval_iters * self._training.train_batch_size
         first = number * size
         rows = [self.valid[index % len(self.valid)] for index in range(first, first + size)]
-        return float(self.engine.evaluate(self._micro_batches(rows, 0)).mean()) if _learned(rows) else None
+        if not _learned(rows):
+            return None
+        passes = self._training.accumulation_steps(self._mesh.replicas)
+        return float(self.engine.evaluate(_with(between, self._micro_batches(rows, 0), passes)).mean())
 
     def _micro_batches(self, rows: Sequence[Row], number: int) -> Iterator[MicroBatch]:
         """This rank's share of rows that are learned from, or evaluated, together.
@@ -116,6 +127,14 @@ class Trainer:
 
     def _on_device(self, values: NDArray[np.int64] | NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._mesh.device, non_blocking=True)
+
+
+def _with(between: Callable[[], None], batches: Iterator[MicroBatch], passes: int) -> Iterator[MicroBatch]:
+    """The micro-batches, with a call before each ``passes`` of them."""
+    for number, batch in enumerate(batches):
+        if number % passes == 0:
+            between()
+        yield batch
 
 
 def _learned(rows: Sequence[Row]) -> int:

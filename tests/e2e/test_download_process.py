@@ -71,7 +71,7 @@ def test_two_runs_do_not_fight(server: FaultyServer, tmp_path: Path) -> None:
     holder = subprocess.Popen(command(server, tmp_path), stderr=subprocess.PIPE)
     try:
         assert wait_until(lambda: (tmp_path / LOCK_NAME).exists() and (tmp_path / LOCK_NAME).read_text() != "")
-        with pytest.raises(DataError, match=rf"process {holder.pid}\)"), folder_lock(tmp_path):
+        with pytest.raises(DataError, match=rf"process {holder.pid} on "), folder_lock(tmp_path):
             pass
     finally:
         holder.kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.command import neoxrun
+from support.command import Result, neoxrun
 from support.paths import ROOT
 
 pytestmark = [
@@ -54,6 +54,29 @@ def test_bf16_follows_fp32_and_the_run_can_be_used(exact: list[float], tmp_path:
 
 def test_fp16_follows_fp32(exact: list[float], tmp_path: Path) -> None:
     check_close(losses(tmp_path / "run", "--dtype", "fp16"), exact, 0.05)
+
+
+def in_fp16(run: Path, **scale: float) -> Result:
+    """A short run whose losses are multiplied by a scale at which gradients overflow at first."""
+    words = ("finetune", "demo", "--data", ROOT / "README.md", "--steps", 24, "--batch-size", 4, "--seq-length", 64)
+    block = {"enabled": True, "initial_scale_power": 28, "hysteresis": 1, **scale}
+    more = ("--warmup", 0.5, "--save-interval", 12, "--dtype", "fp16", "--set", f"fp16={json.dumps(block)}")
+    return neoxrun(*words, *more, "--output", run, env={"CUDA_VISIBLE_DEVICES": "0"}, timeout=200)
+
+
+def test_steps_that_fp16_leaves_out_do_not_move_the_rate_on(tmp_path: Path) -> None:
+    in_fp16(tmp_path / "run").check_success()
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    steps = [line for line in lines if "loss" in line]
+    left_out = sum(step["skipped"] for step in steps)
+    assert 2 < left_out < 18
+    applied = [step["lr"] for step in steps if not step["skipped"]]
+    assert steps[0]["lr"] == applied[0] == applied[1] < applied[2]  # GPT-NeoX's first two are the same
+
+
+def test_fp16_at_its_least_loss_scale_has_diverged(tmp_path: Path) -> None:
+    done = in_fp16(tmp_path / "run", min_loss_scale=2**27)
+    done.check_error(5, "the gradients of step 2 are beyond fp16 even at the least loss scale", "or use --dtype bf16")
 
 
 def test_activations_computed_twice_and_kept_on_the_host_change_nothing(exact: list[float], tmp_path: Path) -> None:

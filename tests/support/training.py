@@ -149,10 +149,10 @@ def run_curve(case: TrainingCase, mesh: Mesh) -> Curve:
     trainer = Trainer(engine, mesh, training, train, valid)
 
     def evaluations() -> list[float]:
-        return [trainer.evaluate(0)] if training.eval_iters else []
+        return [trainer.evaluate(0, lambda: None)] if training.eval_iters else []
 
     before = evaluations()
-    steps = [trainer.step(index) for index in range(training.train_iters)]
+    steps = [trainer.step(index, index) for index in range(training.train_iters)]
     after = evaluations()
     with engine.whole(*model.parameters()):
         weights = joined(model, mesh, torch.Tensor.detach)

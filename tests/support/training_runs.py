@@ -8,6 +8,8 @@ import pickle
 import random
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from neoxrun.config.settings import Precision, Settings
 from neoxrun.config.tensors import parameters
 from neoxrun.config.training import DataConfig, LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.conversion.configurations import neox_options, yaml_text
+from neoxrun.engine.pulse import Pulse
 from neoxrun.errors import NeoxrunError
 from neoxrun.parallel import mesh as meshes
 from neoxrun.planning.plan import Plan
@@ -49,7 +52,10 @@ _MODEL = replace(TINY, hidden_size=32, intermediate_size=128, seq_length=16, max
 
 @dataclass(frozen=True)
 class RunCase:
-    """One run: of the model and the texts that ``prepare`` has put into ``place``, into the folder ``name`` of it."""
+    """One run: of the model and the texts that ``prepare`` has put into ``place``, into the folder ``name`` of it.
+
+    It begins with the weights of the model, or of ``checkpoint``.
+    """
 
     place: Path
     name: str = "run"
@@ -58,8 +64,10 @@ class RunCase:
     replicas: int = 1
     dtype: Precision = "fp32"
     lora: LoraConfig | None = None
+    eval_stream: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     copied: tuple[str, int] | None = None
+    checkpoint: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -67,7 +75,8 @@ class RunCase:
 
     @property
     def settings(self) -> Settings:
-        return load_settings([str(self.place / "model" / "config.yml")])
+        settings = load_settings([str(self.place / "model" / "config.yml")])
+        return settings if self.checkpoint is None else replace(settings, checkpoint=self.checkpoint)
 
     @property
     def plan(self) -> Plan:
@@ -76,7 +85,8 @@ class RunCase:
 
     @property
     def options(self) -> FinetuneOptions:
-        data = DataConfig((self.place / "train.jsonl",), (self.place / "valid.jsonl",), seq_length=16)
+        files = ((self.place / "train.jsonl",), (self.place / "valid.jsonl",))
+        data = DataConfig(*files, eval_stream=self.eval_stream, seq_length=16)
         return FinetuneOptions(self.training, data, self.lora, self.folder, **self.more)
 
     def resumed(self, name: str, until: int, **changes: Any) -> RunCase:
@@ -114,26 +124,26 @@ def prepare(place: Path, *, gpt_j_residual: bool = True) -> None:
         (place / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-def run_here(case: RunCase) -> None:
+def run_here(case: RunCase, watch: Callable[[Pulse], AbstractContextManager[object]] = nullcontext) -> None:
     """A run of a single rank, in this process."""
     mesh = meshes.single_rank_mesh(CPU)
     case.begin()
     try:
-        run_finetuning(case.settings, mesh, case.plan, case.options, sys.stdout, False, lambda: None)
+        run_finetuning(case.settings, mesh, case.plan, case.options, sys.stdout, False, lambda: None, watch)
     finally:
         meshes.disconnect_ranks()
 
 
-def run_on_ranks(cases: list[RunCase], place: Path) -> None:
+def run_on_ranks(cases: list[RunCase], place: Path, program: str = __file__) -> None:
     """Runs on the same split, one after the other; one start of the ranks for all."""
     asked = place / "cases.pkl"
     asked.write_bytes(pickle.dumps(cases))
-    torchrun(__file__, asked, ranks=cases[0].tp * cases[0].replicas)
+    torchrun(program, asked, ranks=cases[0].tp * cases[0].replicas)
 
 
 def final_state(case: RunCase) -> dict[str, Tensor]:
     """The weights and the optimizer's state after the last step, of all ranks."""
-    folder = case.folder / f"global_step{STEPS}" / "training"
+    folder = case.folder / f"global_step{case.training.train_iters}" / "training"
     return {
         f"{path.name} {name}": tensor.clone()
         for path in sorted(folder.iterdir())
@@ -145,6 +155,14 @@ def metrics(case: RunCase) -> list[dict[str, Any]]:
     """Its metrics, without those that depend on the time."""
     lines = map(json.loads, (case.folder / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+def assert_same_run(case: RunCase, other: RunCase) -> None:
+    """Two runs have the same metrics, and bit for bit the same weights and state at the end."""
+    expected, found = final_state(case), final_state(other)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert metrics(case) == metrics(other)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "neoxrun"
 # From the bottom up; packages of one floor do not import each other. The last is the package itself, whose names are
 # the Python API.
 FLOORS = (
-    "errors version",
+    "errors locks version",
     "terminal",
     "config input",
     "parallel tokenizer",
@@ -54,6 +54,8 @@ LATE = {
     ("commands.convert", "conversion.convert"),
     ("commands.diff", "conversion.diff_folders"),
     ("commands.inspect", "conversion.inspect"),
+    ("commands.finetune", "training.data.cache"),
+    ("commands.finetune", "training.data.found"),
     ("commands.finetune", "training.data.prepare"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),

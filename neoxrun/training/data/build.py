@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neoxrun.config.training import DataConfig
-from neoxrun.errors import DataError
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
+from neoxrun.training.data.corpus import Corpus
 from neoxrun.training.data.packing import blended_rows, order_documents, pack
 from neoxrun.training.data.prepare import PreparedData
 from neoxrun.training.data.repeated import count_repeated
@@ -29,8 +29,9 @@ def build_rows(
         prepared: what that found.
         vocab_size: rows of the model's vocabulary.
         train_rows: how many rows of training data are needed; GPT-NeoX's ``train_iters * train_batch_size``.
-        valid_rows: how many of evaluation data; in GPT-NeoX ``(train_iters // eval_interval + 1) * eval_iters *
-            train_batch_size``. Both decide the number of epochs that are shuffled together.
+        valid_rows: how many of evaluation data: those of an evaluation, if all evaluations see the same; in GPT-NeoX
+            ``(train_iters // eval_interval + 1) * eval_iters * train_batch_size``. Both numbers decide how many epochs
+            are shuffled together.
         warn: look for documents that are in both, which reads them all, and warn of what is cut or left out. For one
             rank.
 
@@ -39,7 +40,7 @@ def build_rows(
         ``valid_rows`` is 0.
 
     Raises:
-        DataError: nothing can be learned. Reading a row raises it too, where it has ids that the model does not have.
+        DataError: documents that are compared, or later rows that are read, have ids that the model does not have.
     """
     train = [CorpusTokens(corpus, vocab_size) for corpus in prepared.train]
     valid = [CorpusTokens(corpus, vocab_size) for corpus in prepared.valid] if valid_rows else []
@@ -77,28 +78,19 @@ class _Builder:
         """At least ``needed`` rows of a corpus; ``count``, or all that there are."""
         data, corpus = self._data, tokens.corpus
         if not data.packed:
-            order = order_documents(self._alone(tokens), needed, data.seed)
+            order = order_documents(self._alone(corpus), needed, data.seed)
             return DocumentRows(tokens, order, data.seq_length, self._eod)
         packing = pack(corpus.sizes, corpus.documents, needed, data.seq_length, data.seed)
         skipped = self._eod if data.eod_mask_loss else None
         return PackedRows(tokens, packing, skipped, len(packing.shuffled) if count is None else count)
 
-    def _alone(self, tokens: CorpusTokens) -> NDArray[np.int64]:
+    def _alone(self, corpus: Corpus) -> NDArray[np.int64]:
         """The documents that make a row each: those of which something is learned within its length."""
-        corpus, longest = tokens.corpus, self._data.seq_length + 1
-        own = np.arange(corpus.documents.start, corpus.documents.stop)
-        sizes = corpus.own_sizes
-        cut, kept = int((sizes > longest).sum()), own[sizes > 1]
-        if tokens.masked:
-            kept = kept[[tokens.learned(int(one), 1, longest).any() for one in kept]]
+        longest = self._data.seq_length + 1
+        cut, kept = int((corpus.own_sizes > longest).sum()), corpus.alone(longest)
+        left_out = len(corpus.documents) - len(kept)
         if self._warn and cut:
             log.warning(f"{counted(cut, 'document')} cut to {longest} tokens (seq_length, and one to predict)")
-        if self._warn and len(kept) < len(own):
-            log.warning(f"{counted(len(own) - len(kept), 'document')} left out: nothing is learned in {longest} tokens")
-        if not len(kept):
-            raise DataError(
-                f"in no document anything is learned within {longest} tokens",
-                code="no_tokens",
-                hint="Give a greater --seq-length, or leave --no-pack out.",
-            )
+        if self._warn and left_out:
+            log.warning(f"{counted(left_out, 'document')} left out: nothing is learned in {longest} tokens")
         return kept

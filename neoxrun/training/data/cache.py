@@ -1,7 +1,7 @@
 """Files of texts, encoded once: packed data as GPT-NeoX writes them, in a folder of the run. No torch.
 
 A cache is named by what is in the file and by the tokenizer, so a change of either makes another one. It is written
-under temporary names, and its .idx appears last: a cache with a .idx is complete.
+under temporary names, and its .idx appears last: a cache with a .idx is complete. One that is damaged is written again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +31,14 @@ from neoxrun.tokenizer import END_OF_DOCUMENT, Tokenizer
 from neoxrun.tokenizer.chat import ChatTemplate
 from neoxrun.training.data.documents import TrainingDocument, read_training_documents
 from neoxrun.training.data.encoding import LONGEST, encode_documents
-from neoxrun.training.data.indexed import token_type, with_ending, write_index
+from neoxrun.training.data.indexed import read_index, token_type, with_ending, write_index
 
 LEARNED: Final = ".learned"
-"""The ending of a file with one byte a token, 1 where it is learned; missing where all are."""
+"""The ending of a file with one byte a token, 1 where it is learned; empty where all are."""
 
-_VERSION: Final = 1  # of what the functions here make of a file
+_LOCK: Final = "lock"
+_DIGESTS: Final = "digests.json"
+_VERSION: Final = 2  # of what the functions here make of a file
 _BATCH: Final = 1000
 _MOST_TOKENS: Final = int(np.iinfo(np.int32).max)
 """Of a document: an index has 32 bits for its size."""
@@ -97,12 +99,11 @@ def cached(path: Path, column: str, end: str, encoder: Encoder, folder: Path, *,
         raise DataError(f"{path} is not a file", code="unreadable_file", where=str(path), hint="Name files of texts.")
     source = open_source(str(path), end=end)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, str(path)):
             key = [_VERSION, column, end, source.format, encoder.eod, encoder.vocab_size, _digest(path, folder)]
             digest = hashlib.sha256(json.dumps([*key, _tokenizer_digest(encoder.files)]).encode()).hexdigest()
             prefix = folder / f"{path.name.split('.')[0]}-{digest[:16]}"
-            if not with_ending(prefix, ".idx").is_file():
+            if not _is_whole(prefix):
                 _encode(source, column, encoder, prefix, show=show)
             return prefix
     except OSError as error:
@@ -114,33 +115,85 @@ def cached(path: Path, column: str, end: str, encoder: Encoder, folder: Path, *,
         ) from None
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """The folders that have to be made for a folder of caches, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_unused(folders: Sequence[Path]) -> None:
+    """Remove folders that were made for caches where no tokens have been written in the end.
+
+    Args:
+        folders: what ``missing_folders`` found before.
+    """
+    if not folders or not folders[0].is_dir():
+        return
+    cache = folders[0]
+    with suppress(OSError), (cache / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or another process writes some
+        if any(path.stat().st_size for path in cache.glob("*.bin")):
+            return
+        for pattern in ("*.bin", f"*{LEARNED}", "*.idx", _DIGESTS, _LOCK):
+            for path in cache.glob(pattern):
+                path.unlink()
+        for path in folders:
+            path.rmdir()
+
+
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """While no other process is in here for the same folder."""
-    with (folder / "lock").open("w") as lock:
-        with waiting(f"waiting for another process to encode {name}", log.info):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """While no other process is in here for the same folder, which is made where it is missing."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _LOCK).open("w") as lock:
+            with waiting(f"waiting for another process to encode {name}", log.info):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink:  # or it was removed meanwhile, with the folder
+                yield
+                return
 
 
 def _digest(path: Path, folder: Path) -> str:
     """SHA-256 of a file, remembered for as long as its size and time stay as they are: 100 GB take minutes."""
-    memory = folder / "digests.json"
-    known: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    memory = folder / _DIGESTS
+    known = _read_digests(memory)
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
     name = str(path.resolve())
-    if known.get(name, [None])[:-1] != stamp:
+    entry = known.get(name)
+    if not isinstance(entry, list) or entry[:-1] != stamp:
         with path.open("rb") as file:
-            known[name] = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
+            known[name] = entry = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
         _replace(memory, json.dumps(known).encode())
-    return str(known[name][-1])
+    return str(entry[-1])
+
+
+def _read_digests(memory: Path) -> dict[str, Any]:
+    """What is remembered: nothing, where the file is missing or damaged."""
+    try:
+        known = json.loads(memory.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def _is_whole(prefix: Path) -> bool:
+    """Whether a cache is there, with as many tokens and marks as its .idx says."""
+    if not with_ending(prefix, ".idx").is_file():
+        return False
+    try:
+        index = read_index(prefix)
+        tokens, marks = (with_ending(prefix, ending).stat().st_size for ending in (".bin", LEARNED))
+    except (DataError, FileNotFoundError):
+        return False
+    count = int(index.sizes.sum())
+    return tokens == count * index.item and marks in (0, count)
 
 
 def _tokenizer_digest(config: TokenizerConfig) -> str:
@@ -163,6 +216,7 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
     sizes: list[int] = []
     empty = 0
     masked = False
+    plain = source.format == "txt"  # where blank lines are what is around documents
     documents = read_training_documents(source, column, encoder.chat)
     try:
         with (
@@ -171,7 +225,7 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
             partial[LEARNED].open("wb") as marks,
         ):
             for batch in _batches(documents):
-                given = [document for document in batch if document.text]
+                given = [document for document in batch if document.text and not (plain and document.text.isspace())]
                 empty += len(batch) - len(given)
                 encoded = encode_documents(encoder.tokenizer, encoder.eod, given, lambda count: bar.update(0, count))
                 for document, (ids, learned) in zip(given, encoded, strict=True):
@@ -181,13 +235,15 @@ def _encode(source: Source, column: str, encoder: Encoder, prefix: Path, *, show
                     masked = masked or learned is not None
                     sizes.append(len(ids))
                 bar.update(len(batch))
+            if not masked:
+                marks.truncate(0)
             for file in (tokens, marks):
                 file.flush()
                 os.fsync(file.fileno())
-        if empty and source.format != "txt":  # a text mostly ends with what separates documents
+        if empty and not plain:  # a text mostly ends with what separates documents
             log.info(f"{source.name}: {counted(empty, 'document')} without text left out")
         write_index(partial[".idx"], sizes, dtype)
-        for ending in (".bin", LEARNED, ".idx") if masked else (".bin", ".idx"):
+        for ending in (".bin", LEARNED, ".idx"):
             partial[ending].replace(with_ending(prefix, ending))
     finally:
         for path in partial.values():

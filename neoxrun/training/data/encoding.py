@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from typing import Final, NamedTuple
@@ -51,22 +52,24 @@ def encode_documents(
         documents: to encode.
         progress: is told how many characters more have been encoded.
     """
-    prefixes = [list(accumulate(piece.text for piece in document.pieces)) for document in documents]
-    texts = [(text, one.complete) for one, own in zip(documents, prefixes, strict=True) for text in own]
+    texts: list[tuple[str, bool]] = []
+    for document in documents:
+        texts.append((document.text, document.complete))
+        if len(document.pieces) > 1:
+            texts += _alone(document)
     encoded = _encode_all(tokenizer, texts, progress)
     for document in documents:
-        parts = [next(encoded) for _ in document.pieces]
-        ids = parts[-1]
-        if len(parts) == 1 and document.pieces[0].learned:
+        ids = next(encoded)
+        if len(document.pieces) == 1 and document.pieces[0].learned:
             yield EncodedDocument(np.append(ids, np.int32(eod)), None)
             continue
-        if not all(np.array_equal(ids[: len(part)], part) for part in parts):
-            complete = [document.complete or number > 0 for number in range(len(parts))]
-            own = [(piece.text, one) for piece, one in zip(document.pieces, complete, strict=True)]
-            ids = np.concatenate(alone := list(_encode_all(tokenizer, own, progress)))
-            bounds = list(accumulate(map(len, alone)))
-        else:
-            bounds = [len(part) for part in parts]
+        alone = [next(encoded) for _ in document.pieces] if len(document.pieces) > 1 else [ids]
+        bounds = list(accumulate(map(len, alone)))
+        if not np.array_equal(together := np.concatenate(alone), ids):
+            same = together[: len(ids)] == ids[: len(together)]
+            doubtful = bisect_right(bounds, int(np.append(same, False).argmin()))
+            found = _bounds(tokenizer, document, ids, doubtful, progress)
+            ids, bounds = (together, bounds) if found is None else (ids, found)
         has_end = document.complete and ids[-1:].tolist() == [eod]
         if not has_end:
             ids = np.append(ids, np.int32(eod))
@@ -75,6 +78,41 @@ def encode_documents(
         for piece, first, stop in zip(document.pieces, [0, *bounds], bounds, strict=False):
             learned[first:stop] = piece.learned
         yield EncodedDocument(ids, learned)
+
+
+def _alone(document: TrainingDocument) -> list[tuple[str, bool]]:
+    """The pieces as texts of their own; what begins a text stands before the first only."""
+    return [(piece.text, document.complete or number > 0) for number, piece in enumerate(document.pieces)]
+
+
+def _bounds(
+    tokenizer: Tokenizer,
+    document: TrainingDocument,
+    ids: NDArray[np.int32],
+    doubtful: int,
+    progress: Callable[[int], object],
+) -> list[int] | None:
+    """Where the tokens of each piece end in those of the whole; None if one token reaches from a piece into the next.
+
+    Everything is encoded up to the end of each piece, which costs n / 2 times the whole for n pieces. So this is only
+    asked where the pieces' own tokens are not those of the whole, and the ends of the first such piece come first.
+
+    Args:
+        tokenizer, document, progress: as for ``encode_documents``.
+        ids: of the whole.
+        doubtful: the first piece that has other tokens by itself.
+    """
+    texts = list(accumulate(piece.text for piece in document.pieces))[:-1]
+    first = [number for number in (doubtful - 1, doubtful) if 0 <= number < len(texts)]
+    others = [number for number in range(len(texts)) if number not in first]
+    bounds = {len(texts): len(ids)}
+    for numbers in (*([number] for number in first), others):
+        parts = _encode_all(tokenizer, [(texts[number], document.complete) for number in numbers], progress)
+        for number, part in zip(numbers, parts, strict=True):
+            if not np.array_equal(ids[: len(part)], part):
+                return None
+            bounds[number] = len(part)
+    return [bounds[number] for number in range(len(document.pieces))]
 
 
 def _encode_all(

@@ -57,7 +57,7 @@ def _rows(corpora: Sequence[Corpus], data: DataConfig) -> int:
         return 0
     if data.packed:
         return max(1, rows_of(sum(corpus.tokens for corpus in corpora), data.seq_length))
-    return sum(int((corpus.own_sizes > 1).sum()) for corpus in corpora)
+    return sum(len(corpus.alone(data.seq_length + 1)) for corpus in corpora)
 
 
 def prepare_data(
@@ -91,7 +91,7 @@ def prepare_data(
             valid = [corpus.part(part[1]) for corpus, part in zip(train, parts, strict=True) if part[1]]
         train = [corpus.part(part[0]) for corpus, part in zip(train, parts, strict=True)]
     for corpus in (*train, *valid):
-        check_corpus(corpus)
+        check_corpus(corpus, None if data.packed else data.seq_length + 1)
     return PreparedData(tuple(train), tuple(valid), encoder.eod)
 
 

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neoxrun.errors import DataError
-from neoxrun.training.data.cache import LEARNED
-from neoxrun.training.data.corpus import Corpus
-from neoxrun.training.data.indexed import with_ending
+from neoxrun.training.data.corpus import Corpus, read_marks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that Transformer Engine and Apex are missing, which nothing here needs
@@ -26,7 +24,6 @@ class CorpusTokens:
 
     Attributes:
         corpus: the same.
-        masked: some tokens may not be learned.
     """
 
     def __init__(self, corpus: Corpus, vocab_size: int) -> None:
@@ -34,11 +31,7 @@ class CorpusTokens:
         # fast_cache_load leaves out the check that the last document ends at the last sequence: it does not in what
         # GPT-NeoX's merge_datasets.py writes. read_index has checked what matters.
         self._readers = [IndexedDataset(str(index.prefix), fast_cache_load=True) for index in corpus.indexes]
-        self._marks = [
-            np.memmap(path, np.bool_, "r") if (path := with_ending(index.prefix, LEARNED)).is_file() else None
-            for index in corpus.indexes
-        ]
-        self.masked = any(marks is not None for marks in self._marks)
+        self._marks = [read_marks(index) for index in corpus.indexes]
         self._firsts = np.cumsum([0, *(len(index.sizes) for index in corpus.indexes)])
 
     def read(self, document: int, begin: int, end: int) -> NDArray[np.int64]:

@@ -14,7 +14,9 @@ import torch
 from neoxrun.cli import main
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.training.run_settings import describe_run
 from support.paths import shared_folder
+from support.training_data import write_packed
 
 TRAIN = shared_folder() / "fixtures-train"
 TEXT = "import os\nfor name in os.listdir('.'):\n    print(name)\n"
@@ -120,6 +122,63 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (run / "settings.json").read_text() == "{}"
 
 
+def test_a_run_with_other_data_is_refused(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever rows the change touches, and even where all documents keep their lengths."""
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    valid = write_packed(texts.parent / "valid", [[1, 2, 3], [4, 5, 6]])
+    words = ("--data", texts, "--eval-data", valid, "-o", "run")
+    finetune(*words)
+    (job,) = jobs
+    run = Path("run")
+    (run / "settings.json").write_text(json.dumps(describe_run(job.settings, job.plan, job.options)))
+    (run / "global_step2").mkdir()
+    (run / "global_step2" / "neoxrun.checkpoint.json").write_text('{"step": 2, "tp": 1}')
+    capsys.readouterr()
+    assert dry(*words, "--resume") == 0
+    write_packed(valid, [[1, 2, 3], [4, 5, 7]])
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {valid} has changed\n" in capsys.readouterr().err
+    text = texts.read_text()
+    texts.write_text("".join(reversed(text.splitlines(keepends=True))))
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {texts} has changed; {valid} has changed\n" in capsys.readouterr().err
+    texts.write_text(text + text)
+    assert dry(*words, "--resume") == 4
+    assert f"other settings or data: {texts} had 40 documents of " in capsys.readouterr().err
+    texts.write_text(text)
+    write_packed(valid, [[1, 2, 3], [4, 5, 6]])
+    assert dry(*words, "--resume", "--lr", "3e-5", "--epochs", 2) == 4
+    assert "other settings or data: --lr was 1e-05, is 3e-05; --epochs was 1, is 2\n" in capsys.readouterr().err
+    assert dry(*words, "--resume-anyway", "--lr", "3e-5") == 0
+    assert "warning: the run continues with other settings or data: --lr was 1e-05, is 3e-05\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_first_look_leaves_no_empty_folders(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither where it is refused, at a row or later, nor where there was nothing to encode."""
+    bad, blank = texts.parent / "bad.jsonl", texts.parent / "blank.txt"
+    bad.write_text('{"texts": "x"}\n')
+    blank.write_text("\n\n")
+    here = sorted(texts.parent.iterdir())
+    for path, code in ((bad, 4), (blank, 4), (write_packed(texts.parent / "packed", [[1, 2, 3] * 100]), 0)):
+        assert dry("--data", path, "-o", "new/run") == code
+        assert not Path("new").exists()
+    assert "there are no documents in" in capsys.readouterr().err
+    Path("new").mkdir()
+    assert dry("--data", bad, "-o", "new/run", "--resume") == 4
+    assert list(Path("new").iterdir()) == [], "what was there stays"
+    Path("new").rmdir()
+    assert [path for path in sorted(texts.parent.iterdir()) if path.stem != "packed"] == here
+    assert dry("--data", texts, "-o", "new/run") == 0
+    encoded = sorted(path.name for path in Path("new/run/cache").iterdir())
+    assert dry("--data", bad, "-o", "new/run") == 4
+    assert sorted(path.name for path in Path("new/run/cache").iterdir()) == encoded, "tokens are kept for the run"
+
+
 def test_a_complete_run_is_not_started(
     texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +193,10 @@ def test_a_complete_run_is_not_started(
     assert not jobs
     finetune("--data", texts, "-o", run, "--steps", 4, "--resume-anyway")
     assert len(jobs) == 1
+    due = '{"step": 3, "due": ["evaluation", "samples"]}'  # as after Ctrl-C in the last evaluation
+    (run / "global_step3" / "neoxrun.checkpoint.json").write_text(due)
+    finetune("--data", texts, "-o", run, "--steps", 3, "--resume-anyway")
+    assert len(jobs) == 2
 
 
 @pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])
@@ -213,7 +276,8 @@ def test_warnings(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = ("finetune=false", "lr_decay_iters=100000", "warmup=0.01")
     assert dry("--data", texts, *(word for key in keys for word in ("--set", key))) == 0
     error = capsys.readouterr().err
-    assert "finetune: false (--set finetune=false) would continue the training" in error
+    assert "finetune: false (--set finetune=false) would continue a run of GPT-NeoX" in error
+    assert "which the checkpoint does not have: the weights are trained from step 1" in error
     assert "the learning rate never reaches its peak: it rises for 1000 steps" in error
 
 

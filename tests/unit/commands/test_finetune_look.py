@@ -83,5 +83,7 @@ def test_the_expected_time() -> None:
     twice = replace(often, eval_interval=0)
     assert look.describe_speed(whole, twice) == "about 1,000 tokens/s, 94 s with 2 evaluations (estimated)"
     assert look.describe_speed(whole, replace(often, eval_interval=7)).endswith(" with 6 evaluations (estimated)")
+    assert look.describe_speed(whole, often, done=10) == "about 1,000 tokens/s, 64 s with 2 evaluations (estimated)"
+    assert look.describe_speed(whole, often, done=30) == "about 1,000 tokens/s, 0 s (estimated)"
     assert look.describe_speed(whole) == "about 1,000 tokens/s (estimated)"
     assert look.describe_speed(plan("1x77GB"), training) is None

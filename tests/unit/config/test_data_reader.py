@@ -40,7 +40,7 @@ def test_the_configuration_of_a_run_of_gpt_neox() -> None:
     settings, options = load_configuration([str(TRAIN / "tp1" / "config.yml")])
     data = read_data(options, settings, packed=True, column="text", document_end="")
     assert [path.resolve() for path in data.train] == [TRAIN.resolve() / "data" / "corpus_text_document"]
-    assert data == DataConfig(train=data.train, split=(0.5, 0.5, 0.0), seq_length=64, seed=1234)
+    assert data == DataConfig(train=data.train, split=(0.5, 0.5, 0.0), eval_stream=True, seq_length=64, seed=1234)
 
 
 def test_data_path_is_divided(files: Path) -> None:
@@ -48,6 +48,19 @@ def test_data_path_is_divided(files: Path) -> None:
     assert data.train == (files / "c_text_document",)
     assert data.split == (0.969, 0.03, 0.001)
     assert (data.valid, data.weights, data.eod_mask_loss, data.seed, data.seq_length) == ((), None, True, 5, 32)
+
+
+def test_evaluations_see_other_rows_each_time_where_a_configuration_names_them(files: Path) -> None:
+    both = {"train_data_paths": ["a.jsonl"], "valid_data_paths": ["a.jsonl"]}
+    given = {"train_data_paths": [str(files / "a.jsonl")]}
+    evaluated = {"valid_data_paths": [str(files / "a.jsonl")]}
+    assert read(files, data_path="a.jsonl").eval_stream
+    assert read(files, **both).eval_stream
+    assert read(files, given, **both).eval_stream, "not what is trained on counts"
+    assert read(files, {"split": "90,10,0"}, data_path="a.jsonl").eval_stream
+    assert not read(files, evaluated, data_path="a.jsonl").eval_stream
+    assert not read(files, evaluated, **both).eval_stream
+    assert not read(files, given | {"split": "90,10,0"}).eval_stream
 
 
 @pytest.mark.parametrize(

@@ -94,33 +94,6 @@ def test_defect_in_a_check_is_reported(server: FaultyServer, tmp_path: Path) -> 
     assert caught.value.exit_code == 1
 
 
-def test_lock_is_exclusive_while_it_comes_and_goes(tmp_path: Path) -> None:
-    inside, most, rounds = [0], [0], [0]
-    guard = threading.Lock()
-
-    def take() -> None:
-        for _ in range(200):
-            try:
-                with folder_lock(tmp_path):
-                    with guard:
-                        inside[0] += 1
-                        rounds[0] += 1
-                        most[0] = max(most[0], inside[0])
-                    time.sleep(0.0001)
-                    with guard:
-                        inside[0] -= 1
-            except DataError:
-                pass
-
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1]
-    assert rounds[0] > 10
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_that_may_not_be_written_to(server: FaultyServer, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

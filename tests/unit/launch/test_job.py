@@ -13,6 +13,7 @@ from neoxrun.errors import CheckpointError, DataError, Interrupted, NeoxrunError
 from neoxrun.generation.lines import state_of
 from neoxrun.launch import job
 from neoxrun.launch.job import Failure, Job, failure_of, read_cause, read_failures
+from neoxrun.training.folder import NONE_WRITTEN
 
 LOST = RankError("rank 0 lost contact", code="lost_contact")
 DAMAGED = CheckpointError("x.pt is damaged", code="damaged_file")
@@ -70,6 +71,17 @@ def test_nothing_is_kept_before_the_first_record(tmp_path: Path) -> None:
     assert job.continuing() == "Give the same command again."
     (tmp_path / "out.jsonl").write_text("{}\n")
     assert job.continuing() == "It is kept."
+
+
+def test_a_checkpoint_is_kept_once_there_is_one(tmp_path: Path) -> None:
+    work: Any = {"settings": None, "plan": None}
+    job = Job("finetune", **work, kept=NONE_WRITTEN, run=tmp_path / "run")
+    for name in ("global_step2.writing", "global_step4", "global_step10"):
+        assert job.continuing() == "No checkpoint has been written yet: the same command starts again."
+        (tmp_path / "run" / name).mkdir(parents=True)
+    for name in ("global_step4", "global_step10"):
+        (tmp_path / "run" / name / "neoxrun.checkpoint.json").write_text("{")  # what it says does not matter
+        assert job.continuing() == f"{tmp_path / 'run' / name} is whole: --resume continues from it."
 
 
 def test_records_that_a_job_replaces_are_not_its_own(tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
         assert len(folder.checkpoints()) == 3
 
 
+def test_the_best_is_one_of_those_that_were_evaluated_alike(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path / "run", MADE, resume=False, anyway=False) as folder:
+        save(folder, 1, 1.0, evaluated="x")
+        save(folder, 2, None, evaluated="y")
+        assert (folder.path / "best").read_text() == "global_step1"
+        save(folder, 3, 3.0, evaluated="y")
+        save(folder, 4, 4.0, evaluated="y")
+        assert (folder.path / "best").read_text() == "global_step3"
+        folder.prune(1)
+        assert [saved.step for saved in folder.checkpoints()] == [3, 4]
+
+
 def test_a_checkpoint_can_be_replaced_by_one_of_the_same_step(tmp_path: Path) -> None:
     with open_run_folder(tmp_path / "run", MADE, resume=False, anyway=False) as folder:
         save(folder, 1, round=1)

@@ -40,7 +40,7 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
         folder.begin(7)
         folder.publish(7, {})
     other = {**MADE, "training": {"lr": 0.2, "keep": 9}}
-    with pytest.raises(DataError, match=r"training\.lr was 0\.1, is 0\.2\n") as error:
+    with pytest.raises(DataError, match=r"other settings or data: lr was 0\.1, is 0\.2\n") as error:
         check_run_folder(tmp_path, other, resume=True, anyway=False)
     assert error.value.code == "different_run"
     before = (tmp_path / "settings.json").read_text()
@@ -49,7 +49,7 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
         write_settings(folder, other)
     written = json.loads((tmp_path / "settings.json").read_text())
     assert written["training"]["lr"] == 0.2
-    assert written["earlier"] == [{"until_step": 7, "was": ["training.lr was 0.1, is 0.2"]}]
+    assert written["earlier"] == [{"until_step": 7, "was": ["lr was 0.1, is 0.2"]}]
     with open_run_folder(tmp_path, other, resume=True, anyway=False) as folder:
         write_settings(folder, other)
     assert len(json.loads((tmp_path / "settings.json").read_text())["earlier"]) == 1
@@ -74,7 +74,7 @@ def test_a_run_has_no_fewer_steps_than_are_done(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the run has 6 steps already, and 4 are asked for"):
         check_run_folder(tmp_path, made(4), resume=True, anyway=True)
     assert check_run_folder(tmp_path, made(6), resume=True, anyway=False) == []
-    assert check_run_folder(tmp_path, made(7), resume=True, anyway=True) == ["training.train_iters was 6, is 7"]
+    assert check_run_folder(tmp_path, made(7), resume=True, anyway=True) == ["--steps was 6, is 7"]
 
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:

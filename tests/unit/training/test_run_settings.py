@@ -1,4 +1,4 @@
-"""What keeps one run from continuing another."""
+"""The settings of a run, as they are written and read."""
 
 from __future__ import annotations
 
@@ -7,74 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from neoxrun.config.training import DataConfig, LoraConfig, ScheduleConfig, TrainingConfig, ZeroConfig
-from neoxrun.training.options import FinetuneOptions
-from neoxrun.training.run_settings import describe_run, differences
-from support.plans import PUBLISHED, planned
-
-SCHEDULE = ScheduleConfig(lr=1e-3, min_lr=1e-4, style="cosine", warmup_iters=4.0, decay_iters=20)
-TRAINING = TrainingConfig(train_iters=20, train_batch_size=4, micro_batch_size=4, schedule=SCHEDULE)
-DATA = DataConfig((Path("/data/corpus.jsonl"),))
-
-
-def made(training: TrainingConfig = TRAINING, data: DataConfig = DATA, lora: LoraConfig | None = None) -> Any:
-    options = FinetuneOptions(training, data, lora, Path("/run"))
-    return describe_run(PUBLISHED["pythia-14m"][0], planned("pythia-14m", "1x80GB"), options)
+from neoxrun.config.training import LoraConfig
+from neoxrun.training.run_settings import evaluation_digest
+from support.run_settings import A_FILE, DATA, TRAINING, made
 
 
 def test_settings_survive_their_file() -> None:
-    described = made(lora=LoraConfig(rank=4))
+    described = made(lora=LoraConfig(rank=4), train_files=(A_FILE,))
     assert json.loads(json.dumps(described)) == described
     assert described["lora"]["rank"] == 4
     assert described["data"]["train"] == ["/data/corpus.jsonl"]
     assert described["training"]["schedule"]["style"] == "cosine"
+    noted = {"name": "/data/corpus.jsonl", "documents": 40, "tokens": 574, "digest": "x"}
+    assert described["files"] == {"train": {"/data/corpus.jsonl": noted}, "valid": {}}
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(TRAINING, zero=ZeroConfig(stage=3, offload_optimizer=True)),
-        replace(TRAINING, micro_batch_size=1),
-        replace(TRAINING, keep=2, save_interval=5, save_iters=(3,), eval_interval=7, eval_iters=2),
-        replace(TRAINING, checkpoint_activations=True, deterministic=True),
-    ],
-)
-def test_what_changes_neither_rows_nor_steps_may_change(other: TrainingConfig) -> None:
-    assert differences(made(), made(other)) == []
+def test_evaluations_that_can_be_compared_have_one_digest() -> None:
+    valid = replace(DATA, valid=(Path("/data/valid.jsonl"),))
+    more = {"train_files": (A_FILE,), "valid_files": (replace(A_FILE, name="/data/valid.jsonl"),)}
+    other = replace(A_FILE, digest="y")
 
+    def digest(*given: Any, **changed: Any) -> str:
+        return evaluation_digest(made(*given, **(more | changed)))
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        (made(replace(TRAINING, train_iters=30)), "training.train_iters was 20, is 30"),
-        (made(replace(TRAINING, schedule=replace(SCHEDULE, style="linear"))), "training.schedule.style was cosine"),
-        (made(replace(TRAINING, betas=(0.9, 0.95))), "training.betas was [0.9, 0.999], is [0.9, 0.95]"),
-        (made(data=replace(DATA, seed=1)), "data.seed was 1234, is 1"),
-        (made(data=replace(DATA, train=(Path("/other.txt"),))), 'data.train was ["/data/corpus.jsonl"], is ["/other'),
-        (made(lora=LoraConfig()), "lora.rank was null, is 16"),
-    ],
-)
-def test_what_changes_the_run_is_named(other: Any, said: str) -> None:
-    assert differences(made(), made()) == []
-    assert differences(made(), other)[0].startswith(said)
-
-
-def test_what_follows_from_another_difference_can_be_left_out() -> None:
-    longer = replace(TRAINING, train_iters=30, schedule=replace(SCHEDULE, lr=1e-3 / 3, min_lr=1e-4 / 3, decay_iters=30))
-    assert len(differences(made(), made(longer))) == 4
-    assert differences(made(), made(longer), all_of_them=False) == [
-        "training.train_iters was 20, is 30",
-        "training.schedule.lr was 0.001, is 0.000333333333333",
+    same = digest(TRAINING, valid)
+    assert same == digest(replace(TRAINING, train_iters=30, eval_interval=7, micro_batch_size=1), valid)
+    assert same == digest(TRAINING, valid, LoraConfig())
+    assert same == digest(TRAINING, replace(valid, train=(Path("/b"),), weights=(1.0,)), train_files=(other,))
+    stream = replace(valid, eval_stream=True)
+    different = [
+        digest(replace(TRAINING, eval_iters=7), valid),
+        digest(replace(TRAINING, train_batch_size=8), valid),
+        digest(TRAINING, replace(valid, seq_length=8)),
+        digest(TRAINING, valid, valid_files=(other,)),
+        digest(TRAINING, stream),
+        digest(replace(TRAINING, eval_interval=7), stream),
+        digest(TRAINING, replace(DATA, split=(0.9, 0.1, 0.0))),
+        digest(TRAINING, replace(DATA, split=(0.9, 0.1, 0.0)), train_files=(other,)),
     ]
-    alone = replace(TRAINING, schedule=replace(SCHEDULE, min_lr=2e-4))
-    assert differences(made(), made(alone), all_of_them=False) == ["training.schedule.min_lr was 0.0001, is 0.0002"]
-
-
-def test_micro_batches_count_where_they_change_the_mean_or_the_dropout() -> None:
-    for change in ({"loss_average": "gpt-neox"}, {"hidden_dropout": 0.1}):
-        before = replace(TRAINING, **change)
-        assert differences(made(before), made(replace(before, micro_batch_size=1))) == [
-            "training.micro_batch_size was 4, is 1"
-        ]
+    assert len({same, *different}) == 9

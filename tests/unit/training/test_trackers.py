@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,44 @@ def test_wandb_writes_a_folder_without_a_network(tmp_path: Path, monkeypatch: py
     again.close(failed=True)
     assert isinstance(again, WandbTracker)
     assert again.run_id == tracker.run_id
+
+
+def leveldb_records(data: bytes) -> Iterator[bytes]:
+    """The records of a file of wandb's: 7 bytes, then LevelDB's log format, in blocks of 32 KiB."""
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:  # too little room in the block for a header
+            at += 2**15 - at % 2**15
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def test_wandb_takes_the_steps_that_a_killed_run_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = WandbTracker("mine", tmp_path, {}, None)
+    for step in (1, 2, 3, 2, 3, 4):
+        tracker.add(step, {"train/loss": 1.0 / step})
+    tracker.close(failed=False)
+    (written,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    records = [Record.FromString(data) for data in leveldb_records(written.read_bytes())]
+    logged = [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    assert [(line["step"], line["train/loss"]) for line in logged] == [
+        (step, 1.0 / step) for step in (1, 2, 3, 2, 3, 4)
+    ]
+    axes = {record.metric.glob_name or record.metric.name: record.metric.step_metric for record in records}
+    assert axes["*"] == "step"
 
 
 def test_a_failure_of_wandb_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ import pytest
 import neoxrun.training.data.cache
 from neoxrun.errors import DataError
 from neoxrun.tokenizer import Tokenizer
-from neoxrun.training.data.cache import LEARNED, Encoder, cached, end_of_document
+from neoxrun.training.data.cache import LEARNED, Encoder, cached, end_of_document, missing_folders, remove_unused
 from neoxrun.training.data.indexed import read_index, with_ending
 from support.paths import DEMO
 from support.tiny_models import demo_tokenizer
@@ -44,7 +48,7 @@ def test_documents_without_text_are_left_out(tmp_path: Path, caplog: pytest.LogC
         prefix = encode(path, tmp_path / "cache")
     tokenizer = demo_tokenizer()
     assert tokens(prefix) == [[*tokenizer.encode("x = 1"), 0], [*tokenizer.encode("y"), 0]]
-    assert not with_ending(prefix, LEARNED).exists(), "all tokens are learned"
+    assert with_ending(prefix, LEARNED).stat().st_size == 0, "all tokens are learned"
     assert "1 document without text left out" in caplog.text
 
 
@@ -115,6 +119,35 @@ def test_a_cache_without_its_index_is_written_again(tmp_path: Path) -> None:
     assert tokens(encode(path, folder)) == [[*demo_tokenizer().encode("x"), 0]]
 
 
+@pytest.mark.parametrize("ending", [".idx", ".bin", LEARNED])
+@pytest.mark.parametrize("damage", ["gone", "cut short", "empty"])
+def test_a_damaged_cache_is_written_again(ending: str, damage: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "import", "completion": " os"}, {"text": "x"}]
+    path, folder = write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache"
+    prefix = encode(path, folder)
+    whole = {one: with_ending(prefix, one).read_bytes() for one in (".idx", ".bin", LEARNED)}
+    damaged = with_ending(prefix, ending)
+    if damage == "gone":
+        damaged.unlink()
+    elif damage == "cut short":
+        damaged.write_bytes(whole[ending][:-1])
+    elif ending != LEARNED:  # whose emptiness says that all is learned
+        damaged.write_bytes(b"")
+    assert encode(path, folder) == prefix
+    assert {one: with_ending(prefix, one).read_bytes() for one in whole} == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a', b"\xff", b"[" * 100_000, "entry"])
+def test_damaged_digests_are_forgotten(content: bytes | str, tmp_path: Path) -> None:
+    path, folder = write_rows(tmp_path / "a.jsonl", [{"text": "x"}]), tmp_path / "cache"
+    first = encode(path, folder)
+    memory = folder / "digests.json"
+    whole = memory.read_bytes()
+    memory.write_bytes(json.dumps({str(path): 3}).encode() if isinstance(content, str) else content)
+    assert encode(path, folder) == first
+    assert memory.read_bytes() == whole
+
+
 def _encode_and_count(path: Path, folder: Path, encodings: Path) -> None:
     whole: Callable[..., None] = neoxrun.training.data.cache._encode
 
@@ -140,6 +173,42 @@ def test_of_several_processes_one_encodes(tmp_path: Path) -> None:
     assert (tmp_path / "encodings").read_text() == "x"
 
 
+def test_a_process_that_waited_for_a_folder_which_is_gone_makes_it_again(tmp_path: Path) -> None:
+    path, folder = write_rows(tmp_path / "a.jsonl", [{"text": "x"}]), tmp_path / "run" / "cache"
+    made = missing_folders(folder)
+    assert made == [folder, folder.parent]
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_unused(made)
+        assert folder.is_dir(), "another process is in it"
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(encode, path, folder)
+            while not waiting.running():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert not waiting.done()
+            (folder / "lock").unlink()
+            for one in made:
+                one.rmdir()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert len(tokens(waiting.result(60))) == 1
+    remove_unused(made)
+    assert len(list(folder.glob("*.idx"))) == 1, "there are tokens in it"
+
+
+def test_folders_without_tokens_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    folder = tmp_path / "run" / "cache"
+    made = missing_folders(folder)
+    remove_unused(made)
+    encode(tmp_path / "a.jsonl", folder)
+    remove_unused(made)
+    assert not folder.parent.exists()
+    assert missing_folders(tmp_path) == []
+    remove_unused([])
+
+
 def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "import os"}])
     largest = max(demo_tokenizer().encode("import os"))
@@ -162,6 +231,15 @@ def test_the_end_of_a_text_is_no_document(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level("INFO", logger="neoxrun"):
         assert len(tokens(encode(tmp_path / "a.txt", tmp_path / "cache", end="\n"))) == 2
     assert "left out" not in caplog.text
+
+
+def test_blank_lines_are_no_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n \n\t\n")
+    assert tokens(encode(tmp_path / "a.txt", tmp_path / "cache")) == []
+    (tmp_path / "b.txt").write_text("a\n\n\n\n\n\nb\n")
+    assert len(tokens(encode(tmp_path / "b.txt", tmp_path / "cache", end="\n\n"))) == 2
+    rows = write_rows(tmp_path / "c.jsonl", [{"text": "\n"}])
+    assert len(tokens(encode(rows, tmp_path / "cache"))) == 1, "as preprocess_data.py has it"
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

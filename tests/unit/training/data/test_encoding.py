@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,39 @@ def test_the_learned_tokens_are_the_learned_text(pieces: list[tuple[str, bool]])
     assert ids[len(ids) - len(end) :] == end
     text = "".join(TOKENIZER.spell(token) for token in ids[: len(ids) - len(end)])
     assert text == "".join(text for text, one in pieces if one)
+
+
+@given(
+    st.lists(st.tuples(st.text("ab \n<", max_size=8), st.booleans()), min_size=2, max_size=6),
+    st.booleans(),
+    st.sampled_from(["a", "", "<|endoftext|>"]),
+)
+def test_a_text_is_encoded_as_a_whole_where_each_beginning_is(
+    pieces: list[tuple[str, bool]], complete: bool, end: str
+) -> None:
+    """Against the definition, which encodes the text up to the end of each piece."""
+    pieces = [(text + end, learned) for text, learned in pieces]
+    (found,) = encoded(document(*pieces, complete=complete))
+    beginnings = list(itertools.accumulate(text for text, _ in pieces))
+    parts = [TOKENIZER.encode(text, complete=complete) for text in beginnings]
+    ids = parts[-1]
+    if any(ids[: len(part)] != part for part in parts):
+        parts = list(itertools.accumulate(TOKENIZER.encode(text, complete=True) for text, _ in pieces))
+        ids = parts[-1]
+    bounds = [0, *map(len, parts)]
+    marks = [mark for number, (_, mark) in enumerate(pieces) for _ in range(bounds[number], bounds[number + 1])]
+    if not complete or ids[-1:] != [EOD]:
+        ids, marks = [*ids, EOD], [*marks, pieces[-1][1]]
+    assert found.ids.tolist() == ids
+    assert (found.learned if found.learned is not None else np.ones(len(ids), np.bool_)).tolist() == marks
+
+
+@pytest.mark.parametrize(("end", "passes"), [("<|endoftext|>", 2), (" ", 3)])
+def test_a_long_conversation_is_not_encoded_from_the_beginning_for_each_turn(end: str, passes: int) -> None:
+    turns = [(f"some words of turn {number}{end}", number % 2 == 1) for number in range(40)]
+    counts: list[int] = []
+    list(encode_documents(TOKENIZER, EOD, [document(*turns, complete=True)], counts.append))
+    assert sum(counts) <= passes * sum(len(text) for text, _ in turns)
 
 
 def test_long_texts_are_cut_where_it_makes_no_difference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,6 +27,20 @@ def test_documents_tokens_and_rows(tmp_path: Path) -> None:
     assert prepare(long, tmp_path).rows_of_an_epoch(long) == 1
 
 
+def test_documents_of_which_nothing_is_learned_are_no_rows(tmp_path: Path) -> None:
+    short, long = {"prompt": "a", "completion": "b"}, {"prompt": "a b c d e f g h i j", "completion": "k"}
+    texts = write_rows(tmp_path / "a.jsonl", [short, long, {"text": "x y z"}, long, short, long])
+    data = DataConfig((write_packed(tmp_path / "b", DOCUMENTS), texts), (texts,), seq_length=4, packed=False)
+    found = prepare(data, tmp_path / "cache")
+    assert (found.rows_of_an_epoch(data), found.valid_rows(data)) == (13, 3)
+    assert found.valid[0].alone(5).tolist() == [0, 2, 4]
+    assert found.valid[0].part(range(1, 5)).alone(5).tolist() == [2, 4]
+    assert found.valid[0].alone(100).tolist() == [0, 1, 2, 3, 4, 5]
+    none = DataConfig((write_rows(tmp_path / "c.jsonl", [long]),), seq_length=4, packed=False)
+    with pytest.raises(DataError, match=r"in no document of .*c\.jsonl anything is learned within 5 tokens"):
+        prepare(none, tmp_path / "cache")
+
+
 def test_a_split_divides_the_documents(tmp_path: Path) -> None:
     data = DataConfig((write_packed(tmp_path / "a", DOCUMENTS),), split=(80, 20, 0), seq_length=4)
     found = prepare(data, tmp_path)

@@ -47,7 +47,6 @@ def test_documents_of_several_files_are_numbered_one_after_the_other(tmp_path: P
         [True, True],
     ]
     assert tokens.learned(4, 1, 2).tolist() == [True]
-    assert tokens.masked
 
 
 def test_what_merge_datasets_writes_is_read(tmp_path: Path) -> None:
