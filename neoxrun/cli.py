@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Collection, Sequence
-from typing import IO
+from typing import IO, Any
 
 from neoxrun.commands.foreign import translate
 from neoxrun.errors import EXIT_CODES, Interrupted, Terminated, UsageError, classify
@@ -58,7 +59,15 @@ _EXIT_CODES = "exit codes:\n" + "".join(f"  {code:<3}  {meaning}\n" for code, me
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises its errors, so that they are handled like all others."""
+    """A parser that raises its errors, so that they are handled like all others.
+
+    What begins like a negative number is never an option: ``--lr -1e-5`` and ``--devices -2xH100`` are answered by what
+    reads the value.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, code="usage", hint=f"See `{self.prog} --help`.")

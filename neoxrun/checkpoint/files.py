@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,25 @@ def _allowed_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], st
     return [*((values[name.rpartition(".")[2]], name) for name in sorted(NUMPY_GLOBALS)), type(np.dtype(np.uint32))]
 
 
-def read_pickle(path: Path) -> Mapping[str, Any]:
+class StandIn:
+    """In place of an object of a program's own class: it keeps what that would have been made of, and runs nothing.
+
+    Attributes:
+        arguments: what it would have been called with. What it would have been given later are attributes, too.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+
+def read_pickle(path: Path, stand_ins: Sequence[str] = ()) -> Mapping[str, Any]:
     """The dictionary that ``torch.save`` wrote to ``path``; its tensors are views of the mapped file.
 
     Files of torch before 1.6 cannot be mapped: their tensors are in memory.
+
+    Args:
+        path: the file.
+        stand_ins: full names of classes in it that are neither imported nor called: ``StandIn`` takes their part.
 
     Raises:
         CheckpointError: the file is damaged, is not such a file, or asks to run code.
@@ -68,11 +83,11 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
     # filter stays: warnings.catch_warnings in a thread that loads would undo what other threads set meanwhile.
     warnings.filterwarnings("ignore", message="Detected pickle protocol")
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
+        with torch.serialization.safe_globals([*_allowed_globals(), *((StandIn, name) for name in stand_ins)]):
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # On arbitrary bytes torch.load may raise anything; to the user it all means the same.
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, stand_ins) from error
     if not isinstance(value, Mapping):
         raise CheckpointError(
             f"{path.name} holds a {type(value).__name__}, not named tensors",
@@ -86,23 +101,34 @@ def read_pickle(path: Path) -> Mapping[str, Any]:
 
 def _check_storages(path: Path, value: Mapping[str, Any], records: Counter[int]) -> None:
     """Prove that each storage is exactly one record: a longer one would read its neighbour's bytes."""
-    module = value.get("module")
-    tensors = module if isinstance(module, Mapping) else value
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in tensors.values()
-        if isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.numel()
+        for tensor in _tensors_in(value)
+        if tensor.layout is torch.strided and tensor.numel()
     }
     if Counter(storages.values()) - records:
         raise damaged_file(path, "is damaged: the sizes of its tensors are not those of its data")
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """All tensors in a value, however deep; each container once, since it may contain itself."""
+    waiting, seen = [value], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, Mapping | list | tuple) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, Mapping) else part
+
+
+def _unreadable(path: Path, error: Exception, stand_ins: Sequence[str]) -> CheckpointError:
     names: list[str] = []
     if zipfile.is_zipfile(path):
         try:
             with torch.serialization.safe_globals(_allowed_globals()):
-                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+                unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            names = sorted(set(unsafe) - set(stand_ins))
         except Exception:
             names = []  # the pickle cannot even be listed: the first error is reported
     if not names:

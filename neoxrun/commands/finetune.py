@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neoxrun.commands import common, finetune_look
+from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
@@ -69,12 +71,17 @@ def run(args: argparse.Namespace) -> int:
     leading = common.is_first(args)
     folder = run_folder(args, settings, options)
     resume = args.resume or args.resume_anyway
+    continued, not_continued = continued_run(args, settings, options, lora, folder)
     if leading:
         check_not_in_use(folder)
         if not resume:
-            check_run_folder(folder, {}, resume=False, anyway=False)
+            check_run_folder(folder, {}, resume=False, anyway=False, continued=continued)
+    if args.tp is None:
+        args.tp = trained_tp(folder, continued) if resume or continued is not None else None
     found = planned(args, settings, common.devices_from_args(args), request, lora)
     check_fp16(found.sizing.precision, found.sizing.kind)
+    if continued is not None:
+        continued.check_split(found.plan.tp)
     common.check_files(settings, random_weights=args.random_weights)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")
@@ -98,9 +105,17 @@ def run(args: argparse.Namespace) -> int:
         )
         train_files, valid_files = found_files(data, prepared)
         training, warnings = settled(request, found, data, prepared)
+        if continued is not None:
+            continued.check_steps(training.train_iters)
+            warnings += continued.row_warnings(training.train_batch_size)
+        schedule = continued_schedule(options, continued, folder, training.schedule)
+        training = replace(training, schedule=schedule)
         _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
         if leading:
-            _say(found, data, prepared, training, [*_warnings(options), *warnings])
+            if continued is not None:
+                log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
+            done = steps_done(folder, continued) if resume or continued is not None else 0
+            _say(found, data, prepared, training, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,
             data=data,
@@ -115,10 +130,12 @@ def run(args: argparse.Namespace) -> int:
             wandb=project,
             tensorboard=args.tensorboard,
             random_weights=args.random_weights,
+            continued=continued,
         )
         if leading and resume:
             made = describe_run(settings, found.plan, run_options)
-            if changed := check_run_folder(folder, made, resume=True, anyway=args.resume_anyway):
+            anyway: bool = args.resume_anyway
+            if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
                 log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
         if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
             return 0
@@ -185,33 +202,28 @@ def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, 
 
 
 def _say(
-    found: FinetunePlan, data: DataConfig, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
+    found: FinetunePlan,
+    data: DataConfig,
+    prepared: PreparedData,
+    training: TrainingConfig,
+    warnings: list[str],
+    done: int,
 ) -> None:
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
-    tokens = training.train_iters * training.train_batch_size * data.seq_length
-    if speed := finetune_look.describe_speed(found, tokens):
+    if speed := finetune_look.describe_speed(found, training, done):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
     for warning in [*warnings, *unlikely]:
         log.warning(warning)
 
 
-def _warnings(options: ConfigOptions) -> list[str]:
-    """What a configuration asks for that is done otherwise."""
-    where = options.where("finetune")
-    if where is None or options.flag("finetune", True):
-        return []
-    return [
-        f"finetune: false ({where}) would continue the training of the checkpoint with its optimizer's state, which is "
-        "not read: the weights are trained from step 1"
-    ]
-
-
 def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
     """The project in Weights & Biases; GPT-NeoX's is called neox where the configuration does not name one."""
     if args.wandb is not None:
+        if not args.wandb.strip():
+            raise UsageError("--wandb needs the name of a project", code="invalid_value")
         return str(args.wandb)
     entry = options.get("use_wandb")
     return options.text("wandb_project", "neox") if entry is not None and entry.value is True else None

@@ -18,6 +18,7 @@ from neoxrun.config.yaml_source import ConfigEntry
 from neoxrun.errors import UsageError
 from neoxrun.planning.devices import Device
 from neoxrun.planning.finetune import FinetunePlan, plan_finetune
+from neoxrun.planning.finetune_speed import measure_cpu
 from neoxrun.planning.planner import vocab_size_for_planning
 
 _KEYS: Final[Mapping[str, str]] = {
@@ -137,6 +138,7 @@ def planned(
         UsageError: it is not possible, or does not fit.
     """
     vocab_size, assumed = vocab_size_for_planning(settings)
+    here = bool(devices) and devices[0].kind == "cpu" and devices[0].cores > 0  # not only described
     return plan_finetune(
         settings,
         devices,
@@ -145,6 +147,7 @@ def planned(
         lora,
         vocab_size=vocab_size,
         vocab_assumed=assumed,
+        cpu=measure_cpu() if here and common.is_first(args) else None,
     )
 
 

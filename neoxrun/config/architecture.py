@@ -96,7 +96,8 @@ def read_architecture(options: ConfigOptions) -> ModelConfig:
     seq_length = options.integer("seq_length", 0)
     positions = options.integer("max_position_embeddings", 0)
     if positions < seq_length:
-        raise options.refusal("max_position_embeddings", f"at least seq_length ({seq_length})")
+        hint = f"Lower seq_length (--seq-length in finetune) to {positions}, beyond which the model knows no position."
+        raise options.refusal("max_position_embeddings", f"at least seq_length ({seq_length})", hint)
     norm = cast(Literal["layernorm", "rmsnorm"], options.choice("norm", "layernorm", ("layernorm", "rmsnorm")))
     layernorm_epsilon = options.number("layernorm_epsilon", 1e-5)
     rms_norm_epsilon = options.number("rms_norm_epsilon", 1e-8)

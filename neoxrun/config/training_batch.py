@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from neoxrun.errors import ConfigError
+from neoxrun.terminal.words import counted
 
 USUAL_ROWS: Final = 8
 """Rows of a step where nothing says how many."""
@@ -80,7 +81,7 @@ class BatchRequest:
             micro, odd = divmod(share, self.accumulation)
             if odd:
                 raise self._refusal(
-                    f"the {share} rows of a step on each of {replicas} replicas cannot be divided into "
+                    f"the {self._rows_of_each(share, replicas)} cannot be divided into "
                     f"{self.accumulation} equal passes (gradient_accumulation_steps)",
                     "Give --batch-size and --micro-batch-size, from which the number of passes follows.",
                 )
@@ -89,8 +90,7 @@ class BatchRequest:
             return Batch(self.rows, self.micro, share, self._note(replicas, share // self.micro))
         if self.micro_fixed:
             raise self._refusal(
-                f"{share} rows of a step on each of {replicas} replicas are not a multiple of the {self.micro} rows of "
-                "a pass",
+                f"the {self._rows_of_each(share, replicas)} cannot be divided into passes of {self.micro}",
                 f"Give --micro-batch-size a divisor of {share}, or another --batch-size.",
             )
         micro = max(size for size in range(1, self.micro + 1) if share % size == 0)
@@ -107,6 +107,10 @@ class BatchRequest:
         passes = self.accumulation or 1
         share = -(-USUAL_ROWS // (replicas * passes)) * passes
         return Batch(share * replicas, None if self.accumulation is None else share // passes, share)
+
+    def _rows_of_each(self, share: int, replicas: int) -> str:
+        where = f" on each of {replicas} replicas" if replicas > 1 else ""
+        return f"{counted(share, 'row')} of a step{where}"
 
     def _note(self, replicas: int, passes: int) -> str | None:
         if self.accumulation in (None, passes):

@@ -56,7 +56,14 @@ TRAINING: Final[Mapping[str, NeoxKey]] = {
     "checkpoint_scale": NeoxKey("linear", "`linear`, or `log`: after the powers of `checkpoint_factor`"),
     "extra_save_iters": NeoxKey("null", "further steps after which there is a checkpoint"),
     "keep_last_n_checkpoints": NeoxKey("2", "checkpoints that are kept besides the best one; `--keep`"),
-    "finetune": NeoxKey("true", "`false` is named in a warning: only the weights of a checkpoint are read"),
+    "finetune": NeoxKey(
+        "true", "`false`: continue GPT-NeoX's run with the state of its optimizer, where `load` has it; see below"
+    ),
+    "no_load_optim": NeoxKey("false", "`true`: leave that state out, and begin with step 1"),
+    "override_lr_scheduler": NeoxKey(
+        "false", "`true`: continue with this configuration's learning rate, where it is not that of the run"
+    ),
+    "use_checkpoint_lr_scheduler": NeoxKey("false", "`true`: continue with the run's own"),
 }
 """What ``config.training_reader`` and ``config.data_reader`` read. The default is that of ``finetune``."""
 

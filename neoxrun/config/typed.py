@@ -64,13 +64,14 @@ class ConfigOptions:
         entry = self._entries.get(name)
         return name if entry is None or entry.written is None else entry.written
 
-    def refusal(self, name: str, must_be: str) -> ConfigError:
+    def refusal(self, name: str, must_be: str, hint: str | None = None) -> ConfigError:
         """The error for an option's value that is not allowed."""
         entry = self._entries[name]
         return ConfigError(
             f"{self.written(name)} must be {must_be}, not {_show(entry.value)}",
             code="invalid_value",
             where=entry.where,
+            hint=hint,
         )
 
     def unsupported(self, name: str, supported: str, value: object = None) -> ConfigError:

@@ -12,7 +12,8 @@ from neoxrun.planning.hardware import card_of, listed_names
 
 # Of cards and of hosts, "GB" means 2**30 bytes: a card of 24 GB has 24 GiB.
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_COUNT: Final = r"\s*(?:(\d{1,4})\s*[x*]\s*)?"
+_COUNT: Final = r"\s*(?:(-?\d{1,99})\s*[x*]\s*)?"
+_MOST: Final = 9999  # of a kind
 _SIZE: Final = re.compile(_COUNT + r"(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt])i?b?\s*", re.IGNORECASE)
 _NAME: Final = re.compile(_COUNT + r"([a-z0-9][\w -]*?)\s*", re.IGNORECASE)
 
@@ -43,15 +44,15 @@ def parse_devices(text: str, kind: DeviceKind = "cuda") -> list[Device]:
 def _parsed(part: str, text: str, kind: DeviceKind) -> tuple[int, str, int]:
     """How many, their name, and the bytes of each."""
     if match := _SIZE.fullmatch(part):
-        count, size = int(match[1] or 1), int(float(match[2]) * _UNITS[match[3].upper()])
-        if count and size:
-            return count, f"{match[2]} {match[3].upper()}iB", size
+        size = int(float(match[2]) * _UNITS[match[3].upper()])
+        if size:
+            return _counted(match[1], text), f"{match[2]} {match[3].upper()}iB", size
     elif kind == "cuda" and (match := _NAME.fullmatch(part)):
         cards = {_plain(name): (name, size) for name, size in listed_names().items()}
         wanted = _plain(match[2])
-        count, found = int(match[1] or 1), cards.get(wanted) or cards.get(f"rtx{wanted}") or card_of(match[2])
-        if count and found:
-            return count, *found
+        found = cards.get(wanted) or cards.get(f"rtx{wanted}") or card_of(match[2])
+        if found:
+            return _counted(match[1], text), *found
     if kind == "cpu":
         raise UsageError(
             f"--devices {text!r} is not the size of a host's memory, which --device cpu needs",
@@ -65,6 +66,18 @@ def _parsed(part: str, text: str, kind: DeviceKind) -> tuple[int, str, int]:
         hint="Write count x memory, as in 2x48GB, 80GiB or 4x24GB,2x80GB, or count x name, as in 2xH100. Known names: "
         f"{names}.",
     )
+
+
+def _counted(count: str | None, text: str) -> int:
+    """How many devices a part names: one where it does not say."""
+    number = int(count or 1)
+    if not 0 < number <= _MOST:
+        raise UsageError(
+            f"--devices {text!r}: {number} is too {'small' if number < 1 else 'large'} a number of devices",
+            code="invalid_value",
+            hint=f"Give a number from 1 to {_MOST}.",
+        )
+    return number
 
 
 def _plain(name: str) -> str:

@@ -15,13 +15,12 @@ from neoxrun.planning.decision import Decision, SplitRule, VocabularyAssumed
 from neoxrun.planning.devices import Device
 from neoxrun.planning.finetune_memory import FinetuneSizing, RankBytes, Share
 from neoxrun.planning.finetune_refused import explain_finetune_refusal
-from neoxrun.planning.hardware import is_listed, slowest
+from neoxrun.planning.finetune_speed import CpuSpeed, cpu_tokens, gpu_tokens
+from neoxrun.planning.hardware import slowest
 from neoxrun.planning.memory import kv_cache_bytes, usable_bytes
 from neoxrun.planning.plan import Plan, RankMemory
 from neoxrun.planning.request import Requested, check_request
 from neoxrun.planning.split import tensor_sizes
-
-_UTILISATION = 0.4  # of a GPU's listed operations, which training reaches
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ def plan_finetune(
     *,
     vocab_size: int,
     vocab_assumed: bool,
+    cpu: CpuSpeed | None = None,
 ) -> FinetunePlan:
     """Decide how a model is fine-tuned on ``devices``.
 
@@ -70,6 +70,7 @@ def plan_finetune(
         lora: the adapters; None: all parameters are trained.
         vocab_size: rows of the word embedding.
         vocab_assumed: they are a guess.
+        cpu: the speed of the ``cpu`` device; None: it is not known.
 
     Raises:
         UsageError: it is not possible, or does not fit; the hint has flags with which it would.
@@ -120,7 +121,9 @@ def plan_finetune(
         share=share,
         need=need,
         batch=batch,
-        tokens_per_second=_speed(sizing, share, devices),
+        tokens_per_second=_speed(
+            sizing, share, batch, devices, requested.nnodes, cpu, dropout=request.attention_dropout > 0
+        ),
         notes=tuple(notes),
     )
 
@@ -211,11 +214,22 @@ def _size_notes(model: ModelConfig, share: Share, requested: Requested) -> list[
     return notes
 
 
-def _speed(sizing: FinetuneSizing, share: Share, devices: Sequence[Device]) -> float | None:
-    if devices[0].kind == "cpu" or not all(is_listed(device) for device in devices):
+def _speed(
+    sizing: FinetuneSizing,
+    share: Share,
+    batch: Batch,
+    devices: Sequence[Device],
+    hosts: int,
+    cpu: CpuSpeed | None,
+    *,
+    dropout: bool,
+) -> float | None:
+    if devices[0].kind == "cuda":
+        return gpu_tokens(sizing, share, devices)
+    if cpu is None:
         return None
-    rate = slowest(devices).flops(sizing.precision) * share.tp * share.replicas * _UTILISATION
-    return rate / sizing.operations(recompute=share.recompute)
+    passes = batch.share // share.micro
+    return cpu_tokens(sizing, share, cpu, cores=devices[0].cores, hosts=hosts, passes=passes, dropout=dropout)
 
 
 def _plan(

@@ -97,13 +97,17 @@ class FinetuneSizing:
     def operations(self, *, recompute: bool) -> float:
         """Multiplications and additions for one token: 4 for each frozen parameter, 6 for each trained one.
 
-        Attention adds 6 for each layer, dim and token of the row, of which half are seen on average; computing the
-        activations twice adds a third pass forward, of 2.
+        Embeddings are looked up, and count only where they are the head, too. Attention adds 6 for each layer, dim and
+        token of the row, of which half are seen on average; computing the activations twice adds a third pass forward,
+        of 2.
         """
-        frozen = self.parameters if self.lora is not None else 0
+        multiplied = self.parameters
+        if not self.model.tie_embeddings:
+            multiplied -= self.vocab_size * self.model.hidden_size
+        weights = 6 * multiplied if self.lora is None else 4 * multiplied + 6 * self.trained
         attention = 6 * self.model.num_layers * self.model.hidden_size * self.seq_length
-        again = 2 * self.parameters + attention / 3 if recompute else 0
-        return 4 * frozen + 6 * self.trained + attention + again
+        again = 2 * multiplied + attention / 3 if recompute else 0
+        return weights + attention + again
 
     def rank_bytes(self, share: Share) -> RankBytes:
         """What one rank holds; all hold the same, but for rounding."""

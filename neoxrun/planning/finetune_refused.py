@@ -47,12 +47,15 @@ def explain_finetune_refusal(
     ways = [way for way, fits in _ways(sizing, share, usable, tp_fixed=tp_fixed) if fits][:_MOST_WAYS]
     what = "the whole model" if sizing.lora is None else "an adapter"
     device = "GPU" if sizing.kind == "cuda" else "rank"
+    otherwise = "Use a smaller model, or larger devices."
+    if sizing.kind == "cpu" and tp * replicas > 1:
+        otherwise = "Use fewer ranks (--tp, --replicas): they share the host's memory."
     return UsageError(
         f"training {what} does not fit on {counted(tp * replicas, device)}: "
         f"{', '.join(f'{human_bytes(size)} of {name}' for name, size in parts)} need, with the rest, "
         f"{human_bytes(need.total)} on each, and {human_bytes(usable)} of {human_bytes(free)} free can be used",
         code="does_not_fit",
-        hint=f"What would fit: {', or '.join(ways)}." if ways else "Use a smaller model, or larger devices.",
+        hint=f"What would fit: {', or '.join(ways)}." if ways else otherwise,
     )
 
 

@@ -10,13 +10,15 @@ from typing import Final
 from torch import Tensor
 
 from neoxrun.checkpoint.adapter import write_adapter
+from neoxrun.config.end_ids import GENERATION_CONFIG
 from neoxrun.config.settings import Settings, TokenizerConfig
 from neoxrun.config.tensors import TensorKey
 from neoxrun.config.training import LoraConfig
 from neoxrun.conversion.configurations import neox_options, vocabulary_divisor, yaml_text
 from neoxrun.conversion.folding import merge_for_files
-from neoxrun.conversion.tokenizer_files import copy_tokenizer, write_end_ids
+from neoxrun.conversion.tokenizer_files import copy_tokenizer, tokenizer_files, write_end_ids
 from neoxrun.conversion.workplace import Workplace
+from neoxrun.errors import DataError
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.tokenizer import Tokenizer
 from neoxrun.training.folder import RunFolder
@@ -49,11 +51,13 @@ class Companions:
         self._tokenizer: TokenizerConfig | None = None
         if lora is None:
             work = Workplace(folder.path, False)
+            _check_tokenizer(folder.path, settings.tokenizer)
             self._tokenizer = copy_tokenizer(work, settings.tokenizer)
             if settings.end_ids:
                 write_end_ids(work, settings.end_ids)
             work.clear()
-            folder.write_text(_CONFIG, self._configuration(""))
+            if not _is_others(folder.path / _CONFIG):
+                folder.write_text(_CONFIG, self._configuration(""))
         else:
             folder.write_text(_GUIDE, self._guide(folder.path))
 
@@ -109,3 +113,25 @@ This writes a model with the adapter merged into the weights:
 
     neoxrun convert {weights} NEW_FOLDER --to huggingface --adapter {adapter}
 """
+
+
+def _check_tokenizer(folder: Path, tokenizer: TokenizerConfig) -> None:
+    """Refuse a folder with the files of another tokenizer, as one of GPT-NeoX's run may have them.
+
+    Raises:
+        DataError: it has.
+    """
+    for name, path in tokenizer_files(tokenizer).items():
+        found = folder / name
+        if name != GENERATION_CONFIG and found.is_file() and found.read_bytes() != path.read_bytes():
+            raise DataError(
+                f"{found} is another file than {path}, which would be written there",
+                code="existing_target",
+                where=str(found),
+                hint="Name another folder with --output DIR, or move the file elsewhere.",
+            )
+
+
+def _is_others(configuration: Path) -> bool:
+    """Whether a configuration is somebody's own, as in the folder of GPT-NeoX's run: it stays."""
+    return configuration.is_file() and _COMMENTS[0] not in configuration.read_text(encoding="utf-8", errors="replace")

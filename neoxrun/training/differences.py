@@ -12,6 +12,7 @@ from neoxrun.terminal.words import counted
 _FREE: Final = (
     "version",
     "earlier",
+    "continued",
     "epochs",
     "split.replicas",
     "training.deterministic",

@@ -23,21 +23,23 @@ METRICS: Final = "metrics.jsonl"
 LOG: Final = "log.jsonl"
 SAMPLES: Final = "samples.jsonl"
 PLOT: Final = "loss.png"
+BEST: Final = "best"
 CACHE: Final = "cache"
 """The folder of tokenized texts, which may be older than the run."""
 WRITING: Final = ".writing"
 """The end of a name that something has until it is whole."""
-
 EVALUATED: Final = "evaluated"
 """The name under which a checkpoint's facts have what its loss in evaluation was measured on."""
 NONE_WRITTEN: Final = "No checkpoint has been written yet: the same command starts again."
 """The hint where a run ends that cannot be continued."""
+CHECKPOINT_NAME: Final = re.compile(r"global_step(\d+)")
+"""The names of checkpoints, whole ones of this run and those of GPT-NeoX."""
+WRITTEN: Final = frozenset({METRICS, LOG, SAMPLES, PLOT, BEST})
+"""Files of a run, next to ``SETTINGS``, which tells that there is one."""
 
 _FACTS: Final = "neoxrun.checkpoint.json"
 _LATEST: Final = "latest"
-_BEST: Final = "best"
 _REMOVING: Final = ".removing"
-_NAME: Final = re.compile(r"global_step(\d+)")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class RunFolder:
         if found:
             self._write(self.path / _LATEST, found[-1].path.name)
         if (best := _best(found)) is not None:
-            self._write(self.path / _BEST, best.path.name)
+            self._write(self.path / BEST, best.path.name)
 
     def _writing(self, step: int) -> Path:
         return self.path / f"global_step{step}{WRITING}"
@@ -239,7 +241,11 @@ def unwritable_run(error: OSError, folder: Path) -> DataError:
 
 def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The step and the folder of each whole checkpoint, from old to new."""
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("global_step*") if (path / _FACTS).is_file()]
+    found = [
+        (CHECKPOINT_NAME.fullmatch(path.name), path)
+        for path in folder.glob("global_step*")
+        if (path / _FACTS).is_file()
+    ]
     return sorted((int(match[1]), path) for match, path in found if match is not None)
 
 

@@ -68,6 +68,7 @@ class Loop:
         self._saved: int | None = None
         self._due: list[str] = []
         self._eval_loss: float | None = None
+        self._first = 0
 
     def resume(self, saved: SavedCheckpoint, *, anyway: bool) -> None:
         """Continue after a checkpoint, whose weights the network has already; all ranks do this together.
@@ -95,6 +96,17 @@ class Loop:
         self._guard.remember(saved.facts.get("losses", ()))
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
+
+    def start_after(self, step: int, applied: int) -> None:
+        """Begin after a step that GPT-NeoX has made, with the rows that it would have used next.
+
+        Args:
+            step: the last that it has made.
+            applied: how many up to it were not left out.
+        """
+        self._done, self._first, self._applied = step, step, applied
+        if self._training.eval_interval:
+            self._evaluations = step // self._training.eval_interval
 
     def run(self) -> None:
         """Train to the last step.
@@ -181,7 +193,7 @@ class Loop:
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is one of this step."""
-        if self._saved == self._done or self._done == 0:
+        if self._saved == self._done or self._done == self._first:
             return
         facts: dict[str, Any] = {
             "tokens": self._tokens,
@@ -207,7 +219,7 @@ class Loop:
 
     def _stop(self) -> NoReturn:
         self._save()
-        if self._done == 0:
+        if self._done == self._first:
             raise Stopped("interrupted before the first step", hint=NONE_WRITTEN)
         raise Stopped(
             f"interrupted after {counted(self._done, 'step')} of {self._training.train_iters}",

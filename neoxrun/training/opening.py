@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from neoxrun.checkpoint.neox_run import NeoxRun
 from neoxrun.errors import DataError, UsageError
 from neoxrun.locks import held_folder
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted, listing
 from neoxrun.training.differences import causes, differences
-from neoxrun.training.folder import CACHE, SETTINGS, WRITING, RunFolder, read_json, saved_checkpoints, unwritable_run
+from neoxrun.training.folder import (
+    CACHE,
+    CHECKPOINT_NAME,
+    SETTINGS,
+    WRITING,
+    WRITTEN,
+    RunFolder,
+    read_json,
+    saved_checkpoints,
+    unwritable_run,
+)
 
 _EARLIER: Final = "earlier"
 
 
-def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anyway: bool) -> list[str]:
+def check_run_folder(
+    path: Path, made: Mapping[str, Any], *, resume: bool, anyway: bool, continued: NeoxRun | None = None
+) -> list[str]:
     """Refuse a folder that a run cannot be written to, or continued in.
 
     Args:
@@ -27,6 +40,7 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
         made: the settings of the run, as ``run_settings.describe_run`` gives them.
         resume: continue the run in it.
         anyway: even if its settings are different.
+        continued: GPT-NeoX's run that is continued; its folder may be this one.
 
     Returns:
         What differs from the settings of the run that is continued.
@@ -42,6 +56,9 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
         )
     if not (path / SETTINGS).is_file():
         others = [entry.name for entry in path.iterdir() if not _harmless(entry.name)] if path.exists() else []
+        if continued is not None and others and continued.folder.parent.samefile(path):
+            _check_neox_folder(path, others, continued)
+            return []
         if others:
             raise DataError(
                 f"{path} holds something else than a run: {listing(sorted(others))}",
@@ -82,7 +99,7 @@ def check_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anywa
     steps = made.get("training", {}).get("train_iters")
     if saved and steps is not None and steps < saved[-1].step:
         raise UsageError(
-            f"the run has {counted(saved[-1].step, 'step')} already, and {steps} are asked for",
+            f"the run has {counted(saved[-1].step, 'step')} already, more than the {steps} asked for",
             code="conflicting_options",
             where=str(saved[-1].path),
             hint=f"Give --steps {saved[-1].step} or more, or name another folder with --output DIR.",
@@ -100,6 +117,7 @@ def write_settings(folder: RunFolder, made: Mapping[str, Any]) -> None:
     if last is not None and (folder.path / SETTINGS).is_file():
         before = read_json(folder.path / SETTINGS)
         earlier = before.get(_EARLIER, [])
+        settings["continued"] = before.get("continued")
         if changed := differences(before, made):
             earlier = [*earlier, {"until_step": last.step, "was": changed}]
         if earlier:
@@ -119,7 +137,9 @@ def check_not_in_use(path: Path) -> None:
 
 
 @contextmanager
-def open_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anyway: bool) -> Iterator[RunFolder]:
+def open_run_folder(
+    path: Path, made: Mapping[str, Any], *, resume: bool, anyway: bool, continued: NeoxRun | None = None
+) -> Iterator[RunFolder]:
     """Hold the folder of a run; see ``check_run_folder``.
 
     The settings of a run from its first step are written now. A run that is continued calls ``write_settings`` once
@@ -133,7 +153,7 @@ def open_run_folder(path: Path, made: Mapping[str, Any], *, resume: bool, anyway
     except OSError as error:
         raise unwritable_run(error, path) from error
     with _held(path):
-        check_run_folder(path, made, resume=resume, anyway=anyway)
+        check_run_folder(path, made, resume=resume, anyway=anyway, continued=continued)
         folder = RunFolder(path)
         folder.clean()
         if folder.last is None:
@@ -163,6 +183,26 @@ def _held(path: Path) -> Iterator[None]:
         if not held:
             log.debug(f"{path} is on a file system without locks")
         yield
+
+
+def _check_neox_folder(path: Path, names: Collection[str], continued: NeoxRun) -> None:
+    """Refuse to continue in GPT-NeoX's folder where that would overwrite what is in it.
+
+    Its checkpoints are not those of a run of ours: they are neither counted nor removed.
+
+    Raises:
+        DataError: it would.
+    """
+    steps = {name: int(match[1]) for name in names if (match := CHECKPOINT_NAME.fullmatch(name))}
+    taken = [name for name in names if name in WRITTEN or steps.get(name, 0) > continued.iteration]
+    if taken:
+        raise DataError(
+            f"{path}, whose run is continued after step {continued.iteration}, holds already what would be written: "
+            f"{listing(sorted(taken))}",
+            code="existing_target",
+            where=str(path),
+            hint="Name another folder with --output DIR, or move these elsewhere.",
+        )
 
 
 def _harmless(name: str) -> bool:

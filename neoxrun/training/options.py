@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from neoxrun.checkpoint.neox_run import NeoxRun
 from neoxrun.config.training import DataConfig, LoraConfig, TrainingConfig
 
 
@@ -41,6 +42,7 @@ class FinetuneOptions:
         wandb: project in Weights & Biases; None: none.
         tensorboard: write TensorBoard's files to the folder.
         random_weights: start from random weights instead of a checkpoint.
+        continued: GPT-NeoX's run that is continued, where the folder has no checkpoint yet; None: begin with step 1.
     """
 
     training: TrainingConfig
@@ -56,3 +58,4 @@ class FinetuneOptions:
     wandb: str | None = None
     tensorboard: bool = False
     random_weights: bool = False
+    continued: NeoxRun | None = None

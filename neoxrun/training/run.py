@@ -23,6 +23,7 @@ from neoxrun.terminal.log import log
 from neoxrun.training.assembly import Assembled, assemble
 from neoxrun.training.checkpoints import Checkpoints
 from neoxrun.training.companions import Companions
+from neoxrun.training.continuing import continue_neox_run
 from neoxrun.training.effort import Effort, peak_of
 from neoxrun.training.folder import RunFolder, SavedCheckpoint
 from neoxrun.training.loop import Loop, Watching
@@ -80,6 +81,11 @@ def run_finetuning(
         if saved is not None:
             loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
+        elif (neox := options.continued) is not None:
+            engine = assembled.trainer.engine
+            state = OptimizerState(engine.optimizer, engine.stage)
+            applied = together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
+            loop.start_after(neox.iteration, applied)
         if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
             stop.install()
             announce()
@@ -150,12 +156,20 @@ class _Run:
         made = describe_run(self._settings, self._plan, options)
         return Report(
             folder,
-            done=0 if self._saved is None else self._saved.step,
+            done=self._done,
             total=options.training.train_iters,
             effort=effort_of(self._assembled.stage, self._plan),
             show_progress=show_progress,
             trackers=open_trackers(folder, made, wandb=options.wandb, tensorboard=options.tensorboard),
         )
+
+    @property
+    def _done(self) -> int:
+        """Steps that were made before."""
+        continued = self._options.continued
+        if self._saved is not None:
+            return self._saved.step
+        return 0 if continued is None else continued.iteration
 
     def _extra(self) -> Callable[[Path], object]:
         """What belongs to a checkpoint besides layer files and state; all ranks call it, and rank 0 the result."""
@@ -196,7 +210,9 @@ def _open(stack: ExitStack, settings: Settings, mesh: Mesh, plan: Plan, options:
         return None
     made = describe_run(settings, plan, options)
     return stack.enter_context(
-        open_run_folder(options.folder, made, resume=options.resume, anyway=options.resume_anyway)
+        open_run_folder(
+            options.folder, made, resume=options.resume, anyway=options.resume_anyway, continued=options.continued
+        )
     )
 
 

@@ -40,6 +40,9 @@ def describe_run(settings: Settings, plan: Plan, options: FinetuneOptions) -> di
             "valid": {file.name: asdict(file) for file in options.valid_files},
         },
         "lora": None if options.lora is None else asdict(options.lora),
+        "continued": None
+        if options.continued is None
+        else {"checkpoint": options.continued.folder, "iteration": options.continued.iteration},
     }
     values: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as they come back from the file
     return values

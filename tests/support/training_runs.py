@@ -52,7 +52,10 @@ _MODEL = replace(TINY, hidden_size=32, intermediate_size=128, seq_length=16, max
 
 @dataclass(frozen=True)
 class RunCase:
-    """One run: of the model and the texts that ``prepare`` has put into ``place``, into the folder ``name`` of it."""
+    """One run: of the model and the texts that ``prepare`` has put into ``place``, into the folder ``name`` of it.
+
+    It begins with the weights of the model, or of ``checkpoint``.
+    """
 
     place: Path
     name: str = "run"
@@ -64,6 +67,7 @@ class RunCase:
     eval_stream: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     copied: tuple[str, int] | None = None
+    checkpoint: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,7 +75,8 @@ class RunCase:
 
     @property
     def settings(self) -> Settings:
-        return load_settings([str(self.place / "model" / "config.yml")])
+        settings = load_settings([str(self.place / "model" / "config.yml")])
+        return settings if self.checkpoint is None else replace(settings, checkpoint=self.checkpoint)
 
     @property
     def plan(self) -> Plan:
@@ -129,11 +134,11 @@ def run_here(case: RunCase, watch: Callable[[Pulse], AbstractContextManager[obje
         meshes.disconnect_ranks()
 
 
-def run_on_ranks(cases: list[RunCase], place: Path) -> None:
+def run_on_ranks(cases: list[RunCase], place: Path, program: str = __file__) -> None:
     """Runs on the same split, one after the other; one start of the ranks for all."""
     asked = place / "cases.pkl"
     asked.write_bytes(pickle.dumps(cases))
-    torchrun(__file__, asked, ranks=cases[0].tp * cases[0].replicas)
+    torchrun(program, asked, ranks=cases[0].tp * cases[0].replicas)
 
 
 def final_state(case: RunCase) -> dict[str, Tensor]:

@@ -127,7 +127,8 @@ IMPORTERS = {
     "evaluation.named_errors evaluation.run evaluation.registered evaluation.task_options evaluation.__main__",
     "matplotlib": "benchmark.plot evaluation.trajectory_plot training.loss_plot",
     "megatron": "training.data.tokens training.tensor_parallel",
-    "numpy": "checkpoint.files evaluation.faster evaluation.run training.data.build training.data.cache "
+    "numpy": "checkpoint.files evaluation.faster evaluation.run planning.finetune_speed "
+    "training.data.build training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
     "training.data.rows training.data.tokens training.rows "
     "training.trainer",

@@ -130,9 +130,13 @@ def _bad(row: Row, message: str, hint: str | None = None) -> DataError:
 def _missing(row: Row, column: str) -> DataError:
     names = list(row.fields)
     known = ", ".join(printable(name) for name in names[:20])
-    wanted = [key for key in (column, *_PAIR, _MESSAGES) if key not in names]
-    guesses = (did_you_mean(name, wanted, 1) for name in names if name not in (*_PAIR, _MESSAGES))
-    hint = next(filter(None, guesses), f"Name the key of the text with --column; known keys: {known}.")
+    hint = f"Name the key of the text with --column; known keys: {known}."
+    if column == "text":  # a key of the row may be mistyped, else what was asked for
+        wanted = [key for key in (column, *_PAIR, _MESSAGES) if key not in names]
+        guesses = (did_you_mean(name, wanted, 1) for name in names if name not in (*_PAIR, _MESSAGES))
+        hint = next(filter(None, guesses), hint)
+    elif near := did_you_mean(column, names, 1):
+        hint = near.replace("mean ", "mean --column ")
     return DataError(
         f'a row needs a text under "{printable(column)}", or "prompt" and "completion", or "messages"',
         code="missing_column",

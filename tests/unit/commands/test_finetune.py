@@ -85,7 +85,9 @@ def test_where_the_run_is(texts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert names == [Path("finetune-demo"), Path("saved"), Path("given")]
 
 
-def test_weights_and_biases_of_the_configuration(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_of_the_configuration(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(launcher, "run_job", jobs.append)
     find = importlib.util.find_spec
@@ -94,6 +96,8 @@ def test_weights_and_biases_of_the_configuration(texts: Path, monkeypatch: pytes
     for words in (project, ("--set", "use_wandb=true"), ("--set", "use_wandb=true", *project), ("--wandb", "given")):
         finetune("--data", texts, *words)
     assert [job.options.wandb for job in jobs] == [None, "neox", "mine", "given"]
+    assert finetune("--data", texts, "--wandb", " ") == 2
+    assert "--wandb needs the name of a project" in capsys.readouterr().err
 
 
 def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +118,7 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "the run in" in capsys.readouterr().err
     assert dry("--data", texts, "-o", run, "--steps", 2, "--resume-anyway") == 0
     assert dry("--data", texts, "-o", run, "--steps", 1, "--resume-anyway") == 2
-    assert "the run has 2 steps already, and 1 are asked for" in capsys.readouterr().err
+    assert "the run has 2 steps already, more than the 1 asked for" in capsys.readouterr().err
     assert (run / "settings.json").read_text() == "{}"
 
 
@@ -272,7 +276,8 @@ def test_warnings(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = ("finetune=false", "lr_decay_iters=100000", "warmup=0.01")
     assert dry("--data", texts, *(word for key in keys for word in ("--set", key))) == 0
     error = capsys.readouterr().err
-    assert "finetune: false (--set finetune=false) would continue the training" in error
+    assert "finetune: false (--set finetune=false) would continue a run of GPT-NeoX" in error
+    assert "which the checkpoint does not have: the weights are trained from step 1" in error
     assert "the learning rate never reaches its peak: it rises for 1000 steps" in error
 
 

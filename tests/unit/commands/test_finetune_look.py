@@ -71,9 +71,19 @@ def test_data_and_length() -> None:
 
 
 def test_the_expected_time() -> None:
-    found = replace(plan("1xH100"), tokens_per_second=1000.0)
-    assert look.describe_speed(found, 90_000) == "about 1,000 tokens/s, 90 s (estimated)"
-    assert look.describe_speed(found, 900_000) == "about 1,000 tokens/s, 15 minutes (estimated)"
-    assert look.describe_speed(found, 36_000_000) == "about 1,000 tokens/s, 10.0 hours (estimated)"
-    assert look.describe_speed(found) == "about 1,000 tokens/s (estimated)"
-    assert look.describe_speed(plan("1x77GB"), 1000) is None
+    """An evaluation takes a third of the time of steps on as many rows, with an adapter half of it."""
+    whole, adapter = (replace(plan("1xH100", lora), tokens_per_second=1024.0) for lora in (None, LoraConfig()))
+    training = TrainingConfig(30, 6, 3, ScheduleConfig(1e-5, 1e-6, "cosine", 1.0, 30))  # steps of 3 s
+    assert look.describe_speed(whole, training) == "about 1,000 tokens/s, 90 s (estimated)"
+    assert look.describe_speed(whole, replace(training, train_iters=300)).startswith("about 1,000 tokens/s, 15 minutes")
+    assert look.describe_speed(whole, replace(training, train_iters=12_000)).endswith(", 10.0 hours (estimated)")
+    often = replace(training, eval_interval=10, eval_iters=2)  # before step 1, after 10, 20 and 30
+    assert look.describe_speed(whole, often) == "about 1,000 tokens/s, 98 s with 4 evaluations (estimated)"
+    assert look.describe_speed(adapter, often) == "about 1,000 tokens/s, 102 s with 4 evaluations (estimated)"
+    twice = replace(often, eval_interval=0)
+    assert look.describe_speed(whole, twice) == "about 1,000 tokens/s, 94 s with 2 evaluations (estimated)"
+    assert look.describe_speed(whole, replace(often, eval_interval=7)).endswith(" with 6 evaluations (estimated)")
+    assert look.describe_speed(whole, often, done=10) == "about 1,000 tokens/s, 64 s with 2 evaluations (estimated)"
+    assert look.describe_speed(whole, often, done=30) == "about 1,000 tokens/s, 0 s (estimated)"
+    assert look.describe_speed(whole) == "about 1,000 tokens/s (estimated)"
+    assert look.describe_speed(plan("1x77GB"), training) is None

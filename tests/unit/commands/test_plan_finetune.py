@@ -22,6 +22,12 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[3].startswith("speed: about ")
 
 
+def test_the_speed_of_this_cpu_is_measured_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, lines in (("", 1), ("--devices 64GB", 0), ("--dtype bf16", 0)):
+        assert main(["plan", "demo", "--finetune", "--device", "cpu", *words.split()]) == 0
+        assert capsys.readouterr().out.count("\nspeed: about ") == lines, words
+
+
 def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     words = "plan 20B --finetune --lora --lora-rank 8 --devices 1x80GB --json --zero-stage 2 --offload optimizer"
     assert main(words.split()) == 0

@@ -25,7 +25,11 @@ MISTAKES = [
     ("num_layers: true", "num_layers must be a whole number from 1", None),
     ("num_layers: 2.0", "num_layers must be a whole number from 1", None),
     ("hidden_size: 66", "hidden_size must be a multiple of num_attention_heads (4)", None),
-    ("max_position_embeddings: 8", "must be at least seq_length (32)", None),
+    (
+        "max_position_embeddings: 8",
+        "must be at least seq_length (32)",
+        "(--seq-length in finetune) to 8",
+    ),
     ("rotary_pct: 0", "rotary_pct must be a number greater than 0 and at most 1", None),
     ("rotary_pct: .nan", "rotary_pct must be", None),
     ("rotary_pct: 1.5", "rotary_pct must be", None),

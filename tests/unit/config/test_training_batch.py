@@ -53,7 +53,12 @@ def test_passes_follow_where_the_replicas_are_others() -> None:
     ("request_", "replicas", "words"),
     [
         (BatchRequest(4, where="a.yml:3"), 3, "4 cannot be shared equally by 3 replicas"),
-        (BatchRequest(8, 3, micro_fixed=True), 2, "4 rows of a step on each of 2 replicas are not a multiple of the 3"),
+        (
+            BatchRequest(8, 3, micro_fixed=True),
+            2,
+            "the 4 rows of a step on each of 2 replicas cannot be divided into passes of 3",
+        ),
+        (BatchRequest(7, 2, micro_fixed=True), 1, "the 7 rows of a step cannot be divided into passes of 2"),
         (BatchRequest(8, None, 3), 2, "cannot be divided into 3 equal passes"),
     ],
 )

@@ -92,10 +92,13 @@ DATA_KEYS = {
     "data_path",
     "eod_mask_loss",
     "finetune",
+    "no_load_optim",
+    "override_lr_scheduler",
     "save",
     "split",
     "train_data_paths",
     "train_data_weights",
+    "use_checkpoint_lr_scheduler",
     "valid_data_paths",
     "valid_data_weights",
 }

@@ -34,15 +34,12 @@ def test_sizes_that_people_write(text: str, sizes: list[int]) -> None:
         "2",
         "two",
         "x48GB",
-        "0x48GB",
         "2x0GB",
         "2x48",
-        "0xH100",
         "2xH99",
         "A100",
         "NVIDIA A100-SXM4-64GB",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
-        "-1x48GB",
         "2x48GB,",
         "2x48 parsecs",
         "9" * 400 + "GB",
@@ -52,6 +49,17 @@ def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a count and a memory size") as caught:
         parse_devices(text)
     assert caught.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    "text", ["0x48GB", "-1x48GB", "-2xH100", "0xH100", "10000xH100", "100000x1GB", "9" * 99 + "x1GB"]
+)
+def test_a_number_of_devices_that_cannot_be(text: str) -> None:
+    size = "small" if text.startswith(("0", "-")) else "large"
+    with pytest.raises(UsageError, match=f"{text.split('x')[0]} is too {size} a number of devices") as caught:
+        parse_devices(text)
+    assert caught.value.hint == "Give a number from 1 to 9999."
+    assert len(parse_devices("9999xH100")) == 9999
 
 
 def test_the_cpu_is_one_device() -> None:

@@ -225,6 +225,9 @@ def test_what_no_flag_helps() -> None:
     with pytest.raises(UsageError, match="does not fit on 1 rank") as caught:
         found("20B", "16GB", kind="cpu")
     assert caught.value.hint == "Use a smaller model, or larger devices."
+    with pytest.raises(UsageError, match="does not fit on 64 ranks") as caught:
+        found("pythia-160m", "16GB", kind="cpu", tp=1, replicas=64, lora=LORA)
+    assert caught.value.hint == "Use fewer ranks (--tp, --replicas): they share the host's memory."
 
 
 def test_zero_in_words() -> None:

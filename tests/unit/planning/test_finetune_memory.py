@@ -70,12 +70,15 @@ def test_adapters() -> None:
 
 
 def test_operations_of_a_token() -> None:
-    """6 a trained parameter, 4 a frozen one, and attention."""
-    attention = 6 * 44 * 6144 * 2048
-    assert SIZING.operations(recompute=False) == 6 * SIZING.parameters + attention
-    assert SIZING.operations(recompute=True) == pytest.approx(8 * SIZING.parameters + attention * 4 / 3)
+    """6 a trained parameter, 4 a frozen one, but none for embeddings that are looked up; and attention."""
+    attention, embedding = 6 * 44 * 6144 * 2048, SIZING.vocab_size * 6144
+    multiplied = SIZING.parameters - embedding
+    assert SIZING.operations(recompute=False) == 6 * multiplied + attention
+    assert SIZING.operations(recompute=True) == pytest.approx(8 * multiplied + attention * 4 / 3)
     sizing = replace(SIZING, lora=LoraConfig())
-    assert sizing.operations(recompute=False) == 4 * SIZING.parameters + 6 * sizing.trained + attention
+    assert sizing.operations(recompute=False) == 4 * multiplied + 6 * sizing.trained + attention
+    tied = replace(SIZING, model=replace(SIZING.model, tie_embeddings=True))
+    assert tied.operations(recompute=False) == 6 * tied.parameters + attention
 
 
 def test_activations_by_hand() -> None:

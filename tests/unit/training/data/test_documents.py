@@ -125,6 +125,14 @@ def test_the_hint_names_what_was_probably_meant(tmp_path: Path) -> None:
     assert "known keys: body, id" in hints[1]
 
 
+def test_the_hint_names_the_column_that_was_probably_meant(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"content": "a", "id": 1}])
+    for column, hint in (("contnet", "Did you mean --column content?"), ("zzz", "known keys: content, id.")):
+        with pytest.raises(DataError) as caught:
+            documents_of(path, column=column)
+        assert str(caught.value.hint).endswith(hint)
+
+
 def test_messages_need_a_template(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"messages": [USER, ANSWER]}])
     with pytest.raises(DataError, match="no chat template") as caught:

@@ -1,0 +1,244 @@
+"""What GPT-NeoX has left in a checkpoint for its run to be continued, and whether it can be here. No torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.layout import Checkpoint, list_names
+from neoxrun.checkpoint.missing import refuse_missing
+from neoxrun.config.foreign import is_zero3
+from neoxrun.config.saved_args import read_without_tensors
+from neoxrun.config.settings import Settings
+from neoxrun.config.training import ScheduleConfig
+from neoxrun.errors import CheckpointError, UsageError
+from neoxrun.terminal.words import counted
+
+ScheduleChoice = Literal["same", "configuration", "checkpoint"]
+"""Whose schedule of the learning rate counts: they have to be the same, as GPT-NeoX has it without further options."""
+
+_RANK: Final = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_PART: Final = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+_WEIGHTS_ONLY: Final = (
+    "Set finetune: true (--set finetune=true) to train from the checkpoint's weights, from step 1, without that state."
+)
+
+
+@dataclass(frozen=True)
+class NeoxRun:
+    """A run of GPT-NeoX up to one of its checkpoints.
+
+    Attributes:
+        folder: the checkpoint, a ``global_step<N>`` folder.
+        iteration: steps that it has behind it.
+        ranks: the ``mp_rank`` file of each tensor-parallel rank.
+        parts: with ZeRO, the files of each tensor-parallel rank's optimizer, in the order of the data-parallel ranks.
+        schedule: of the learning rate, as GPT-NeoX saves it; empty if it has not.
+        rows: of a step; None if the files do not tell.
+    """
+
+    folder: Path
+    iteration: int
+    ranks: tuple[Path, ...]
+    parts: tuple[tuple[Path, ...], ...]
+    schedule: Mapping[str, Any]
+    rows: int | None = None
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel size."""
+        return len(self.ranks)
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse to continue up to a step that was made already.
+
+        Raises:
+            UsageError: nothing is left to be trained.
+        """
+        if steps <= self.iteration:
+            raise UsageError(
+                f"GPT-NeoX's run has {counted(self.iteration, 'step')} already, and {steps} are asked for",
+                code="conflicting_options",
+                where=str(self.folder),
+                hint=f"Give more than {self.iteration} with --steps. {_WEIGHTS_ONLY}",
+            )
+
+    def row_warnings(self, rows: int) -> list[str]:
+        """What to tell people of other rows in a step than before."""
+        if self.rows in (None, rows):
+            return []
+        return [
+            f"the steps of GPT-NeoX's run had {counted(self.rows or 0, 'row')}, and these have {rows}: the data "
+            f"continue from row {self.iteration * rows}, as GPT-NeoX has it"
+        ]
+
+    def check_split(self, tp: int) -> None:
+        """Refuse another tensor-parallel size, by which the optimizer's state is divided.
+
+        Raises:
+            UsageError: it is another.
+        """
+        if tp != self.tp:
+            raise UsageError(
+                f"GPT-NeoX trained with model_parallel_size {self.tp}, by which its optimizer's state is divided, and "
+                f"not with {tp}",
+                code="conflicting_options",
+                where=str(self.folder),
+                hint=f"Give --tp {self.tp}. {_WEIGHTS_ONLY}",
+            )
+
+    def continued_schedule(self, made: ScheduleConfig, choice: ScheduleChoice) -> ScheduleConfig:
+        """The schedule of the learning rate, which GPT-NeoX compares with the checkpoint's (``AnnealingLR``).
+
+        Args:
+            made: that of the configuration.
+            choice: whose counts.
+
+        Raises:
+            UsageError: the two have to be the same, and are not.
+        """
+        saved, values = self.schedule, _values(made)
+        if choice == "configuration":
+            return made
+        if choice == "checkpoint" and values.keys() <= saved.keys():
+            return replace(
+                made,
+                lr=saved["start_lr"],
+                min_lr=saved["min_lr"],
+                style=saved["decay_style"],
+                warmup_iters=_at_least_one(saved["warmup_iter"]),
+                decay_iters=saved["end_iter"],
+            )
+        unlike = [
+            f"{name} was {saved[name]}, is {value}"
+            for name, value in values.items()
+            if name in saved and not _equal(saved[name], value, name)
+        ]
+        if unlike:
+            raise UsageError(
+                f"the learning rate has another schedule than in the run to be continued: {'; '.join(unlike)}",
+                code="conflicting_options",
+                where=str(self.ranks[0]),
+                hint="Give the same lr, min_lr, warmup, lr_decay_iters and lr_decay_style, or set "
+                "override_lr_scheduler: true for the new schedule, or use_checkpoint_lr_scheduler: true for the old.",
+            )
+        return made
+
+
+def find_neox_run(settings: Settings) -> NeoxRun | None:
+    """The run whose checkpoint a configuration names; None if that has no optimizer's state.
+
+    Raises:
+        ConfigError: it names no checkpoint.
+        CheckpointError: files are missing or damaged, or the state is not of a kind that can be continued here.
+    """
+    checkpoint = find_configured_checkpoint(settings)
+    if checkpoint.kind == "huggingface":
+        return None
+    names = list_names(checkpoint.folder)
+    ranks = {int(match[1]): checkpoint.folder / name for name in names if (match := _RANK.fullmatch(name))}
+    parts: dict[tuple[int, int], Path] = {}
+    for name in names:
+        if match := _PART.fullmatch(name):
+            key = int(match[2]), int(match[1])
+            if key in parts:
+                raise CheckpointError(
+                    f"{parts[key].name} and {name} are both present: each is part {key[1]} of rank {key[0]}",
+                    code="mixed_checkpoints",
+                    where=str(checkpoint.folder),
+                    hint="Move the files of one of the two runs elsewhere.",
+                )
+            parts[key] = checkpoint.folder / name
+    saved = read_without_tensors(ranks[0]) if 0 in ranks else {}
+    optimizer = saved.get("optimizer")
+    if not parts and (not optimizer or (isinstance(optimizer, dict) and optimizer.get("state") == {})):
+        return None
+    tp = checkpoint.source_tp
+    _check_kind(checkpoint, names, max(ranks, default=0) + 1, whole=None if parts else optimizer)
+    refuse_missing(
+        checkpoint.folder, [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(tp) if rank not in ranks]
+    )
+    replicas = max((part for _, part in parts), default=-1) + 1
+    if parts and isinstance(size := saved.get("dp_world_size"), int):
+        replicas = max(replicas, size)
+    refuse_missing(
+        checkpoint.folder,
+        [
+            f"zero_pp_rank_{part}_mp_rank_{rank:02d}_optim_states.pt"
+            for rank in range(tp)
+            for part in range(replicas)
+            if (rank, part) not in parts
+        ],
+    )
+    schedule = saved.get("lr_scheduler")
+    return NeoxRun(
+        checkpoint.folder,
+        _iteration(ranks[0], saved),
+        tuple(ranks[rank] for rank in range(tp)),
+        tuple(tuple(parts[rank, part] for part in range(replicas)) for rank in range(tp)) if parts else (),
+        schedule if isinstance(schedule, dict) else {},
+        _rows(saved),
+    )
+
+
+def not_continued(reason: str, where: Path) -> CheckpointError:
+    """The error for an optimizer's state that is present and cannot be used."""
+    return CheckpointError(
+        f"the state of GPT-NeoX's optimizer cannot be continued: {reason}",
+        code="unsupported_checkpoint",
+        where=str(where),
+        hint=_WEIGHTS_ONLY,
+    )
+
+
+def _check_kind(checkpoint: Checkpoint, names: list[str], ranks: int, *, whole: object) -> None:
+    """Refuse states of kinds that are not read; ``whole`` is that of an mp_rank file, None with ZeRO."""
+    if any(map(is_zero3, names)):
+        raise not_continued("it was saved with ZeRO stage 3", checkpoint.folder)
+    if ranks > checkpoint.source_tp:
+        raise not_continued("it was saved with several pipeline stages (pipe_parallel_size)", checkpoint.folder)
+    if whole is not None and not (isinstance(whole, dict) and whole.get("state") and whole.get("param_groups")):
+        raise not_continued("it was saved in 16 bits without ZeRO", checkpoint.folder)
+
+
+def _iteration(path: Path, saved: Mapping[str, Any]) -> int:
+    """Under the names that GPT-NeoX looks for."""
+    found = saved.get("iteration") or saved.get("total_iters")
+    if not isinstance(found, int) or found < 1:
+        raise not_continued("its file does not tell the iteration", path)
+    return found
+
+
+def _rows(saved: Mapping[str, Any]) -> int | None:
+    """Rows of a step, as DeepSpeed has counted them."""
+    samples, steps = saved.get("global_samples"), saved.get("global_steps")
+    if not isinstance(samples, int) or not isinstance(steps, int) or min(samples, steps) < 1:
+        return None
+    return samples // steps
+
+
+def _values(schedule: ScheduleConfig) -> dict[str, float | str]:
+    """A schedule under the names of GPT-NeoX's ``AnnealingLR``."""
+    return {
+        "start_lr": schedule.lr,
+        "min_lr": schedule.min_lr,
+        "warmup_iter": schedule.warmup_iters,
+        "end_iter": schedule.decay_iters,
+        "decay_style": schedule.style,
+    }
+
+
+def _equal(saved: object, value: float | str, name: str) -> bool:
+    if isinstance(value, str) or not isinstance(saved, int | float):
+        return saved == value
+    return math.isclose(_at_least_one(saved) if name == "warmup_iter" else saved, value)
+
+
+def _at_least_one(warmup: float) -> float:
+    """A warm-up shorter than one step, which is one step here."""
+    return max(1.0, warmup) if warmup else 0.0

@@ -1,0 +1,149 @@
+"""Which runs of GPT-NeoX can be continued, by the files of a checkpoint; what its optimizer's state holds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
+from neoxrun.config.settings import Settings
+from neoxrun.config.training import ScheduleConfig
+from neoxrun.errors import CheckpointError, UsageError
+from support.checkpoints import TINY
+from support.neox_optimizers import SCHEDULE, save_states
+from support.plans import settings_for
+
+MADE = ScheduleConfig(lr=1e-3, min_lr=1e-4, style="cosine", warmup_iters=4.0, decay_iters=20)
+
+
+@pytest.fixture
+def settings(folder: Path) -> Settings:
+    return replace(settings_for(2, 16, 4), model=TINY, checkpoint=folder)
+
+
+@pytest.fixture
+def step(folder: Path) -> Path:
+    return folder / "global_step1"
+
+
+def found(settings: Settings) -> NeoxRun:
+    run = find_neox_run(settings)
+    assert run is not None
+    return run
+
+
+def refusal(settings: Settings) -> str:
+    with pytest.raises(CheckpointError) as error:
+        find_neox_run(settings)
+    return error.value.render()
+
+
+def test_weights_alone_are_no_run(settings: Settings, step: Path) -> None:
+    assert find_neox_run(settings) is None
+    for none in (None, {"state": {}, "param_groups": [{"params": [0]}]}):
+        save_states(step, optimizer=none)
+        assert find_neox_run(settings) is None
+
+
+def test_a_run_without_zero(settings: Settings, step: Path) -> None:
+    save_states(step)
+    run = found(settings)
+    assert (run.folder, run.iteration, run.tp, run.parts) == (step, 7, 2, ())
+    assert run.schedule == SCHEDULE
+    assert [path.name for path in run.ranks] == ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"]
+
+
+@pytest.mark.parametrize("prefix", ["", "bf16_"])
+def test_a_run_with_zero(settings: Settings, step: Path, prefix: str) -> None:
+    save_states(step, optimizer=None, dp_world_size=3)
+    names = [
+        [f"{prefix}zero_pp_rank_{part}_mp_rank_{rank:02d}_optim_states.pt" for part in range(3)] for rank in (0, 1)
+    ]
+    for name in names[0] + names[1]:
+        (step / name).write_bytes(b"x")
+    run = found(settings)
+    assert [[path.name for path in paths] for paths in run.parts] == names
+    (step / names[1][2]).unlink()
+    (step / names[0][2]).unlink()
+    text = refusal(settings)
+    assert "2 files are missing" in text
+    assert "zero_pp_rank_2_mp_rank_01_optim_states.pt" in text
+
+
+def test_what_is_not_continued(settings: Settings, step: Path) -> None:
+    save_states(step, optimizer={"fp32_groups_flat": [torch.ones(3)], "optimizer_state_dict": {}})
+    assert "saved in 16 bits without ZeRO" in refusal(settings)
+    save_states(step)
+    (step / "mp_rank_02_model_states.pt").write_bytes(b"x")
+    text = refusal(settings)
+    assert "several pipeline stages" in text
+    assert "--set finetune=true" in text
+    (step / "mp_rank_02_model_states.pt").unlink()
+    (step / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"x")
+    assert "ZeRO stage 3" in refusal(settings)
+
+
+def test_missing_and_mixed_files(settings: Settings, step: Path) -> None:
+    save_states(step)
+    (step / "mp_rank_01_model_states.pt").unlink()
+    assert "1 file is missing from the checkpoint: mp_rank_01_model_states.pt" in refusal(settings)
+    save_states(step, iteration=None)
+    assert "does not tell the iteration" in refusal(settings)
+    for prefix in ("", "bf16_"):
+        (step / f"{prefix}zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+    assert "are both present" in refusal(settings)
+
+
+def test_steps_and_split(settings: Settings, step: Path) -> None:
+    save_states(step)
+    run = found(settings)
+    run.check_steps(8)
+    with pytest.raises(UsageError, match="has 7 steps already, and 7 are asked for"):
+        run.check_steps(7)
+    run.check_split(2)
+    with pytest.raises(UsageError, match=r"model_parallel_size 2, .* not with 1") as error:
+        run.check_split(1)
+    assert "--tp 2" in str(error.value.hint)
+
+
+def test_other_rows_in_a_step_are_named(settings: Settings, step: Path) -> None:
+    save_states(step)
+    assert found(settings).row_warnings(5) == []
+    save_states(step, more={"global_samples": 36})
+    assert found(settings).row_warnings(4) == []
+    (warning,) = found(settings).row_warnings(5)
+    assert "had 4 rows, and these have 5: the data continue from row 35" in warning
+
+
+def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> None:
+    save_states(step)
+    run = found(settings)
+    assert run.continued_schedule(MADE, "same") == MADE
+    other = replace(MADE, min_lr=0.0, decay_iters=30, style="linear")
+    with pytest.raises(UsageError) as error:
+        run.continued_schedule(other, "same")
+    for words in ("min_lr was 0.0001, is 0.0", "end_iter was 20, is 30", "decay_style was cosine, is linear"):
+        assert words in error.value.message
+    assert "start_lr" not in error.value.message
+    assert run.continued_schedule(other, "configuration") == other
+    assert run.continued_schedule(other, "checkpoint") == MADE
+    short: dict[str, Any] = SCHEDULE | {"warmup_iter": 0.2}
+    save_states(step, schedule=short)
+    one = replace(MADE, warmup_iters=1.0)
+    assert found(settings).continued_schedule(one, "same") == one
+    assert found(settings).continued_schedule(MADE, "checkpoint") == one
+
+
+def test_a_hostile_file_is_not_run(settings: Settings, step: Path, tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    save_states(step, schedule=Hostile())
+    assert found(settings).schedule == {}
+    assert not (tmp_path / "ran").exists()
