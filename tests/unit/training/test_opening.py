@@ -57,7 +57,7 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_checkpoints_that_cannot_be_continued_are_not_written_over(tmp_path: Path, resume: bool) -> None:
-    """As after a copy without some files; a run that has continued GPT-NeoX's may be in a folder with its checkpoints."""
+    """As after an incomplete copy; a run that has continued GPT-NeoX's may share a folder with its checkpoints."""
     with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
         pass
     (tmp_path / "global_step4").mkdir()
