@@ -71,7 +71,7 @@ def test_a_run_has_no_fewer_steps_than_are_done(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, made(6), resume=False, anyway=False) as folder:
         folder.begin(6)
         folder.publish(6, {})
-    with pytest.raises(UsageError, match="the run has 6 steps already, and 4 are asked for"):
+    with pytest.raises(UsageError, match="the run has 6 steps already, more than the 4 asked for"):
         check_run_folder(tmp_path, made(4), resume=True, anyway=True)
     assert check_run_folder(tmp_path, made(6), resume=True, anyway=False) == []
     assert check_run_folder(tmp_path, made(7), resume=True, anyway=True) == ["--steps was 6, is 7"]
