@@ -146,7 +146,7 @@ def test_a_run_continues_on_another_split(whole: Path, tmp_path: Path) -> None:
 def test_a_run_does_not_continue_with_other_settings(whole: Path) -> None:
     words = (*TRAIN, *BATCH, *STILL, "--output", whole)
     changed = neoxrun(*words, "--resume", "--lr", 1e-4)
-    changed.check_error(4, "training.schedule.lr was 0.001, is 0.0001", "--resume-anyway")
+    changed.check_error(4, "--lr was 0.001, is 0.0001", "--resume-anyway")
     for resume in ("--resume", "--resume-anyway"):
         settings = (whole / "settings.json").read_bytes()
         divided = neoxrun(*words, resume, "--lr", 1e-3, "--tp", 2)
