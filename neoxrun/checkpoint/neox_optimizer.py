@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -91,13 +91,12 @@ def open_optimizer(run: NeoxRun, rank: int, table: Mapping[TensorKey, Parameter]
     saved = read_pickle(path)
     try:
         found = _flat(run.parts[rank], saved, shapes) if run.parts else _whole(path, saved["optimizer"], shapes)
+        steps = found.steps or int(saved["global_steps"]) - int(saved["skipped_steps"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise not_continued(f"DeepSpeed's files have another form than is known here ({error!r})", path) from error
     if lacking := [key for key, entry in table.items() if entry.used and key not in found.spans]:
         raise not_continued(f"it lacks {lacking[0].name} of layer {lacking[0].layer}", path)
-    if not found.steps:
-        return SavedOptimizer(int(saved["global_steps"]) - int(saved["skipped_steps"]), found.spans, found.scaler)
-    return found
+    return replace(found, steps=steps)
 
 
 def _whole(path: Path, saved: Mapping[str, Any], shapes: Mapping[TensorKey, tuple[int, ...]]) -> SavedOptimizer:
@@ -128,10 +127,10 @@ def _flat(
     spans: dict[TensorKey, dict[SavedKind, SavedSpan]] = {}
     for number, group in enumerate(saved["param_shapes"]):
         flat: dict[SavedKind, list[Tensor]] = {
-            "master": [_checked(part["single_partition_of_fp32_groups"][number], paths[0]) for part in parts]
+            "master": [_checked(part["single_partition_of_fp32_groups"][number], paths[0], flat=True) for part in parts]
         }
         for kind in _MEANS:
-            flat[kind] = [_checked(_state_of(part, number)[kind], paths[0]) for part in parts]
+            flat[kind] = [_checked(_state_of(part, number)[kind], paths[0], flat=True) for part in parts]
         paddings = (parts[0].get("param_alignment_paddings") or {number: [0] * len(group)})[number]
         start = 0
         for (name, shape), padding in zip(group.items(), paddings, strict=True):
@@ -139,7 +138,7 @@ def _flat(
             if tuple(shape) != shapes.get(key):
                 raise _unlike(key, tuple(shape), shapes.get(key), paths[0])
             spans[key] = {kind: SavedSpan(tensors, start, tuple(shape)) for kind, tensors in flat.items()}
-            start += math.prod(shape) + padding
+            start += math.prod(shape) + max(0, padding)
         # Behind the last parameter there may be padding, which the fp32 weights have without theirs.
         spare = sum(part["group_paddings"][number] for part in parts)
         for kind, tensors in flat.items():
@@ -182,9 +181,11 @@ def _key(name: str, path: Path) -> TensorKey:
     return TensorKey(0, match[3]) if match[3] else TensorKey(int(match[1]), canonical(match[2]))
 
 
-def _checked(tensor: object, path: Path) -> Tensor:
+def _checked(tensor: object, path: Path, *, flat: bool = False) -> Tensor:
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or not tensor.is_floating_point():
         raise not_continued(f"a {type(tensor).__name__} takes the position of its numbers", path)
+    if flat and tensor.dim() != 1:
+        raise not_continued(f"a tensor of shape {list(tensor.shape)} takes the position of a flat part", path)
     return tensor
 
 

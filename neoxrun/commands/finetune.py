@@ -21,9 +21,10 @@ from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
+from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import check_unicode
+from neoxrun.terminal.words import check_unicode, human_bytes
 from neoxrun.tokenizer import load_tokenizer
 from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
@@ -109,10 +110,13 @@ def run(args: argparse.Namespace) -> int:
             warnings += continued.row_warnings(training.train_batch_size)
         schedule = continued_schedule(options, continued, folder, training.schedule)
         training = replace(training, schedule=schedule)
+        _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
         if leading:
             if continued is not None:
                 log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
             done = steps_done(folder, continued) if resume or continued is not None else 0
+            if resume and not done:
+                log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
             _say(found, data, prepared, training, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,
@@ -184,6 +188,19 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
                 hint="Install it: pip install 'neoxrun[finetune]'",
             )
     check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+
+
+def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, rows: int) -> None:
+    """Refuse so many rows that their order is larger than the memory of this host."""
+    plan, host = found.plan, cpu_device()
+    need = prepared.order_bytes(data, rows)
+    if need * (plan.tp * plan.replicas // plan.nnodes) > host.free_bytes:
+        raise UsageError(
+            f"the order of {rows:,} rows needs {human_bytes(need)} of memory on each rank, and this host has "
+            f"{human_bytes(host.free_bytes)} free",
+            code="invalid_value",
+            hint="Lower --epochs or --steps (in a configuration, train_iters).",
+        )
 
 
 def _say(

@@ -96,20 +96,22 @@ class Checkpoints:
                 self._folder.abandon(step)
             raise
 
-    def amend(self, step: int, facts: Mapping[str, Any], keep: int | None) -> None:
+    def amend(self, step: int, facts: Mapping[str, Any], keep: int | None, *, measured: bool) -> None:
         """Note more with the checkpoint of a step, by which another may be the best; all ranks call it.
 
         Args:
             step: of the checkpoint.
             facts, keep: as for ``save``.
+            measured: the loss of an evaluation in them is of the data of this run.
 
         Raises:
             DataError: the system refuses.
         """
+        noted = {**facts, EVALUATED: self._evaluated} if measured else facts
 
         def note() -> None:
             if self._folder is not None:
-                self._folder.amend(step, facts)
+                self._folder.amend(step, noted)
                 self._folder.prune(keep)
 
         self._together(note)

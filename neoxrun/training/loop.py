@@ -167,12 +167,13 @@ class Loop:
 
     def _look(self) -> None:
         """Evaluate and write samples, whatever of it is due; a checkpoint that has been written before notes it."""
+        measured = _DUE[0] in self._due
         for what, work in zip(_DUE, (self._evaluate, self._sample), strict=True):
             if what in self._due:
                 work()
                 self._due.remove(what)
         if self._saved == self._done:
-            self._checkpoints.amend(self._done, self._evaluated_facts(), self._training.keep)
+            self._checkpoints.amend(self._done, self._evaluated_facts(), self._training.keep, measured=measured)
 
     def _evaluate(self) -> None:
         if self._trainer.valid is not None and self._training.eval_iters:

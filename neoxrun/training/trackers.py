@@ -47,7 +47,7 @@ class WandbTracker:
         try:
             import wandb
 
-            self._html, self._table = wandb.Html, wandb.Table
+            self._table, self._teardown = wandb.Table, wandb.teardown
             self._run = wandb.init(
                 project=project,
                 dir=str(folder),
@@ -81,6 +81,7 @@ class WandbTracker:
     def close(self, *, failed: bool) -> None:
         """As ``Tracker`` says."""
         self._try(lambda: self._run.finish(exit_code=int(failed)))
+        self._try(self._teardown)  # its process may write the last metrics only now, after which this one ends
 
     def _try(self, work: Any) -> None:
         try:

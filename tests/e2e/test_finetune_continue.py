@@ -86,7 +86,36 @@ def test_the_moments_of_gpt_neox_are_those_of_the_same_steps_here(whole: Path) -
             torch.testing.assert_close(span.read(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
-def in_two(folder: Path) -> None:
+def in_parts(step: Path, rank: int, states: dict[str, Any], names: list[str], weights: dict[str, torch.Tensor]) -> None:
+    """The optimizer's state in ``states`` as ZeRO 1 has it on two replicas: flat, in halves, the last one padded."""
+    state, groups = states["optimizer"]["state"], states["optimizer"]["param_groups"]
+    states["optimizer"], states["dp_world_size"], states["param_shapes"] = None, 2, []
+    flat: dict[str, list[torch.Tensor]] = {"exp_avg": [], "exp_avg_sq": [], "master": []}
+    for group in groups:
+        states["param_shapes"].append({names[number]: weights[names[number]].shape for number in group["params"]})
+        for kind, whole in flat.items():
+            tensors = [weights[names[n]] if kind == "master" else state[n][kind] for n in group["params"]]
+            whole.append(torch.cat([tensor.flatten() for tensor in tensors]))
+    for part in range(2):
+        shares = {kind: [whole.chunk(2)[part].clone() for whole in wholes] for kind, wholes in flat.items()}
+        base = {
+            "state": {
+                group: {"step": state[0]["step"]}
+                | {kind: torch.cat([shares[kind][group], torch.zeros(4 * part)]) for kind in ("exp_avg", "exp_avg_sq")}
+                for group in range(2)
+            },
+            "param_groups": [{"params": [0]}, {"params": [1]}],
+        }
+        saved = {
+            "base_optimizer_state": base,
+            "single_partition_of_fp32_groups": shares["master"],
+            "group_paddings": [4 * part] * 2,
+            "zero_stage": 1,
+        }
+        torch.save({"optimizer_state_dict": saved}, step / f"zero_pp_rank_{part}_mp_rank_{rank:02d}_optim_states.pt")
+
+
+def in_two(folder: Path, *, zero: bool) -> None:
     """GPT-NeoX's checkpoint after 20 steps as two tensor-parallel ranks have it that began with the same norms."""
     step = folder / "global_step20"
     step.mkdir(parents=True)
@@ -100,6 +129,7 @@ def in_two(folder: Path) -> None:
         return tensor if dim is None else tensor.chunk(2, dim)[rank].clone()
 
     for rank in range(2):
+        weights = {}
         for path in (TP1 / "global_step20").glob("layer_*"):
             layer = {}
             for name, tensor in read_pickle(path).items():
@@ -107,6 +137,7 @@ def in_two(folder: Path) -> None:
                 # Of the model's bias each rank adds its half.
                 added = key.name in ("attention.dense.bias", "mlp.dense_4h_to_h.bias")
                 layer[name] = half(key, tensor, rank) / (2 if added else 1)
+                weights[f"{key.layer}.{key.name}"] = layer[name]
             torch.save(layer, step / path.name.replace("model_00", f"model_{rank:02d}"))
         states = dict(read_pickle(TP1 / "global_step20" / "mp_rank_00_model_states.pt"))
         state = {
@@ -115,13 +146,16 @@ def in_two(folder: Path) -> None:
             for number, entry in states["optimizer"]["state"].items()
         }
         states["optimizer"] = {"state": state, "param_groups": states["optimizer"]["param_groups"]}
+        if zero:
+            in_parts(step, rank, states, [f"{key.layer}.{key.name}" for key in keys], weights)
         torch.save(states, step / f"mp_rank_{rank:02d}_model_states.pt")
 
 
-def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [False, True], ids=["whole", "zero"])
+def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path, zero: bool) -> None:
     """With the run's own model_parallel_size; `save` is `load`, as where GPT-NeoX trains."""
     folder = tmp_path / "run"
-    in_two(folder)
+    in_two(folder, zero=zero)
     before = {path: path.read_bytes() for path in (folder / "global_step20").iterdir()}
     words = ("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--set", f"load={folder}", "--set", f"save={folder}")
     # The schedule of the run, which is that of the steps before, also when it is continued once more.
@@ -131,6 +165,8 @@ def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path) -
     assert_same_end(whole, folder)
     assert {path: path.read_bytes() for path in (folder / "global_step20").iterdir()} == before
     assert (folder / "latest").read_text() == "global_step30"
+    if zero:
+        return
     again = neoxrun(*words)
     assert again.code == 4
     assert "holds a run already" in again.err

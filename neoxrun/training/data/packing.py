@@ -97,6 +97,16 @@ def pack(sizes: NDArray[np.int32], documents: range, rows: int, seq_length: int,
     return Packing(order, np.cumsum(sizes[order], dtype=np.int64), shuffled, seq_length)
 
 
+def packing_bytes(documents: int, tokens: int, rows: int, seq_length: int) -> int:
+    """The most memory that ``pack`` uses, for this many documents of this many tokens in all.
+
+    A place in the order of documents has its number and its end and, while these are summed, its size twice.
+    """
+    epochs = epochs_for(rows, tokens, seq_length)
+    count = rows_of(epochs * tokens, seq_length)
+    return 24 * documents * epochs + (4 if count < np.iinfo(np.uint32).max - 1 else 8) * count
+
+
 def order_documents(documents: Sequence[int] | NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     """``rows`` documents, every epoch whole and in a new order: for one document a row."""
     generator = np.random.RandomState(seed)

@@ -16,7 +16,7 @@ from neoxrun.tokenizer import Tokenizer
 from neoxrun.tokenizer.chat import ChatTemplate, read_chat_template
 from neoxrun.training.data.cache import Encoder, end_of_document
 from neoxrun.training.data.corpus import Corpus, check_corpus, open_corpus
-from neoxrun.training.data.packing import rows_of, split_documents
+from neoxrun.training.data.packing import blended_rows, packing_bytes, rows_of, split_documents
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ class PreparedData:
     def rows_of_an_epoch(self, data: DataConfig) -> int:
         """Rows that all documents of ``train`` make once."""
         return _rows(self.train, data)
+
+    def order_bytes(self, data: DataConfig, rows: int) -> int:
+        """The memory that the order of so many rows to be trained on needs, on each rank."""
+        if not data.packed:
+            return 16 * rows  # numbers of documents, for a moment twice
+        counts = [rows] if data.weights is None else blended_rows(data.weights, rows)
+        parts = zip(self.train, counts, strict=True)
+        packed = sum(
+            packing_bytes(len(corpus.documents), corpus.tokens, count, data.seq_length) for corpus, count in parts
+        )
+        return packed if data.weights is None else packed + 9 * rows
 
     def valid_rows(self, data: DataConfig) -> int:
         """Rows that all documents of ``valid`` make once; 0 where there are none."""

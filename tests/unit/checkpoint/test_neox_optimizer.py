@@ -20,7 +20,7 @@ from neoxrun.checkpoint.neox_run import find_neox_run
 from neoxrun.config.tensors import TensorKey
 from neoxrun.errors import CheckpointError
 from support.checkpoints import TINY
-from support.neox_optimizers import TABLE, adam_state, save_states
+from support.neox_optimizers import EXEMPT, TABLE, adam_state, save_states
 from support.plans import settings_for
 
 
@@ -57,6 +57,18 @@ def test_the_order_is_that_of_the_modules(folder: Path, rank: int) -> None:
         if TABLE[key].dim is not None:
             assert mean.view(-1)[0] == rank, key
     assert tuple(saved.spans[TensorKey(2, "attention.dense.weight")]["exp_avg"].read().shape) == (16, 8)
+
+
+def test_without_weight_decay_there_is_one_group_in_the_order_of_the_network(folder: Path) -> None:
+    state = adam_state(0)
+    numbers = {key: 100 + number for number, key in enumerate(TABLE)}
+    keys = [key for key in TABLE if key not in EXEMPT] + EXEMPT
+    state["state"] = {numbers[key]: state["state"][number] for number, key in enumerate(keys)}
+    state["param_groups"] = [{"params": list(numbers.values())}]
+    save_states(folder / "global_step1", optimizer=state)
+    saved = opened(folder)
+    for number, key in enumerate(keys):
+        assert saved.spans[key]["exp_avg"].read().view(-1)[1] == number, key
 
 
 def test_steps_of_groups_and_of_the_engine(folder: Path) -> None:
@@ -133,6 +145,17 @@ def test_a_hostile_file_is_refused(folder: Path, tmp_path: Path) -> None:
     error = refusal(folder)
     assert (error.code, ran.exists()) == ("unsafe_file", False)
     assert "asks to run" in error.message
+
+
+def test_parts_that_are_not_flat_are_refused(folder: Path) -> None:
+    step = folder / "global_step1"
+    save_states(step, optimizer=None, more={"param_shapes": [{"0.word_embeddings.weight": torch.Size([32, 16])}]})
+    for rank in (0, 1):
+        part = {"single_partition_of_fp32_groups": [torch.ones(32, 16)]}
+        torch.save({"optimizer_state_dict": part}, step / f"zero_pp_rank_0_mp_rank_{rank:02d}_optim_states.pt")
+    assert "a tensor of shape [32, 16] takes the position of a flat part" in refusal(folder).message
+    save_states(step, optimizer=None)
+    assert "another form than is known here (KeyError('param_shapes'))" in refusal(folder).message
 
 
 def test_a_record_that_is_too_short_is_refused(folder: Path) -> None:

@@ -294,3 +294,22 @@ def test_warnings_of_little_data(texts: Path, capsys: pytest.CaptureFixture[str]
 def test_a_pipeline_is_planned_again(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry("--data", texts, "--set", "pipe_parallel_size=2") == 0
     assert "pipe_parallel_size: 2 -> 1, as finetune has no pipeline stages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (("--epochs", 10**9), ""),
+        (("--steps", 2 * 10**9), "16,000,000,000 "),
+        (("--no-pack", "--steps", 2 * 10**9), "16,000,000,000 "),
+    ],
+    ids=["epochs", "steps", "a document a row"],
+)
+def test_more_rows_than_their_order_has_room_for(
+    words: tuple[object, ...], rows: str, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dry("--data", texts, "-o", "run", *words) == 2
+    error = capsys.readouterr().err
+    assert f"{rows}rows needs " in error
+    assert "of memory on each rank, and this host has " in error
+    assert "Lower --epochs or --steps" in error

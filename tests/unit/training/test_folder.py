@@ -66,6 +66,18 @@ def test_the_best_is_one_of_those_that_were_evaluated_alike(tmp_path: Path) -> N
         assert [saved.step for saved in folder.checkpoints()] == [3, 4]
 
 
+def test_what_comes_of_an_evaluation_later_is_noted(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path / "run", MADE, resume=False, anyway=False) as folder:
+        save(folder, 1, 1.0)
+        save(folder, 2, due=["evaluation"])
+        folder.amend(2, {"due": [], "eval_loss": 0.5})
+        assert folder.checkpoints()[-1].facts == {"step": 2, "due": [], "eval_loss": 0.5}
+        assert (folder.path / "best").read_text() == "global_step2"
+        folder.prune(1)
+        assert names(folder.path / "global_step2") == {"weights", "neoxrun.checkpoint.json"}
+        assert [saved.step for saved in folder.checkpoints()] == [2]
+
+
 def test_a_checkpoint_can_be_replaced_by_one_of_the_same_step(tmp_path: Path) -> None:
     with open_run_folder(tmp_path / "run", MADE, resume=False, anyway=False) as folder:
         save(folder, 1, round=1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from neoxrun.config.training import DataConfig
 from neoxrun.errors import DataError
-from support.training_data import prepare, write_packed, write_rows
+from neoxrun.training.data.build import build_rows
+from support.training_data import VOCABULARY, prepare, write_packed, write_rows
 
 DOCUMENTS = [[number] * (number + 1) for number in range(1, 11)]  # 65 tokens
 
@@ -59,6 +61,23 @@ def test_files_are_shuffled_together_or_blended(tmp_path: Path) -> None:
     assert [len(corpus.documents) for corpus in blended.train] == [10, 1]
     own = prepare(DataConfig((packed,), (texts,), split=(80, 20, 0)), tmp_path / "cache")
     assert [len(corpus.documents) for corpus in (*own.train, *own.valid)] == [8, 1], "evaluated is what was named"
+
+
+@pytest.mark.parametrize("how", ["packed", "blended", "alone"])
+def test_the_memory_that_an_order_of_rows_needs(how: str, tmp_path: Path) -> None:
+    """Against what numpy asks for."""
+    first, second = (write_packed(tmp_path / name, DOCUMENTS * 40) for name in "ab")
+    weights = (1, 3) if how == "blended" else None
+    data = DataConfig((first, second), weights=weights, seq_length=8, packed=how != "alone")
+    rows = 200_000 if how == "blended" else 2_000_000
+    prepared = prepare(data, tmp_path)
+    tracemalloc.start()
+    try:
+        build_rows(data, prepared, VOCABULARY, rows, 0, warn=False)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.7 < most / prepared.order_bytes(data, rows) < 1.1  # one corpus after the other needs its most
 
 
 def test_an_empty_file_among_others_is_nothing(tmp_path: Path) -> None:
