@@ -28,6 +28,7 @@ from neoxrun.parallel.together import together
 from neoxrun.training.folder import EVALUATED, WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
+from neoxrun.training.ways_on import after_divergence
 from neoxrun.training.weight_files import WeightFiles
 
 _STATE: Final = "training"
@@ -182,13 +183,10 @@ class Checkpoints:
 
     def _refuse(self, step: int, key: TensorKey) -> None:
         found = saved_checkpoints(self._path)
-        kept = (
-            f"{found[-1].path} is kept: --resume continues from it." if found else "No checkpoint was written before."
-        )
         raise RankError(
             f"after step {step} weights are not numbers: {key.name} of layer {key.layer}, on rank {self._mesh.rank}",
             code="diverged",
-            hint=f"Lower --lr. {kept}",
+            hint=f"Lower --lr. {after_divergence(found[-1].path if found else None)}",
         )
 
     def _open_files(self, path: Path, step: int) -> _RankFiles:
