@@ -32,6 +32,7 @@ from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run_settings import describe_run
 from neoxrun.training.trackers import check_trackers
+from neoxrun.training.ways_on import check_resumable
 
 if TYPE_CHECKING:
     from neoxrun.training.data.prepare import PreparedData
@@ -139,7 +140,11 @@ def run(args: argparse.Namespace) -> int:
             anyway: bool = args.resume_anyway
             if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
                 log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
-        if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
+        if resume and common.is_alone(args) and _is_complete(folder, training.train_iters):
+            return 0
+        if leading and resume and (saved := saved_checkpoints(folder)):
+            check_resumable(saved[-1].path, settings, found.plan.tp, adapter=lora is not None)
+        if args.dry_run:
             return 0
         unless_started.pop_all()
     launcher.run_job(_job(args, settings, found, run_options))

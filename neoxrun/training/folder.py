@@ -278,7 +278,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not what neoxrun writes there",
             code="bad_file",
             where=str(path),
-            hint="Copy the run's folder again, or start over in another one with --output DIR.",
+            hint=f"Move {path.parent} elsewhere: the run then continues from another checkpoint, or from its start."
+            if path.name == _FACTS
+            else "Copy the run's folder again, or start over in another one with --output DIR.",
         )
     return values
 
