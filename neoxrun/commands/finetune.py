@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.stored_vocabulary import stored_vocab_rows
 from neoxrun.commands import common, finetune_look
 from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
 from neoxrun.commands.sampling_args import unescape
@@ -18,6 +20,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.config.training_request import RunSize, TrainingRequest
 from neoxrun.config.typed import ConfigOptions
+from neoxrun.engine.vocabulary import check_vocabulary
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
@@ -84,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if continued is not None:
         continued.check_split(found.plan.tp)
     common.check_files(settings, random_weights=args.random_weights)
+    if not args.random_weights:
+        _check_tokenizer(settings)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")
         log.info(finetune_look.describe_split(found))
@@ -92,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             log.info(note)
     from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
     from neoxrun.training.data.found import found_files
+    from neoxrun.training.data.noticed import notices
     from neoxrun.training.data.prepare import prepare_data
 
     with ExitStack() as unless_started:
@@ -118,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             done = steps_done(folder, continued) if resume or continued is not None else 0
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
+            warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
             _say(found, data, prepared, training, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,
@@ -193,6 +200,13 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
                 hint="Install it: pip install 'neoxrun[finetune]'",
             )
     check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+
+
+def _check_tokenizer(settings: Settings) -> None:
+    """Refuse a tokenizer that is not the model's, where the files of the weights tell; else the ranks do so."""
+    checkpoint = find_configured_checkpoint(settings)
+    if (rows := stored_vocab_rows(checkpoint)) is not None:
+        check_vocabulary(settings, load_tokenizer(settings.tokenizer), rows, checkpoint.source_tp)
 
 
 def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, rows: int) -> None:

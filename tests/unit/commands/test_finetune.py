@@ -18,7 +18,7 @@ from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.training.run_settings import describe_run
 from neoxrun.training.ways_on import state_file
-from support.paths import DEMO, shared_folder
+from support.paths import DEMO, FIXTURES, shared_folder
 from support.training_data import write_packed
 
 TRAIN = shared_folder() / "fixtures-train"
@@ -48,8 +48,22 @@ def test_the_first_look(texts: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed.out == ""
     assert "training the whole model, 3,456,000 parameters in fp32" in printed.err
     assert "40 documents of" in printed.err
+    assert "evaluation documents that are also in the training data: 40 of 40" in printed.err
     assert "learning rate 1e-05, cosine to 1e-06, " in printed.err
     assert printed.err.partition(" steps, ")[2].startswith("2.9"), "epochs: those of whole steps"
+
+
+def test_documents_that_are_cut_are_counted(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", texts, "--no-pack") == 0
+    assert "warning: 40 documents cut to 65 tokens" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the size of a model with its vocabulary is said."""
+    assert dry("--data", texts, "--tokenizer", FIXTURES / "tp1" / "tokenizer.json") == 3
+    printed = capsys.readouterr().err
+    assert "the tokenizer has 500 entries, but the checkpoint's vocabulary has 2048" in printed
+    assert "training the whole model" not in printed
 
 
 def test_options_that_are_read_are_not_said_to_be_ignored(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
