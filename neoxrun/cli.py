@@ -77,7 +77,10 @@ class _Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            near = did_you_mean(str(value), map(str, action.choices or ()), 1)
+            choices = {str(choice) for choice in action.choices or ()}
+            near = did_you_mean(str(value), choices, 1)
+            if choices.issuperset(parts := str(value).split(",")):
+                near = f"Write {' '.join(parts)}, with spaces."
             raise UsageError(str(error), code="usage", hint=f"{near} See `{self.prog} --help`.".strip()) from None
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]

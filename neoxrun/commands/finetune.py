@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
             if continued is not None:
                 log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
             done = steps_done(folder, continued) if resume or continued is not None else 0
+            if resume and not done:
+                log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
             _say(found, data, prepared, training, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,

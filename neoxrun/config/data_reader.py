@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from neoxrun.config.settings import Settings
+from neoxrun.config.shipped import shipped_names
 from neoxrun.config.training import DataConfig
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError, DataError
@@ -83,8 +84,19 @@ def _check(options: ConfigOptions, name: str, paths: Sequence[Path]) -> None:
                 f"{path} is a folder" if path.is_dir() else f"there is no file {path}, and no {path.name}{INDEX}",
                 code="missing_file",
                 where=options.where(name),
-                hint="Name a file of texts, or the .bin and .idx files of GPT-NeoX by what comes before these endings.",
+                hint=_hint(path),
             )
+
+
+def _hint(path: Path) -> str:
+    """What to do about data that do not exist."""
+    if path.name in shipped_names():
+        return f"To train {path.name}, name it before the options: they take all words that follow."
+    if ":/" in str(path):  # as pathlib writes what is between a protocol and a host
+        return "Download it first, and name the file."
+    if path.name == "-":
+        return "Write the texts to a file: they are read more than once."
+    return "Name a file of texts, or the .bin and .idx files of GPT-NeoX by what comes before these endings."
 
 
 def _weights(options: ConfigOptions, which: str, paths: Sequence[Path]) -> tuple[float, ...] | None:

@@ -94,7 +94,8 @@ def refuse_foreign_folder(folder: Path, names: Collection[str]) -> None:
             "the folder holds an adapter (LoRA), not a model" + (f": its model is {base}" if base else ""),
             code="unsupported_checkpoint",
             where=str(about),
-            hint=f"Name its model instead, and the adapter with --adapter {shlex.quote(str(folder))}.",
+            hint=f"Name its model instead, and the adapter with --adapter {shlex.quote(str(folder))}; "
+            "`neoxrun convert` merges the two, for what needs one model.",
         )
     if "quantize_config.json" in names:
         raise quantised_error(folder / "quantize_config.json", "gptq")

@@ -13,6 +13,8 @@ from neoxrun.config.training_keys import TRAINING
 from neoxrun.errors import ConfigError, UsageError
 from neoxrun.terminal.log import log
 
+_TEXTS = (".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".bin")
+
 
 @dataclass(frozen=True)
 class ConfigEntry:
@@ -187,6 +189,8 @@ def _compose(text: str, source: str) -> tuple[yaml.Node | None, _Loader]:
         hint = None
         if "\\t" in problem:
             hint = "YAML does not allow tabs as indentation. Replace them with spaces."
+        elif source.endswith(_TEXTS):
+            hint = "A configuration is expected here. Texts follow an option: --data in finetune, -i elsewhere."
         where = f"{source}:{mark.line + 1}" if mark and not source.startswith("--set") else source
         raise ConfigError(f"not valid YAML: {problem}", code="invalid_yaml", where=where, hint=hint) from error
     except RecursionError as error:

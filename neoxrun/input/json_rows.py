@@ -16,7 +16,7 @@ TEXT_ROW: Final = '{"text": "import os"}'
 
 def read_json_lines(file: IO[bytes], name: str, example: str = TEXT_ROW) -> Iterator[Row]:
     """The values of the lines that are not empty; see ``read_rows``."""
-    hint = f"JSON lines have one object a line, such as {example}; --input-format json reads an array, txt plain text."
+    hint = f"JSON lines have one object a line, such as {example}; an array is named .json, plain text .txt."
     offset = 0
     for number, data in enumerate(file, start=1):  # only a line feed ends a line: JSON allows U+2028 and its like
         line = decode(data, name, line=number, offset=offset)
@@ -27,7 +27,7 @@ def read_json_lines(file: IO[bytes], name: str, example: str = TEXT_ROW) -> Iter
 
 def read_json(file: IO[bytes], name: str, example: str = TEXT_ROW) -> Iterator[Row]:
     """The elements of an array, or the one object; see ``read_rows``."""
-    hint = f"JSON is an array of objects, such as [{example}]; --input-format jsonl reads lines, txt plain text."
+    hint = f"JSON is an array of objects, such as [{example}]; lines are named .jsonl, plain text .txt."
     text = decode(file.read(), name)
     if not text.strip():
         return

@@ -67,10 +67,11 @@ def check_run_folder(
                 hint="Name another folder with --output DIR.",
             )
         return []
-    saved = saved_checkpoints(path)
+    saved, before = saved_checkpoints(path), read_json(path / SETTINGS)
+    begun = continued.iteration if continued is not None else (before.get("continued") or {}).get("iteration", 0)
+    _check_whole(path, [one.path.name for one in saved], begun)
     if not resume and not saved:
         return []
-    before = read_json(path / SETTINGS)
     if not resume:
         raise DataError(
             f"{path} holds a run already",
@@ -202,6 +203,29 @@ def _check_neox_folder(path: Path, names: Collection[str], continued: NeoxRun) -
             code="existing_target",
             where=str(path),
             hint="Name another folder with --output DIR, or move these elsewhere.",
+        )
+
+
+def _check_whole(path: Path, saved: Collection[str], begun: int) -> None:
+    """Refuse a run's folder with checkpoints that cannot be continued, which the run would write over.
+
+    Args:
+        path: the folder.
+        saved: the names of the run's whole checkpoints.
+        begun: the step of GPT-NeoX's that the run has continued, whose checkpoints may be there; 0: none.
+
+    Raises:
+        DataError: it has such checkpoints.
+    """
+    found = [(CHECKPOINT_NAME.fullmatch(entry.name), entry.name) for entry in path.iterdir()]
+    others = [name for match, name in found if match is not None and int(match[1]) > begun and name not in saved]
+    if others:
+        raise DataError(
+            f"{path} holds what are not whole checkpoints of its run: {listing(sorted(others))}",
+            code="existing_target",
+            where=str(path),
+            hint="Each lacks the file that tells what is in it. Move them elsewhere, or name another folder with "
+            "--output DIR.",
         )
 
 

@@ -52,6 +52,10 @@ USAGE: dict[str, Case] = {
     ),
     "not a number": (demo(*PROMPT, "--tp", "two"), ("--tp", "'two'")),
     "impossible value": (demo(*PROMPT, "--temperature", "-1"), ("temperature", "0", "1000000")),
+    "commas in a list": (
+        ("finetune", "demo", "--lora", "--lora-targets", "dense,query_key_value"),
+        ("--lora-targets", "Write dense query_key_value, with spaces."),
+    ),
     "value like a number": (("plan", "--devices", "-2xH100"), ("--devices '-2xH100'", "from 1 to 9999")),
     "bias of no token": (demo(*PROMPT, "--logit-bias", "2048=1"), ("--logit-bias 2048", "0 to 2047")),
     "malformed bias": (demo(*PROMPT, "--logit-bias", "a=1"), ("--logit-bias a=1",)),

@@ -99,6 +99,8 @@ def _turns(row: Row, messages: object, chat: ChatTemplate | None) -> tuple[Piece
     for number, message in enumerate(messages):
         if message["role"] != _ASSISTANT:
             continue
+        if message.get("content") is None and not message.get("tool_calls"):
+            raise _bad(row, f"message {number + 1} is the assistant's and has no content to learn")
         before = chat.render(messages[:number], where=row.where) if number else ""
         after = chat.render(messages[: number + 1], answer=False, closed=True, where=row.where)
         if not (whole.startswith(after) and after.startswith(before)) or len(before) < done:

@@ -134,6 +134,21 @@ def test_missing_files_are_named_with_their_line(keys: dict[str, Any], files: Pa
     assert caught.value.where == f"{files}/model.yml:1"
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("demo", "To train demo, name it before the options: they take all words that follow."),
+        ("https://example.org/a.jsonl", "Download it first, and name the file."),
+        ("-", "Write the texts to a file: they are read more than once."),
+        ("missing.jsonl", "Name a file of texts, or"),
+    ],
+)
+def test_what_is_not_a_file_but_something_else(path: str, hint: str, files: Path) -> None:
+    with pytest.raises(DataError, match="there is no file") as caught:
+        read(files, train_data_paths=[path])
+    assert str(caught.value.hint).startswith(hint)
+
+
 def test_relative_paths_are_looked_for_as_other_files_are(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First next to the configuration, then in the working directory."""
     elsewhere = files / "elsewhere"

@@ -114,3 +114,12 @@ def test_values_that_are_no_yaml_name_the_line() -> None:
     with pytest.raises(ConfigError) as caught:
         read_yaml_values(b"a: 1\nb: [1\n")
     assert (caught.value.code, caught.value.where) == ("invalid_yaml", ":3")
+
+
+def test_texts_are_not_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        read_yaml_file(path)
+    assert caught.value.where == f"{path}:2"
+    assert "Texts follow an option: --data in finetune" in str(caught.value.hint)

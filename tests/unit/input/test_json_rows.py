@@ -61,4 +61,4 @@ def test_mistakes_have_their_line() -> None:
     cut = mistake(b'[\n{"a": 1},\n{"a": ', lines=False)
     assert (cut.where, "this file is not JSON" in cut.message) == ("a:3", True)
     assert mistake(b"[" * 200_000, lines=False).where == "a:1"
-    assert "--input-format json " in str(mistake(b"[\n", lines=True).hint)
+    assert "an array is named .json" in str(mistake(b"[\n", lines=True).hint)

@@ -16,7 +16,9 @@ from neoxrun.checkpoint.neox_run import find_neox_run
 from neoxrun.config.settings import Precision
 from neoxrun.config.tensors import parameters
 from neoxrun.config.training import ZeroConfig
-from neoxrun.errors import CheckpointError, DataError
+from neoxrun.errors import CheckpointError, DataError, Stopped
+from neoxrun.generation.interrupt import StopFlag
+from neoxrun.training.folder import saved_checkpoints
 from support import neox_runs
 from support.neox_runs import neox_folder
 from support.tiny_models import demo_tokenizer
@@ -131,6 +133,21 @@ def test_in_gpt_neox_own_folder_nothing_of_it_changes(cases: dict[str, RunCase],
     assert found.keys() == expected.keys()
     for name in (name for name in expected if "query_key_value.bias" not in name):
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_that_is_stopped_at_once_starts_again_after_gpt_neox_s_step(
+    cases: dict[str, RunCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = cases["zero1"]
+    case = continuing(base, "at once", replicas=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(StopFlag, "raised", property(lambda flag: True, lambda flag, value: None), raising=False)
+        with pytest.raises(Stopped, match="before the first step"):
+            run_here(case)
+    assert not list(case.folder.glob("global_step*"))
+    run_here(replace(case, more=case.more | {"resume": True}))
+    assert [line["step"] for line in metrics(case) if "loss" in line] == [AFTER + 1, STEPS]
+    assert saved_checkpoints(case.folder)[-1].facts["applied"] == STEPS
 
 
 def test_the_loss_scale_of_fp16_is_read_and_no_object_is_made(cases: dict[str, RunCase]) -> None:

@@ -55,6 +55,19 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "settings.json").read_text())["earlier"]) == 1
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_checkpoints_that_cannot_be_continued_are_not_written_over(tmp_path: Path, resume: bool) -> None:
+    """As after an incomplete copy; a run that has continued GPT-NeoX's may share a folder with its checkpoints."""
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
+        pass
+    (tmp_path / "global_step4").mkdir()
+    with pytest.raises(DataError, match="not whole checkpoints of its run: global_step4") as error:
+        check_run_folder(tmp_path, MADE, resume=resume, anyway=resume)
+    assert error.value.code == "existing_target"
+    (tmp_path / "settings.json").write_text(json.dumps({**MADE, "continued": {"iteration": 4}}))
+    assert check_run_folder(tmp_path, {**MADE, "continued": {"iteration": 4}}, resume=resume, anyway=False) == []
+
+
 def test_a_run_without_a_checkpoint_gives_way_to_another(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
         pass
