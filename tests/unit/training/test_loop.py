@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -187,3 +188,15 @@ def test_a_spike_right_after_a_run_is_continued_is_seen(place: Path, monkeypatch
         run_here(resumed)
     assert error.value.message == whole.value.message
     assert "in step 25" in error.value.message
+
+
+@pytest.mark.usefixtures("fp16_on_the_cpu")
+def test_an_overflow_at_a_fixed_loss_scale_is_named(place: Path) -> None:
+    """As it does not fall, the same may happen in every step."""
+    training = replace(TRAINING, zero=ZeroConfig(1), loss_scale=LossScaleConfig(fixed=2.0**24))
+    case = RunCase(place, "fixed", training, dtype="fp16")
+    run_here(case)
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    text = "step 3 is left out: its gradients overflow at the fixed loss scale 1.67772e+07"
+    assert text in said
+    assert [line["skipped"] for line in metrics(case) if "loss" in line] == [True] * STEPS
