@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
             warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
-            _say(found, data, prepared, training, [*not_continued, *warnings], done)
+            _say(found, data, prepared, training, folder, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(
             training=training,
             data=data,
@@ -227,12 +227,14 @@ def _say(
     data: DataConfig,
     prepared: PreparedData,
     training: TrainingConfig,
+    folder: Path,
     warnings: list[str],
     done: int,
 ) -> None:
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
+    log.info(f"folder: {folder}")
     if speed := finetune_look.describe_speed(found, training, done):
         log.info(f"expected: {speed}")
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)

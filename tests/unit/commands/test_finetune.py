@@ -48,6 +48,7 @@ def test_the_first_look(texts: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed.out == ""
     assert "training the whole model, 3,456,000 parameters in fp32" in printed.err
     assert "40 documents of" in printed.err
+    assert f"\nfolder: {texts.parent}/finetune-demo\n" in printed.err
     assert "evaluation documents that are also in the training data: 40 of 40" in printed.err
     assert "learning rate 1e-05, cosine to 1e-06, " in printed.err
     assert printed.err.partition(" steps, ")[2].startswith("2.9"), "epochs: those of whole steps"
@@ -353,7 +354,7 @@ def test_warnings_of_little_data(texts: Path, capsys: pytest.CaptureFixture[str]
     assert "warning: split leaves none of 1 document to evaluate on" in error
     assert "a step has 8 rows, and the data make 1: each step sees them 8 times" in error
     assert dry("--data", texts, "--split", "90,10,0") == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "warning: " not in capsys.readouterr().err
 
 
 def test_a_pipeline_is_planned_again(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
