@@ -124,6 +124,9 @@ def run(args: argparse.Namespace) -> int:
             done = steps_done(folder, continued) if resume or continued is not None else 0
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
+            unused = [f"--{name.replace('_', '-')}" for name in ("eval_interval", "eval_iters") if getattr(args, name)]
+            if unused and not prepared.valid:
+                warnings.append(f"{' and '.join(unused)} without effect: there is nothing to evaluate on (--eval-data)")
             warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
             _say(found, data, prepared, training, folder, [*not_continued, *warnings], done)
         run_options = FinetuneOptions(

@@ -28,7 +28,7 @@ def describe_split(found: FinetunePlan) -> str:
     replicas = " on each replica" if share.replicas > 1 else ""
     return (
         f"tensor parallel {share.tp} x replicas {share.replicas}, {zero_words(share.zero)}{again}; "
-        f"{counted(batch.rows, 'row')} of {found.sizing.seq_length} tokens a step, in {each}{replicas}"
+        f"{_counted(batch.rows, 'row')} of {found.sizing.seq_length} tokens a step, in {each}{replicas}"
     )
 
 
@@ -85,7 +85,7 @@ def describe_length(training: TrainingConfig, epoch_rows: int, seq_length: int) 
     rising = f", {warmup:.4g} step{'s' * (warmup != 1)} of warm-up" if warmup else ""
     falling = "" if schedule.style == "constant" else f", {schedule.style} to {schedule.min_lr:.3g}"
     return (
-        f"{counted(training.train_iters, 'step')}, {rows / epoch_rows:.2f} epochs, {rows * seq_length:,} tokens; "
+        f"{_counted(training.train_iters, 'step')}, {rows / epoch_rows:.2f} epochs, {rows * seq_length:,} tokens; "
         f"learning rate {schedule.lr:.3g}{falling}{rising}"
     )
 

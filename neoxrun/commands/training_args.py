@@ -62,7 +62,11 @@ def training_configuration(args: argparse.Namespace) -> tuple[Settings, ConfigOp
 
 
 def over_configuration(args: argparse.Namespace, options: ConfigOptions) -> ConfigOptions:
-    """The options with the command line's flags over them, under GPT-NeoX's names."""
+    """The options with the command line's flags over them, under GPT-NeoX's names.
+
+    Raises:
+        UsageError: weights of files are set, and the files named in a way that has none.
+    """
     entries: dict[str, ConfigEntry] = {}
 
     def put(key: str, value: object, flag: str) -> None:
@@ -72,6 +76,14 @@ def over_configuration(args: argparse.Namespace, options: ConfigOptions) -> Conf
     for flag, replaced in _REPLACES.items():
         if flag in given:
             for key in replaced:
+                entry = options.get(key)
+                if key.endswith("_weights") and entry is not None and entry.folder is None and entry.value is not None:
+                    raise UsageError(
+                        f"{key} and --{flag.replace('_', '-')} cannot be combined",
+                        code="conflicting_options",
+                        where=entry.where,
+                        hint=f"Name the files with --set {key.replace('weights', 'paths')}=[FILE,...] instead.",
+                    )
                 put(key, None, flag)
     for flag, key in _KEYS.items():
         if flag in given:

@@ -81,11 +81,19 @@ def _check(options: ConfigOptions, name: str, paths: Sequence[Path]) -> None:
     for path in paths:
         if not _is_data(path):
             raise DataError(
-                f"{path} is a folder" if path.is_dir() else f"there is no file {path}, and no {path.name}{INDEX}",
+                _problem(path),
                 code="missing_file",
                 where=options.where(name),
                 hint=_hint(path),
             )
+
+
+def _problem(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder"
+    if path.exists():
+        return f"{path} is not a regular file"
+    return f"there is no file {path}, and no {path.name}{INDEX}"
 
 
 def _hint(path: Path) -> str:
@@ -94,7 +102,7 @@ def _hint(path: Path) -> str:
         return f"To train {path.name}, name it before the options: they take all words that follow."
     if ":/" in str(path):  # as pathlib writes what is between a protocol and a host
         return "Download it first, and name the file."
-    if path.name == "-":
+    if path.name == "-" or (path.exists() and not path.is_dir()):
         return "Write the texts to a file: they are read more than once."
     return "Name a file of texts, or the .bin and .idx files of GPT-NeoX by what comes before these endings."
 

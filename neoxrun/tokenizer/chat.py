@@ -148,9 +148,9 @@ def _none_found(why: str) -> DataError:
 def _checked(messages: object, where: str | None) -> list[dict[str, Any]]:
     """A copy of the messages, without keys that hold nothing."""
     if not isinstance(messages, list) or not messages:
-        problem = '"messages" is a list of at least one message'
+        problem = '"messages" must be a list of at least one message'
     elif not all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in messages):
-        problem = 'every message is an object with a "role"'
+        problem = 'every message must be an object with a "role"'
     else:
         return [_reasoned({key: value for key, value in one.items() if value is not None}) for one in messages]
     raise DataError(

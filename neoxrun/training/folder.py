@@ -228,7 +228,7 @@ def continuing_hint(folder: Path) -> str:
 
 def unwritable_run(error: OSError, folder: Path) -> DataError:
     """The error for a run's folder that the system does not let be written."""
-    kept = continuing_hint(folder)
+    kept = continuing_hint(folder) if folder.is_dir() else f"There is no folder {folder}."
     return DataError(
         f"the run's folder cannot be written: {error.strerror or error}",
         code=writing_code(error),

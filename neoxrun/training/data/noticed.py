@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from neoxrun.config.training import DataConfig
+from neoxrun.input.source import open_source
 from neoxrun.terminal.words import counted
 from neoxrun.training.data.corpus import Corpus
+from neoxrun.training.data.indexed import indexed_prefix
 from neoxrun.training.data.prepare import PreparedData
 from neoxrun.training.data.repeated import count_repeated
 
 
 def notices(data: DataConfig, prepared: PreparedData, *, evaluated: bool) -> list[str]:
-    """Documents that are evaluated and trained on, for which all are read, and those that are cut or left out.
+    """Documents that are evaluated and trained on, for which all are read; what is cut, left out, or has no effect.
 
     Args:
         data: as for ``prepare_data``.
@@ -21,6 +24,8 @@ def notices(data: DataConfig, prepared: PreparedData, *, evaluated: bool) -> lis
     """
     valid = prepared.valid if evaluated else ()
     found = []
+    if data.document_end and not any(map(_is_plain, (*data.train, *data.valid))):
+        found.append("--document-end has no effect: none of the files is a plain text")
     if repeated := count_repeated(prepared.train, valid) if valid else 0:
         of = sum(len(corpus.documents) for corpus in valid)
         found.append(
@@ -31,6 +36,10 @@ def notices(data: DataConfig, prepared: PreparedData, *, evaluated: bool) -> lis
         for corpora, noun in ((prepared.train, "document"), (valid, "evaluation document")):
             found += _shortened(corpora, data.seq_length + 1, noun)
     return found
+
+
+def _is_plain(path: Path) -> bool:
+    return indexed_prefix(path) is None and open_source(str(path), end="").format == "txt"
 
 
 def _shortened(corpora: Sequence[Corpus], longest: int, noun: str) -> list[str]:

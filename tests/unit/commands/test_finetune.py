@@ -59,6 +59,27 @@ def test_documents_that_are_cut_are_counted(texts: Path, capsys: pytest.CaptureF
     assert "warning: 40 documents cut to 65 tokens" in capsys.readouterr().err
 
 
+def test_what_has_no_effect_is_said(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = ("--document-end", r"\n\n")
+    assert dry("--data", texts, *ends, "--eval-interval", 1, "--eval-iters", 5) == 0
+    printed = capsys.readouterr().err
+    assert "warning: --document-end has no effect: none of the files is a plain text" in printed
+    assert "warning: --eval-interval and --eval-iters without effect: there is nothing to evaluate on" in printed
+    Path("a.txt").write_text("import os\n\nimport re\n" * 40)
+    assert dry("--data", texts, "--eval-data", "a.txt", *ends, "--eval-interval", 1, "--eval-iters", 5) == 0
+    assert "effect:" not in capsys.readouterr().err
+    assert dry("--data", texts, "--set", "train_data_weights=[1]") == 2
+    assert "train_data_weights and --data cannot be combined" in capsys.readouterr().err
+    assert dry("--set", f"train_data_paths=[{texts}]", "--set", "train_data_weights=[1]") == 0
+
+
+def test_data_that_are_no_files(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", "/dev/null") == 4
+    printed = capsys.readouterr().err
+    assert "/dev/null is not a regular file" in printed
+    assert "hint: Write the texts to a file: they are read more than once." in printed
+
+
 def test_a_tokenizer_of_another_model(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the size of a model with its vocabulary is said."""
     assert dry("--data", texts, "--tokenizer", FIXTURES / "tp1" / "tokenizer.json") == 3

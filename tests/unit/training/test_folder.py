@@ -166,3 +166,11 @@ def test_whatever_moment_it_is_killed_at_the_last_checkpoint_is_whole(tmp_path: 
         step = int(named.removeprefix("global_step"))
         assert step > last
         last = step
+
+
+def test_a_folder_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    """As after it was renamed: whether it has checkpoints is not known."""
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(DataError, match="cannot be written: No such file") as error:
+        run.write_text("latest", "global_step1")
+    assert error.value.hint == f"Check the path and its permissions. There is no folder {tmp_path / 'run'}."

@@ -91,7 +91,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
         ({"messages": [USER], "prompt": "a", "completion": "b"}, "bad_document", "has both"),
         ({"messages": [USER]}, "bad_document", "no message is the assistant's"),
         ({"messages": [USER, {**ANSWER, "content": None}]}, "bad_document", "message 2 is the assistant's and has no"),
-        ({"messages": "Hi"}, "bad_prompt", "a list of at least one message"),
+        ({"messages": "Hi"}, "bad_prompt", "must be a list of at least one message"),
         ({"messages": [{"role": "system", "content": ""}, ANSWER]}, "bad_prompt", "no system role"),
         ({"content": "a", "id": 1}, "missing_column", 'needs a text under "text"'),
         ({"text": None}, "missing_column", 'needs a text under "text"'),
