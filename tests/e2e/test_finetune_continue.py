@@ -6,6 +6,7 @@ What it must give is a run of ours over all 30 steps, whose first 20 are GPT-Neo
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,21 @@ def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path, z
 
 
 def test_ranks_that_trained_apart_are_refused(tmp_path: Path) -> None:
-    tp2 = TRAIN / "tp2"
-    words = ("finetune", tp2 / "config.yml", *SAME, *CONTINUE, "--checkpoint", tp2, "-o", tmp_path / "run")
-    done = neoxrun(*words)
+    """What the error advises does not touch GPT-NeoX's checkpoints either."""
+    tp2, folder = TRAIN / "tp2", tmp_path / "run"
+    shutil.copytree(tp2 / "global_step20", folder / "global_step20")
+    shutil.copy(tp2 / "latest", folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ("finetune", tp2 / "config.yml", "--set", f"load={folder}", "--set", f"save={folder}", "--device", "cpu")
+    done = neoxrun(*words, *CONTINUE, "--steps", 30)
     assert done.code == 3
     assert "its 2 tensor-parallel ranks have trained their norms and biases apart" in done.err
     assert "--set finetune=true" in done.err
+    done = neoxrun(*words, "--set", "finetune=true", "--steps", 20)
+    assert done.code == 4
+    assert "global_step20" in done.err
+    assert "--output DIR" in done.err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_another_schedule_and_too_few_steps_are_refused(tmp_path: Path) -> None:
