@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test of a folder with the folder's name, leave slow unit tests out, and note which tests there are."""
     single_tests = any("::" in argument for argument in config.args)
-    if not (THOROUGH or single_tests):
+    if not (THOROUGH or single_tests or config.option.markexpr or config.option.keyword):
         slow = [item for item in items if item.get_closest_marker("slow") and item.path.is_relative_to(TESTS / "unit")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)

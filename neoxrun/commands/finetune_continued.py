@@ -16,9 +16,9 @@ from neoxrun.training.folder import SETTINGS, read_json, saved_checkpoints
 def continued_run(
     args: argparse.Namespace, settings: Settings, options: ConfigOptions, lora: LoraConfig | None, folder: Path
 ) -> tuple[NeoxRun | None, list[str]]:
-    """The run of GPT-NeoX that is continued, as ``finetune: false`` asks for; or a warning that there is none.
+    """The run of GPT-NeoX that is continued, as ``finetune: false`` asks for, and a warning where there is none.
 
-    Neither where a run in the folder is continued.
+    Where a run of ours in the folder is continued, there is no other one, and no warning.
 
     Raises:
         CheckpointError: its files are missing, damaged, or of a kind that is not read.

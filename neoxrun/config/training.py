@@ -92,8 +92,8 @@ class DataConfig:
         weights: of the files of ``train``, as GPT-NeoX's ``train_data_weights``; None: each as long as it is.
         valid_weights: of the files of ``valid``, in the same way.
         split: GPT-NeoX's ``split`` of the documents of ``train`` into train, valid and test; None: all are trained on.
-        eval_stream: each evaluation goes on in the rows of ``valid`` where the one before ended, as in GPT-NeoX, and so
-            sees other rows; otherwise all see the same.
+        eval_stream: each evaluation takes the rows of ``valid`` that follow those of the one before, as in GPT-NeoX;
+            otherwise all take the same.
         seq_length: tokens of a row that the network sees; a row has one more.
         packed: rows are cut from the documents one after the other, as GPT-NeoX does; otherwise one document a row.
         eod_mask_loss: the first token of a document, which follows an end of document, is not learned.

@@ -51,8 +51,8 @@ class Update(NamedTuple):
 
     Attributes:
         loss: fp32 scalar on the host, the mean over all data-parallel ranks and micro-batches.
-        grad_norm: global L2 norm of the gradients, before clipping; NaN where one of them is no number.
-        applied: False where one is none, so that the step was left out and, in fp16, the loss scale lowered.
+        grad_norm: global L2 norm of the gradients, before clipping; NaN where one of them is not finite.
+        applied: False where one is not finite, so that the step was left out and, in fp16, the loss scale lowered.
         exhausted: the step was left out in fp16, although the loss scale can fall no further.
         parts: on the host, the losses of this rank's micro-batches, each the mean over its learned tokens.
     """

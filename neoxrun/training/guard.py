@@ -45,7 +45,7 @@ class LossGuard:
     whichever is the most, once there are 20. Rows of other kinds move the loss of a step by much less.
 
     Args:
-        precision: in which the model is trained, for what to do about numbers that are none.
+        precision: in which the model is trained, for what to do about a loss that is not finite.
         stop_at_spike: whether a spike is reported.
     """
 
@@ -141,7 +141,7 @@ class LossGuard:
         )
 
     def _cure(self, done: int) -> str:
-        """What to do about numbers that are none after this many steps."""
+        """What to do about a loss that is not finite after this many steps."""
         return _CURES[self._precision] if done else nonfinite_hint(self._precision)
 
 

@@ -162,6 +162,8 @@ class Loop:
         if (report := self._watching.report) is not None:
             if not result.learned:
                 log.warning(f"nothing is learned in step {self._done}: none of the tokens of its rows counts")
+            if not result.applied and self._training.loss_scale.fixed:
+                log.warning(f"step {self._done} is left out: its gradients overflow at the fixed loss scale {scale:g}")
             facts = StepFacts(
                 self._done,
                 result.loss if result.learned else None,

@@ -36,7 +36,7 @@ class FinetuneOptions:
         folder: of the run.
         train_files, valid_files: those of ``data``, as they are now.
         epochs: passes over the data, from which the number of steps follows; None: that was given.
-        resume: go on from the last checkpoint in the folder.
+        resume: continue from the last checkpoint in the folder.
         resume_anyway: even if the settings have changed.
         sample_prompts: prompts that are answered at every evaluation.
         wandb: project in Weights & Biases; None: none.

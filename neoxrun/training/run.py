@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -13,6 +13,7 @@ import torch
 
 from neoxrun.config.settings import Settings
 from neoxrun.engine.pulse import Pulse
+from neoxrun.errors import RankError, classify
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.model.gpt_neox import Stage
 from neoxrun.model.lora import whole_lora
@@ -89,7 +90,7 @@ def run_finetuning(
         if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
             stop.install()
             announce()
-        with watch(assembled.trainer.engine.pulse):
+        with watch(assembled.trainer.engine.pulse), _memory_of_a_step(mesh.rank):
             loop.run()
 
 
@@ -214,6 +215,27 @@ def _open(stack: ExitStack, settings: Settings, mesh: Mesh, plan: Plan, options:
             options.folder, made, resume=options.resume, anyway=options.resume_anyway, continued=options.continued
         )
     )
+
+
+@contextmanager
+def _memory_of_a_step(rank: int) -> Iterator[None]:
+    """Where a step needs more memory than there is, say what makes it smaller.
+
+    Raises:
+        RankError: it does.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = classify(error, rank)
+        if failure is error or failure.code != "out_of_memory":
+            raise
+        raise RankError(
+            failure.message,
+            code="out_of_memory",
+            hint="Lower --micro-batch-size or --seq-length, or give --checkpoint-activations, a greater --tp, or "
+            "--offload.",
+        ) from error
 
 
 def _be_deterministic() -> None:

@@ -27,8 +27,8 @@ class StepResult(NamedTuple):
     Attributes:
         loss: of the step's rows, before the step.
         lr: its learning rate.
-        grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is no number.
-        applied: False where one is none, so that the step was left out.
+        grad_norm: global L2 norm of the gradients before clipping; NaN where one of them is not finite.
+        applied: False where one is not finite, so that the step was left out.
         exhausted: it was left out in fp16, although the loss scale can fall no further.
         tokens: that the network has seen.
         learned: those of them that were to be predicted; where there are none the loss is 0.

@@ -184,7 +184,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _is_whole(prefix: Path) -> bool:
-    """Whether a cache is there, with as many tokens and marks as its .idx says."""
+    """Whether a cache is complete: with as many tokens and marks as its .idx says."""
     if not with_ending(prefix, ".idx").is_file():
         return False
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,6 +162,8 @@ def test_a_fixed_loss_scale_at_which_no_step_is_applied_ends_a_run(place: Path, 
     assert error.value.code == "diverged"
     assert "Give fp16 a lower loss_scale" in str(error.value.hint)
     assert [line["skipped"] for line in metrics(case)] == [True] * (least - 1)
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    assert "step 2 is left out: its gradients overflow at the fixed loss scale 1.07374e+09" in said
 
 
 @pytest.mark.usefixtures("fp16_on_the_cpu")

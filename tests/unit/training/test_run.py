@@ -288,6 +288,19 @@ def test_a_loss_that_is_no_number_ends_a_run(place: Path) -> None:
     assert "is kept: --resume" in str(error.value.hint)
 
 
+def test_a_step_that_needs_too_much_memory_says_what_makes_it_smaller(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pass(*_: object) -> Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(DeepSpeedEngine, "_pass", run_pass)
+    with pytest.raises(RankError, match=r"out of memory on rank 0, which asked for .* GB more") as error:
+        run_here(RunCase(place, "large"))
+    assert error.value.code == "out_of_memory"
+    assert "Lower --micro-batch-size" in str(error.value.hint)
+
+
 def broken_gradients(patched: pytest.MonkeyPatch, *passes: int) -> None:
     """Have the gradients of these passes, from 1, be no numbers; their losses are."""
     done, own = itertools.count(1), DeepSpeedEngine._pass
