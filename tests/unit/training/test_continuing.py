@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ KINDS: dict[str, tuple[int, Precision, bool]] = {
     "bf16 fp32 gradients": (1, "bf16", True),
 }
 
+ADAM: dict[str, Any] = {"betas": (0.8, 0.95), "epsilon": 1e-7, "weight_decay": 0.1}
+
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
@@ -44,7 +47,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunCase]:
         kind: RunCase(
             place,
             kind,
-            training=replace(TRAINING, zero=ZeroConfig(stage), fp32_gradients=fp32),
+            training=replace(TRAINING, zero=ZeroConfig(stage), fp32_gradients=fp32, **ADAM),
             replicas=2,
             eval_stream=True,
             dtype=dtype,
@@ -70,6 +73,7 @@ def test_the_moments_and_the_fp32_weights_are_those_of_the_run(kind: str, cases:
     run = find_neox_run(replace(case.settings, checkpoint=neox_folder(case.folder)))
     assert run is not None
     assert (run.iteration, run.tp, len(run.parts[0])) == (AFTER, 1, 2)
+    assert run.adam == ({} if kind == "zero2 bf16" else ADAM)  # of which the elastic form does not tell
     config = case.settings.model
     table = parameters(config, config.padded_vocab_size(demo_tokenizer().vocab_size))
     saved = open_optimizer(run, 0, table)
