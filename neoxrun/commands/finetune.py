@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.stored_vocabulary import stored_vocab_rows
 from neoxrun.commands import common, finetune_look
-from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
+from neoxrun.commands.finetune_continued import (
+    continued_optimizer,
+    continued_run,
+    continued_schedule,
+    steps_done,
+    trained_tp,
+)
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
@@ -116,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             continued.check_steps(training.train_iters)
             warnings += continued.row_warnings(training.train_batch_size)
         schedule = continued_schedule(options, continued, folder, training.schedule)
-        training = replace(training, schedule=schedule)
+        training, unused = continued_optimizer(options, continued, folder, replace(training, schedule=schedule))
         _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
         if leading:
             if continued is not None:
@@ -125,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
             warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
-            _say(found, data, prepared, training, [*not_continued, *warnings], done)
+            _say(found, data, prepared, training, [*not_continued, *warnings, *unused], done)
         run_options = FinetuneOptions(
             training=training,
             data=data,
