@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +24,7 @@ ScheduleChoice = Literal["same", "configuration", "checkpoint"]
 
 _RANK: Final = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _PART: Final = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+_ADAM: Final = {"betas": "betas", "eps": "epsilon", "weight_decay": "weight_decay"}
 _WEIGHTS_ONLY: Final = (
     "Set finetune: true (--set finetune=true) to train from the checkpoint's weights, from step 1, without that state."
 )
@@ -40,6 +41,7 @@ class NeoxRun:
         parts: with ZeRO, the files of each tensor-parallel rank's optimizer, in the order of the data-parallel ranks.
         schedule: of the learning rate, as GPT-NeoX saves it; empty if it has not.
         rows: of a step; None if the files do not tell.
+        adam: what the files tell of AdamW's ``betas``, ``epsilon`` and ``weight_decay``.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class NeoxRun:
     parts: tuple[tuple[Path, ...], ...]
     schedule: Mapping[str, Any]
     rows: int | None = None
+    adam: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tp(self) -> int:
@@ -183,6 +186,7 @@ def find_neox_run(settings: Settings) -> NeoxRun | None:
         tuple(tuple(parts[rank, part] for part in range(replicas)) for rank in range(tp)) if parts else (),
         schedule if isinstance(schedule, dict) else {},
         _rows(saved),
+        _adam(parts[0, 0], _zero_groups(parts[0, 0])) if parts else _adam(ranks[0], _part(optimizer, "param_groups")),
     )
 
 
@@ -220,6 +224,36 @@ def _rows(saved: Mapping[str, Any]) -> int | None:
     if not isinstance(samples, int) or not isinstance(steps, int) or min(samples, steps) < 1:
         return None
     return samples // steps
+
+
+def _zero_groups(path: Path) -> object:
+    """The groups of parameters in a file of ZeRO's; its elastic form, for other numbers of replicas, has none."""
+    return _part(_part(read_without_tensors(path).get("optimizer_state_dict"), "base_optimizer_state"), "param_groups")
+
+
+def _part(mapping: object, name: str) -> object:
+    return mapping.get(name) if isinstance(mapping, dict) else None
+
+
+def _adam(path: Path, groups: object) -> dict[str, Any]:
+    """AdamW's settings in the groups of parameters, with which DeepSpeed continues, whatever the configuration says.
+
+    Raises:
+        CheckpointError: they are not possible.
+    """
+    found = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+    told: dict[str, Any] = {}
+    for key, name in _ADAM.items():
+        values = [group[key] for group in found if key in group]
+        for value in values:
+            numbers = value if key == "betas" and isinstance(value, list | tuple) else [value]
+            below = 1 if key == "betas" else math.inf
+            possible = all(isinstance(number, int | float) and 0 <= number < below for number in numbers)
+            if not possible or len(numbers) != 1 + (key == "betas"):
+                raise not_continued(f"{key} of its groups of parameters is {value!r}", path)
+        if values:  # of the two groups that of biases and norms does not decay
+            told[name] = max(values) if key == "weight_decay" else values[0]
+    return told | ({"betas": tuple(told["betas"])} if "betas" in told else {})
 
 
 def _values(schedule: ScheduleConfig) -> dict[str, float | str]:

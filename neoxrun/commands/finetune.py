@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.stored_vocabulary import stored_vocab_rows
 from neoxrun.commands import common, finetune_look
-from neoxrun.commands.finetune_continued import continued_run, continued_schedule, steps_done, trained_tp
+from neoxrun.commands.finetune_continued import (
+    continued_optimizer,
+    continued_run,
+    continued_schedule,
+    steps_done,
+    trained_tp,
+)
 from neoxrun.commands.sampling_args import unescape
 from neoxrun.commands.training_args import planned, training_configuration, training_from_args
 from neoxrun.config.data_reader import read_data
@@ -116,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             continued.check_steps(training.train_iters)
             warnings += continued.row_warnings(training.train_batch_size)
         schedule = continued_schedule(options, continued, folder, training.schedule)
-        training = replace(training, schedule=schedule)
+        training, unused = continued_optimizer(options, continued, folder, replace(training, schedule=schedule))
         _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
         if leading:
             if continued is not None:
@@ -124,11 +130,11 @@ def run(args: argparse.Namespace) -> int:
             done = steps_done(folder, continued) if resume or continued is not None else 0
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
-            unused = [f"--{name.replace('_', '-')}" for name in ("eval_interval", "eval_iters") if getattr(args, name)]
-            if unused and not prepared.valid:
-                warnings.append(f"{' and '.join(unused)} without effect: there is nothing to evaluate on (--eval-data)")
+            idle = [f"--{name.replace('_', '-')}" for name in ("eval_interval", "eval_iters") if getattr(args, name)]
+            if idle and not prepared.valid:
+                warnings.append(f"{' and '.join(idle)} without effect: there is nothing to evaluate on (--eval-data)")
             warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
-            _say(found, data, prepared, training, folder, [*not_continued, *warnings], done)
+            _say(found, data, prepared, training, folder, [*not_continued, *warnings, *unused], done)
         run_options = FinetuneOptions(
             training=training,
             data=data,

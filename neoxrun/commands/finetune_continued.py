@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 from neoxrun.checkpoint.neox_run import NeoxRun, ScheduleChoice, find_neox_run
 from neoxrun.config.settings import Settings
-from neoxrun.config.training import LoraConfig, ScheduleConfig
+from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.config.typed import ConfigOptions
 from neoxrun.errors import ConfigError
 from neoxrun.training.folder import SETTINGS, read_json, saved_checkpoints
+
+_ADAM: Final = {
+    "betas": "optimizer.params.betas",
+    "epsilon": "optimizer.params.eps",
+    "weight_decay": "weight_decay",
+}
+"""AdamW's settings, and GPT-NeoX's keys for them."""
 
 
 def continued_run(
@@ -78,10 +87,52 @@ def continued_schedule(
     choice = _schedule_choice(options)
     if continued is not None:
         return continued.continued_schedule(made, choice)
-    if choice == "checkpoint" and saved_checkpoints(folder):
-        before = read_json(folder / SETTINGS)
-        return ScheduleConfig(**before["training"]["schedule"]) if before.get("continued") else made
+    if choice == "checkpoint" and (before := _continued_before(folder)) is not None:
+        return ScheduleConfig(**before["schedule"])
     return made
+
+
+def continued_optimizer(
+    options: ConfigOptions, continued: NeoxRun | None, folder: Path, made: TrainingConfig
+) -> tuple[TrainingConfig, list[str]]:
+    """The training with AdamW's settings, where a run of GPT-NeoX is or was continued, and warnings about them.
+
+    They are those of the run, as DeepSpeed takes them from the optimizer's state, whatever the configuration says.
+
+    Args:
+        options: the configuration.
+        continued: GPT-NeoX's run; None: there is none, or it has been continued in the folder before.
+        folder: of the run.
+        made: as the configuration has it.
+
+    Raises:
+        DataError: the settings in the folder are damaged.
+    """
+    kept: dict[str, Any] = {}
+    if continued is not None:
+        kept = dict(continued.adam)
+    elif (before := _continued_before(folder)) is not None:
+        kept = {name: before[name] for name in _ADAM} | {"betas": tuple(before["betas"])}
+    given = options.part("optimizer").part("optimizer.params").without_nulls()
+    warnings = [
+        f"{key} stays {_shown(kept[name])}, as the optimizer's state of GPT-NeoX's run has it, and does not become "
+        f"{_shown(getattr(made, name))} ({where})"
+        for name, key in _ADAM.items()
+        if name in kept
+        and getattr(made, name) != kept[name]
+        and (where := options.where(key) or given.where(key)) is not None
+    ]
+    return replace(made, **kept), warnings
+
+
+def _shown(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _continued_before(folder: Path) -> dict[str, Any] | None:
+    """The training in a folder with checkpoints where GPT-NeoX's run has been continued; None where it has not."""
+    before = read_json(folder / SETTINGS) if saved_checkpoints(folder) else {}
+    return dict(before["training"]) if before.get("continued") else None
 
 
 def _schedule_choice(options: ConfigOptions) -> ScheduleChoice:

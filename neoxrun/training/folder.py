@@ -88,8 +88,7 @@ class RunFolder:
         Raises:
             DataError: one of them cannot be read.
         """
-        found = self.checkpoints()
-        return found[-1] if found else None
+        return next(reversed(self.checkpoints()), None)
 
     def begin(self, step: int) -> Path:
         """A new, empty folder for a checkpoint to grow in.
@@ -111,9 +110,12 @@ class RunFolder:
             facts: what is noted with it, as JSON values; ``eval_loss``, where there is one, decides the best.
 
         Raises:
-            DataError: the system refuses; the checkpoint before it stays the latest.
+            DataError: the system refuses, or somebody else's checkpoint has its name; the one before stays the latest.
         """
         growing, path = self._writing(step), self.path / f"global_step{step}"
+        if path.exists() and not (path / _FACTS).is_file():
+            hint = f"Move it elsewhere. {continuing_hint(self.path)}"
+            raise DataError(f"{path} is not of this run", code="existing_target", where=str(path), hint=hint)
         with self.writing():
             (growing / _FACTS).write_text(_facts_text({"step": step, **facts}), encoding="utf-8")
             _put_on_disk(growing)
@@ -229,23 +231,20 @@ def continuing_hint(folder: Path) -> str:
 def unwritable_run(error: OSError, folder: Path) -> DataError:
     """The error for a run's folder that the system does not let be written."""
     kept = continuing_hint(folder) if folder.is_dir() else f"There is no folder {folder}."
+    full = writing_code(error) == "disk_full"
+    cure = "Make room or name a folder on another disk." if full else "Check the path and its permissions."
     return DataError(
         f"the run's folder cannot be written: {error.strerror or error}",
         code=writing_code(error),
         where=str(error.filename or folder),
-        hint=f"Make room or name a folder on another disk. {kept}"
-        if writing_code(error) == "disk_full"
-        else f"Check the path and its permissions. {kept}",
+        hint=f"{cure} {kept}",
     )
 
 
 def whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The step and the folder of each whole checkpoint, from old to new."""
-    found = [
-        (CHECKPOINT_NAME.fullmatch(path.name), path)
-        for path in folder.glob("global_step*")
-        if (path / _FACTS).is_file()
-    ]
+    whole = (path for path in folder.glob("global_step*") if (path / _FACTS).is_file())
+    found = [(CHECKPOINT_NAME.fullmatch(path.name), path) for path in whole]
     return sorted((int(match[1]), path) for match, path in found if match is not None)
 
 

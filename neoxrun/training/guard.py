@@ -162,6 +162,24 @@ def overflow_error(step: int, scale: float, parts: Sequence[MicroLoss], kept: st
     )
 
 
+def fixed_scale_error(step: int, scale: float, left_out: int, parts: Sequence[MicroLoss], kept: str) -> RankError:
+    """The error for steps that fp16 has left out one after the other, at a loss scale that does not adapt.
+
+    Args:
+        step: the last of them, from 1.
+        scale: by which their losses were multiplied.
+        left_out: how many they are.
+        parts, kept: as for ``LossGuard.error``, of the last.
+    """
+    worst = _worst(parts)
+    return RankError(
+        f"{counted(left_out, 'step')} in a row, up to step {step}, have gradients beyond fp16 at the fixed loss scale, "
+        f"{scale:g}; the loss is the highest, {worst.loss:.4f}, for {_named(worst)}",
+        code="diverged",
+        hint=f"Give fp16 a lower loss_scale, or 0 for one that adapts, or use --dtype bf16 or fp32. {kept}",
+    )
+
+
 def _worst(parts: Sequence[MicroLoss]) -> MicroLoss:
     """The first whose loss is no number, or else that with the highest."""
     return max(parts, key=lambda part: part.loss if math.isfinite(part.loss) else math.inf)

@@ -17,12 +17,14 @@ from neoxrun.terminal.log import log
 from neoxrun.terminal.words import counted
 from neoxrun.training.checkpoints import Checkpoints, rows_checksum
 from neoxrun.training.folder import NONE_WRITTEN, SavedCheckpoint
-from neoxrun.training.guard import LossGuard, MicroLoss, overflow_error, rows_of
+from neoxrun.training.guard import LossGuard, MicroLoss, fixed_scale_error, overflow_error, rows_of
 from neoxrun.training.report import Report, StepFacts
 from neoxrun.training.trainer import StepResult, Trainer
 from neoxrun.training.ways_on import after_divergence
 
 _DUE: Final = ("evaluation", "samples")
+_MOST_LEFT_OUT: Final = 10
+"""Steps in a row that fp16 may leave out at a fixed loss scale."""
 
 
 class _AskedToEnd(Exception):
@@ -64,7 +66,7 @@ class Loop:
         self._trainer, self._checkpoints, self._mesh, self._training = trainer, checkpoints, mesh, training
         precision = trainer.engine.model.stage.precisions.weights
         self._watching, self._guard = watching, LossGuard(precision, stop_at_spike=training.stop_at_spike)
-        self._done = self._applied = self._evaluations = self._tokens = 0
+        self._done = self._applied = self._evaluations = self._tokens = self._left_out = 0
         self._saved: int | None = None
         self._due: list[str] = []
         self._eval_loss: float | None = None
@@ -105,6 +107,9 @@ class Loop:
             applied: how many up to it were not left out.
         """
         self._done, self._first, self._applied = step, step, applied
+        # As GPT-NeoX, which makes no evaluation before its first step (megatron/data/data_utils.py, start_iter_val).
+        # It counts micro-batches there, not steps: where it accumulates and stopped between two evaluations, it goes on
+        # at other rows than a whole run would have, and this does not.
         if self._training.eval_interval:
             self._evaluations = step // self._training.eval_interval
 
@@ -146,6 +151,10 @@ class Loop:
             self._fail(partial(self._guard.error, self._done + 1, result.loss, norm), result)
         if scale is not None and result.exhausted:
             self._fail(partial(overflow_error, self._done + 1, scale), result)
+        self._left_out = 0 if result.applied else self._left_out + 1
+        most = min(_MOST_LEFT_OUT, self._training.train_iters - self._first)
+        if scale is not None and self._training.loss_scale.fixed and self._left_out == most:
+            self._fail(partial(fixed_scale_error, self._done + 1, scale, most), result)
         self._done += 1
         self._applied += result.applied
         self._tokens += result.tokens
@@ -180,7 +189,8 @@ class Loop:
     def _evaluate(self) -> None:
         if self._trainer.valid is not None and self._training.eval_iters:
             self._eval_loss = self._trainer.evaluate(self._evaluations, self._end_if_asked)
-            self._evaluations += 1
+            # The one before the first step, which GPT-NeoX does not make, has the rows of the first that it makes.
+            self._evaluations += self._done > 0
             if self._eval_loss is not None and not math.isfinite(self._eval_loss):
                 raise self._shared(self._guard.evaluation_error(self._done, self._eval_loss, self._kept))
             if self._watching.report is not None and self._eval_loss is not None:

@@ -77,8 +77,9 @@ def check_run_folder(
             )
         return []
     saved, before = saved_checkpoints(path), read_json(path / SETTINGS)
-    begun = continued.iteration if continued is not None else (before.get("continued") or {}).get("iteration", 0)
-    _check_whole(path, [one.path.name for one in saved], begun)
+    # The settings may be those of a start that has come to no checkpoint: they do not tell where this one begins.
+    begun = 0 if continued is None else continued.iteration
+    _check_others(path, [one.path.name for one in saved], saved[-1].step if saved else begun)
     if not resume and not saved:
         return []
     if not resume:
@@ -223,13 +224,13 @@ def _check_neox_folder(path: Path, names: Collection[str], continued: NeoxRun) -
         )
 
 
-def _check_whole(path: Path, saved: Collection[str], begun: int) -> None:
+def _check_others(path: Path, saved: Collection[str], begun: int) -> None:
     """Refuse a run's folder with checkpoints that cannot be continued, which the run would write over.
 
     Args:
         path: the folder.
         saved: the names of the run's whole checkpoints.
-        begun: the step of GPT-NeoX's that the run has continued, whose checkpoints may be there; 0: none.
+        begun: the step after which this run continues, up to which others' checkpoints may be there.
 
     Raises:
         DataError: it has such checkpoints.

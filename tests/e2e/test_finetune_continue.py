@@ -6,6 +6,7 @@ What it must give is a run of ours over all 30 steps, whose first 20 are GPT-Neo
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,17 @@ def assert_same_end(whole: Path, run: Path) -> None:
 
 
 def test_gpt_neox_s_run_continues_where_it_stopped(whole: Path, tmp_path: Path) -> None:
-    done = neoxrun("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--checkpoint", TP1, "-o", tmp_path / "run")
-    done.check_success()
+    """With the optimizer's settings of the run, as DeepSpeed has it, whatever is asked for, and also by --resume."""
+    words = ("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--checkpoint", TP1, "-o", tmp_path / "run")
+    words += ("--weight-decay", "0.3", "--set", "optimizer={params: {lr: 0.001, betas: [0.5, 0.95], eps: 0.01}}")
+    done = neoxrun(*words).check_success()
     assert "continuing after step 20 of GPT-NeoX's run, with its optimizer's state" in done.err
+    for stays, becomes in (
+        ("weight_decay stays 0.1", "0.3 (--weight-decay)"),
+        ("optimizer.params.betas stays 0.9 and 0.95", "0.5 and 0.95 (--set optimizer="),
+        ("optimizer.params.eps stays 1e-08", "0.01 (--set optimizer="),
+    ):
+        assert f"{stays}, as the optimizer's state of GPT-NeoX's run has it, and does not become {becomes}" in done.err
     assert_same_end(whole, tmp_path / "run")
     expected, found = final_state(whole), final_state(tmp_path / "run")
     assert expected.keys() == found.keys()
@@ -69,6 +78,11 @@ def test_gpt_neox_s_run_continues_where_it_stopped(whole: Path, tmp_path: Path) 
         assert apart.max() < 5e-5, name
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["continued"] == {"checkpoint": str(TP1 / "global_step20"), "iteration": 20}
+    adam = {"weight_decay": 0.1, "betas": [0.9, 0.95], "epsilon": 1e-8}
+    assert adam.items() <= settings["training"].items()
+    again = neoxrun(*words, "--resume").check_success()
+    assert "weight_decay stays 0.1" in again.err
+    assert "the run is complete" in again.err
 
 
 def test_the_moments_of_gpt_neox_are_those_of_the_same_steps_here(whole: Path) -> None:
@@ -174,12 +188,21 @@ def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path, z
 
 
 def test_ranks_that_trained_apart_are_refused(tmp_path: Path) -> None:
-    tp2 = TRAIN / "tp2"
-    words = ("finetune", tp2 / "config.yml", *SAME, *CONTINUE, "--checkpoint", tp2, "-o", tmp_path / "run")
-    done = neoxrun(*words)
+    """What the error advises does not touch GPT-NeoX's checkpoints either."""
+    tp2, folder = TRAIN / "tp2", tmp_path / "run"
+    shutil.copytree(tp2 / "global_step20", folder / "global_step20")
+    shutil.copy(tp2 / "latest", folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ("finetune", tp2 / "config.yml", "--set", f"load={folder}", "--set", f"save={folder}", "--device", "cpu")
+    done = neoxrun(*words, *CONTINUE, "--steps", 30)
     assert done.code == 3
     assert "its 2 tensor-parallel ranks have trained their norms and biases apart" in done.err
     assert "--set finetune=true" in done.err
+    done = neoxrun(*words, "--set", "finetune=true", "--steps", 20)
+    assert done.code == 4
+    assert "global_step20" in done.err
+    assert "--output DIR" in done.err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_another_schedule_and_too_few_steps_are_refused(tmp_path: Path) -> None:

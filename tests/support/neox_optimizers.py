@@ -40,7 +40,11 @@ def adam_state(rank: int, *, tp: int = 2, fused: bool = False) -> dict[str, Any]
     split = len(keys) - len(EXEMPT)
     numbers = list(range(len(keys)))
     counted = {"step": 7} if fused else {}
-    groups = [{"params": numbers[:split], "lr": 1e-3} | counted, {"params": numbers[split:], "lr": 1e-3} | counted]
+    adam = {"lr": 1e-3, "betas": (0.8, 0.9), "eps": 1e-6} | counted
+    groups = [
+        {"params": numbers[:split], "weight_decay": 0.2} | adam,
+        {"params": numbers[split:], "weight_decay": 0.0} | adam,
+    ]
     return {"state": state, "param_groups": groups}
 
 

@@ -58,6 +58,20 @@ def test_a_run_without_zero(settings: Settings, step: Path) -> None:
     assert [path.name for path in run.ranks] == ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"]
 
 
+def test_what_adamw_is_set_to(settings: Settings, step: Path) -> None:
+    save_states(step)
+    assert found(settings).adam == {"betas": (0.8, 0.9), "epsilon": 1e-6, "weight_decay": 0.2}
+    state = {0: {"exp_avg": torch.ones(3)}}
+    one = {"params": [0], "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}  # as where nothing decays
+    save_states(step, optimizer={"state": state, "param_groups": [one]})
+    assert found(settings).adam == {"betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.0}
+    save_states(step, optimizer={"state": state, "param_groups": [{"params": [0]}]})
+    assert found(settings).adam == {}
+    for key, value in (("betas", (0.9, 1.0)), ("betas", 0.9), ("eps", float("nan")), ("weight_decay", "0.1")):
+        save_states(step, optimizer={"state": state, "param_groups": [one, one | {key: value}]})
+        assert f"{key} of its groups of parameters is {value!r}" in refusal(settings)
+
+
 @pytest.mark.parametrize("prefix", ["", "bf16_"])
 def test_a_run_with_zero(settings: Settings, step: Path, prefix: str) -> None:
     save_states(step, optimizer=None, dp_world_size=3)

@@ -43,6 +43,22 @@ def test_a_checkpoint_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
         assert names(folder.path) == {"settings.json", "latest", "global_step3"}
 
 
+def test_a_checkpoint_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False) as folder:
+        save(folder, 3)
+        (tmp_path / "global_step5").mkdir()
+        (tmp_path / "global_step5" / "precious").touch()
+        with pytest.raises(DataError, match="global_step5 is not of this run") as error:
+            save(folder, 5)
+        folder.abandon(5)
+        assert error.value.code == "existing_target"
+        assert "global_step3 is whole: --resume" in str(error.value.hint)
+        assert names(tmp_path / "global_step5") == {"precious"}
+        assert names(tmp_path) == {"settings.json", "latest", "global_step3", "global_step5"}
+        assert (tmp_path / "latest").read_text() == "global_step3"
+        save(folder, 3, 1.0)  # its own it may write again
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     with open_run_folder(tmp_path / "run", MADE, resume=False, anyway=False) as folder:
         for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.0)):

@@ -148,6 +148,47 @@ def test_an_overflow_at_the_least_loss_scale_ends_a_run(place: Path, stage: int)
     assert "global_step2 is kept: --resume" in str(error.value.hint)
 
 
+@pytest.mark.usefixtures("fp16_on_the_cpu")
+@pytest.mark.parametrize(("steps", "least"), [(13, 10), (3, 3)])
+def test_a_fixed_loss_scale_at_which_no_step_is_applied_ends_a_run(place: Path, steps: int, least: int) -> None:
+    """After ten steps, or all of a shorter run."""
+    fixed = LossScaleConfig(2.0**30, 16)
+    training = replace(TRAINING, train_iters=steps, zero=ZeroConfig(1), loss_scale=fixed, eval_iters=0)
+    case = RunCase(place, f"fixed {steps}", training, dtype="fp16")
+    with pytest.raises(
+        RankError, match=rf"{least} steps in a row, up to step {least}, .* fixed .* 1.07374e\+09"
+    ) as error:
+        run_here(case)
+    assert error.value.code == "diverged"
+    assert "Give fp16 a lower loss_scale" in str(error.value.hint)
+    assert [line["skipped"] for line in metrics(case)] == [True] * (least - 1)
+    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
+    assert "step 2 is left out: its gradients overflow at the fixed loss scale 1.07374e+09" in said
+
+
+@pytest.mark.usefixtures("fp16_on_the_cpu")
+def test_a_fixed_loss_scale_may_leave_out_some_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but every tenth: none is too many in a row."""
+    step = DeepSpeedEngine.step
+    numbers = itertools.count(1)
+
+    def leave_out(engine: DeepSpeedEngine, batches: Iterable[MicroBatch], rate: float) -> Update:
+        return step(engine, batches, rate)._replace(applied=next(numbers) % 10 == 0)
+
+    monkeypatch.setattr(DeepSpeedEngine, "step", leave_out)
+    training = replace(
+        TRAINING,
+        train_iters=19,
+        zero=ZeroConfig(1),
+        loss_scale=LossScaleConfig(64.0, 16),
+        eval_iters=0,
+        save_interval=0,
+    )
+    case = RunCase(place, "some", training, dtype="fp16")
+    run_here(case)
+    assert [line["step"] for line in metrics(case) if not line["skipped"]] == [10]
+
+
 @pytest.mark.parametrize("number", [0, 2])
 def test_an_evaluation_whose_loss_is_no_number_ends_a_run(
     place: Path, number: int, monkeypatch: pytest.MonkeyPatch
@@ -188,15 +229,3 @@ def test_a_spike_right_after_a_run_is_continued_is_seen(place: Path, monkeypatch
         run_here(resumed)
     assert error.value.message == whole.value.message
     assert "in step 25" in error.value.message
-
-
-@pytest.mark.usefixtures("fp16_on_the_cpu")
-def test_an_overflow_at_a_fixed_loss_scale_is_named(place: Path) -> None:
-    """As it does not fall, the same may happen in every step."""
-    training = replace(TRAINING, zero=ZeroConfig(1), loss_scale=LossScaleConfig(fixed=2.0**24))
-    case = RunCase(place, "fixed", training, dtype="fp16")
-    run_here(case)
-    said = [json.loads(line)["message"] for line in (case.folder / "log.jsonl").read_text().splitlines()]
-    text = "step 3 is left out: its gradients overflow at the fixed loss scale 1.67772e+07"
-    assert text in said
-    assert [line["skipped"] for line in metrics(case) if "loss" in line] == [True] * STEPS

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neoxrun.checkpoint.neox_run import NeoxRun
 from neoxrun.errors import DataError, UsageError
 from neoxrun.training.opening import check_not_in_use, check_run_folder, open_run_folder, write_settings
 
@@ -57,15 +59,36 @@ def test_other_settings_are_named_refused_and_allowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_checkpoints_that_cannot_be_continued_are_not_written_over(tmp_path: Path, resume: bool) -> None:
-    """As after an incomplete copy; a run that has continued GPT-NeoX's may share a folder with its checkpoints."""
-    with open_run_folder(tmp_path, MADE, resume=False, anyway=False):
-        pass
-    (tmp_path / "global_step4").mkdir()
-    with pytest.raises(DataError, match="not whole checkpoints of its run: global_step4") as error:
-        check_run_folder(tmp_path, MADE, resume=resume, anyway=resume)
-    assert error.value.code == "existing_target"
-    (tmp_path / "settings.json").write_text(json.dumps({**MADE, "continued": {"iteration": 4}}))
-    assert check_run_folder(tmp_path, {**MADE, "continued": {"iteration": 4}}, resume=resume, anyway=False) == []
+    """As after an incomplete copy; a run that continues GPT-NeoX's may share a folder with its checkpoints."""
+    neox = NeoxRun(tmp_path / "global_step4", 4, (), (), {})
+
+    def check(continued: NeoxRun | None) -> list[str]:
+        return check_run_folder(tmp_path, made, resume=resume, anyway=resume, continued=continued)
+
+    neox.folder.mkdir()
+    made = {**MADE, "continued": {"iteration": 4}}
+    with open_run_folder(tmp_path, made, resume=False, anyway=False, continued=neox):
+        pass  # a start that comes to no checkpoint
+    (tmp_path / "metrics.jsonl").touch()  # its own
+    assert check(neox) == []
+    for continued in (None, replace(neox, iteration=3)):
+        with pytest.raises(DataError, match="not whole checkpoints of its run: global_step4") as error:
+            check(continued)
+        assert error.value.code == "existing_target"
+    (tmp_path / "global_step9").mkdir()  # as GPT-NeoX goes on
+    with pytest.raises(DataError, match="not whole checkpoints of its run: global_step9"):
+        check(neox)
+
+
+def test_a_run_that_has_checkpoints_is_not_continued_below_those_of_others(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False) as folder:
+        folder.begin(6)
+        folder.publish(6, {})
+    (tmp_path / "global_step5").mkdir()
+    assert check_run_folder(tmp_path, MADE, resume=True, anyway=False) == []
+    (tmp_path / "global_step7").mkdir()
+    with pytest.raises(DataError, match="not whole checkpoints of its run: global_step7"):
+        check_run_folder(tmp_path, MADE, resume=True, anyway=True)
 
 
 def test_a_run_without_a_checkpoint_gives_way_to_another(tmp_path: Path) -> None:
