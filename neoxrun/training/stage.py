@@ -132,7 +132,7 @@ def _warnings(approximated: frozenset[str], final: FinalNorm | None, source_tp: 
         texts.append(f"{ranks} have trained apart: what differs and is trained as one begins as the average")
     if final is not None and final.remains:
         texts.append(
-            f"the final norms of {ranks} differ, which GPT-NeoX's files hold at this size only: a token's logit begins "
-            f"up to {final.remains:.3g} off"
+            f"the final norms of {ranks} differ, and are trained as one: a token's logit begins up to "
+            f"{final.remains:.3g} off"
         )
     return texts
