@@ -10,6 +10,7 @@ from torch import Tensor
 from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.checkpoint.neox_optimizer import SavedKind, SavedOptimizer, open_optimizer
 from neoxrun.checkpoint.neox_run import NeoxRun, not_continued
+from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, parameters
 from neoxrun.errors import CheckpointError
 from neoxrun.model.gpt_neox import Stage
@@ -35,7 +36,7 @@ def continue_neox_run(run: NeoxRun, stage: Stage, state: OptimizerState) -> int:
     """
     table = parameters(stage.config, stage.vocab_size)
     ranks = [open_optimizer(run, rank, table) for rank in range(run.tp)]
-    _check_copies(run, ranks, table)
+    _check_copies(run, ranks, table, stage.config)
     own = ranks[stage.mesh.tp_rank]
     state.prepare(own.steps)
     for key, parameter in stage.keyed_parameters().items():
@@ -57,13 +58,17 @@ def _state_of(key: TensorKey, ranks: Sequence[SavedOptimizer], stage: Stage) -> 
             yield kind, span.read()
 
 
-def _check_copies(run: NeoxRun, ranks: Sequence[SavedOptimizer], table: dict[TensorKey, Parameter]) -> None:
+def _check_copies(
+    run: NeoxRun, ranks: Sequence[SavedOptimizer], table: dict[TensorKey, Parameter], config: ModelConfig
+) -> None:
     """Refuse ranks that have trained apart what is trained as one here."""
     first = ranks[0]
     for key, entry in table.items():
         if entry.dim is None and entry.used:
+            summed = rule_of(key.name, config) is Rule.SUM  # each rank has its own weights of such a bias
+            kinds = [kind for kind in first.spans[key] if not (summed and kind == "master")]
             for rank in ranks[1:]:
-                for kind in ("exp_avg", "exp_avg_sq"):
+                for kind in kinds:
                     if not torch.equal(rank.spans[key][kind].read(), first.spans[key][kind].read()):
                         raise not_continued(
                             f"its {run.tp} tensor-parallel ranks have trained their norms and biases apart, which are "

@@ -198,11 +198,24 @@ def test_ranks_that_trained_apart_are_refused(tmp_path: Path) -> None:
     assert done.code == 3
     assert "its 2 tensor-parallel ranks have trained their norms and biases apart" in done.err
     assert "--set finetune=true" in done.err
+    assert {path.name for path in folder.iterdir()} == {"global_step20", "latest", "settings.json"}
     done = neoxrun(*words, "--set", "finetune=true", "--steps", 20)
     assert done.code == 4
     assert "global_step20" in done.err
     assert "--output DIR" in done.err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_ranks_with_other_norms_and_equal_moments_are_refused(tmp_path: Path) -> None:
+    in_two(tmp_path, zero=True)
+    path = tmp_path / "global_step20" / "zero_pp_rank_0_mp_rank_01_optim_states.pt"
+    saved = torch.load(path)
+    saved["optimizer_state_dict"]["single_partition_of_fp32_groups"][1][:64] += 0.1
+    torch.save(saved, path)
+    words = ("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--checkpoint", tmp_path, "-o", tmp_path / "run")
+    done = neoxrun(*words)
+    assert done.code == 3
+    assert "have trained their norms and biases apart, which are trained as one here (input_layernorm" in done.err
 
 
 def test_another_schedule_and_too_few_steps_are_refused(tmp_path: Path) -> None:
