@@ -173,13 +173,17 @@ def test_gradients_that_are_summed_in_fp32(stage: int, place: Path) -> None:
 
 
 def test_evaluations_see_the_same_rows_unless_they_are_a_stream(place: Path) -> None:
-    """With a rate at which nothing is learned, equal rows have equal losses."""
+    """With a rate at which nothing is learned, equal rows have equal losses.
+
+    The evaluation before the first step, which GPT-NeoX does not make, has the rows of the first after it.
+    """
     still = replace(TRAINING, schedule=replace(TRAINING.schedule, lr=1e-20, min_lr=1e-20), save_interval=0)
     cases = [RunCase(place, f"still {stream}", training=still, eval_stream=stream) for stream in (False, True)]
-    for case, of_each in zip(cases, (1, 4), strict=True):
+    for case, of_each in zip(cases, (1, 3), strict=True):
         run_here(case)
         losses = [line["eval_loss"] for line in metrics(case) if "eval_loss" in line]
         assert (len(losses), len(set(losses))) == (4, of_each)
+        assert losses[0] == losses[1]
 
 
 def test_steps_and_evaluations_without_a_token_that_counts_are_named(tmp_path: Path) -> None:
