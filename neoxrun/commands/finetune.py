@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neoxrun.checkpoint.find import find_configured_checkpoint
+from neoxrun.checkpoint.stored_vocabulary import stored_vocab_rows
 from neoxrun.commands import common, finetune_look
 from neoxrun.commands.finetune_continued import (
     continued_optimizer,
@@ -25,6 +27,7 @@ from neoxrun.config.settings import Settings
 from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.config.training_request import RunSize, TrainingRequest
 from neoxrun.config.typed import ConfigOptions
+from neoxrun.engine.vocabulary import check_vocabulary
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
@@ -39,6 +42,7 @@ from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run_settings import describe_run
 from neoxrun.training.trackers import check_trackers
+from neoxrun.training.ways_on import check_resumable
 
 if TYPE_CHECKING:
     from neoxrun.training.data.prepare import PreparedData
@@ -90,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if continued is not None:
         continued.check_split(found.plan.tp)
     common.check_files(settings, random_weights=args.random_weights)
+    if not args.random_weights:
+        _check_tokenizer(settings)
     if leading:
         log.info(f"training {finetune_look.describe_training(found)}")
         log.info(finetune_look.describe_split(found))
@@ -98,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             log.info(note)
     from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
     from neoxrun.training.data.found import found_files
+    from neoxrun.training.data.noticed import notices
     from neoxrun.training.data.prepare import prepare_data
 
     with ExitStack() as unless_started:
@@ -124,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             done = steps_done(folder, continued) if resume or continued is not None else 0
             if resume and not done:
                 log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
+            warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
             _say(found, data, prepared, training, [*not_continued, *warnings, *unused], done)
         run_options = FinetuneOptions(
             training=training,
@@ -146,7 +154,11 @@ def run(args: argparse.Namespace) -> int:
             anyway: bool = args.resume_anyway
             if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
                 log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
-        if args.dry_run or (resume and common.is_alone(args) and _is_complete(folder, training.train_iters)):
+        if resume and common.is_alone(args) and _is_complete(folder, training.train_iters):
+            return 0
+        if leading and resume and (saved := saved_checkpoints(folder)):
+            check_resumable(saved[-1].path, settings, found.plan.tp, adapter=lora is not None)
+        if args.dry_run:
             return 0
         unless_started.pop_all()
     launcher.run_job(_job(args, settings, found, run_options))
@@ -195,6 +207,13 @@ def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
                 hint="Install it: pip install 'neoxrun[finetune]'",
             )
     check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+
+
+def _check_tokenizer(settings: Settings) -> None:
+    """Refuse a tokenizer that is not the model's, where the files of the weights tell; else the ranks do so."""
+    checkpoint = find_configured_checkpoint(settings)
+    if (rows := stored_vocab_rows(checkpoint)) is not None:
+        check_vocabulary(settings, load_tokenizer(settings.tokenizer), rows, checkpoint.source_tp)
 
 
 def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, rows: int) -> None:

@@ -39,7 +39,7 @@ def describe_memory(found: FinetunePlan) -> str:
         "weights": need.weights,
         "gradients": need.gradients,
         "optimizer": need.optimizer,
-        "activations": need.activations,
+        need.working[0]: need.working[1],
         "runtime": need.runtime,
     }
     listed = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items() if size)

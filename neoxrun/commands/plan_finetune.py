@@ -88,6 +88,7 @@ def as_json(found: FinetunePlan) -> dict[str, Any]:
         "gradients_bytes": need.gradients,
         "optimizer_bytes": need.optimizer,
         "activations_bytes": need.activations,
+        "step_bytes": need.step,
         "runtime_bytes": need.runtime,
         "total_bytes": need.total,
         "free_bytes": found.plan.devices[0].free_bytes,

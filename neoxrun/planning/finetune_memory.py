@@ -45,8 +45,8 @@ class RankBytes:
         weights: the parameters, in the format of the computation.
         gradients: of what is trained.
         optimizer: AdamW's two averages, and in 16 bits the fp32 weights.
-        activations: what a pass keeps for its gradients, and the logits; or what a step of the optimizer needs, if
-            that is more.
+        activations: what a pass keeps for its gradients, and the logits.
+        step: what a step of the optimizer needs, when these are gone.
         runtime: of the process, its libraries and what is on its way to other ranks.
         host: what is offloaded to the host's memory.
     """
@@ -55,13 +55,19 @@ class RankBytes:
     gradients: int
     optimizer: int
     activations: int
+    step: int
     runtime: int
     host: int
 
     @property
     def total(self) -> int:
         """On the device."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.runtime
+        return self.weights + self.gradients + self.optimizer + self.working[1] + self.runtime
+
+    @property
+    def working(self) -> tuple[str, int]:
+        """The larger of what a pass and a step of the optimizer need, next to the optimizer, and how much it is."""
+        return ("its step", self.step) if self.step > self.activations else ("activations", self.activations)
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,8 @@ class FinetuneSizing:
             weights=weights,
             gradients=gradients,
             optimizer=optimizer,
-            activations=max(self._activations(share), step),
+            activations=self._activations(share),
+            step=step,
             runtime=buckets + self._runtime(share),
             host=host,
         )

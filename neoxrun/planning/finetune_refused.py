@@ -42,7 +42,7 @@ def explain_finetune_refusal(
         ("weights", need.weights),
         ("gradients", need.gradients),
         ("the optimizer", need.optimizer),
-        ("activations", need.activations),
+        need.working,
     )
     ways = [way for way, fits in _ways(sizing, share, usable, tp_fixed=tp_fixed) if fits][:_MOST_WAYS]
     what = "the whole model" if sizing.lora is None else "an adapter"

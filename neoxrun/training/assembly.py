@@ -110,7 +110,6 @@ def _load(
         stage.vocab_size,
         training.train_iters * training.train_batch_size,
         evaluations * training.eval_iters * training.train_batch_size,
-        warn=mesh.rank == 0,
     )
     return _Loaded(tokenizer, stage, rows, warnings)
 

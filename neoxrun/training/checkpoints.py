@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ from neoxrun.parallel.together import together
 from neoxrun.training.folder import EVALUATED, WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
 from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
 from neoxrun.training.rows import Rows
+from neoxrun.training.ways_on import after_divergence, state_file
 from neoxrun.training.weight_files import WeightFiles
-
-_STATE: Final = "training"
 
 NewFiles = Callable[[Workplace, int], WeightFiles]
 """Makes the files of the weights in a checkpoint's folder, for a step."""
@@ -123,7 +122,7 @@ class Checkpoints:
             DataError: other parameters were trained.
             CheckpointError: a file is damaged.
         """
-        tensors = together(lambda: read_safetensors(_state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
+        tensors = together(lambda: read_safetensors(state_file(saved.path, self._mesh.tp_rank)), self._mesh.rank)
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != self._state_shapes():
             raise DataError(
                 "other parameters were trained in this run than are to be trained now",
@@ -182,19 +181,16 @@ class Checkpoints:
 
     def _refuse(self, step: int, key: TensorKey) -> None:
         found = saved_checkpoints(self._path)
-        kept = (
-            f"{found[-1].path} is kept: --resume continues from it." if found else "No checkpoint was written before."
-        )
         raise RankError(
             f"after step {step} weights are not numbers: {key.name} of layer {key.layer}, on rank {self._mesh.rank}",
             code="diverged",
-            hint=f"Lower --lr. {kept}",
+            hint=f"Lower --lr. {after_divergence(found[-1].path if found else None)}",
         )
 
     def _open_files(self, path: Path, step: int) -> _RankFiles:
         header = {name: Written(shape, torch.float32) for name, shape in self._state_shapes().items()}
         names = {id(parameter): name for name, parameter in self._stage.named_parameters()}
-        file = _state_file(path, self._mesh.tp_rank)
+        file = state_file(path, self._mesh.tp_rank)
         file.parent.mkdir(exist_ok=True)
         weights = None if self._new_files is None else self._new_files(Workplace(path, False), step)
         return _RankFiles(SafetensorsFile(file, header), weights, names)
@@ -293,7 +289,3 @@ def rows_checksum(rows: Rows, start: int, stop: int) -> str:
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """The whole shape of a parameter that ZeRO may have divided."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _state_file(checkpoint: Path, tp_rank: int) -> Path:
-    return checkpoint / _STATE / f"state-model_{tp_rank:02d}.safetensors"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from neoxrun.terminal.words import counted
+from neoxrun.terminal.words import counted, printable
 
 # What a run may be continued with at other values: they change neither its rows nor, beyond rounding, its steps.
 _FREE: Final = (
@@ -25,6 +25,7 @@ _FREE: Final = (
 )
 _MICRO_BATCH: Final = "training.micro_batch_size"
 _EVAL_INTERVAL: Final = "training.eval_interval"
+_EVAL_ITERS: Final = "training.eval_iters"
 _STEPS: Final = "training.train_iters"
 _FILES: Final = "files "  # before a file's name
 _DATA: Final = ("data.train", "data.valid")
@@ -33,8 +34,9 @@ _FOLLOWS: Final[Mapping[str, tuple[str, ...]]] = {
     "training.schedule.decay_iters": (_STEPS,),
     "training.schedule.warmup_iters": (_STEPS,),
     "training.schedule.min_lr": ("training.schedule.lr",),
-    "training.eval_iters": ("training.train_batch_size", "data.valid"),
+    _EVAL_ITERS: ("training.train_batch_size", "data.valid", "data.split", "data.packed", "data.seq_length"),
     _EVAL_INTERVAL: (_STEPS,),
+    "model.seq_length": ("data.seq_length",),
     "data.weights": _DATA,
     "data.valid_weights": _DATA,
     "data.eval_stream": _DATA,
@@ -72,7 +74,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "training.loss_scale.least": "min_loss_scale of fp16",
     "training.fp32_gradients": "grad_accum_dtype: fp32 of data_types",
     _EVAL_INTERVAL: "--eval-interval",
-    "training.eval_iters": "--eval-iters",
+    _EVAL_ITERS: "--eval-iters",
     "training.seed": "--seed",
     "data.train": "--data",
     "data.valid": "--eval-data",
@@ -80,6 +82,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "data.valid_weights": "valid_data_weights",
     "data.split": "--split",
     "data.seq_length": "--seq-length",
+    "model.seq_length": "--seq-length",
     "data.packed": "--no-pack",
     "data.eod_mask_loss": "--eod-mask-loss",
     "data.seed": "--seed",
@@ -162,7 +165,8 @@ def _sources(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[
         return ("lora",)
     if key.startswith(_FILES):
         return _TOKENS_FOLLOW if key in old and key in new else _DATA
-    return _FOLLOWS.get(key, ())
+    files = _TOKENS_FOLLOW + tuple(name for name in (*old, *new) if name.startswith(_FILES))
+    return _FOLLOWS.get(key, ()) + (files if key == _EVAL_ITERS else ())
 
 
 def _in_words(keys: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -196,4 +200,4 @@ def _shown(value: Any) -> str:
         return f"{value:.12g}"
     if isinstance(value, list):
         return (" " if isinstance(value[0], str) else ",").join(map(_shown, value)) if value else "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return printable(value) or "none" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -219,12 +219,12 @@ def saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     Raises:
         DataError: one of them cannot be read.
     """
-    return [SavedCheckpoint(step, path, read_json(path / _FACTS)) for step, path in _whole_checkpoints(folder)]
+    return [SavedCheckpoint(step, path, read_json(path / _FACTS)) for step, path in whole_checkpoints(folder)]
 
 
 def continuing_hint(folder: Path) -> str:
     """From where the run in a folder, which need not exist, can be continued after whatever has ended it."""
-    found = _whole_checkpoints(folder)
+    found = whole_checkpoints(folder)
     return f"{found[-1][1]} is whole: --resume continues from it." if found else NONE_WRITTEN
 
 
@@ -240,7 +240,7 @@ def unwritable_run(error: OSError, folder: Path) -> DataError:
     )
 
 
-def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+def whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The step and the folder of each whole checkpoint, from old to new."""
     found = [
         (CHECKPOINT_NAME.fullmatch(path.name), path)
@@ -279,7 +279,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not what neoxrun writes there",
             code="bad_file",
             where=str(path),
-            hint="Copy the run's folder again, or start over in another one with --output DIR.",
+            hint=f"Move {path.parent} elsewhere: the run then continues from another checkpoint, or from its start."
+            if path.name == _FACTS
+            else "Copy the run's folder again, or start over in another one with --output DIR.",
         )
     return values
 

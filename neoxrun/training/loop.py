@@ -20,8 +20,8 @@ from neoxrun.training.folder import NONE_WRITTEN, SavedCheckpoint
 from neoxrun.training.guard import LossGuard, MicroLoss, fixed_scale_error, overflow_error, rows_of
 from neoxrun.training.report import Report, StepFacts
 from neoxrun.training.trainer import StepResult, Trainer
+from neoxrun.training.ways_on import after_divergence
 
-_NONE_KEPT: Final = "No checkpoint was written before."
 _DUE: Final = ("evaluation", "samples")
 _MOST_LEFT_OUT: Final = 10
 """Steps in a row that fp16 may leave out at a fixed loss scale."""
@@ -263,9 +263,7 @@ class Loop:
 
     @property
     def _kept(self) -> str:
-        if self._saved is None:
-            return _NONE_KEPT
-        return f"{self._checkpoints.path_of(self._saved)} is kept: --resume continues from it."
+        return after_divergence(None if self._saved is None else self._checkpoints.path_of(self._saved))
 
     @staticmethod
     def _shared(error: RankError) -> RankError:

@@ -25,6 +25,7 @@ from neoxrun.training.folder import (
     read_json,
     saved_checkpoints,
     unwritable_run,
+    whole_checkpoints,
 )
 
 _EARLIER: Final = "earlier"
@@ -59,6 +60,14 @@ def check_run_folder(
         if continued is not None and others and continued.folder.parent.samefile(path):
             _check_neox_folder(path, others, continued)
             return []
+        if whole_checkpoints(path):
+            raise DataError(
+                f"{path} holds a run without its {SETTINGS}, so that it cannot be continued",
+                code="existing_target",
+                where=str(path),
+                hint="Put the file back, or name another folder with --output DIR. The weights of a whole model can be "
+                f"trained in a new run: `neoxrun finetune {path} -o NEW`.",
+            )
         if others:
             raise DataError(
                 f"{path} holds something else than a run: {listing(sorted(others))}",
@@ -88,6 +97,14 @@ def check_run_folder(
             code="different_run",
             where=str(saved[-1].path),
             hint=f"Give --tp {trained}. The number of replicas and the ZeRO stage may change.",
+        )
+    if before.get("command") != made.get("command") and not anyway:
+        raise DataError(
+            f"{path / SETTINGS} is not what neoxrun writes there",
+            code="bad_file",
+            where=str(path / SETTINGS),
+            hint="Put the run's own file back, name another folder with --output DIR, or continue with the settings of "
+            "this command by --resume-anyway.",
         )
     changed = causes(before, made)
     if changed and not anyway:

@@ -34,6 +34,7 @@ from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.report import Report, open_trackers
 from neoxrun.training.run_settings import describe_run, evaluation_digest
 from neoxrun.training.samples import write_samples
+from neoxrun.training.ways_on import reading_checkpoint
 from neoxrun.training.weight_files import LayerFiles
 
 
@@ -73,7 +74,8 @@ def run_finetuning(
         (folder,) = together(lambda: (_open(stack, settings, mesh, plan, options),), mesh.rank)
         saved: SavedCheckpoint | None = share_from_first(None if folder is None else folder.last)
         weights = None if saved is None or options.lora is not None else saved.path
-        assembled = assemble(settings, mesh, plan, options, weights=weights, show_progress=show_progress)
+        with reading_checkpoint(weights):
+            assembled = assemble(settings, mesh, plan, options, weights=weights, show_progress=show_progress)
         if mesh.rank == 0 and saved is None:
             for warning in assembled.warnings:
                 log.warning(warning)
@@ -86,7 +88,8 @@ def run_finetuning(
         run = _Run(settings, mesh, plan, options, assembled, folder, saved)
         loop = together(lambda: run.loop(stack, lambda: stop.raised, show_progress=show_progress), mesh.rank)
         if saved is not None:
-            loop.resume(saved, anyway=options.resume_anyway)
+            with reading_checkpoint(saved.path):
+                loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
         elif made is not None:
             loop.start_after(*made)

@@ -55,7 +55,7 @@ def test_two_at_a_time_do_not_fight(demo_server: FaultyServer, tmp_path: Path, s
         assert wait_until(lambda: (tmp_path / "tiny" / ".tokenizer.json.part").exists())
         second = download(tmp_path, "tiny")
         own_id = str(first.process.pid)
-        pid = {f"process {own_id}": "process PID"}
+        pid = {f"process {own_id} on {socket.gethostname()}": "process PID on HOST"}
         snapshot(second.check_error(4, own_id), replace=pid)
         # Another model and a repair are refused before they change anything, the manifest above all.
         record = manifest.Manifest({"latest": manifest.ManifestEntry(1, "0" * 64)}, "tiny", mirrors=(demo_server.url,))

@@ -109,7 +109,7 @@ def test_runs_are_evaluated(whole: Path, adapter: Path, tasks: Path, tmp_path: P
 
 def test_evaluation_data_in_the_training_data_are_noted(trained_adapter: tuple[Path, Result]) -> None:
     _, done = trained_adapter
-    assert "warning: evaluation documents that are also in the training data: 1 of 1" in done.err
+    assert done.err.count("warning: evaluation documents that are also in the training data: 1 of 1") == 1
 
 
 def test_an_adapter_is_named_by_its_run(adapter: Path) -> None:

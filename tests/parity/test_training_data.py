@@ -52,7 +52,7 @@ def index_map(folder: Path, name: str, rows: int, kind: str) -> NDArray[np.int64
 def test_rows_are_gpt_neoxs(folder: Path, tmp_path: Path, name: str) -> None:
     data = config(folder, name)
     prepared = prepare(data, folder, tmp_path)
-    train, valid = build_rows(data, prepared, VOCABULARY, TRAIN_ROWS, VALID_ROWS, warn=True)
+    train, valid = build_rows(data, prepared, VOCABULARY, TRAIN_ROWS, VALID_ROWS)
     assert valid is not None
     assert (len(train), len(valid)) == (TRAIN_ROWS, VALID_ROWS)
     wanted = load_file(folder / "batches.safetensors")
@@ -83,7 +83,7 @@ def test_index_maps_are_gpt_neoxs(folder: Path, name: str, part: int, rows: int)
 
 def test_the_first_token_of_a_document_is_not_learned_with_eod_mask_loss(folder: Path, tmp_path: Path) -> None:
     data = config(folder, PACKED, eod_mask_loss=True)
-    train, _ = build_rows(data, prepare(data, folder, tmp_path), VOCABULARY, TRAIN_ROWS, 0, warn=False)
+    train, _ = build_rows(data, prepare(data, folder, tmp_path), VOCABULARY, TRAIN_ROWS, 0)
     ids = load_file(folder / "batches.safetensors")["train"].reshape(-1, SEQ_LENGTH + 1)
     assert (ids[:, :-1] == 0).any()
     np.testing.assert_array_equal([train[row].learned for row in range(TRAIN_ROWS)], ids[:, :-1] != 0)

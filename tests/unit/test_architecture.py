@@ -56,6 +56,7 @@ LATE = {
     ("commands.inspect", "conversion.inspect"),
     ("commands.finetune", "training.data.cache"),
     ("commands.finetune", "training.data.found"),
+    ("commands.finetune", "training.data.noticed"),
     ("commands.finetune", "training.data.prepare"),
     ("model.kernels", "model.kernels.fused"),
     ("launch.start", "launch.agent"),
@@ -128,7 +129,7 @@ IMPORTERS = {
     "matplotlib": "benchmark.plot evaluation.trajectory_plot training.loss_plot",
     "megatron": "training.data.tokens training.tensor_parallel",
     "numpy": "checkpoint.files evaluation.faster evaluation.run planning.finetune_speed "
-    "training.data.build training.data.cache "
+    "training.data.cache "
     "training.data.corpus training.data.encoding training.data.indexed training.data.packing training.data.repeated "
     "training.data.rows training.data.tokens training.rows "
     "training.trainer",

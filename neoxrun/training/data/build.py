@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from neoxrun.config.training import DataConfig
-from neoxrun.terminal.log import log
-from neoxrun.terminal.words import counted
-from neoxrun.training.data.corpus import Corpus
 from neoxrun.training.data.packing import blended_rows, order_documents, pack
 from neoxrun.training.data.prepare import PreparedData
-from neoxrun.training.data.repeated import count_repeated
 from neoxrun.training.data.rows import BlendedRows, DocumentRows, PackedRows
 from neoxrun.training.data.tokens import CorpusTokens
 from neoxrun.training.rows import Rows
 
 
 def build_rows(
-    data: DataConfig, prepared: PreparedData, vocab_size: int, train_rows: int, valid_rows: int, *, warn: bool
+    data: DataConfig, prepared: PreparedData, vocab_size: int, train_rows: int, valid_rows: int
 ) -> tuple[Rows, Rows | None]:
     """The rows that are trained on, and those that are evaluated.
 
@@ -32,26 +25,17 @@ def build_rows(
         valid_rows: how many of evaluation data: those of an evaluation, if all evaluations see the same; in GPT-NeoX
             ``(train_iters // eval_interval + 1) * eval_iters * train_batch_size``. Both numbers decide how many epochs
             are shuffled together.
-        warn: look for documents that are in both, which reads them all, and warn of what is cut or left out. For one
-            rank.
 
     Returns:
         As many rows as are needed of each; None for the second where there are no documents to evaluate on, or
         ``valid_rows`` is 0.
 
     Raises:
-        DataError: documents that are compared, or later rows that are read, have ids that the model does not have.
+        DataError: later, rows that are read have ids that the model does not have.
     """
     train = [CorpusTokens(corpus, vocab_size) for corpus in prepared.train]
     valid = [CorpusTokens(corpus, vocab_size) for corpus in prepared.valid] if valid_rows else []
-    if warn and valid:
-        repeated, of = count_repeated(train, valid), sum(len(one.corpus.documents) for one in valid)
-        if repeated:
-            log.warning(
-                f"evaluation documents that are also in the training data: {repeated} of {of}; the evaluation loss "
-                "will be too low"
-            )
-    builder = _Builder(data, prepared.eod, warn)
+    builder = _Builder(data, prepared.eod)
     return (
         builder.rows(train, data.weights, train_rows),
         builder.rows(valid, data.valid_weights if data.valid else data.weights, valid_rows) if valid else None,
@@ -61,8 +45,8 @@ def build_rows(
 class _Builder:
     """Makes rows of corpora."""
 
-    def __init__(self, data: DataConfig, eod: int, warn: bool) -> None:
-        self._data, self._eod, self._warn = data, eod, warn
+    def __init__(self, data: DataConfig, eod: int) -> None:
+        self._data, self._eod = data, eod
 
     def rows(self, corpora: Sequence[CorpusTokens], weights: Sequence[float] | None, count: int) -> Rows:
         """``count`` rows of one corpus, or of several with weights."""
@@ -78,19 +62,8 @@ class _Builder:
         """At least ``needed`` rows of a corpus; ``count``, or all that there are."""
         data, corpus = self._data, tokens.corpus
         if not data.packed:
-            order = order_documents(self._alone(corpus), needed, data.seed)
+            order = order_documents(corpus.alone(data.seq_length + 1), needed, data.seed)
             return DocumentRows(tokens, order, data.seq_length, self._eod)
         packing = pack(corpus.sizes, corpus.documents, needed, data.seq_length, data.seed)
         skipped = self._eod if data.eod_mask_loss else None
         return PackedRows(tokens, packing, skipped, len(packing.shuffled) if count is None else count)
-
-    def _alone(self, corpus: Corpus) -> NDArray[np.int64]:
-        """The documents that make a row each: those of which something is learned within its length."""
-        longest = self._data.seq_length + 1
-        cut, kept = int((corpus.own_sizes > longest).sum()), corpus.alone(longest)
-        left_out = len(corpus.documents) - len(kept)
-        if self._warn and cut:
-            log.warning(f"{counted(cut, 'document')} cut to {longest} tokens (seq_length, and one to predict)")
-        if self._warn and left_out:
-            log.warning(f"{counted(left_out, 'document')} left out: nothing is learned in {longest} tokens")
-        return kept

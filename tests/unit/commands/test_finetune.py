@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from neoxrun.cli import main
 from neoxrun.launch import launcher
 from neoxrun.launch.job import Job
 from neoxrun.training.run_settings import describe_run
-from support.paths import shared_folder
+from neoxrun.training.ways_on import state_file
+from support.paths import DEMO, FIXTURES, shared_folder
 from support.training_data import write_packed
 
 TRAIN = shared_folder() / "fixtures-train"
@@ -45,8 +48,22 @@ def test_the_first_look(texts: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed.out == ""
     assert "training the whole model, 3,456,000 parameters in fp32" in printed.err
     assert "40 documents of" in printed.err
+    assert "evaluation documents that are also in the training data: 40 of 40" in printed.err
     assert "learning rate 1e-05, cosine to 1e-06, " in printed.err
     assert printed.err.partition(" steps, ")[2].startswith("2.9"), "epochs: those of whole steps"
+
+
+def test_documents_that_are_cut_are_counted(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--data", texts, "--no-pack") == 0
+    assert "warning: 40 documents cut to 65 tokens" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the size of a model with its vocabulary is said."""
+    assert dry("--data", texts, "--tokenizer", FIXTURES / "tp1" / "tokenizer.json") == 3
+    printed = capsys.readouterr().err
+    assert "the tokenizer has 500 entries, but the checkpoint's vocabulary has 2048" in printed
+    assert "training the whole model" not in printed
 
 
 def test_options_that_are_read_are_not_said_to_be_ignored(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +132,22 @@ def test_an_existing_run(texts: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert dry("--data", texts, "-o", run) == 4
     assert "Continue it with --resume" in capsys.readouterr().err
     assert dry("--data", texts, "-o", run, "--resume") == 4
-    assert "the run in" in capsys.readouterr().err
+    assert "settings.json is not what neoxrun writes there" in capsys.readouterr().err
     assert dry("--data", texts, "-o", run, "--steps", 2, "--resume-anyway") == 0
     assert dry("--data", texts, "-o", run, "--steps", 1, "--resume-anyway") == 2
     assert "the run has 2 steps already, more than the 1 asked for" in capsys.readouterr().err
     assert (run / "settings.json").read_text() == "{}"
+
+
+def put_checkpoint(run: Path, step: int, **facts: object) -> Path:
+    """A whole checkpoint of the demo model, with nothing in its state."""
+    checkpoint = run / f"global_step{step}"
+    shutil.copytree(next(DEMO.glob("global_step*")), checkpoint)
+    state = state_file(checkpoint, 0)
+    state.parent.mkdir()
+    save_file({}, state)
+    (checkpoint / "neoxrun.checkpoint.json").write_text(json.dumps({"step": step, **facts}))
+    return checkpoint
 
 
 def test_a_run_with_other_data_is_refused(
@@ -134,8 +162,7 @@ def test_a_run_with_other_data_is_refused(
     (job,) = jobs
     run = Path("run")
     (run / "settings.json").write_text(json.dumps(describe_run(job.settings, job.plan, job.options)))
-    (run / "global_step2").mkdir()
-    (run / "global_step2" / "neoxrun.checkpoint.json").write_text('{"step": 2, "tp": 1}')
+    put_checkpoint(run, 2, tp=1)
     capsys.readouterr()
     assert dry(*words, "--resume") == 0
     write_packed(valid, [[1, 2, 3], [4, 5, 7]])
@@ -185,8 +212,7 @@ def test_a_complete_run_is_not_started(
     jobs: list[Job] = []
     monkeypatch.setattr(launcher, "run_job", jobs.append)
     run = Path("run")
-    (run / "global_step3").mkdir(parents=True)
-    (run / "global_step3" / "neoxrun.checkpoint.json").write_text('{"step": 3}')
+    put_checkpoint(run, 3)
     (run / "settings.json").write_text("{}")
     assert finetune("--data", texts, "-o", run, "--steps", 3, "--resume-anyway") == 0
     assert "the run is complete: " in capsys.readouterr().err
@@ -197,6 +223,45 @@ def test_a_complete_run_is_not_started(
     (run / "global_step3" / "neoxrun.checkpoint.json").write_text(due)
     finetune("--data", texts, "-o", run, "--steps", 3, "--resume-anyway")
     assert len(jobs) == 2
+
+
+def test_a_checkpoint_that_is_not_whole_is_named_before_anything_is_loaded(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do: nobody can download a run's own checkpoint again."""
+    jobs: list[Job] = []
+    monkeypatch.setattr(launcher, "run_job", jobs.append)
+    run, words = Path("run").absolute(), ("--data", texts, "-o", "run", "--steps", 9)
+    finetune(*words)
+    (job,) = jobs
+    old, new = put_checkpoint(run, 2, tp=1), put_checkpoint(run, 3, tp=1)
+    (run / "settings.json").write_text(json.dumps(describe_run(job.settings, job.plan, job.options)))
+    assert dry(*words, "--resume") == 0
+    on = f"hint: Move {new} elsewhere: --resume then continues from global_step2."
+    layer = next(new.glob("layer_03*"))
+    for path, what in ((layer, "was cut short"), (state_file(new, 0), "ends within its header")):
+        content = path.read_bytes()
+        path.write_bytes(content[:9])
+        assert dry(*words, "--resume") == 3
+        printed = capsys.readouterr().err
+        assert what in printed
+        assert on in printed
+        path.write_bytes(content)
+    layer.unlink()
+    assert dry(*words, "--resume") == 3
+    assert on in capsys.readouterr().err
+    shutil.rmtree(new / "training")
+    assert dry(*words, "--resume") == 3
+    printed = capsys.readouterr().err
+    assert "global_step3 has no folder training, so that the state of the optimizer is missing" in printed
+    assert on in printed
+    shutil.rmtree(old / "training")
+    assert dry(*words, "--resume") == 3
+    assert f"hint: Train from its weights, in a new run: `neoxrun finetune {run} -o NEW`." in capsys.readouterr().err
+    (new / "neoxrun.checkpoint.json").write_text("{")
+    assert dry(*words, "--resume") == 4
+    assert f"hint: Move {new} elsewhere: the run then continues from another" in capsys.readouterr().err
+    assert len(jobs) == 1
 
 
 @pytest.mark.parametrize("package", ["deepspeed", "megatron", "tensorboard"])

@@ -38,6 +38,14 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["total_bytes"] == sum(plan[f"{part}_bytes"] for part in parts)
     assert plan["total_bytes"] < plan["free_bytes"] == 80 * 2**30
     assert plan["host_bytes"] > 0
+    assert plan["step_bytes"] == 0, "on the host"
+
+
+def test_the_memory_of_a_whole_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "20B", "--finetune", "--devices", "8xH100"]) == 0
+    assert "optimizer 30.8 GB, its step 20.6 GB, runtime 2.1 GB" in capsys.readouterr().out
+    assert main(["plan", "20B", "--finetune", "--devices", "4xH100"]) == 2
+    assert "61.7 GB of the optimizer, 41.1 GB of its step need" in capsys.readouterr().err
 
 
 def test_a_refusal_as_json(capsys: pytest.CaptureFixture[str]) -> None:

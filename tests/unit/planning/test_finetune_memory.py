@@ -94,6 +94,17 @@ def test_activations_by_hand() -> None:
     assert on_cpu.runtime == 400 * 10**6
 
 
+def test_a_step_of_the_optimizer_has_its_own_name() -> None:
+    """8 bytes for each parameter that a rank updates: neither fewer rows nor shorter ones change them."""
+    need = SIZING.rank_bytes(ALONE)
+    assert need.step == 8 * SIZING.parameters > need.activations
+    assert need.working == ("its step", need.step)
+    assert need.total == need.weights + need.gradients + need.optimizer + need.step + need.runtime
+    adapter = replace(SIZING, lora=LoraConfig()).rank_bytes(ALONE)
+    assert adapter.working == ("activations", adapter.activations)
+    assert adapter.activations > adapter.step > 0
+
+
 @pytest.mark.parametrize(("stage", "more"), [(1, 4 * 2), (2, 4 - 2), (3, 4 - 2)])
 def test_gradients_that_are_summed_in_fp32(stage: int, more: int) -> None:
     """Below stage 2 next to those of a pass, all of them; else instead of them, those of this replica."""

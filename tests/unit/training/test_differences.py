@@ -70,6 +70,22 @@ def test_what_follows_from_another_difference_is_not_named() -> None:
     assert causes(made(), made(alone)) == ["--min-lr was 0.0001, is 0.0002"]
 
 
+def test_the_length_of_an_evaluation_follows_from_the_rows() -> None:
+    shorter = replace(TRAINING, eval_iters=5)
+    assert causes(made(), made(shorter, replace(DATA, packed=False))) == ["--no-pack was not given, is given"]
+    other = made(shorter, replace(DATA, seq_length=16))
+    other["model"] = {**other["model"], "seq_length": 16}
+    assert causes(made(), other) == [f"--seq-length was {DATA.seq_length}, is 16"]
+    before, after = made(train_files=(A_FILE,)), made(shorter, train_files=(replace(A_FILE, digest="y"),))
+    assert causes(before, after) == [f"{A_FILE.name} has changed"]
+
+
+def test_values_are_shown_so_that_they_can_be_read() -> None:
+    lines = made(data=replace(DATA, document_end="\n\n"))
+    none = made(data=replace(DATA, document_end=""))
+    assert causes(none, lines) == [r"--document-end was none, is \n\n"]
+
+
 def test_steps_that_follow_from_epochs_are_not_named() -> None:
     longer = replace(TRAINING, train_iters=40)
     assert causes(made(epochs=1), made(longer, epochs=2)) == ["--epochs was 1, is 2"]

@@ -135,3 +135,26 @@ def test_damaged_settings_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not what neoxrun writes") as error:
         check_run_folder(tmp_path, MADE, resume=True, anyway=False)
     assert error.value.code == "bad_file"
+
+
+def test_settings_that_are_not_those_of_a_run_are_not_compared(tmp_path: Path) -> None:
+    made = {**MADE, "command": "finetune"}
+    with open_run_folder(tmp_path, made, resume=False, anyway=False) as folder:
+        folder.begin(1)
+        folder.publish(1, {})
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(DataError, match="not what neoxrun writes") as error:
+        check_run_folder(tmp_path, made, resume=True, anyway=False)
+    assert error.value.code == "bad_file"
+    assert check_run_folder(tmp_path, made, resume=True, anyway=True) != []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_has_lost_its_settings(tmp_path: Path, resume: bool) -> None:
+    with open_run_folder(tmp_path, MADE, resume=False, anyway=False) as folder:
+        folder.begin(1)
+        folder.publish(1, {})
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DataError, match=r"holds a run without its settings\.json") as error:
+        check_run_folder(tmp_path, MADE, resume=resume, anyway=resume)
+    assert f"`neoxrun finetune {tmp_path} -o NEW`" in str(error.value.hint)

@@ -29,9 +29,10 @@ from neoxrun.config.reader import load_settings
 from neoxrun.config.settings import Merge, Precision
 from neoxrun.config.training import LoraConfig, ScheduleConfig, ZeroConfig
 from neoxrun.conversion.safetensors_file import SafetensorsFile
-from neoxrun.errors import DataError, RankError, Stopped
+from neoxrun.errors import CheckpointError, DataError, RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
+from neoxrun.training.ways_on import state_file
 from support import training_runs
 from support.checkpoints import raw_shards
 from support.paths import ROOT
@@ -251,6 +252,19 @@ def test_data_that_have_changed_are_refused(place: Path) -> None:
         run_here(replace(resumed, more={"resume": True, "resume_anyway": True}))
     finally:
         (place / "train.jsonl").write_text(text)
+
+
+def test_the_error_of_a_damaged_checkpoint_names_the_one_before_it(place: Path) -> None:
+    resumed = RunCase(place).resumed("damaged", until=4)
+    resumed.begin()
+    newest = resumed.folder / "global_step4"
+    for path in (state_file(newest, 0), next(newest.glob("layer_02*"))):
+        content = path.read_bytes()
+        path.write_bytes(content[:-9])
+        with pytest.raises(CheckpointError) as error:
+            run_here(resumed)
+        assert error.value.hint == f"Move {newest} elsewhere: --resume then continues from global_step2."
+        path.write_bytes(content)
 
 
 def test_another_tensor_parallel_size_is_refused(place: Path) -> None:

@@ -22,10 +22,10 @@ LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
 def rows_of(
-    tmp_path: Path, *files: Path, count: int = 4, valid_count: int = 0, warn: bool = False, **options: Any
+    tmp_path: Path, *files: Path, count: int = 4, valid_count: int = 0, **options: Any
 ) -> tuple[Rows, Rows | None]:
     data = DataConfig(files, **options)
-    return build_rows(data, prepare(data, tmp_path / "cache"), VOCABULARY, count, valid_count, warn=warn)
+    return build_rows(data, prepare(data, tmp_path / "cache"), VOCABULARY, count, valid_count)
 
 
 def train_rows(tmp_path: Path, *files: Path, **options: Any) -> Rows:
@@ -76,9 +76,9 @@ def test_what_is_learned_is_packed_with_the_tokens(tmp_path: Path) -> None:
     assert stretches <= ends
 
 
-def test_one_document_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_document_a_row(tmp_path: Path) -> None:
     prefix = write_packed(tmp_path / "a", [[1, 2, 3, 4, 5, 6], [7, 8], [9], [10, 11, 12, 13]])
-    rows = train_rows(tmp_path, prefix, count=6, seq_length=3, packed=False, warn=True)
+    rows = train_rows(tmp_path, prefix, count=6, seq_length=3, packed=False)
     found = dict(zip(map(tuple, ids_of(rows)), learned_of(rows), strict=True))
     assert found == {
         (1, 2, 3, 4): [True, True, True],
@@ -86,20 +86,14 @@ def test_one_document_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         (10, 11, 12, 13): [True, True, True],
     }
     assert [sorted(ids_of(rows)[begin : begin + 3]) for begin in (0, 3)] == [sorted(map(list, found))] * 2
-    assert "1 document cut to 4 tokens" in caplog.text
-    assert "1 document left out: nothing is learned in 4 tokens" in caplog.text
-    caplog.clear()
-    train_rows(tmp_path, prefix, count=6, seq_length=3, packed=False)
-    assert caplog.text == "", "the other ranks say nothing"
 
 
-def test_documents_of_which_nothing_is_learned_are_no_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_documents_of_which_nothing_is_learned_are_no_rows(tmp_path: Path) -> None:
     short, long = {"prompt": "a", "completion": "b"}, {"prompt": "a b c d e f g h i j", "completion": "k"}
     path = write_rows(tmp_path / "a.jsonl", [short, long])
-    rows = train_rows(tmp_path, path, count=4, seq_length=4, packed=False, warn=True)
+    rows = train_rows(tmp_path, path, count=4, seq_length=4, packed=False)
     assert len({tuple(ids) for ids in ids_of(rows)}) == 1
     assert all(map(any, learned_of(rows)))
-    assert "1 document left out" in caplog.text
     with pytest.raises(DataError, match=r"in no document of .*b\.jsonl") as caught:
         train_rows(tmp_path, write_rows(tmp_path / "b.jsonl", [long]), seq_length=4, packed=False)
     assert caught.value.code == "no_tokens"
@@ -136,23 +130,3 @@ def test_evaluation_has_rows_of_its_own(tmp_path: Path) -> None:
     assert len(valid) == 5
     assert rows_of(tmp_path, prefix, **options)[1] is None
     assert rows_of(tmp_path, prefix, valid_count=5)[1] is None
-
-
-def test_documents_that_are_evaluated_and_trained_on_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train = write_packed(tmp_path / "a", [[1, 2], [3, 4], [5, 6, 7]])
-    valid = write_packed(tmp_path / "b", [[3, 4], [3, 4], [4, 3], [5, 6]])
-    rows_of(tmp_path, train, valid=(valid,), valid_count=2, warn=True)
-    assert "evaluation documents that are also in the training data: 2 of 4" in caplog.text
-    caplog.clear()
-    rows_of(tmp_path, train, valid=(valid,), valid_count=2)
-    rows_of(tmp_path, train, split=(2, 1, 0), valid_count=2, warn=True)
-    assert caplog.text == ""
-
-
-def test_texts_and_packed_data_are_compared_by_their_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    text = write_rows(tmp_path / "a.jsonl", [{"text": "import os"}])
-    packed = write_packed(tmp_path / "b", [[*demo_tokenizer().encode("import os"), 0]])
-    rows_of(tmp_path, packed, valid=(text,), valid_count=2, warn=True)
-    assert "also in the training data: 1 of 1" in caplog.text

@@ -73,7 +73,7 @@ def test_the_memory_that_an_order_of_rows_needs(how: str, tmp_path: Path) -> Non
     prepared = prepare(data, tmp_path)
     tracemalloc.start()
     try:
-        build_rows(data, prepared, VOCABULARY, rows, 0, warn=False)
+        build_rows(data, prepared, VOCABULARY, rows, 0)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
