@@ -80,7 +80,7 @@ def test_whenever_it_is_asked_to_end_a_run_continues_as_if_it_was_not(
 
 
 def test_every_pass_is_seen_by_a_watch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In steps, evaluations and samples; between them no rank waits for another's pass."""
+    """In steps, evaluations and samples."""
     pulses: list[Pulse] = []
     inside: list[bool] = []
 
