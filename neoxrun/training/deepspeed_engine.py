@@ -254,7 +254,7 @@ def _import_deepspeed(device: torch.device) -> Any:
         ) from error
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr  # setStream would flush what may be closed by now
     logger.setLevel("ERROR")
     # An all-reduce through shared memory, which would be compiled when the engine starts.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
