@@ -92,10 +92,12 @@ def open_optimizer(run: NeoxRun, rank: int, table: Mapping[TensorKey, Parameter]
     try:
         found = _flat(run.parts[rank], saved, shapes) if run.parts else _whole(path, saved["optimizer"], shapes)
         steps = found.steps or int(saved["global_steps"]) - int(saved["skipped_steps"])
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise not_continued(f"DeepSpeed's files have another form than is known here ({error!r})", path) from error
     if lacking := [key for key, entry in table.items() if entry.used and key not in found.spans]:
         raise not_continued(f"it lacks {lacking[0].name} of layer {lacking[0].layer}", path)
+    if steps < 0:
+        raise not_continued(f"it tells of {steps} steps", path)
     return replace(found, steps=steps)
 
 
@@ -162,14 +164,19 @@ def _state_of(part: Mapping[str, Any], group: int) -> Mapping[str, Any]:
 
 
 def _steps(states: Any, groups: Sequence[Mapping[str, Any]]) -> int:
-    """The steps of each parameter, or of the groups, as fused optimizers have it; 0 if neither says it."""
-    return max((int(entry["step"]) for entry in [*states, *groups] if "step" in entry), default=0)
+    """The steps of all parameters, or of the groups, as fused optimizers have it; 0 if neither says it."""
+    counts = {int(entry["step"]) for entry in [*states, *groups] if "step" in entry}
+    if len(counts) > 1:
+        raise ValueError(f"steps {sorted(counts)}")
+    return counts.pop() if counts else 0
 
 
 def _scaler(saved: object) -> dict[str, float]:
     """The numbers of a loss scaler that adapts, which has all of them."""
     values = {name: getattr(saved, name, None) for name in _SCALER}
     numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    if not all(map(math.isfinite, numbers.values())) or numbers.get("cur_scale", 1) <= 0:
+        raise ValueError(f"loss scaling by {numbers}")
     return numbers if len(numbers) == len(values) else {}
 
 

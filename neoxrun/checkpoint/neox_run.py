@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.layout import Checkpoint, list_names
@@ -15,7 +15,7 @@ from neoxrun.checkpoint.missing import refuse_missing
 from neoxrun.config.foreign import is_zero3
 from neoxrun.config.saved_args import read_without_tensors
 from neoxrun.config.settings import Settings
-from neoxrun.config.training import ScheduleConfig
+from neoxrun.config.training import DecayStyle, ScheduleConfig
 from neoxrun.errors import CheckpointError, UsageError
 from neoxrun.terminal.words import counted
 
@@ -95,6 +95,12 @@ class NeoxRun:
                 hint=f"Give --tp {self.tp}. {_WEIGHTS_ONLY}",
             )
 
+    def schedule_warnings(self, choice: ScheduleChoice) -> list[str]:
+        """What to tell people where the schedule has to be that of the run, and the files do not tell it."""
+        if choice != "same" or self.schedule:
+            return []
+        return ["the checkpoint does not tell the schedule of the learning rate: the configuration's counts"]
+
     def continued_schedule(self, made: ScheduleConfig, choice: ScheduleChoice) -> ScheduleConfig:
         """The schedule of the learning rate, which GPT-NeoX compares with the checkpoint's (``AnnealingLR``).
 
@@ -103,12 +109,20 @@ class NeoxRun:
             choice: whose counts.
 
         Raises:
-            UsageError: the two have to be the same, and are not.
+            UsageError: the two have to be the same, and are not; or the checkpoint's cannot be used.
         """
         saved, values = self.schedule, _values(made)
         if choice == "configuration":
             return made
-        if choice == "checkpoint" and values.keys() <= saved.keys():
+        if choice == "checkpoint":
+            if lacking := [name for name in values if not _possible(name, saved.get(name))]:
+                raise UsageError(
+                    "use_checkpoint_lr_scheduler asks for the schedule in the checkpoint, which has no usable "
+                    f"{lacking[0]}",
+                    code="conflicting_options",
+                    where=str(self.ranks[0]),
+                    hint="Leave use_checkpoint_lr_scheduler out: the configuration's schedule counts then.",
+                )
             return replace(
                 made,
                 lr=saved["start_lr"],
@@ -271,6 +285,14 @@ def _equal(saved: object, value: float | str, name: str) -> bool:
     if isinstance(value, str) or not isinstance(saved, int | float):
         return saved == value
     return math.isclose(_at_least_one(saved) if name == "warmup_iter" else saved, value)
+
+
+def _possible(name: str, saved: object) -> bool:
+    """Whether a value of ``AnnealingLR``'s can be that of a schedule."""
+    if name == "decay_style":
+        return saved in get_args(DecayStyle)
+    above_zero = name in ("start_lr", "end_iter")
+    return isinstance(saved, int | float) and math.isfinite(saved) and (saved > 0 if above_zero else saved >= 0)
 
 
 def _at_least_one(warmup: float) -> float:

@@ -16,6 +16,7 @@ from neoxrun.commands.finetune_continued import (
     continued_optimizer,
     continued_run,
     continued_schedule,
+    schedule_warnings,
     steps_done,
     trained_tp,
 )
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         training, warnings = settled(request, found, data, prepared)
         if continued is not None:
             continued.check_steps(training.train_iters)
-            warnings += continued.row_warnings(training.train_batch_size)
+            warnings += continued.row_warnings(training.train_batch_size) + schedule_warnings(options, continued)
         schedule = continued_schedule(options, continued, folder, training.schedule)
         training, unused = continued_optimizer(options, continued, folder, replace(training, schedule=schedule))
         _check_order(found, data, prepared, training.train_iters * training.train_batch_size)

@@ -125,6 +125,11 @@ def continued_optimizer(
     return replace(made, **kept), warnings
 
 
+def schedule_warnings(options: ConfigOptions, continued: NeoxRun) -> list[str]:
+    """What to tell people of the schedule of a run of GPT-NeoX that is continued."""
+    return continued.schedule_warnings(_schedule_choice(options))
+
+
 def _shown(value: object) -> str:
     return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

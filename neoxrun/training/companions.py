@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,13 +124,28 @@ def _check_tokenizer(folder: Path, tokenizer: TokenizerConfig) -> None:
     """
     for name, path in tokenizer_files(tokenizer).items():
         found = folder / name
-        if name != GENERATION_CONFIG and found.is_file() and found.read_bytes() != path.read_bytes():
+        if found.is_file() and not _alike(found, path):
             raise DataError(
                 f"{found} is another file than {path}, which would be written there",
                 code="existing_target",
                 where=str(found),
                 hint="Name another folder with --output DIR, or move the file elsewhere.",
             )
+
+
+def _alike(found: Path, path: Path) -> bool:
+    """Whether two files are the same, but for the ends of texts in generation_config.json, which are written anew."""
+    if found.read_bytes() == path.read_bytes():
+        return True
+    if path.name != GENERATION_CONFIG:
+        return False
+    try:
+        contents = [json.loads(file.read_bytes()) for file in (found, path)]
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(content, dict) for content in contents) and (
+        contents[0] | {"eos_token_id": None} == contents[1] | {"eos_token_id": None}
+    )
 
 
 def _is_others(configuration: Path) -> bool:

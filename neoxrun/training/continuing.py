@@ -1,4 +1,4 @@
-"""Continuing a run of GPT-NeoX: its optimizer's state and, where it has them, its weights in fp32."""
+"""Continuing a run of GPT-NeoX: its optimizer's state and its weights in fp32."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from neoxrun.checkpoint.find import find_checkpoint
+from neoxrun.checkpoint.load import load_weights
 from neoxrun.checkpoint.merge import Rule, rule_of
 from neoxrun.checkpoint.neox_optimizer import SavedKind, SavedOptimizer, open_optimizer
 from neoxrun.checkpoint.neox_run import NeoxRun, not_continued
+from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, parameters
 from neoxrun.errors import CheckpointError
 from neoxrun.model.gpt_neox import Stage
@@ -35,9 +38,11 @@ def continue_neox_run(run: NeoxRun, stage: Stage, state: OptimizerState) -> int:
     """
     table = parameters(stage.config, stage.vocab_size)
     ranks = [open_optimizer(run, rank, table) for rank in range(run.tp)]
-    _check_copies(run, ranks, table)
+    _check_copies(run, ranks, table, stage.config)
     own = ranks[stage.mesh.tp_rank]
     state.prepare(own.steps)
+    if not run.parts and stage.weights_dtype != torch.float32:
+        _set_weights(run, stage, state)
     for key, parameter in stage.keyed_parameters().items():
         if parameter.requires_grad:
             for kind, tensor in _state_of(key, ranks, stage):
@@ -46,6 +51,31 @@ def continue_neox_run(run: NeoxRun, stage: Stage, state: OptimizerState) -> int:
                 state.set(parameter, kind, tensor.to(stage.device))
     state.set_scaler(dict(own.scaler))
     return own.steps
+
+
+def _set_weights(run: NeoxRun, stage: Stage, state: OptimizerState) -> None:
+    """Set the optimizer's fp32 weights to the checkpoint's: without ZeRO only its layer files have them.
+
+    Those of the network are rounded to 16 bits.
+    """
+    found = stage.keyed_parameters()
+
+    def assign(key: TensorKey, tensor: Tensor) -> None:
+        if found[key].requires_grad:
+            state.set(found[key], "master", tensor)
+
+    load_weights(
+        find_checkpoint(run.folder, stage.config),
+        {key: tuple(getattr(parameter, "ds_shape", parameter.shape)) for key, parameter in found.items()},
+        assign,
+        config=stage.config,
+        tp_rank=stage.mesh.tp_rank,
+        tp_size=stage.mesh.tp,
+        device=stage.device,
+        dtype=torch.float32,
+        merge="average",
+        one_version=True,
+    )
 
 
 def _state_of(key: TensorKey, ranks: Sequence[SavedOptimizer], stage: Stage) -> Iterator[tuple[SavedKind, Tensor]]:
@@ -57,13 +87,17 @@ def _state_of(key: TensorKey, ranks: Sequence[SavedOptimizer], stage: Stage) -> 
             yield kind, span.read()
 
 
-def _check_copies(run: NeoxRun, ranks: Sequence[SavedOptimizer], table: dict[TensorKey, Parameter]) -> None:
+def _check_copies(
+    run: NeoxRun, ranks: Sequence[SavedOptimizer], table: dict[TensorKey, Parameter], config: ModelConfig
+) -> None:
     """Refuse ranks that have trained apart what is trained as one here."""
     first = ranks[0]
     for key, entry in table.items():
         if entry.dim is None and entry.used:
+            summed = rule_of(key.name, config) is Rule.SUM  # each rank has its own weights of such a bias
+            kinds = [kind for kind in first.spans[key] if not (summed and kind == "master")]
             for rank in ranks[1:]:
-                for kind in ("exp_avg", "exp_avg_sq"):
+                for kind in kinds:
                     if not torch.equal(rank.spans[key][kind].read(), first.spans[key][kind].read()):
                         raise not_continued(
                             f"its {run.tp} tensor-parallel ranks have trained their norms and biases apart, which are "

@@ -108,7 +108,7 @@ class DeepSpeedEngine:
     Attributes:
         model: the module; with ZeRO stage 3 its parameters are divided.
         stage: of ZeRO, as used: 16 bits need at least 1.
-        pulse: around whatever waits for other ranks or a device, but for collecting checkpoints.
+        pulse: around each pass through the network, with what in it waits for other ranks or a device.
 
     Raises:
         UsageError: DeepSpeed is not installed, or this CPU has no fp16.

@@ -84,7 +84,8 @@ class Loop:
             CheckpointError: a file is damaged.
         """
         self._checkpoints.restore(saved)
-        if saved.facts["rows"] != self._rows_of(saved.step) and not anyway:
+        same = saved.facts["rows"] == self._rows_of(saved.step)
+        if not same and not anyway:
             raise DataError(
                 f"the rows of step {saved.step} are not those that the run was trained on: its data have changed",
                 code="different_run",
@@ -95,7 +96,8 @@ class Loop:
         self._applied = int(saved.facts["applied"])
         self._evaluations, self._tokens = int(saved.facts["evaluations"]), int(saved.facts["tokens"])
         self._eval_loss, self._due = saved.eval_loss, list(saved.facts.get("due", ()))
-        self._guard.remember(saved.facts.get("losses", ()))
+        if same:  # those of other data may be at another level
+            self._guard.remember(saved.facts.get("losses", ()))
         if self._watching.report is not None:
             self._watching.report.tell(f"continuing after step {saved.step}", step=saved.step)
 

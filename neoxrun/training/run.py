@@ -79,17 +79,20 @@ def run_finetuning(
         if mesh.rank == 0 and saved is None:
             for warning in assembled.warnings:
                 log.warning(warning)
+        made: tuple[int, int] | None = None
+        if saved is None and (neox := options.continued) is not None:
+            # Before anything else is written: the folder may be GPT-NeoX's, and its state may be refused.
+            engine = assembled.trainer.engine
+            state = OptimizerState(engine.optimizer, engine.stage)
+            made = neox.iteration, together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
         run = _Run(settings, mesh, plan, options, assembled, folder, saved)
         loop = together(lambda: run.loop(stack, lambda: stop.raised, show_progress=show_progress), mesh.rank)
         if saved is not None:
             with reading_checkpoint(saved.path):
                 loop.resume(saved, anyway=options.resume_anyway)
             together(run.note_settings, mesh.rank)
-        elif (neox := options.continued) is not None:
-            engine = assembled.trainer.engine
-            state = OptimizerState(engine.optimizer, engine.stage)
-            applied = together(lambda: continue_neox_run(neox, assembled.stage, state), mesh.rank)
-            loop.start_after(neox.iteration, applied)
+        elif made is not None:
+            loop.start_after(*made)
         if mesh.rank == 0:  # before, there is nothing to be kept that would not be, and Ctrl-C ends the process at once
             stop.install()
             announce()

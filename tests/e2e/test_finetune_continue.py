@@ -165,6 +165,25 @@ def in_two(folder: Path, *, zero: bool) -> None:
         torch.save(states, step / f"mp_rank_{rank:02d}_model_states.pt")
 
 
+def test_in_16_bits_the_fp32_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    """At a rate that moves none of them; from GPT-NeoX's layer files, as there is no ZeRO."""
+    in_two(tmp_path, zero=False)
+    still = "optimizer={type: Adam, params: {lr: 1.0e-30}}"
+    words = ("finetune", TP1 / "config.yml", *CONTINUE, "--checkpoint", tmp_path, "--device", "cpu", "--dtype", "bf16")
+    words += ("--steps", 21, "--set", still, "--set", "min_lr=0", "--set", "override_lr_scheduler=true")
+    neoxrun(*words, "-o", tmp_path / "run").check_success()
+    folder = tmp_path / "run" / "global_step21" / "training"
+    ranks = [read_safetensors(folder / f"state-model_{rank:02d}.safetensors") for rank in range(2)]
+    table = parameters(fixture_config(FIXTURES / "tp1"), 512)
+    for layer in (0, 2, 3, 4, 6, 7):
+        for name, weight in read_pickle(TP1 / "global_step20" / f"layer_{layer:02d}-model_00-model_states.pt").items():
+            key = TensorKey(layer, canonical(name))
+            dim = table[key].dim
+            own = f"layers.{layer - 2}.{key.name}" if 2 <= layer < 5 else key.name
+            parts = [rank[f"{own}.master"] for rank in (ranks if dim is not None else ranks[:1])]
+            assert torch.equal(torch.cat(parts, dim or 0), weight), key
+
+
 @pytest.mark.parametrize("zero", [False, True], ids=["whole", "zero"])
 def test_at_two_ranks_in_the_folder_that_it_is_in(whole: Path, tmp_path: Path, zero: bool) -> None:
     """With the run's own model_parallel_size; `save` is `load`, as where GPT-NeoX trains."""
@@ -198,11 +217,24 @@ def test_ranks_that_trained_apart_are_refused(tmp_path: Path) -> None:
     assert done.code == 3
     assert "its 2 tensor-parallel ranks have trained their norms and biases apart" in done.err
     assert "--set finetune=true" in done.err
+    assert {path.name for path in folder.iterdir()} == {"global_step20", "latest", "settings.json"}
     done = neoxrun(*words, "--set", "finetune=true", "--steps", 20)
     assert done.code == 4
     assert "global_step20" in done.err
     assert "--output DIR" in done.err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_ranks_with_other_norms_and_equal_moments_are_refused(tmp_path: Path) -> None:
+    in_two(tmp_path, zero=True)
+    path = tmp_path / "global_step20" / "zero_pp_rank_0_mp_rank_01_optim_states.pt"
+    saved = torch.load(path)
+    saved["optimizer_state_dict"]["single_partition_of_fp32_groups"][1][:64] += 0.1
+    torch.save(saved, path)
+    words = ("finetune", TP1 / "config.yml", *SAME, *CONTINUE, "--checkpoint", tmp_path, "-o", tmp_path / "run")
+    done = neoxrun(*words)
+    assert done.code == 3
+    assert "have trained their norms and biases apart, which are trained as one here (input_layernorm" in done.err
 
 
 def test_another_schedule_and_too_few_steps_are_refused(tmp_path: Path) -> None:

@@ -102,9 +102,23 @@ def without_means(state: dict[str, Any]) -> None:
     state["state"][3] = {"momentum_buffer": torch.ones(3)}
 
 
+def counting(steps: float, numbers: range) -> Callable[[dict[str, Any]], None]:
+    def change(state: dict[str, Any]) -> None:
+        for number in numbers:
+            state["state"][number]["step"] = torch.tensor(steps)
+
+    return change
+
+
+EVERY = range(len(TABLE))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (counting(float("inf"), EVERY), "another form than is known here (OverflowError"),
+        (counting(-5.0, EVERY), "it tells of -5 steps"),
+        (counting(9999.0, range(3, 4)), "steps [7, 9999]"),
         (without_a_parameter, "it lacks mlp.dense_h_to_4h.weight of layer 2"),
         (with_another_shape, "mlp.dense_h_to_4h.weight of layer 2 has shape [3, 16] in it, and [32, 16]"),
         (with_other_groups, "it has groups of [9, 18] parameters"),

@@ -151,6 +151,27 @@ def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> No
     one = replace(MADE, warmup_iters=1.0)
     assert found(settings).continued_schedule(one, "same") == one
     assert found(settings).continued_schedule(MADE, "checkpoint") == one
+    assert found(settings).schedule_warnings("same") == []
+
+
+def test_a_checkpoint_without_a_usable_schedule(settings: Settings, step: Path) -> None:
+    save_states(step, schedule={})
+    run = found(settings)
+    assert run.continued_schedule(MADE, "same") == MADE
+    (warning,) = run.schedule_warnings("same")
+    assert "does not tell the schedule" in warning
+    assert run.schedule_warnings("configuration") == []
+    for name, value in (
+        ("start_lr", float("nan")),
+        ("min_lr", -1.0),
+        ("warmup_iter", "4"),
+        ("end_iter", 0),
+        ("decay_style", "stairs"),
+        ("decay_style", None),
+    ):
+        save_states(step, schedule=SCHEDULE | {name: value})
+        with pytest.raises(UsageError, match=f"which has no usable {name}"):
+            found(settings).continued_schedule(MADE, "checkpoint")
 
 
 def test_a_hostile_file_is_not_run(settings: Settings, step: Path, tmp_path: Path) -> None:

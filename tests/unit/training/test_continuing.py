@@ -166,16 +166,25 @@ def test_the_loss_scale_of_fp16_is_read_and_no_object_is_made(cases: dict[str, R
     case = cases["zero1"]
     folder = case.place / "scaled-neox"
     shutil.copytree(neox_folder(case.folder), folder)
-    scaler = DynamicLossScaler(2.0**12, 500, 1.0, delayed_shift=2, consecutive_hysteresis=False)
-    for path in (folder / f"global_step{AFTER}").glob("zero_*"):
-        saved = torch.load(path, weights_only=False)
-        saved["optimizer_state_dict"]["loss_scaler"] = scaler
-        torch.save(saved, path)
     run = find_neox_run(replace(case.settings, checkpoint=folder))
     assert run is not None
     config = case.settings.model
-    saved = open_optimizer(run, 0, parameters(config, config.padded_vocab_size(demo_tokenizer().vocab_size)))
-    assert saved.scaler == {"cur_scale": 4096.0, "cur_iter": 0, "last_overflow_iter": -1, "cur_hysteresis": 2}
+    table = parameters(config, config.padded_vocab_size(demo_tokenizer().vocab_size))
+
+    def scale_by(scale: float) -> None:
+        scaler = DynamicLossScaler(scale, 500, 1.0, delayed_shift=2, consecutive_hysteresis=False)
+        for path in (folder / f"global_step{AFTER}").glob("zero_*"):
+            saved = torch.load(path, weights_only=False)
+            saved["optimizer_state_dict"]["loss_scaler"] = scaler
+            torch.save(saved, path)
+
+    scale_by(2.0**12)
+    expected = {"cur_scale": 4096.0, "cur_iter": 0, "last_overflow_iter": -1, "cur_hysteresis": 2}
+    assert open_optimizer(run, 0, table).scaler == expected
+    for impossible in (0.0, float("inf")):
+        scale_by(impossible)
+        with pytest.raises(CheckpointError, match="loss scaling by"):
+            open_optimizer(run, 0, table)
 
 
 def test_a_state_that_is_not_finite_is_refused(cases: dict[str, RunCase]) -> None:

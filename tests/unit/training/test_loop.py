@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,10 +19,13 @@ from neoxrun.config.training import LossScaleConfig, TrainingConfig, ZeroConfig
 from neoxrun.engine.pulse import Pulse
 from neoxrun.errors import RankError, Stopped
 from neoxrun.generation.interrupt import StopFlag
+from neoxrun.parallel import mesh as meshes
 from neoxrun.training.deepspeed_engine import DeepSpeedEngine, MicroBatch, Update
 from neoxrun.training.folder import saved_checkpoints
 from neoxrun.training.network import LanguageModel
+from neoxrun.training.run import run_finetuning
 from neoxrun.training.schedule import learning_rate
+from support.ranks import CPU
 from support.training_runs import STEPS, TRAINING, RunCase, assert_same_run, metrics, prepare, run_here
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -76,7 +80,7 @@ def test_whenever_it_is_asked_to_end_a_run_continues_as_if_it_was_not(
 
 
 def test_every_pass_is_seen_by_a_watch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In steps, evaluations and samples; between them no rank waits for another's pass."""
+    """In steps, evaluations and samples."""
     pulses: list[Pulse] = []
     inside: list[bool] = []
 
@@ -229,3 +233,23 @@ def test_a_spike_right_after_a_run_is_continued_is_seen(place: Path, monkeypatch
         run_here(resumed)
     assert error.value.message == whole.value.message
     assert "in step 25" in error.value.message
+
+
+def test_the_losses_of_other_data_are_not_compared(place: Path) -> None:
+    """Where a run is continued with them anyway."""
+    case = RunCase(place, "other data")
+    run_here(case)
+    assert len(saved_checkpoints(case.folder)[-1].facts["losses"]) == STEPS
+    for name, data, remembered in (
+        ("same", case.options.data, STEPS),
+        ("other", replace(case.options.data, seed=7), 2),
+    ):
+        resumed = case.resumed(name, 4)
+        resumed.begin()
+        options = replace(resumed.options, data=data, resume_anyway=True)
+        mesh = meshes.single_rank_mesh(CPU)
+        try:
+            run_finetuning(resumed.settings, mesh, resumed.plan, options, sys.stdout, False, lambda: None)
+        finally:
+            meshes.disconnect_ranks()
+        assert len(saved_checkpoints(resumed.folder)[-1].facts["losses"]) == remembered
