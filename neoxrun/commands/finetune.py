@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from neoxrun.checkpoint.find import find_configured_checkpoint
 from neoxrun.checkpoint.stored_vocabulary import stored_vocab_rows
 from neoxrun.commands import common, finetune_look
 from neoxrun.commands.finetune_continued import (
     continued_optimizer,
-    continued_run,
     continued_schedule,
     schedule_warnings,
     steps_done,
     trained_tp,
 )
-from neoxrun.commands.sampling_args import unescape
-from neoxrun.commands.training_args import planned, training_configuration, training_from_args
-from neoxrun.config.data_reader import read_data
+from neoxrun.commands.finetune_request import FinetuneRequest, read_request
+from neoxrun.commands.training_args import planned
 from neoxrun.config.settings import Settings
 from neoxrun.config.training import DataConfig, TrainingConfig
 from neoxrun.config.training_request import RunSize, TrainingRequest
-from neoxrun.config.typed import ConfigOptions
 from neoxrun.engine.vocabulary import check_vocabulary
 from neoxrun.errors import UsageError
 from neoxrun.launch import launcher
@@ -34,20 +29,17 @@ from neoxrun.launch.job import Job
 from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
-from neoxrun.terminal.words import check_unicode, human_bytes
+from neoxrun.terminal.words import human_bytes
 from neoxrun.tokenizer import load_tokenizer
 from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
 from neoxrun.training.options import FinetuneOptions
 from neoxrun.training.run_settings import describe_run
-from neoxrun.training.trackers import check_trackers
 from neoxrun.training.ways_on import check_resumable
 
 if TYPE_CHECKING:
     from neoxrun.training.data.prepare import PreparedData
-
-_ENGINE: Final = {"deepspeed": "deepspeed", "megatron": "megatron-core"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,112 +51,61 @@ def run(args: argparse.Namespace) -> int:
         NeoxrunError: the command line, the configuration or the data are wrong, it does not fit, or a package is
             missing.
     """
-    settings, options = training_configuration(args)
-    if settings.adapter is not None:
-        raise UsageError(
-            "finetune does not continue the training of an adapter",
-            code="conflicting_options",
-            hint="Leave --adapter out, or merge it first: `neoxrun convert SOURCE TARGET --adapter DIR`.",
-        )
-    request, lora = training_from_args(args, settings, options)
-    end = unescape(args.document_end)
-    data = read_data(options, settings, packed=not args.no_pack, column=args.column, document_end=end)
-    if args.split is not None and data.valid:
-        raise UsageError(
-            "--split and separate data to evaluate on cannot be combined",
-            code="conflicting_options",
-            hint="Leave --split out, or --eval-data (in a configuration, valid_data_paths).",
-        )
-    for text in (args.column, *args.sample_prompt):
-        check_unicode(text)
-    project = _project(args, options)
-    _check_packages(args, wandb=project is not None)
-    leading = common.is_first(args)
-    folder = run_folder(args, settings, options)
-    resume = args.resume or args.resume_anyway
-    continued, not_continued = continued_run(args, settings, options, lora, folder)
-    if leading:
-        check_not_in_use(folder)
-        if not resume:
-            check_run_folder(folder, {}, resume=False, anyway=False, continued=continued)
-    if args.tp is None:
-        args.tp = trained_tp(folder, continued) if resume or continued is not None else None
-    found = planned(args, settings, common.devices_from_args(args), request, lora)
-    check_fp16(found.sizing.precision, found.sizing.kind)
-    if continued is not None:
-        continued.check_split(found.plan.tp)
-    common.check_files(settings, random_weights=args.random_weights)
-    if not args.random_weights:
-        _check_tokenizer(settings)
-    if leading:
-        log.info(f"training {finetune_look.describe_training(found)}")
-        log.info(finetune_look.describe_split(found))
-        log.info(f"memory: {finetune_look.describe_memory(found)}")
-        for note in found.notes:
-            log.info(note)
+    asked = read_request(args)
+    found = _planned(args, asked)
+    if asked.leading:
+        _say_plan(found)
     from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
-    from neoxrun.training.data.found import found_files
-    from neoxrun.training.data.noticed import notices
     from neoxrun.training.data.prepare import prepare_data
 
     with ExitStack() as unless_started:
-        unless_started.callback(remove_unused, missing_folders(folder / CACHE))
+        unless_started.callback(remove_unused, missing_folders(asked.folder / CACHE))
+        tokenizer = asked.settings.tokenizer
+        show = asked.leading and args.verbosity >= 0
         prepared = prepare_data(
-            data,
-            load_tokenizer(settings.tokenizer),
-            settings.tokenizer,
-            found.plan.vocab_size,
-            folder / CACHE,
-            show=leading and args.verbosity >= 0,
+            asked.data, load_tokenizer(tokenizer), tokenizer, found.plan.vocab_size, asked.folder / CACHE, show=show
         )
-        train_files, valid_files = found_files(data, prepared)
-        training, warnings = settled(request, found, data, prepared)
-        if continued is not None:
-            continued.check_steps(training.train_iters)
-            warnings += continued.row_warnings(training.train_batch_size) + schedule_warnings(options, continued)
-        schedule = continued_schedule(options, continued, folder, training.schedule)
-        training, unused = continued_optimizer(options, continued, folder, replace(training, schedule=schedule))
-        _check_order(found, data, prepared, training.train_iters * training.train_batch_size)
-        if leading:
-            if continued is not None:
-                log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
-            done = steps_done(folder, continued) if resume or continued is not None else 0
-            if resume and not done:
-                log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
-            idle = [f"--{name.replace('_', '-')}" for name in ("eval_interval", "eval_iters") if getattr(args, name)]
-            if idle and not prepared.valid:
-                warnings.append(f"{' and '.join(idle)} without effect: there is nothing to evaluate on (--eval-data)")
-            warnings += notices(data, prepared, evaluated=training.eval_iters > 0)
-            _say(found, data, prepared, training, folder, [*not_continued, *warnings, *unused], done)
-        run_options = FinetuneOptions(
-            training=training,
-            data=data,
-            lora=lora,
-            folder=folder,
-            train_files=train_files,
-            valid_files=valid_files,
-            epochs=request.epochs if request.steps is None else None,
-            resume=resume,
-            resume_anyway=args.resume_anyway,
-            sample_prompts=tuple(args.sample_prompt),
-            wandb=project,
-            tensorboard=args.tensorboard,
-            random_weights=args.random_weights,
-            continued=continued,
-        )
-        if leading and resume:
-            made = describe_run(settings, found.plan, run_options)
-            anyway: bool = args.resume_anyway
-            if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=continued):
-                log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
-        if resume and common.is_alone(args) and _is_complete(folder, training.train_iters):
-            return 0
-        if leading and resume and (saved := saved_checkpoints(folder)):
-            check_resumable(saved[-1].path, settings, found.plan.tp, adapter=lora is not None)
-        if args.dry_run:
+        training, warnings = _training(asked, found, prepared)
+        options = _options(args, asked, training, prepared)
+        if asked.leading:
+            _say_run(asked, found, prepared, training, [*warnings, *_without_effect(args, prepared)])
+        complete = asked.resume and _check_resumed(args, asked, found, options)
+        if complete or args.dry_run:
             return 0
         unless_started.pop_all()
-    launcher.run_job(_job(args, settings, found, run_options))
+    launcher.run_job(_job(args, asked.settings, found, options))
+
+
+def _planned(args: argparse.Namespace, asked: FinetuneRequest) -> FinetunePlan:
+    """How the training is divided, once its folder, its model and its tokenizer have been checked."""
+    continued = asked.continued
+    if asked.leading:
+        check_not_in_use(asked.folder)
+        if not asked.resume:
+            check_run_folder(asked.folder, {}, resume=False, anyway=False, continued=continued)
+    if args.tp is None and (asked.resume or continued is not None):
+        args.tp = trained_tp(asked.folder, continued)
+    found = planned(args, asked.settings, common.devices_from_args(args), asked.training, asked.lora)
+    check_fp16(found.sizing.precision, found.sizing.kind)
+    if continued is not None:
+        continued.check_split(found.plan.tp)
+    common.check_files(asked.settings, random_weights=args.random_weights)
+    if not args.random_weights:
+        _check_tokenizer(asked.settings)
+    return found
+
+
+def _training(asked: FinetuneRequest, found: FinetunePlan, prepared: PreparedData) -> tuple[TrainingConfig, list[str]]:
+    """The training with everything known, also of a run that it continues, and warnings about it."""
+    training, warnings = settled(asked.training, found, asked.data, prepared)
+    continued, options = asked.continued, asked.options
+    if continued is not None:
+        continued.check_steps(training.train_iters)
+        warnings += continued.row_warnings(training.train_batch_size) + schedule_warnings(options, continued)
+    schedule = continued_schedule(options, continued, asked.folder, training.schedule)
+    training, unused = continued_optimizer(options, continued, asked.folder, replace(training, schedule=schedule))
+    _check_order(found, asked.data, prepared, training.train_iters * training.train_batch_size)
+    return training, [*asked.warnings, *warnings, *unused]
 
 
 def settled(
@@ -184,32 +125,58 @@ def settled(
     return training, warnings
 
 
-def run_folder(args: argparse.Namespace, settings: Settings, options: ConfigOptions) -> Path:
-    """The folder of the run, as an absolute path."""
-    if args.output is not None:
-        return Path(args.output).absolute()
-    save = options.text("save", None)
-    return Path(f"finetune-{settings.title.replace(', ', '-')}" if save is None else save).expanduser().absolute()
+def _options(
+    args: argparse.Namespace, asked: FinetuneRequest, training: TrainingConfig, prepared: PreparedData
+) -> FinetuneOptions:
+    from neoxrun.training.data.found import found_files  # numpy
+
+    train_files, valid_files = found_files(asked.data, prepared)
+    return FinetuneOptions(
+        training=training,
+        data=asked.data,
+        lora=asked.lora,
+        folder=asked.folder,
+        train_files=train_files,
+        valid_files=valid_files,
+        epochs=asked.training.epochs if asked.training.steps is None else None,
+        resume=asked.resume,
+        resume_anyway=args.resume_anyway,
+        sample_prompts=tuple(args.sample_prompt),
+        wandb=asked.project,
+        tensorboard=args.tensorboard,
+        random_weights=args.random_weights,
+        continued=asked.continued,
+    )
 
 
-def _is_complete(folder: Path, steps: int) -> bool:
-    """Whether the run in a folder has a checkpoint of its last step, which is said."""
+def _check_resumed(
+    args: argparse.Namespace, asked: FinetuneRequest, found: FinetunePlan, options: FinetuneOptions
+) -> bool:
+    """Check that the run in the folder can be continued like this.
+
+    Returns:
+        Whether nothing is left to do, which is said.
+
+    Raises:
+        CheckpointError: its last checkpoint is damaged.
+        DataError: the run cannot be continued like this.
+    """
+    folder, settings = asked.folder, asked.settings
+    if asked.leading:
+        made, anyway = describe_run(settings, found.plan, options), options.resume_anyway
+        if changed := check_run_folder(folder, made, resume=True, anyway=anyway, continued=asked.continued):
+            log.warning(f"the run continues with other settings or data: {'; '.join(changed)}")
     saved = saved_checkpoints(folder)
-    if not saved or saved[-1].step != steps or saved[-1].facts.get("due"):  # as after Ctrl-C in the last evaluation
+    if not saved:
         return False
-    log.info(f"the run is complete: {saved[-1].path} is its last checkpoint")
-    return True
-
-
-def _check_packages(args: argparse.Namespace, *, wandb: bool) -> None:
-    for module, package in _ENGINE.items():
-        if importlib.util.find_spec(module) is None:
-            raise UsageError(
-                f"finetune needs {package}, which is not installed",
-                code="missing_package",
-                hint="Install it: pip install 'neoxrun[finetune]'",
-            )
-    check_trackers(wandb=wandb, tensorboard=args.tensorboard)
+    last = saved[-1]
+    # As after Ctrl-C in the last evaluation, something may be left to do.
+    if common.is_alone(args) and last.step == options.training.train_iters and not last.facts.get("due"):
+        log.info(f"the run is complete: {last.path} is its last checkpoint")
+        return True
+    if asked.leading:
+        check_resumable(last.path, settings, found.plan.tp, adapter=asked.lora is not None)
+    return False
 
 
 def _check_tokenizer(settings: Settings) -> None:
@@ -232,34 +199,43 @@ def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, 
         )
 
 
-def _say(
-    found: FinetunePlan,
-    data: DataConfig,
-    prepared: PreparedData,
-    training: TrainingConfig,
-    folder: Path,
-    warnings: list[str],
-    done: int,
+def _say_plan(found: FinetunePlan) -> None:
+    log.info(f"training {finetune_look.describe_training(found)}")
+    log.info(finetune_look.describe_split(found))
+    log.info(f"memory: {finetune_look.describe_memory(found)}")
+    for note in found.notes:
+        log.info(note)
+
+
+def _say_run(
+    asked: FinetuneRequest, found: FinetunePlan, prepared: PreparedData, training: TrainingConfig, warnings: list[str]
 ) -> None:
+    from neoxrun.training.data.noticed import notices  # numpy
+
+    data, folder, continued = asked.data, asked.folder, asked.continued
+    if continued is not None:
+        log.info(f"continuing after step {continued.iteration} of GPT-NeoX's run, with its optimizer's state")
+    done = steps_done(folder, continued) if asked.resume or continued is not None else 0
+    if asked.resume and not done:
+        log.info(f"there is no checkpoint in {folder} to continue from: the run begins with step 1")
     rows, valid = prepared.rows_of_an_epoch(data), prepared.valid_rows(data)
     log.info(f"data: {finetune_look.describe_data(prepared.documents, prepared.tokens, rows, valid)}")
     log.info(f"run: {finetune_look.describe_length(training, rows, data.seq_length)}")
     log.info(f"folder: {folder}")
     if speed := finetune_look.describe_speed(found, training, done):
         log.info(f"expected: {speed}")
+    noticed = notices(data, prepared, evaluated=training.eval_iters > 0)
     unlikely = finetune_look.data_warnings(data, prepared.documents, rows, valid, training.train_batch_size)
-    for warning in [*warnings, *unlikely]:
+    for warning in [*warnings, *noticed, *unlikely]:
         log.warning(warning)
 
 
-def _project(args: argparse.Namespace, options: ConfigOptions) -> str | None:
-    """The project in Weights & Biases; GPT-NeoX's is called neox where the configuration does not name one."""
-    if args.wandb is not None:
-        if not args.wandb.strip():
-            raise UsageError("--wandb needs the name of a project", code="invalid_value")
-        return str(args.wandb)
-    entry = options.get("use_wandb")
-    return options.text("wandb_project", "neox") if entry is not None and entry.value is True else None
+def _without_effect(args: argparse.Namespace, prepared: PreparedData) -> list[str]:
+    """A warning about options of evaluations, where there are none."""
+    idle = [f"--{name.replace('_', '-')}" for name in ("eval_interval", "eval_iters") if getattr(args, name)]
+    if not idle or prepared.valid:
+        return []
+    return [f"{' and '.join(idle)} without effect: there is nothing to evaluate on (--eval-data)"]
 
 
 def _job(args: argparse.Namespace, settings: Settings, found: FinetunePlan, options: FinetuneOptions) -> Job:
