@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from neoxrun.checkpoint.neox_run import NeoxRun, ScheduleChoice, find_neox_run
+from neoxrun.checkpoint import neox_schedule
+from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
+from neoxrun.checkpoint.neox_schedule import ScheduleChoice
 from neoxrun.config.settings import Settings
 from neoxrun.config.training import LoraConfig, ScheduleConfig, TrainingConfig
 from neoxrun.config.typed import ConfigOptions
@@ -86,7 +88,7 @@ def continued_schedule(
     """
     choice = _schedule_choice(options)
     if continued is not None:
-        return continued.continued_schedule(made, choice)
+        return neox_schedule.schedule_of_run(continued, made, choice)
     if choice == "checkpoint" and (before := _continued_before(folder)) is not None:
         return ScheduleConfig(**before["schedule"])
     return made
@@ -127,7 +129,7 @@ def continued_optimizer(
 
 def schedule_warnings(options: ConfigOptions, continued: NeoxRun) -> list[str]:
     """What to tell people of the schedule of a run of GPT-NeoX that is continued."""
-    return continued.schedule_warnings(_schedule_choice(options))
+    return neox_schedule.schedule_warnings(continued, _schedule_choice(options))
 
 
 def _shown(value: object) -> str:

@@ -12,13 +12,10 @@ import torch
 
 from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
 from neoxrun.config.settings import Settings
-from neoxrun.config.training import ScheduleConfig
 from neoxrun.errors import CheckpointError, UsageError
 from support.checkpoints import TINY
 from support.neox_optimizers import SCHEDULE, save_states
 from support.plans import settings_for
-
-MADE = ScheduleConfig(lr=1e-3, min_lr=1e-4, style="cosine", warmup_iters=4.0, decay_iters=20)
 
 
 @pytest.fixture
@@ -132,46 +129,6 @@ def test_other_rows_in_a_step_are_named(settings: Settings, step: Path) -> None:
     assert found(settings).row_warnings(4) == []
     (warning,) = found(settings).row_warnings(5)
     assert "had 4 rows, and these have 5: the data continue from row 35" in warning
-
-
-def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> None:
-    save_states(step)
-    run = found(settings)
-    assert run.continued_schedule(MADE, "same") == MADE
-    other = replace(MADE, min_lr=0.0, decay_iters=30, style="linear")
-    with pytest.raises(UsageError) as error:
-        run.continued_schedule(other, "same")
-    for words in ("min_lr was 0.0001, is 0.0", "end_iter was 20, is 30", "decay_style was cosine, is linear"):
-        assert words in error.value.message
-    assert "start_lr" not in error.value.message
-    assert run.continued_schedule(other, "configuration") == other
-    assert run.continued_schedule(other, "checkpoint") == MADE
-    short: dict[str, Any] = SCHEDULE | {"warmup_iter": 0.2}
-    save_states(step, schedule=short)
-    one = replace(MADE, warmup_iters=1.0)
-    assert found(settings).continued_schedule(one, "same") == one
-    assert found(settings).continued_schedule(MADE, "checkpoint") == one
-    assert found(settings).schedule_warnings("same") == []
-
-
-def test_a_checkpoint_without_a_usable_schedule(settings: Settings, step: Path) -> None:
-    save_states(step, schedule={})
-    run = found(settings)
-    assert run.continued_schedule(MADE, "same") == MADE
-    (warning,) = run.schedule_warnings("same")
-    assert "does not tell the schedule" in warning
-    assert run.schedule_warnings("configuration") == []
-    for name, value in (
-        ("start_lr", float("nan")),
-        ("min_lr", -1.0),
-        ("warmup_iter", "4"),
-        ("end_iter", 0),
-        ("decay_style", "stairs"),
-        ("decay_style", None),
-    ):
-        save_states(step, schedule=SCHEDULE | {name: value})
-        with pytest.raises(UsageError, match=f"which has no usable {name}"):
-            found(settings).continued_schedule(MADE, "checkpoint")
 
 
 def test_a_hostile_file_is_not_run(settings: Settings, step: Path, tmp_path: Path) -> None:
