@@ -33,13 +33,19 @@ SavedKind = Literal["master", "exp_avg", "exp_avg_sq"]
 _MEANS: Final[tuple[SavedKind, ...]] = ("exp_avg", "exp_avg_sq")
 _NAME: Final = re.compile(r"(?:sequential\.)?(\d+)\.(.+)|tied_modules\.embed\.(.+)")
 _SCALER: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-# DeepSpeed's classes of which its files hold objects.
+# DeepSpeed's classes of which its files hold objects. Some versions of Python write a member of an enumeration as
+# getattr(class, name).
 _CLASSES: Final = (
+    "builtins.getattr",
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
 )
+
+
+_STAGES: Final = (1, "optimizer_states", 2, "gradients")
+"""ZeRO's stages 1 and 2, by value or by name."""
 
 
 class SavedSpan(NamedTuple):
@@ -124,7 +130,7 @@ def _flat(
 ) -> SavedOptimizer:
     parts = [read_pickle(path, stand_ins=_CLASSES)["optimizer_state_dict"] for path in paths]
     stage = parts[0].get("zero_stage", 1)
-    if (stage.arguments[0] if isinstance(stage, StandIn) else stage) not in (1, 2):
+    if (stage.arguments[-1] if isinstance(stage, StandIn) else stage) not in _STAGES:
         raise not_continued("it was saved with ZeRO stage 3", paths[0])
     spans: dict[TensorKey, dict[SavedKind, SavedSpan]] = {}
     for number, group in enumerate(saved["param_shapes"]):

@@ -187,6 +187,38 @@ def test_the_loss_scale_of_fp16_is_read_and_no_object_is_made(cases: dict[str, R
             open_optimizer(run, 0, table)
 
 
+class Member:
+    """A member of an enumeration, as Python 3.11.2 pickles it."""
+
+    def __init__(self, of: type, name: str) -> None:
+        self._found = of, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self._found
+
+
+def test_a_stage_is_read_as_every_python_writes_it(cases: dict[str, RunCase]) -> None:
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    case = cases["zero1"]
+    folder = case.place / "other-python-neox"
+    shutil.copytree(neox_folder(case.folder), folder)
+    table = parameters(case.settings.model, case.settings.model.padded_vocab_size(demo_tokenizer().vocab_size))
+
+    def steps(stage: str) -> int:
+        for path in (folder / f"global_step{AFTER}").glob("zero_*"):
+            saved = torch.load(path, weights_only=False)
+            saved["optimizer_state_dict"]["zero_stage"] = Member(ZeroStageEnum, stage)
+            torch.save(saved, path)
+        run = find_neox_run(replace(case.settings, checkpoint=folder))
+        assert run is not None
+        return open_optimizer(run, 0, table).steps
+
+    assert steps("optimizer_states") == steps("gradients") == AFTER
+    with pytest.raises(CheckpointError, match="it was saved with ZeRO stage 3"):
+        steps("weights")
+
+
 def test_a_state_that_is_not_finite_is_refused(cases: dict[str, RunCase]) -> None:
     case = cases["zero1"]
     folder = case.place / "broken-neox"
