@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
+from neoxrun.config.settings import Settings
 from neoxrun.config.tensors import local_shape, parameters
 from support.checkpoints import TINY
 
@@ -46,6 +48,13 @@ def adam_state(rank: int, *, tp: int = 2, fused: bool = False) -> dict[str, Any]
         {"params": numbers[split:], "weight_decay": 0.0} | adam,
     ]
     return {"state": state, "param_groups": groups}
+
+
+def found_run(settings: Settings) -> NeoxRun:
+    """The run in the checkpoint of a configuration, which has one."""
+    run = find_neox_run(settings)
+    assert run is not None
+    return run
 
 
 def save_states(

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
+from neoxrun.checkpoint.neox_run import find_neox_run
 from neoxrun.config.settings import Settings
 from neoxrun.errors import CheckpointError, UsageError
-from support.checkpoints import TINY
-from support.neox_optimizers import SCHEDULE, save_states
-from support.plans import settings_for
-
-
-@pytest.fixture
-def settings(folder: Path) -> Settings:
-    return replace(settings_for(2, 16, 4), model=TINY, checkpoint=folder)
-
-
-@pytest.fixture
-def step(folder: Path) -> Path:
-    return folder / "global_step1"
-
-
-def found(settings: Settings) -> NeoxRun:
-    run = find_neox_run(settings)
-    assert run is not None
-    return run
+from support.neox_optimizers import SCHEDULE, found_run, save_states
 
 
 def refusal(settings: Settings) -> str:
@@ -49,7 +30,7 @@ def test_weights_alone_are_no_run(settings: Settings, step: Path) -> None:
 
 def test_a_run_without_zero(settings: Settings, step: Path) -> None:
     save_states(step)
-    run = found(settings)
+    run = found_run(settings)
     assert (run.folder, run.iteration, run.tp, run.parts) == (step, 7, 2, ())
     assert run.schedule == SCHEDULE
     assert [path.name for path in run.ranks] == ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"]
@@ -57,13 +38,13 @@ def test_a_run_without_zero(settings: Settings, step: Path) -> None:
 
 def test_what_adamw_is_set_to(settings: Settings, step: Path) -> None:
     save_states(step)
-    assert found(settings).adam == {"betas": (0.8, 0.9), "epsilon": 1e-6, "weight_decay": 0.2}
+    assert found_run(settings).adam == {"betas": (0.8, 0.9), "epsilon": 1e-6, "weight_decay": 0.2}
     state = {0: {"exp_avg": torch.ones(3)}}
     one = {"params": [0], "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}  # as where nothing decays
     save_states(step, optimizer={"state": state, "param_groups": [one]})
-    assert found(settings).adam == {"betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.0}
+    assert found_run(settings).adam == {"betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.0}
     save_states(step, optimizer={"state": state, "param_groups": [{"params": [0]}]})
-    assert found(settings).adam == {}
+    assert found_run(settings).adam == {}
     for key, value in (("betas", (0.9, 1.0)), ("betas", 0.9), ("eps", float("nan")), ("weight_decay", "0.1")):
         save_states(step, optimizer={"state": state, "param_groups": [one, one | {key: value}]})
         assert f"{key} of its groups of parameters is {value!r}" in refusal(settings)
@@ -77,7 +58,7 @@ def test_a_run_with_zero(settings: Settings, step: Path, prefix: str) -> None:
     ]
     for name in names[0] + names[1]:
         (step / name).write_bytes(b"x")
-    run = found(settings)
+    run = found_run(settings)
     assert [[path.name for path in paths] for paths in run.parts] == names
     (step / names[1][2]).unlink()
     (step / names[0][2]).unlink()
@@ -112,7 +93,7 @@ def test_missing_and_mixed_files(settings: Settings, step: Path) -> None:
 
 def test_steps_and_split(settings: Settings, step: Path) -> None:
     save_states(step)
-    run = found(settings)
+    run = found_run(settings)
     run.check_steps(8)
     with pytest.raises(UsageError, match="has 7 steps already, and 7 are asked for"):
         run.check_steps(7)
@@ -124,10 +105,10 @@ def test_steps_and_split(settings: Settings, step: Path) -> None:
 
 def test_other_rows_in_a_step_are_named(settings: Settings, step: Path) -> None:
     save_states(step)
-    assert found(settings).row_warnings(5) == []
+    assert found_run(settings).row_warnings(5) == []
     save_states(step, more={"global_samples": 36})
-    assert found(settings).row_warnings(4) == []
-    (warning,) = found(settings).row_warnings(5)
+    assert found_run(settings).row_warnings(4) == []
+    (warning,) = found_run(settings).row_warnings(5)
     assert "had 4 rows, and these have 5: the data continue from row 35" in warning
 
 
@@ -137,5 +118,5 @@ def test_a_hostile_file_is_not_run(settings: Settings, step: Path, tmp_path: Pat
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     save_states(step, schedule=Hostile())
-    assert found(settings).schedule == {}
+    assert found_run(settings).schedule == {}
     assert not (tmp_path / "ran").exists()

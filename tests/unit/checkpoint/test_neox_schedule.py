@@ -8,37 +8,18 @@ from typing import Any
 
 import pytest
 
-from neoxrun.checkpoint.neox_run import NeoxRun, find_neox_run
 from neoxrun.checkpoint.neox_schedule import schedule_of_run, schedule_warnings
 from neoxrun.config.settings import Settings
 from neoxrun.config.training import ScheduleConfig
 from neoxrun.errors import UsageError
-from support.checkpoints import TINY
-from support.neox_optimizers import SCHEDULE, save_states
-from support.plans import settings_for
+from support.neox_optimizers import SCHEDULE, found_run, save_states
 
 MADE = ScheduleConfig(lr=1e-3, min_lr=1e-4, style="cosine", warmup_iters=4.0, decay_iters=20)
 
 
-@pytest.fixture
-def settings(folder: Path) -> Settings:
-    return replace(settings_for(2, 16, 4), model=TINY, checkpoint=folder)
-
-
-@pytest.fixture
-def step(folder: Path) -> Path:
-    return folder / "global_step1"
-
-
-def found(settings: Settings) -> NeoxRun:
-    run = find_neox_run(settings)
-    assert run is not None
-    return run
-
-
 def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> None:
     save_states(step)
-    run = found(settings)
+    run = found_run(settings)
     assert schedule_of_run(run, MADE, "same") == MADE
     other = replace(MADE, min_lr=0.0, decay_iters=30, style="linear")
     with pytest.raises(UsageError) as error:
@@ -51,14 +32,14 @@ def test_the_schedule_of_the_learning_rate(settings: Settings, step: Path) -> No
     short: dict[str, Any] = SCHEDULE | {"warmup_iter": 0.2}
     save_states(step, schedule=short)
     one = replace(MADE, warmup_iters=1.0)
-    assert schedule_of_run(found(settings), one, "same") == one
-    assert schedule_of_run(found(settings), MADE, "checkpoint") == one
-    assert schedule_warnings(found(settings), "same") == []
+    assert schedule_of_run(found_run(settings), one, "same") == one
+    assert schedule_of_run(found_run(settings), MADE, "checkpoint") == one
+    assert schedule_warnings(found_run(settings), "same") == []
 
 
 def test_a_checkpoint_without_a_usable_schedule(settings: Settings, step: Path) -> None:
     save_states(step, schedule={})
-    run = found(settings)
+    run = found_run(settings)
     assert schedule_of_run(run, MADE, "same") == MADE
     (warning,) = schedule_warnings(run, "same")
     assert "does not tell the schedule" in warning
@@ -73,4 +54,4 @@ def test_a_checkpoint_without_a_usable_schedule(settings: Settings, step: Path) 
     ):
         save_states(step, schedule=SCHEDULE | {name: value})
         with pytest.raises(UsageError, match=f"which has no usable {name}"):
-            schedule_of_run(found(settings), MADE, "checkpoint")
+            schedule_of_run(found_run(settings), MADE, "checkpoint")
