@@ -30,7 +30,7 @@ from neoxrun.planning.devices import cpu_device
 from neoxrun.planning.finetune import FinetunePlan
 from neoxrun.terminal.log import log
 from neoxrun.terminal.words import human_bytes
-from neoxrun.tokenizer import load_tokenizer
+from neoxrun.tokenizer import Tokenizer, load_tokenizer
 from neoxrun.training.folder import CACHE, NONE_WRITTEN, saved_checkpoints
 from neoxrun.training.fp16 import check_fp16
 from neoxrun.training.opening import check_not_in_use, check_run_folder
@@ -53,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     """
     asked = read_request(args)
     found = _planned(args, asked)
+    tokenizer = load_tokenizer(asked.settings.tokenizer)
+    if not args.random_weights:
+        _check_vocabulary(asked.settings, tokenizer)
     if asked.leading:
         _say_plan(found)
     from neoxrun.training.data.cache import missing_folders, remove_unused  # numpy, which nothing before this needs
@@ -60,11 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
     with ExitStack() as unless_started:
         unless_started.callback(remove_unused, missing_folders(asked.folder / CACHE))
-        tokenizer = asked.settings.tokenizer
         show = asked.leading and args.verbosity >= 0
-        prepared = prepare_data(
-            asked.data, load_tokenizer(tokenizer), tokenizer, found.plan.vocab_size, asked.folder / CACHE, show=show
-        )
+        cache, vocab_size = asked.folder / CACHE, found.plan.vocab_size
+        prepared = prepare_data(asked.data, tokenizer, asked.settings.tokenizer, vocab_size, cache, show=show)
         training, warnings = _training(asked, found, prepared)
         options = _options(args, asked, training, prepared)
         if asked.leading:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _planned(args: argparse.Namespace, asked: FinetuneRequest) -> FinetunePlan:
-    """How the training is divided, once its folder, its model and its tokenizer have been checked."""
+    """How the training is divided, once its folder and its model have been checked."""
     continued = asked.continued
     if asked.leading:
         check_not_in_use(asked.folder)
@@ -90,8 +91,6 @@ def _planned(args: argparse.Namespace, asked: FinetuneRequest) -> FinetunePlan:
     if continued is not None:
         continued.check_split(found.plan.tp)
     common.check_files(asked.settings, random_weights=args.random_weights)
-    if not args.random_weights:
-        _check_tokenizer(asked.settings)
     return found
 
 
@@ -179,11 +178,11 @@ def _check_resumed(
     return False
 
 
-def _check_tokenizer(settings: Settings) -> None:
+def _check_vocabulary(settings: Settings, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer that is not the model's, where the files of the weights tell; else the ranks do so."""
     checkpoint = find_configured_checkpoint(settings)
     if (rows := stored_vocab_rows(checkpoint)) is not None:
-        check_vocabulary(settings, load_tokenizer(settings.tokenizer), rows, checkpoint.source_tp)
+        check_vocabulary(settings, tokenizer, rows, checkpoint.source_tp)
 
 
 def _check_order(found: FinetunePlan, data: DataConfig, prepared: PreparedData, rows: int) -> None:
