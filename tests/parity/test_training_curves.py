@@ -19,9 +19,10 @@ from support.lora_training import assert_same_matrices
 from support.paths import FIXTURES
 from support.training import FIXTURES_TRAIN, Curve, TrainingCase, reference_rows, run_curve, run_split
 
-pytestmark = pytest.mark.skipif(
-    not FIXTURES_TRAIN.is_dir(), reason="no fixtures-train (NEOXRUN_SHARED names its parent)"
-)
+pytestmark = [
+    pytest.mark.skipif(not FIXTURES_TRAIN.is_dir(), reason="no fixtures-train (NEOXRUN_SHARED names its parent)"),
+    pytest.mark.timeout(900),  # the first of them waits for all runs, on four processes
+]
 
 SETTINGS = TrainingConfig(
     train_iters=20,
