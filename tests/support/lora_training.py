@@ -23,7 +23,7 @@ from neoxrun.parallel.mesh import Mesh
 from neoxrun.training.network import LanguageModel
 from neoxrun.training.stage import load_training_stage, mark_divided, training_form
 from support.lora import fill_lora
-from support.ranks import CPU, torchrun
+from support.ranks import CPU, end_rank, torchrun
 
 Matrices = dict[TensorKey, tuple[Tensor, Tensor]]
 
@@ -157,7 +157,7 @@ def main() -> None:
     trained = {name: train(case, mesh) for name, case in torch.load(asked, weights_only=False).items()}
     if mesh.rank == 0:
         torch.save(trained, given)
-    meshes.disconnect_ranks()
+    end_rank()
 
 
 if __name__ == "__main__":

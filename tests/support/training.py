@@ -29,7 +29,7 @@ from neoxrun.training.stage import load_training_stage, mark_divided, train_ever
 from neoxrun.training.trainer import StepResult, Trainer
 from support.lora import fill_lora
 from support.paths import shared_folder
-from support.ranks import CPU, torchrun
+from support.ranks import CPU, end_rank, torchrun
 
 FIXTURES_TRAIN = shared_folder() / "fixtures-train"
 CONSTANT = TrainingConfig(1, 4, 4, ScheduleConfig(1e-3, 1e-3, "constant", 0, 1))
@@ -193,7 +193,7 @@ def main() -> None:
     answers = {name: run(case, mesh) for name, case in cases.items()}
     if mesh.rank == 0:
         torch.save(answers, given)
-    meshes.disconnect_ranks()
+    end_rank()
 
 
 if __name__ == "__main__":
