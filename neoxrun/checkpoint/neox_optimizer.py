@@ -27,12 +27,13 @@ from neoxrun.checkpoint.neox_run import NeoxRun, not_continued
 from neoxrun.config.tensors import Parameter, TensorKey, canonical, local_shape
 from neoxrun.errors import CheckpointError
 
-SavedKind = Literal["master", "exp_avg", "exp_avg_sq"]
-"""The parameter in fp32, which only ZeRO's files hold, and Adam's two means."""
+StateKind = Literal["master", "exp_avg", "exp_avg_sq"]
+"""The parameter in fp32, which of GPT-NeoX's files only ZeRO's hold, and Adam's two means."""
+SCALER: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What DeepSpeed's scaling of fp16's loss remembers."""
 
-_MEANS: Final[tuple[SavedKind, ...]] = ("exp_avg", "exp_avg_sq")
+_MEANS: Final[tuple[StateKind, ...]] = ("exp_avg", "exp_avg_sq")
 _NAME: Final = re.compile(r"(?:sequential\.)?(\d+)\.(.+)|tied_modules\.embed\.(.+)")
-_SCALER: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 # DeepSpeed's classes of which its files hold objects. Some versions of Python write a member of an enumeration as
 # getattr(class, name).
 _CLASSES: Final = (
@@ -42,8 +43,6 @@ _CLASSES: Final = (
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
 )
-
-
 _STAGES: Final = (1, "optimizer_states", 2, "gradients")
 """ZeRO's stages 1 and 2, by value or by name."""
 
@@ -77,7 +76,7 @@ class SavedOptimizer:
     """
 
     steps: int
-    spans: Mapping[TensorKey, Mapping[SavedKind, SavedSpan]]
+    spans: Mapping[TensorKey, Mapping[StateKind, SavedSpan]]
     scaler: Mapping[str, float]
 
 
@@ -114,7 +113,7 @@ def _whole(path: Path, saved: Mapping[str, Any], shapes: Mapping[TensorKey, tupl
     numbers = [group["params"] for group in groups]
     if [len(group) for group in numbers] != [len(group) for group in keys]:
         raise not_continued(f"it has groups of {[len(group) for group in numbers]} parameters", path)
-    spans: dict[TensorKey, dict[SavedKind, SavedSpan]] = {}
+    spans: dict[TensorKey, dict[StateKind, SavedSpan]] = {}
     for number, key in zip(chain.from_iterable(numbers), chain.from_iterable(keys), strict=True):
         if number in state:  # what the network does not use has no state
             for kind in _MEANS:
@@ -132,9 +131,9 @@ def _flat(
     stage = parts[0].get("zero_stage", 1)
     if (stage.arguments[-1] if isinstance(stage, StandIn) else stage) not in _STAGES:
         raise not_continued("it was saved with ZeRO stage 3", paths[0])
-    spans: dict[TensorKey, dict[SavedKind, SavedSpan]] = {}
+    spans: dict[TensorKey, dict[StateKind, SavedSpan]] = {}
     for number, group in enumerate(saved["param_shapes"]):
-        flat: dict[SavedKind, list[Tensor]] = {
+        flat: dict[StateKind, list[Tensor]] = {
             "master": [_checked(part["single_partition_of_fp32_groups"][number], paths[0], flat=True) for part in parts]
         }
         for kind in _MEANS:
@@ -179,7 +178,7 @@ def _steps(states: Any, groups: Sequence[Mapping[str, Any]]) -> int:
 
 def _scaler(saved: object) -> dict[str, float]:
     """The numbers of a loss scaler that adapts, which has all of them."""
-    values = {name: getattr(saved, name, None) for name in _SCALER}
+    values = {name: getattr(saved, name, None) for name in SCALER}
     numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
     if not all(map(math.isfinite, numbers.values())) or numbers.get("cur_scale", 1) <= 0:
         raise ValueError(f"loss scaling by {numbers}")

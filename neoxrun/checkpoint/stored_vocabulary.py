@@ -37,7 +37,7 @@ def _rows_in(path: Path) -> list[int]:
 
 
 def _shape(tensor: object) -> tuple[int, ...]:
-    """The shape of a tensor; empty where it is none. In an archive it follows the storage and the offset."""
+    """The shape of a tensor; empty where it is not one. In an archive it follows the storage and the offset."""
     if isinstance(tensor, StoredTensor):
         return tensor.shape
     while isinstance(tensor, Inert) and tensor.arguments and not _is_storage(tensor.arguments[0]):

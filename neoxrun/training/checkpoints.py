@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neoxrun.checkpoint.files import read_safetensors
 from neoxrun.checkpoint.merge import Rule, rule_of
+from neoxrun.checkpoint.neox_optimizer import StateKind
 from neoxrun.config.tensors import TensorKey
 from neoxrun.conversion.safetensors_file import SafetensorsFile, Written
 from neoxrun.conversion.workplace import Workplace
@@ -26,7 +27,7 @@ from neoxrun.model.gpt_neox import Stage
 from neoxrun.parallel.mesh import Mesh
 from neoxrun.parallel.together import together
 from neoxrun.training.folder import EVALUATED, WRITING, RunFolder, SavedCheckpoint, saved_checkpoints, unwritable_run
-from neoxrun.training.optimizer_state import KINDS, Kind, OptimizerState
+from neoxrun.training.optimizer_state import KINDS, OptimizerState
 from neoxrun.training.rows import Rows
 from neoxrun.training.ways_on import after_divergence, state_file
 from neoxrun.training.weight_files import WeightFiles
@@ -195,11 +196,11 @@ class Checkpoints:
         weights = None if self._new_files is None else self._new_files(Workplace(path, False), step)
         return _RankFiles(SafetensorsFile(file, header), weights, names)
 
-    def _states(self, parameter: nn.Parameter) -> dict[Kind, Tensor]:
+    def _states(self, parameter: nn.Parameter) -> dict[StateKind, Tensor]:
         """All of a trained parameter's state, on every data-parallel rank; nothing for a frozen one."""
         return {kind: self._state.get(parameter, kind) for kind in KINDS} if parameter.requires_grad else {}
 
-    def _weight(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor]) -> Tensor:
+    def _weight(self, key: TensorKey, parameter: nn.Parameter, states: Mapping[StateKind, Tensor]) -> Tensor:
         """What this rank's files of weights hold of a parameter.
 
         A bias that only the first tensor-parallel rank adds and trains is zeros in the others' files where GPT-NeoX's
@@ -261,7 +262,7 @@ class _RankFiles:
         self._states, self._weights, self._names = states, weights, names
 
     def add(
-        self, key: TensorKey, parameter: nn.Parameter, states: Mapping[Kind, Tensor], weight: Tensor | None
+        self, key: TensorKey, parameter: nn.Parameter, states: Mapping[StateKind, Tensor], weight: Tensor | None
     ) -> None:
         """Write a parameter's state, if it is trained, and its weight, if weights are written."""
         for kind, tensor in states.items():

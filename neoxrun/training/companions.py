@@ -134,7 +134,7 @@ def _check_tokenizer(folder: Path, tokenizer: TokenizerConfig) -> None:
 
 
 def _alike(found: Path, path: Path) -> bool:
-    """Whether two files are the same, but for the ends of texts in generation_config.json, which are written anew."""
+    """Whether two files are the same, but for the ends of texts in generation_config.json, which are written again."""
     if found.read_bytes() == path.read_bytes():
         return True
     if path.name != GENERATION_CONFIG:

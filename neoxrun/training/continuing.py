@@ -10,7 +10,7 @@ from torch import Tensor
 from neoxrun.checkpoint.find import find_checkpoint
 from neoxrun.checkpoint.load import load_weights
 from neoxrun.checkpoint.merge import Rule, rule_of
-from neoxrun.checkpoint.neox_optimizer import SavedKind, SavedOptimizer, open_optimizer
+from neoxrun.checkpoint.neox_optimizer import SavedOptimizer, StateKind, open_optimizer
 from neoxrun.checkpoint.neox_run import NeoxRun, not_continued
 from neoxrun.config.settings import ModelConfig
 from neoxrun.config.tensors import Parameter, TensorKey, parameters
@@ -78,7 +78,7 @@ def _set_weights(run: NeoxRun, stage: Stage, state: OptimizerState) -> None:
     )
 
 
-def _state_of(key: TensorKey, ranks: Sequence[SavedOptimizer], stage: Stage) -> Iterator[tuple[SavedKind, Tensor]]:
+def _state_of(key: TensorKey, ranks: Sequence[SavedOptimizer], stage: Stage) -> Iterator[tuple[StateKind, Tensor]]:
     """What this rank's parameter begins with."""
     for kind, span in ranks[stage.mesh.tp_rank].spans[key].items():
         if kind == "master" and rule_of(key.name, stage.config) is Rule.SUM:

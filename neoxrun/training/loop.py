@@ -110,8 +110,8 @@ class Loop:
         """
         self._done, self._first, self._applied = step, step, applied
         # As GPT-NeoX, which makes no evaluation before its first step (megatron/data/data_utils.py, start_iter_val).
-        # It counts micro-batches there, not steps: where it accumulates and stopped between two evaluations, it goes on
-        # at other rows than a whole run would have, and this does not.
+        # It counts micro-batches there, not steps: where it accumulates and stopped between two evaluations, it takes
+        # other rows than a whole run would have, and this does not.
         if self._training.eval_interval:
             self._evaluations = step // self._training.eval_interval
 

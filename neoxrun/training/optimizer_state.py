@@ -7,18 +7,16 @@ first group of parameters at stages 1 and 2, and at stage 3 cannot set a paramet
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Kind = Literal["master", "exp_avg", "exp_avg_sq"]
+from neoxrun.checkpoint.neox_optimizer import SCALER, StateKind
 
-KINDS: Final[tuple[Kind, ...]] = ("master", "exp_avg", "exp_avg_sq")
+KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 """The parameter in fp32, and AdamW's two means."""
-
-_SCALER: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class OptimizerState:
@@ -53,7 +51,7 @@ class OptimizerState:
                 "exp_avg_sq": torch.zeros_like(part),
             }
 
-    def get(self, parameter: nn.Parameter, kind: Kind) -> Tensor:
+    def get(self, parameter: nn.Parameter, kind: StateKind) -> Tensor:
         """A parameter's state, fp32 and whole, on its device."""
         found: Tensor
         if self._stage == 0:
@@ -69,7 +67,7 @@ class OptimizerState:
         return found
 
     @torch.no_grad()
-    def set(self, parameter: nn.Parameter, kind: Kind, value: Tensor) -> None:
+    def set(self, parameter: nn.Parameter, kind: StateKind, value: Tensor) -> None:
         """Set a parameter's state, of which each rank has all; with ``master`` the parameter itself, too."""
         if kind == "master" and self._stage < 3:
             parameter.copy_(value)
@@ -86,7 +84,7 @@ class OptimizerState:
     def get_scaler(self) -> dict[str, float]:
         """The state of fp16's loss scaling; empty for other formats."""
         scaler = self._scaler()
-        return {} if scaler is None else {name: getattr(scaler, name) for name in _SCALER}
+        return {} if scaler is None else {name: getattr(scaler, name) for name in SCALER}
 
     def set_scaler(self, values: dict[str, float]) -> None:
         """Set what ``get_scaler`` gave; nothing where this run scales no loss, or by a fixed factor."""
@@ -120,7 +118,7 @@ class OptimizerState:
         )
         return parts
 
-    def _fragment(self, parameter: Any, kind: Kind) -> Iterator[tuple[Tensor, int]]:
+    def _fragment(self, parameter: Any, kind: StateKind) -> Iterator[tuple[Tensor, int]]:
         """At stages 1 and 2: this rank's part of a parameter's state, if it has one, and where in it that begins."""
         mapping = parameter._hp_mapping
         if mapping is not None:

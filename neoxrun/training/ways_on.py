@@ -1,4 +1,4 @@
-"""Whether and from which checkpoint a run can go on, after something has gone wrong with it. No torch."""
+"""Whether and from which checkpoint a run can continue, after something has gone wrong with it. No torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def state_file(checkpoint: Path, tp_rank: int) -> Path:
 
 
 def after_divergence(kept: Path | None) -> str:
-    """From where training goes on that has diverged.
+    """From where training continues that has diverged.
 
     Args:
         kept: the newest checkpoint of the run; None: there is none.
@@ -69,7 +69,7 @@ def check_resumable(checkpoint: Path, settings: Settings, tp: int, *, adapter: b
 
 
 def after_damage(checkpoint: Path) -> str:
-    """From where a run goes on whose newest checkpoint is damaged."""
+    """From where a run continues whose newest checkpoint is damaged."""
     if (older := _before(checkpoint)) is None:
         return "There is no older checkpoint: start over in another folder with --output DIR."
     return f"Move {checkpoint} elsewhere: --resume then continues from {older.name}."
@@ -77,7 +77,7 @@ def after_damage(checkpoint: Path) -> str:
 
 @contextmanager
 def reading_checkpoint(checkpoint: Path | None) -> Iterator[None]:
-    """Around what reads a run's checkpoint, which nobody can download again: errors say how the run goes on.
+    """Around what reads a run's checkpoint, which nobody can download again: errors say how the run continues.
 
     Args:
         checkpoint: its folder; None: something else is read.

@@ -108,6 +108,6 @@ def test_a_folder_is_that_of_one_process(tmp_path: Path) -> None:
         wait_for((run / "latest").is_file, 120, lambda: f"no checkpoint: {command.process.poll()}")
         second = neoxrun(*words, "--resume")
         second.check_error(4, "another neoxrun is training into this folder", "its last checkpoint is kept")
-        assert command.process.poll() is None, "the first goes on"
+        assert command.process.poll() is None, "the first continues"
         os.kill(command.process.pid, signal.SIGTERM)
         assert command.finish().code == 130

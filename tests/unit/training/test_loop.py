@@ -1,4 +1,4 @@
-"""How a run goes on or ends where its numbers are not what they should be."""
+"""How a run continues or ends where its numbers are not what they should be."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_checkpoints_that_cannot_be_continued_are_not_written_over(tmp_path: Pat
         with pytest.raises(DataError, match="not whole checkpoints of its run: global_step4") as error:
             check(continued)
         assert error.value.code == "existing_target"
-    (tmp_path / "global_step9").mkdir()  # as GPT-NeoX goes on
+    (tmp_path / "global_step9").mkdir()  # as GPT-NeoX continues
     with pytest.raises(DataError, match="not whole checkpoints of its run: global_step9"):
         check(neox)
 
